@@ -1,0 +1,69 @@
+//! `{root}/cluster.json`: whose data lies here.
+
+use bytes::Bytes;
+use greptime_types::{ClusterId, Error, Result, format};
+use object_store::ObjectStoreExt;
+use serde::{Deserialize, Serialize};
+
+use crate::{Bucket, PutOutcome, put_if_absent, store_error};
+
+pub const MARKER_KEY: &str = "cluster.json";
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterMarker {
+    pub format: u32,
+    pub cluster_id: ClusterId,
+    /// Name of the cluster when it was made; for people.
+    pub name: String,
+    pub created_ms: i64,
+}
+
+/// Claims the bucket's root for `mine`, or checks that it is ours already.
+///
+/// Errors: `Conflict` with the foreign id if the root belongs to another cluster; `Unavailable` if the store
+/// cannot be reached.
+pub async fn claim(bucket: &Bucket, mine: &ClusterMarker) -> Result<()> {
+    let key = bucket.key(MARKER_KEY);
+    let found = match bucket.store.get(&key).await {
+        Ok(found) => found.bytes().await.map_err(|e| store_error("reading cluster.json", &e))?,
+        Err(object_store::Error::NotFound { .. }) => {
+            let bytes = Bytes::from(serde_json::to_vec_pretty(mine).expect("a marker is always JSON"));
+            match put_if_absent(bucket.store.as_ref(), &key, bytes).await? {
+                PutOutcome::Created => return Ok(()),
+                PutOutcome::Exists(found) => found,
+            }
+        }
+        Err(error) => return Err(store_error("reading cluster.json", &error)),
+    };
+    let marker: ClusterMarker = serde_json::from_slice(&found)
+        .map_err(|e| Error::corruption(format!("{key} is not the marker of a cluster: {e}")))?;
+    format::check("cluster.json", marker.format)?;
+    if marker.cluster_id == mine.cluster_id {
+        return Ok(());
+    }
+    Err(Error::conflict(format!(
+        "the bucket's root `{}` belongs to cluster {} (`{}`), this is cluster {} (`{}`); choose another root, \
+         or start with the store of that cluster",
+        bucket.root, marker.cluster_id, marker.name, mine.cluster_id, mine.name
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ObjectStoreConfig;
+
+    fn marker(id: &str) -> ClusterMarker {
+        ClusterMarker { format: 1, cluster_id: id.into(), name: id.into(), created_ms: 0 }
+    }
+
+    #[tokio::test]
+    async fn a_bucket_of_another_cluster_is_refused_by_name() {
+        let config = ObjectStoreConfig { kind: crate::StoreKind::Memory, ..Default::default() };
+        let bucket = config.open().unwrap();
+        claim(&bucket, &marker("one")).await.unwrap();
+        claim(&bucket, &marker("one")).await.unwrap();
+        let error = claim(&bucket, &marker("two")).await.unwrap_err();
+        assert!(error.message.contains("belongs to cluster one"), "{error}");
+    }
+}

@@ -1,0 +1,129 @@
+//! Local files as an object store that has synced what it acknowledged.
+//!
+//! The library's local store renames without `fsync`; the log is trimmed once rows are in files, so a power cut
+//! would lose them. Here a put returns after the file and its directory are on disk.
+
+use std::fmt;
+use std::path::{Path as FsPath, PathBuf};
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use greptime_types::{Error, Result};
+use object_store::local::LocalFileSystem;
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult, UploadPart,
+};
+
+type StoreResult<T> = object_store::Result<T>;
+
+#[derive(Debug)]
+pub(crate) struct SyncedLocal {
+    inner: LocalFileSystem,
+    dir: PathBuf,
+}
+
+impl SyncedLocal {
+    pub(crate) fn new(dir: &FsPath) -> Result<Self> {
+        let invalid = |e: &dyn fmt::Display| Error::invalid(format!("object_store.dir {}: {e}", dir.display()));
+        let dir = dir.canonicalize().map_err(|e| invalid(&e))?;
+        let inner = LocalFileSystem::new_with_prefix(&dir).map_err(|e| invalid(&e))?;
+        Ok(Self { inner, dir })
+    }
+
+    async fn sync(&self, location: &Path) -> StoreResult<()> {
+        sync_up(self.inner.path_to_filesystem(location)?, self.dir.clone()).await
+    }
+}
+
+/// Syncs a file and every directory from it up to the store's own, since any of them may be new.
+async fn sync_up(file: PathBuf, top: PathBuf) -> StoreResult<()> {
+    let synced = tokio::task::spawn_blocking(move || -> std::io::Result<()> {
+        std::fs::File::open(&file)?.sync_all()?;
+        let mut dir = file.parent();
+        while let Some(path) = dir.filter(|path| path.starts_with(&top)) {
+            std::fs::File::open(path)?.sync_all()?;
+            dir = path.parent();
+        }
+        Ok(())
+    });
+    let failed = |source: Box<dyn std::error::Error + Send + Sync>| object_store::Error::Generic {
+        store: "local",
+        source,
+    };
+    synced.await.map_err(|e| failed(e.into()))?.map_err(|e| failed(e.into()))
+}
+
+impl fmt::Display for SyncedLocal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "files in {}", self.dir.display())
+    }
+}
+
+#[async_trait]
+impl ObjectStore for SyncedLocal {
+    async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> StoreResult<PutResult> {
+        let put = self.inner.put_opts(location, payload, opts).await?;
+        self.sync(location).await?;
+        Ok(put)
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        location: &Path,
+        opts: PutMultipartOptions,
+    ) -> StoreResult<Box<dyn MultipartUpload>> {
+        let inner = self.inner.put_multipart_opts(location, opts).await?;
+        let file = self.inner.path_to_filesystem(location)?;
+        Ok(Box::new(SyncedUpload { inner, file, top: self.dir.clone() }))
+    }
+
+    async fn get_opts(&self, location: &Path, options: GetOptions) -> StoreResult<GetResult> {
+        self.inner.get_opts(location, options).await
+    }
+
+    fn delete_stream(
+        &self,
+        locations: BoxStream<'static, StoreResult<Path>>,
+    ) -> BoxStream<'static, StoreResult<Path>> {
+        self.inner.delete_stream(locations)
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, StoreResult<ObjectMeta>> {
+        self.inner.list(prefix)
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> StoreResult<ListResult> {
+        self.inner.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> StoreResult<()> {
+        self.inner.copy_opts(from, to, options).await?;
+        self.sync(to).await
+    }
+}
+
+#[derive(Debug)]
+struct SyncedUpload {
+    inner: Box<dyn MultipartUpload>,
+    file: PathBuf,
+    top: PathBuf,
+}
+
+#[async_trait]
+impl MultipartUpload for SyncedUpload {
+    fn put_part(&mut self, data: PutPayload) -> UploadPart {
+        self.inner.put_part(data)
+    }
+
+    async fn complete(&mut self) -> StoreResult<PutResult> {
+        let put = self.inner.complete().await?;
+        sync_up(self.file.clone(), self.top.clone()).await?;
+        Ok(put)
+    }
+
+    async fn abort(&mut self) -> StoreResult<()> {
+        self.inner.abort().await
+    }
+}

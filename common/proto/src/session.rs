@@ -1,0 +1,132 @@
+//! A node's session with metasrv: register, beat, be told, and again when the stream breaks.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use greptime_clock::SharedIds;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+
+use crate::transport::MetaLink;
+use crate::v1::{self, beat, push};
+
+/// Used until metasrv says otherwise.
+const DEFAULT_INTERVAL: Duration = Duration::from_millis(100);
+/// Between attempts to register; doubled up to the maximum, with jitter, so that a cluster does not come in waves.
+const FIRST_RETRY: Duration = Duration::from_millis(50);
+const LAST_RETRY: Duration = Duration::from_secs(2);
+/// A session in which metasrv has said nothing for this long is given up.
+const SILENCE: Duration = Duration::from_secs(5);
+/// Beats that may wait for a slow stream; more means that the stream is stuck and it is given up.
+const QUEUE: usize = 16;
+
+/// What a node has to say and to hear. None of it may block.
+pub trait SessionHandler: Send + Sync + 'static {
+    fn register(&self) -> v1::Register;
+    fn tick(&self, number: u64) -> v1::Tick;
+    /// Everything but session keeping (`Welcome` is passed on too).
+    fn told(&self, push: push::Body);
+    /// The session ended; the reason is for the log.
+    fn disconnected(&self, reason: &str);
+}
+
+/// Why a session ended, and whether the next attempt should wait long.
+enum End {
+    Broken(String),
+    Refused(String),
+    Shutdown,
+}
+
+/// Keeps one session after the other until `shutdown`.
+pub async fn run_session(
+    link: Arc<dyn MetaLink>,
+    handler: Arc<dyn SessionHandler>,
+    ids: SharedIds,
+    shutdown: CancellationToken,
+) {
+    let mut retry = FIRST_RETRY;
+    while !shutdown.is_cancelled() {
+        let mut welcomed = false;
+        let end = one_session(link.as_ref(), handler.as_ref(), &shutdown, &mut welcomed).await;
+        if welcomed {
+            retry = FIRST_RETRY;
+        }
+        match end {
+            End::Shutdown => return,
+            End::Broken(reason) => handler.disconnected(&reason),
+            End::Refused(reason) => {
+                retry = LAST_RETRY;
+                handler.disconnected(&format!("metasrv refuses this node: {reason}"));
+            }
+        }
+        let jitter = retry.mul_f64((ids.random_u64() % 1000) as f64 / 2000.0);
+        tokio::select! {
+            () = tokio::time::sleep(retry / 2 + jitter) => {}
+            () = shutdown.cancelled() => return,
+        }
+        retry = (retry * 2).min(LAST_RETRY);
+    }
+}
+
+async fn one_session(
+    link: &dyn MetaLink,
+    handler: &dyn SessionHandler,
+    shutdown: &CancellationToken,
+    welcomed: &mut bool,
+) -> End {
+    let (beats, outgoing) = mpsc::channel(QUEUE);
+    let register = v1::Beat { body: Some(beat::Body::Register(handler.register())) };
+    if beats.try_send(register).is_err() {
+        return End::Broken("the beat queue is closed".into());
+    }
+    let opened = tokio::select! {
+        opened = tokio::time::timeout(SILENCE, link.heartbeat(ReceiverStream::new(outgoing).boxed())) => opened,
+        () = shutdown.cancelled() => return End::Shutdown,
+    };
+    let mut pushes = match opened {
+        Ok(Ok(pushes)) => pushes,
+        Ok(Err(error)) => return End::Broken(error.message),
+        Err(_) => return End::Broken("metasrv does not answer".into()),
+    };
+    let mut interval = DEFAULT_INTERVAL;
+    let mut number = 0;
+    let mut heard = tokio::time::Instant::now();
+    let mut next_beat = heard;
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return End::Shutdown,
+            push = pushes.next() => {
+                heard = tokio::time::Instant::now();
+                match push.map(|p| p.map(|p| p.body)) {
+                    None => return End::Broken("metasrv closed the stream".into()),
+                    Some(Err(error)) => return End::Broken(error.message),
+                    Some(Ok(None)) => {}
+                    Some(Ok(Some(push::Body::Refused(refused)))) => return End::Refused(refused.reason),
+                    Some(Ok(Some(push::Body::NotLeader(to)))) => {
+                        return End::Broken(format!("that metasrv does not lead, the leader is `{}`", to.leader));
+                    }
+                    Some(Ok(Some(body))) => {
+                        if let push::Body::Welcome(welcome) = &body {
+                            *welcomed = true;
+                            interval = Duration::from_millis(welcome.heartbeat_interval_ms.max(10));
+                        }
+                        handler.told(body);
+                    }
+                }
+            }
+            () = tokio::time::sleep_until(next_beat), if *welcomed => {
+                number += 1;
+                let tick = v1::Beat { body: Some(beat::Body::Tick(handler.tick(number))) };
+                if beats.try_send(tick).is_err() {
+                    return End::Broken("metasrv does not take beats".into());
+                }
+                next_beat = tokio::time::Instant::now() + interval;
+            }
+            () = tokio::time::sleep_until(heard + SILENCE) => {
+                return End::Broken("metasrv is silent".into());
+            }
+        }
+    }
+}

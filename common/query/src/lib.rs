@@ -1,0 +1,13 @@
+//! The part of a query plan that runs beside a region: its leaf, and how it crosses the wire.
+//!
+//! The frontend plans a query as if it held the tables itself. What can run beside a region is a subtree of
+//! physical operators over one [`RegionScan`]; [`encode_plan`] turns it into the `plan` of a `QueryRequest`, and
+//! [`decode_plan`] gives it back at the datanode with the leaf replaced by whatever [`ResolveScan`] makes of it.
+
+mod codec;
+mod error;
+mod scan;
+
+pub use codec::{decode_plan, encode_plan};
+pub use error::{from_datafusion, into_datafusion};
+pub use scan::{RegionScan, RegionScanSpec, ResolveScan};

@@ -1,0 +1,16 @@
+//! Ids, schemas, partition rules, catalog records and errors that every component shares.
+//!
+//! Nothing here does I/O, knows a clock or depends on a component.
+
+pub mod catalog;
+pub mod error;
+pub mod format;
+pub mod id;
+pub mod partition;
+pub mod schema;
+
+pub use catalog::{DatabaseInfo, TableInfo, TableOptions, TableState};
+pub use error::{Error, ErrorKind, Result};
+pub use id::{ClusterId, NodeId, NodeRole, RegionId, RequestId, TableId};
+pub use partition::{Partition, PartitionExpr, PartitionRule, Value};
+pub use schema::{ColumnSchema, ColumnType, Semantic, TableSchema, TimeUnit};

@@ -1,0 +1,323 @@
+//! Columns of a table, and what they are in Arrow.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use arrow_schema::{DataType, Field, Schema, SchemaRef};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// Names that the engine adds to a table's own columns in memory and in files.
+pub const SEQUENCE_COLUMN: &str = "__sequence";
+/// 0 = put, 1 = delete.
+pub const OP_COLUMN: &str = "__op_type";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TimeUnit {
+    Second,
+    Millisecond,
+    Microsecond,
+    Nanosecond,
+}
+
+impl TimeUnit {
+    /// From the precision of `TIMESTAMP(p)`.
+    pub fn from_precision(precision: u64) -> Result<Self> {
+        match precision {
+            0 => Ok(Self::Second),
+            3 => Ok(Self::Millisecond),
+            6 => Ok(Self::Microsecond),
+            9 => Ok(Self::Nanosecond),
+            other => Err(Error::invalid(format!("TIMESTAMP({other}) does not exist; use 0, 3, 6 or 9"))),
+        }
+    }
+
+    pub fn precision(self) -> u8 {
+        match self {
+            Self::Second => 0,
+            Self::Millisecond => 3,
+            Self::Microsecond => 6,
+            Self::Nanosecond => 9,
+        }
+    }
+
+    pub fn to_arrow(self) -> arrow_schema::TimeUnit {
+        match self {
+            Self::Second => arrow_schema::TimeUnit::Second,
+            Self::Millisecond => arrow_schema::TimeUnit::Millisecond,
+            Self::Microsecond => arrow_schema::TimeUnit::Microsecond,
+            Self::Nanosecond => arrow_schema::TimeUnit::Nanosecond,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ColumnType {
+    Boolean,
+    Int8,
+    Int16,
+    Int32,
+    Int64,
+    UInt8,
+    UInt16,
+    UInt32,
+    UInt64,
+    Float32,
+    Float64,
+    String,
+    Binary,
+    Date,
+    Timestamp(TimeUnit),
+}
+
+impl ColumnType {
+    /// As SQL writes it (`SHOW CREATE TABLE`, `DESCRIBE`).
+    pub fn sql_name(self) -> String {
+        match self {
+            Self::Boolean => "BOOLEAN".into(),
+            Self::Int8 => "TINYINT".into(),
+            Self::Int16 => "SMALLINT".into(),
+            Self::Int32 => "INT".into(),
+            Self::Int64 => "BIGINT".into(),
+            Self::UInt8 => "TINYINT UNSIGNED".into(),
+            Self::UInt16 => "SMALLINT UNSIGNED".into(),
+            Self::UInt32 => "INT UNSIGNED".into(),
+            Self::UInt64 => "BIGINT UNSIGNED".into(),
+            Self::Float32 => "FLOAT".into(),
+            Self::Float64 => "DOUBLE".into(),
+            Self::String => "STRING".into(),
+            Self::Binary => "BINARY".into(),
+            Self::Date => "DATE".into(),
+            Self::Timestamp(unit) => format!("TIMESTAMP({})", unit.precision()),
+        }
+    }
+
+    pub fn to_arrow(self) -> DataType {
+        match self {
+            Self::Boolean => DataType::Boolean,
+            Self::Int8 => DataType::Int8,
+            Self::Int16 => DataType::Int16,
+            Self::Int32 => DataType::Int32,
+            Self::Int64 => DataType::Int64,
+            Self::UInt8 => DataType::UInt8,
+            Self::UInt16 => DataType::UInt16,
+            Self::UInt32 => DataType::UInt32,
+            Self::UInt64 => DataType::UInt64,
+            Self::Float32 => DataType::Float32,
+            Self::Float64 => DataType::Float64,
+            Self::String => DataType::Utf8,
+            Self::Binary => DataType::Binary,
+            Self::Date => DataType::Date32,
+            Self::Timestamp(unit) => DataType::Timestamp(unit.to_arrow(), None),
+        }
+    }
+}
+
+/// What a column is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Semantic {
+    /// Part of the primary key. Nullable: NULL equals NULL for identity and sorts first.
+    Tag,
+    /// The time index: exactly one in a table, never null.
+    Timestamp,
+    Field,
+}
+
+impl Semantic {
+    /// The word that GreptimeDB's `DESCRIBE` prints.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Tag => "TAG",
+            Self::Timestamp => "TIMESTAMP",
+            Self::Field => "FIELD",
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ColumnSchema {
+    /// Unique in the table and never reused, so that a dropped and re-added name is another column.
+    pub id: u32,
+    pub name: String,
+    #[serde(rename = "type")]
+    pub column_type: ColumnType,
+    pub semantic: Semantic,
+    pub nullable: bool,
+    /// A SQL literal, e.g. `0`, `'a'` or `now()`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default: Option<String>,
+}
+
+/// The columns of a table at one version. The version grows by one with each ALTER.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableSchema {
+    pub version: u64,
+    /// In the order of the user's definition.
+    pub columns: Vec<ColumnSchema>,
+    /// Names of the tag columns in the order of the PRIMARY KEY clause; rows are sorted by them, then by time.
+    pub primary_key: Vec<String>,
+    pub next_column_id: u32,
+}
+
+impl TableSchema {
+    /// Checks the rules that every table keeps: one time index, unique names, keys that exist.
+    pub fn new(mut columns: Vec<ColumnSchema>, primary_key: Vec<String>) -> Result<Self> {
+        for (id, column) in columns.iter_mut().enumerate() {
+            column.id = id as u32;
+        }
+        let schema = Self { version: 1, next_column_id: columns.len() as u32, columns, primary_key };
+        schema.validate()?;
+        Ok(schema)
+    }
+
+    fn validate(&self) -> Result<()> {
+        let mut names = BTreeSet::new();
+        for column in &self.columns {
+            if column.name.is_empty() || [SEQUENCE_COLUMN, OP_COLUMN].contains(&column.name.as_str()) {
+                return Err(Error::invalid(format!("`{}` cannot be the name of a column", column.name)));
+            }
+            if !names.insert(column.name.as_str()) {
+                return Err(Error::invalid(format!("column `{}` is defined twice", column.name)));
+            }
+        }
+        let times: Vec<_> = self.columns.iter().filter(|c| c.semantic == Semantic::Timestamp).collect();
+        match times[..] {
+            [time] if matches!(time.column_type, ColumnType::Timestamp(_)) && !time.nullable => {}
+            [time] => {
+                return Err(Error::invalid(format!(
+                    "time index `{}` must be TIMESTAMP NOT NULL, it is {}",
+                    time.name,
+                    time.column_type.sql_name()
+                )));
+            }
+            [] => return Err(Error::invalid("a table needs one TIME INDEX column of type TIMESTAMP")),
+            _ => return Err(Error::invalid("a table has one TIME INDEX column, not several")),
+        }
+        for key in &self.primary_key {
+            match self.column(key) {
+                None => return Err(Error::invalid(format!("primary key column `{key}` is not defined"))),
+                Some(c) if c.semantic != Semantic::Tag => {
+                    return Err(Error::invalid(format!("`{key}` cannot be primary key and time index at once")));
+                }
+                Some(_) => {}
+            }
+        }
+        let tags = self.columns.iter().filter(|c| c.semantic == Semantic::Tag).count();
+        if tags != self.primary_key.len() {
+            return Err(Error::invalid("each tag is named exactly once in the primary key"));
+        }
+        Ok(())
+    }
+
+    pub fn column(&self, name: &str) -> Option<&ColumnSchema> {
+        self.columns.iter().find(|c| c.name == name)
+    }
+
+    pub fn time_index(&self) -> &ColumnSchema {
+        self.columns.iter().find(|c| c.semantic == Semantic::Timestamp).expect("validated: one time index")
+    }
+
+    /// The unit of the time index.
+    pub fn time_unit(&self) -> TimeUnit {
+        match self.time_index().column_type {
+            ColumnType::Timestamp(unit) => unit,
+            other => unreachable!("validated: the time index is a timestamp, not {other:?}"),
+        }
+    }
+
+    /// The table's own columns.
+    pub fn to_arrow(&self) -> SchemaRef {
+        Arc::new(Schema::new(
+            self.columns
+                .iter()
+                .map(|c| Field::new(&c.name, c.column_type.to_arrow(), c.nullable))
+                .collect::<Vec<_>>(),
+        ))
+    }
+
+    /// The schema after new nullable columns were added; `None` if all of them exist already with the same type.
+    ///
+    /// Adding the same column twice is harmless, so that writers may race to add it.
+    pub fn with_columns(&self, added: &[ColumnSchema]) -> Result<Option<Self>> {
+        let mut next = self.clone();
+        for column in added {
+            match next.column(&column.name) {
+                Some(old) if old.column_type == column.column_type && old.semantic == column.semantic => {}
+                Some(old) => {
+                    return Err(Error::already_exists(format!(
+                        "column `{}` exists as {} {}, it cannot be added as {} {}",
+                        column.name,
+                        old.column_type.sql_name(),
+                        old.semantic.label(),
+                        column.column_type.sql_name(),
+                        column.semantic.label()
+                    )));
+                }
+                None if column.semantic == Semantic::Timestamp || !column.nullable => {
+                    return Err(Error::invalid(format!("column `{}` can only be added as nullable", column.name)));
+                }
+                None => {
+                    next.columns.push(ColumnSchema { id: next.next_column_id, ..column.clone() });
+                    next.next_column_id += 1;
+                    if column.semantic == Semantic::Tag {
+                        next.primary_key.push(column.name.clone());
+                    }
+                }
+            }
+        }
+        if next == *self {
+            return Ok(None);
+        }
+        next.version += 1;
+        next.validate()?;
+        Ok(Some(next))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn column(name: &str, column_type: ColumnType, semantic: Semantic) -> ColumnSchema {
+        let nullable = semantic != Semantic::Timestamp;
+        ColumnSchema { id: 0, name: name.into(), column_type, semantic, nullable, default: None }
+    }
+
+    fn cpu() -> TableSchema {
+        TableSchema::new(
+            vec![
+                column("host", ColumnType::String, Semantic::Tag),
+                column("ts", ColumnType::Timestamp(TimeUnit::Millisecond), Semantic::Timestamp),
+                column("usage", ColumnType::Float64, Semantic::Field),
+            ],
+            vec!["host".into()],
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn a_table_without_a_time_index_is_refused() {
+        let error =
+            TableSchema::new(vec![column("a", ColumnType::Int64, Semantic::Field)], vec![]).unwrap_err();
+        assert!(error.message.contains("TIME INDEX"), "{error}");
+    }
+
+    #[test]
+    fn added_columns_get_new_ids_and_a_new_version() {
+        let next = cpu().with_columns(&[column("dc", ColumnType::String, Semantic::Tag)]).unwrap().unwrap();
+        assert_eq!(next.version, 2);
+        assert_eq!(next.column("dc").unwrap().id, 3);
+        assert_eq!(next.primary_key, ["host", "dc"]);
+        assert_eq!(next.with_columns(&[column("dc", ColumnType::String, Semantic::Tag)]).unwrap(), None);
+    }
+
+    #[test]
+    fn a_column_cannot_be_added_with_another_type() {
+        let error = cpu().with_columns(&[column("usage", ColumnType::String, Semantic::Field)]).unwrap_err();
+        assert_eq!(error.kind, crate::ErrorKind::AlreadyExists);
+    }
+}

@@ -1,0 +1,89 @@
+//! How much memory rows may take on this node, before they are in files.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use greptime_types::{Error, Result};
+
+/// Counts what all regions hold, and what is on its way to them.
+#[derive(Debug)]
+pub struct Budget {
+    /// Above it the largest regions are flushed.
+    soft: u64,
+    /// Above it writes are refused.
+    hard: u64,
+    used: AtomicU64,
+    arriving: AtomicU64,
+}
+
+impl Budget {
+    pub fn new(soft: u64, hard: u64) -> Arc<Self> {
+        Arc::new(Self { soft, hard, used: AtomicU64::new(0), arriving: AtomicU64::new(0) })
+    }
+
+    /// Room for a write of `bytes`.
+    pub fn reserve(self: &Arc<Self>, bytes: u64) -> Result<Reservation> {
+        let arriving = self.arriving.fetch_add(bytes, Ordering::SeqCst) + bytes;
+        let reservation = Reservation { budget: Arc::clone(self), bytes };
+        let wanted = self.used() + arriving;
+        if wanted > self.hard {
+            return Err(Error::exhausted(format!(
+                "rows that are not in files yet take {wanted} bytes, the limit is {} \
+                 (datanode.memtable_hard_limit); retry later, and see whether flushes reach the object store",
+                self.hard
+            )));
+        }
+        Ok(reservation)
+    }
+
+    /// A region's memtable changed from `before` to `after` bytes.
+    pub fn changed(&self, before: usize, after: usize) {
+        if after >= before {
+            self.used.fetch_add((after - before) as u64, Ordering::SeqCst);
+        } else {
+            self.used.fetch_sub((before - after) as u64, Ordering::SeqCst);
+        }
+    }
+
+    /// Bytes in memtables.
+    pub fn used(&self) -> u64 {
+        self.used.load(Ordering::SeqCst)
+    }
+
+    /// How far the memtables are above the soft limit.
+    pub fn excess(&self) -> u64 {
+        self.used().saturating_sub(self.soft)
+    }
+}
+
+/// Bytes of a write that is not applied yet.
+#[derive(Debug)]
+pub struct Reservation {
+    budget: Arc<Budget>,
+    bytes: u64,
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.budget.arriving.fetch_sub(self.bytes, Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_write_over_the_hard_limit_is_refused_until_there_is_room() {
+        let budget = Budget::new(50, 100);
+        let first = budget.reserve(60).unwrap();
+        let error = budget.reserve(60).unwrap_err();
+        assert!(error.is_retryable() && error.message.contains("memtable_hard_limit"), "{error}");
+        drop(first);
+        budget.changed(0, 40);
+        budget.reserve(60).unwrap();
+        assert_eq!(budget.excess(), 0);
+        budget.changed(40, 70);
+        assert_eq!(budget.excess(), 20);
+    }
+}

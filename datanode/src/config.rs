@@ -1,0 +1,94 @@
+//! Section `[datanode]`.
+
+use std::time::Duration;
+
+use greptime_types::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DatanodeConfig {
+    /// A region is flushed when it holds so many bytes in memory.
+    #[serde(with = "greptime_settings::size")]
+    pub flush_size: u64,
+    /// A region is flushed when its oldest row has been in memory for so long.
+    #[serde(with = "greptime_settings::duration")]
+    pub flush_age: Duration,
+    pub flush_concurrency: usize,
+    /// When all memtables together are larger, the largest are flushed.
+    #[serde(with = "greptime_settings::size")]
+    pub memtable_soft_limit: u64,
+    /// When all memtables together are larger, writes are refused until flushes have made room.
+    #[serde(with = "greptime_settings::size")]
+    pub memtable_hard_limit: u64,
+    /// The largest write to one region.
+    #[serde(with = "greptime_settings::size")]
+    pub max_write_size: u64,
+    /// Writes that may wait for the log.
+    pub write_queue: usize,
+    /// Payload that is written with one fsync.
+    #[serde(with = "greptime_settings::size")]
+    pub log_turn_size: u64,
+    #[serde(with = "greptime_settings::size")]
+    pub log_file_size: u64,
+    /// Log files are cleaned up once the log is larger.
+    #[serde(with = "greptime_settings::size")]
+    pub log_purge_threshold: u64,
+    /// Memory of all queries together; beyond it they spill to the data directory, or fail.
+    #[serde(with = "greptime_settings::size")]
+    pub query_memory: u64,
+    /// Disk space of all queries together.
+    #[serde(with = "greptime_settings::size")]
+    pub query_spill_limit: u64,
+}
+
+impl Default for DatanodeConfig {
+    fn default() -> Self {
+        Self {
+            flush_size: 64 << 20,
+            flush_age: Duration::from_secs(30 * 60),
+            flush_concurrency: 2,
+            memtable_soft_limit: 256 << 20,
+            memtable_hard_limit: 512 << 20,
+            max_write_size: 16 << 20,
+            write_queue: 1024,
+            log_turn_size: 4 << 20,
+            log_file_size: 64 << 20,
+            log_purge_threshold: 512 << 20,
+            query_memory: 512 << 20,
+            query_spill_limit: 4 << 30,
+        }
+    }
+}
+
+impl DatanodeConfig {
+    pub fn validate(&self) -> Result<()> {
+        let wrong = |what: &str| Err(Error::invalid(format!("datanode.{what}")));
+        if self.memtable_hard_limit <= self.memtable_soft_limit {
+            return wrong("memtable_hard_limit must be larger than datanode.memtable_soft_limit");
+        }
+        if self.max_write_size > self.memtable_hard_limit / 2 || self.max_write_size > 48 << 20 {
+            // A message between nodes has at most 64 MiB.
+            return wrong("max_write_size must be at most half of datanode.memtable_hard_limit, and 48MiB");
+        }
+        if self.log_purge_threshold < self.log_file_size {
+            return wrong("log_purge_threshold must be at least datanode.log_file_size");
+        }
+        if self.flush_concurrency == 0 || self.write_queue == 0 || self.log_turn_size == 0 {
+            return wrong("flush_concurrency, write_queue and log_turn_size must be at least 1");
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_valid_and_a_wrong_limit_is_named() {
+        DatanodeConfig::default().validate().unwrap();
+        let config = DatanodeConfig { memtable_hard_limit: 1, ..DatanodeConfig::default() };
+        assert!(config.validate().unwrap_err().message.contains("memtable_soft_limit"));
+    }
+}

@@ -1,0 +1,129 @@
+//! The log on disk: TiKV's `raft-engine`, one for all regions of a datanode.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use greptime_types::RegionId;
+use prometheus_client::metrics::counter::Counter;
+use raft::eraftpb::Entry;
+use raft_engine::internals::FilePipeLog;
+use raft_engine::{Command, Config, Engine, LogBatch, MessageExt, ReadableSize, RecoveryMode};
+
+use super::files::{Cut, LogFiles};
+use super::{Batch, Key, LogError, LogStore};
+
+#[derive(Clone, Debug)]
+pub struct EngineOptions {
+    pub dir: PathBuf,
+    pub file_size: u64,
+    /// Old files are removed once the log is larger; what still lives in them is rewritten.
+    pub purge_threshold: u64,
+}
+
+/// How the engine finds the index in an entry.
+struct RaftEntries;
+
+impl MessageExt for RaftEntries {
+    type Entry = Entry;
+
+    fn index(entry: &Entry) -> u64 {
+        entry.index
+    }
+}
+
+pub struct EngineLog {
+    engine: Engine<LogFiles, FilePipeLog<LogFiles>>,
+    cuts: Vec<Cut>,
+}
+
+impl EngineLog {
+    /// Opens the log and cuts a torn tail: after a power cut it is normal, and was never acknowledged, since all
+    /// groups have one voter. What was cut is in [`Self::cuts`].
+    pub fn open(options: &EngineOptions, fsyncs: Counter) -> Result<Self, LogError> {
+        let config = Config {
+            dir: options.dir.display().to_string(),
+            recovery_mode: RecoveryMode::TolerateTailCorruption,
+            target_file_size: ReadableSize(options.file_size),
+            purge_threshold: ReadableSize(options.purge_threshold),
+            ..Config::default()
+        };
+        let files = Arc::new(LogFiles::new(fsyncs));
+        let engine = Engine::open_with_file_system(config, Arc::clone(&files))
+            .map_err(|e| LogError::Corruption(format!("{}: {e}", options.dir.display())))?;
+        Ok(Self { engine, cuts: files.recovered() })
+    }
+
+    /// What recovery cut off.
+    pub fn cuts(&self) -> &[Cut] {
+        &self.cuts
+    }
+
+    fn fill(to: &mut LogBatch, region: u64, changes: super::RegionBatch) -> raft_engine::Result<()> {
+        if changes.delete {
+            to.add_command(region, Command::Clean);
+            return Ok(());
+        }
+        if let Some(through) = changes.trim_through {
+            to.add_command(region, Command::Compact { index: through + 1 });
+        }
+        to.add_entries::<RaftEntries>(region, &changes.entries)?;
+        for (key, value) in changes.put {
+            to.put(region, key_bytes(key).to_vec(), value.to_vec())?;
+        }
+        Ok(())
+    }
+}
+
+fn key_bytes(key: Key) -> &'static [u8] {
+    match key {
+        Key::Group => b"group",
+        Key::HardState => b"hard-state",
+        Key::Checkpoint => b"checkpoint",
+    }
+}
+
+fn read_error(region: RegionId, error: &raft_engine::Error) -> LogError {
+    LogError::Read(format!("region {region}: {error}"))
+}
+
+impl LogStore for EngineLog {
+    fn append(&self, batch: Batch) -> Result<(), LogError> {
+        let failed = |e: raft_engine::Error| LogError::Write(e.to_string());
+        let mut log_batch = LogBatch::with_capacity(batch.regions.len());
+        for (region, changes) in batch.regions {
+            Self::fill(&mut log_batch, region.as_u64(), changes).map_err(failed)?;
+        }
+        self.engine.write(&mut log_batch, true).map(drop).map_err(failed)
+    }
+
+    fn regions(&self) -> Result<Vec<RegionId>, LogError> {
+        let has_group = |id: &u64| self.engine.get(*id, key_bytes(Key::Group)).is_some();
+        let mut ids: Vec<u64> = self.engine.raft_groups().into_iter().filter(has_group).collect();
+        ids.sort_unstable();
+        Ok(ids.into_iter().map(RegionId::from_u64).collect())
+    }
+
+    fn bounds(&self, region: RegionId) -> Option<(u64, u64)> {
+        let id = region.as_u64();
+        Some((self.engine.first_index(id)?, self.engine.last_index(id)?))
+    }
+
+    fn entries(&self, region: RegionId, low: u64, high: u64, max_bytes: u64) -> Result<Vec<Entry>, LogError> {
+        let mut entries = Vec::new();
+        let max = usize::try_from(max_bytes).unwrap_or(usize::MAX);
+        self.engine
+            .fetch_entries_to::<RaftEntries>(region.as_u64(), low, high, Some(max), &mut entries)
+            .map_err(|e| read_error(region, &e))?;
+        Ok(entries)
+    }
+
+    fn get(&self, region: RegionId, key: Key) -> Result<Option<Bytes>, LogError> {
+        Ok(self.engine.get(region.as_u64(), key_bytes(key)).map(Bytes::from))
+    }
+
+    fn reclaim(&self) -> Result<Vec<RegionId>, LogError> {
+        let behind = self.engine.purge_expired_files().map_err(|e| LogError::Write(e.to_string()))?;
+        Ok(behind.into_iter().map(RegionId::from_u64).collect())
+    }
+}

@@ -1,0 +1,128 @@
+//! What an entry of a region's log says.
+
+use bytes::Bytes;
+use greptime_types::{Error, RequestId, Result, TableInfo, format};
+use prost::Message as _;
+
+/// Put or delete, as memory and files keep it in `__op_type`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RowOp {
+    Put,
+    Delete,
+}
+
+impl RowOp {
+    pub const fn code(self) -> u8 {
+        match self {
+            Self::Put => 0,
+            Self::Delete => 1,
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct WriteEntry {
+    pub request: RequestId,
+    /// Requests of this incarnation below it are finished and may be forgotten.
+    pub lowest_unfinished: u64,
+    pub schema_version: u64,
+    pub op: RowOp,
+    /// One Arrow IPC stream. All rows have the index of the entry as their sequence; the later row wins.
+    pub rows: Bytes,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum RegionEntry {
+    /// A leader begins its term.
+    Noop,
+    Write(WriteEntry),
+    /// The table as it is from here on.
+    Alter(Box<TableInfo>),
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct EntryBytes {
+    #[prost(uint32, tag = "1")]
+    format: u32,
+    #[prost(oneof = "BodyBytes", tags = "2, 3")]
+    body: Option<BodyBytes>,
+}
+
+#[derive(Clone, PartialEq, prost::Oneof)]
+enum BodyBytes {
+    #[prost(message, tag = "2")]
+    Write(WriteBytes),
+    #[prost(message, tag = "3")]
+    Alter(AlterBytes),
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct WriteBytes {
+    #[prost(fixed64, tag = "1")]
+    incarnation: u64,
+    #[prost(uint64, tag = "2")]
+    number: u64,
+    #[prost(uint64, tag = "3")]
+    lowest_unfinished: u64,
+    #[prost(uint64, tag = "4")]
+    schema_version: u64,
+    #[prost(uint32, tag = "5")]
+    op: u32,
+    #[prost(bytes = "bytes", tag = "6")]
+    rows: Bytes,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct AlterBytes {
+    /// `greptime_types::TableInfo`.
+    #[prost(string, tag = "1")]
+    table_json: String,
+}
+
+impl RegionEntry {
+    pub fn encode(&self) -> Result<Bytes> {
+        let body = match self {
+            Self::Noop => return Ok(Bytes::new()),
+            Self::Write(write) => BodyBytes::Write(WriteBytes {
+                incarnation: write.request.incarnation,
+                number: write.request.number,
+                lowest_unfinished: write.lowest_unfinished,
+                schema_version: write.schema_version,
+                op: u32::from(write.op.code()),
+                rows: write.rows.clone(),
+            }),
+            Self::Alter(table) => BodyBytes::Alter(AlterBytes {
+                table_json: serde_json::to_string(table).map_err(|e| Error::internal(e.to_string()))?,
+            }),
+        };
+        Ok(EntryBytes { format: format::FORMAT_VERSION, body: Some(body) }.encode_to_vec().into())
+    }
+
+    pub fn decode(data: Bytes) -> Result<Self> {
+        if data.is_empty() {
+            return Ok(Self::Noop);
+        }
+        let entry =
+            EntryBytes::decode(data).map_err(|e| Error::corruption(format!("this is no log entry: {e}")))?;
+        format::check("a log entry", entry.format)?;
+        match entry.body {
+            Some(BodyBytes::Write(write)) => Ok(Self::Write(WriteEntry {
+                request: RequestId { incarnation: write.incarnation, number: write.number },
+                lowest_unfinished: write.lowest_unfinished,
+                schema_version: write.schema_version,
+                op: match write.op {
+                    0 => RowOp::Put,
+                    1 => RowOp::Delete,
+                    other => return Err(Error::corruption(format!("a log entry has operation {other}"))),
+                },
+                rows: write.rows,
+            })),
+            Some(BodyBytes::Alter(alter)) => {
+                let table = serde_json::from_str(&alter.table_json)
+                    .map_err(|e| Error::corruption(format!("a log entry has no table: {e}")))?;
+                Ok(Self::Alter(Box::new(table)))
+            }
+            None => Err(Error::corruption("a log entry has a body that this version does not know")),
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! One region: a state machine over its log, whose rows move from memory to files.
+
+mod checkpoint;
+mod entry;
+mod flush;
+mod requests;
+mod rows;
+mod state;
+
+pub use checkpoint::Checkpoint;
+pub use entry::{RegionEntry, RowOp, WriteEntry};
+pub use flush::{Flusher, flush, load_manifest};
+pub use requests::{RequestTable, Seen};
+pub use rows::{check_rows, decode_rows};
+pub use state::{Frozen, RegionState, Snapshot};
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use greptime_types::{Error, RegionId, RequestId, Result, TableInfo};
+use parking_lot::Mutex;
+
+use crate::budget::Budget;
+use crate::log::{Applied, CommittedEntry, GroupStatus};
+use crate::manifest::View;
+
+/// A region that this node holds.
+#[derive(Debug)]
+pub struct Region {
+    id: RegionId,
+    state: Mutex<RegionState>,
+    budget: Arc<Budget>,
+    /// One flush or manifest load at a time.
+    pub(crate) files: tokio::sync::Mutex<()>,
+}
+
+/// What a write finds before it is proposed.
+#[derive(Clone, Debug)]
+pub struct Admitted {
+    pub table: Arc<TableInfo>,
+    pub epoch: u64,
+}
+
+impl Region {
+    /// `manifest` is known for a region that has just been started, and is loaded for all others.
+    pub fn new(id: RegionId, checkpoint: Checkpoint, manifest: Option<View>, budget: Arc<Budget>) -> Arc<Self> {
+        let state = Mutex::new(RegionState::new(id, checkpoint, manifest));
+        Arc::new(Self { id, state, budget, files: tokio::sync::Mutex::new(()) })
+    }
+
+    pub fn id(&self) -> RegionId {
+        self.id
+    }
+
+    /// Reads the state; keep it short, the log loop waits.
+    pub fn with_state<T>(&self, read: impl FnOnce(&RegionState) -> T) -> T {
+        read(&self.state.lock())
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut RegionState) -> T) -> T {
+        let mut state = self.state.lock();
+        let before = state.memory();
+        let result = change(&mut state);
+        self.budget.changed(before, state.memory());
+        result
+    }
+
+    /// Whether this node leads the region in an epoch that the caller may ask for (0 is any).
+    pub fn admit(&self, epoch: u64, schema_version: u64) -> Result<Admitted> {
+        self.with_state(|state| {
+            let current = state.leading_epoch()?;
+            if epoch != 0 && epoch < current {
+                return Err(Error::conflict(format!(
+                    "the request is for epoch {epoch} of region {}, it is in epoch {current}",
+                    self.id
+                )));
+            }
+            if epoch > current {
+                return Err(Error::unavailable(format!(
+                    "region {} is in epoch {current} here, the request is for epoch {epoch}",
+                    self.id
+                )));
+            }
+            if schema_version > state.table().schema.version {
+                return Err(Error::unavailable(format!(
+                    "region {} has schema version {}, the request is for version {schema_version}; retry",
+                    self.id,
+                    state.table().schema.version
+                )));
+            }
+            Ok(Admitted { table: Arc::clone(state.table()), epoch: current })
+        })
+    }
+
+    /// Looks up a write's request, and marks it as under way if it is new.
+    pub fn begin(&self, request: RequestId) -> Result<Seen> {
+        self.change(|state| state.begin(request))
+    }
+
+    /// The write was not proposed, or will not be committed.
+    pub fn refused(&self, request: RequestId) {
+        self.change(|state| state.refused(request));
+    }
+
+    /// Applies a committed entry. `now` dates the oldest row in memory.
+    pub fn apply(&self, entry: &CommittedEntry, now: Duration) -> Result<Applied> {
+        self.change(|state| state.apply(entry, now))
+    }
+
+    pub fn set_status(&self, status: GroupStatus) {
+        self.change(|state| state.set_status(status));
+    }
+
+    /// Nothing more is taken or flushed; only a restart, or another leader, helps.
+    pub fn fail(&self, reason: String) {
+        tracing::error!(region = %self.id, reason, "the region cannot serve");
+        self.change(|state| state.fail(reason));
+    }
+
+    /// A view of the manifest that is known to be there. Rows that it has in files leave the memory.
+    pub fn adopt(&self, view: View) -> Result<()> {
+        self.change(|state| state.adopt(view))
+    }
+
+    /// Why the manifest could not be loaded yet, for people.
+    pub fn manifest_failed(&self, reason: String) {
+        self.change(|state| state.manifest_failed(reason));
+    }
+
+    /// Takes the rows in memory for a flush; `None` if there are none.
+    pub fn freeze(&self) -> Option<Frozen> {
+        self.change(RegionState::freeze)
+    }
+
+    /// What a reader sees: files and rows of one moment.
+    pub fn snapshot(&self) -> Result<Snapshot> {
+        self.with_state(RegionState::snapshot)
+    }
+
+    /// The region leaves this node: its memory is given back.
+    pub fn close(&self, reason: &str) {
+        self.change(|state| state.close(reason.to_owned()));
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,320 @@
+//! What a region knows. It changes only by applying entries and by adopting manifest views.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use greptime_proto::v1::{RegionReport, RegionRole};
+use greptime_types::{Error, RegionId, RequestId, Result, TableInfo, format};
+
+use super::checkpoint::Checkpoint;
+use super::entry::{RegionEntry, WriteEntry};
+use super::requests::{RequestTable, Seen};
+use super::rows::decode_rows;
+use crate::log::{Applied, CommittedEntry, GroupStatus};
+use crate::manifest::View;
+use crate::memtable::{Chunk, KeyColumns, Memtable};
+
+/// Rows that are being flushed, and the region without its rows as of their last sequence.
+#[derive(Clone, Debug)]
+pub struct Frozen {
+    pub memtable: Memtable,
+    /// Every row up to it is here or in files.
+    pub sequence: u64,
+    pub table: Arc<TableInfo>,
+    pub requests: RequestTable,
+}
+
+/// Files and rows of one moment.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    pub view: Arc<View>,
+    pub chunks: Vec<Arc<Chunk>>,
+    pub table: Arc<TableInfo>,
+    pub key: KeyColumns,
+}
+
+#[derive(Debug)]
+pub struct RegionState {
+    id: RegionId,
+    table: Arc<TableInfo>,
+    key: KeyColumns,
+    active: Memtable,
+    /// When the oldest row of `active` came.
+    oldest_row: Option<Duration>,
+    frozen: Option<Frozen>,
+    requests: RequestTable,
+    /// Writes that are proposed and neither applied nor refused.
+    under_way: HashSet<RequestId>,
+    applied: u64,
+    /// Term of the last applied entry.
+    applied_term: u64,
+    status: GroupStatus,
+    /// Of the checkpoint on disk, or of the last trim that was asked for.
+    checkpoint_seq: u64,
+    checkpoint_version: u64,
+    /// Files that readers use; `None` until the manifest was loaded.
+    manifest: Option<Arc<View>>,
+    manifest_problem: Option<String>,
+    failed: Option<String>,
+}
+
+impl RegionState {
+    pub fn new(id: RegionId, checkpoint: Checkpoint, manifest: Option<View>) -> Self {
+        Self {
+            id,
+            key: KeyColumns::of(&checkpoint.table),
+            table: Arc::new(checkpoint.table),
+            active: Memtable::default(),
+            oldest_row: None,
+            frozen: None,
+            requests: checkpoint.requests,
+            under_way: HashSet::new(),
+            applied: checkpoint.flushed_seq,
+            applied_term: 0,
+            status: GroupStatus::default(),
+            checkpoint_seq: checkpoint.flushed_seq,
+            checkpoint_version: checkpoint.manifest_version,
+            manifest: manifest.map(Arc::new),
+            manifest_problem: None,
+            failed: None,
+        }
+    }
+
+    pub fn table(&self) -> &Arc<TableInfo> {
+        &self.table
+    }
+
+    pub fn key(&self) -> &KeyColumns {
+        &self.key
+    }
+
+    pub fn applied(&self) -> u64 {
+        self.applied
+    }
+
+    pub fn failed(&self) -> Option<&str> {
+        self.failed.as_deref()
+    }
+
+    pub fn requests(&self) -> &RequestTable {
+        &self.requests
+    }
+
+    pub fn view(&self) -> Option<&Arc<View>> {
+        self.manifest.as_ref()
+    }
+
+    pub fn checkpoint_seq(&self) -> u64 {
+        self.checkpoint_seq
+    }
+
+    pub fn checkpoint_version(&self) -> u64 {
+        self.checkpoint_version
+    }
+
+    /// Bytes of rows in memory.
+    pub fn memory(&self) -> usize {
+        self.active.bytes() + self.frozen.as_ref().map_or(0, |f| f.memtable.bytes())
+    }
+
+    pub fn active_bytes(&self) -> usize {
+        self.active.bytes()
+    }
+
+    pub fn oldest_row(&self) -> Option<Duration> {
+        self.oldest_row
+    }
+
+    /// The epoch in which this node serves the region: it leads, and has applied an entry of its own term, so
+    /// that everything that any earlier leader had acknowledged is applied too.
+    pub fn leading_epoch(&self) -> Result<u64> {
+        if let Some(reason) = &self.failed {
+            return Err(Error::unavailable(format!("region {} has failed on this node: {reason}", self.id)));
+        }
+        if !self.status.leads {
+            return Err(Error::unavailable(format!("this node does not lead region {}", self.id)));
+        }
+        if self.applied_term != self.status.term {
+            return Err(Error::unavailable(format!("region {} is opening; retry", self.id)));
+        }
+        Ok(self.status.term)
+    }
+
+    pub fn set_status(&mut self, status: GroupStatus) {
+        self.status = status;
+    }
+
+    pub fn begin(&mut self, request: RequestId) -> Result<Seen> {
+        match self.requests.look_up(request) {
+            Seen::New if !self.under_way.insert(request) => {
+                Err(Error::unavailable("the same request is being written; retry to learn its outcome"))
+            }
+            seen => Ok(seen),
+        }
+    }
+
+    pub fn refused(&mut self, request: RequestId) {
+        self.under_way.remove(&request);
+    }
+
+    pub fn apply(&mut self, entry: &CommittedEntry, now: Duration) -> Result<Applied> {
+        if let Some(reason) = &self.failed {
+            return Err(Error::unavailable(format!("region {} has failed: {reason}", self.id)));
+        }
+        debug_assert_eq!(entry.index, self.applied + 1, "region {}: entries are applied in order", self.id);
+        let result = self.apply_entry(entry, now);
+        match &result {
+            Ok(_) => {
+                self.applied = entry.index;
+                self.applied_term = entry.term;
+            }
+            // Going on without this entry would lose it, so the region stops here.
+            Err(error) if error.kind != greptime_types::ErrorKind::Conflict => {
+                self.fail(format!("entry {}: {error}", entry.index));
+            }
+            Err(_) => {
+                self.applied = entry.index;
+                self.applied_term = entry.term;
+            }
+        }
+        result
+    }
+
+    fn apply_entry(&mut self, entry: &CommittedEntry, now: Duration) -> Result<Applied> {
+        let mut applied = Applied { index: entry.index, term: entry.term, duplicate: false };
+        match RegionEntry::decode(entry.data.clone())? {
+            RegionEntry::Noop => {}
+            RegionEntry::Alter(table) => {
+                if table.schema.version > self.table.schema.version {
+                    self.key = KeyColumns::of(&table);
+                    self.table = Arc::new(*table);
+                }
+            }
+            RegionEntry::Write(write) => {
+                self.under_way.remove(&write.request);
+                let seen = self.requests.look_up(write.request);
+                match seen {
+                    Seen::New => self.insert(&write, entry.index, now)?,
+                    Seen::Applied => applied.duplicate = true,
+                    Seen::Finished => {}
+                }
+                if seen == Seen::Finished {
+                    return Err(finished(write.request));
+                }
+                self.requests.apply(write.request, write.lowest_unfinished);
+            }
+        }
+        Ok(applied)
+    }
+
+    fn insert(&mut self, write: &WriteEntry, sequence: u64, now: Duration) -> Result<()> {
+        let rows = decode_rows(&write.rows).map_err(|e| Error::corruption(e.message))?;
+        self.active.insert(rows, sequence, write.op, write.rows.len())?;
+        self.oldest_row.get_or_insert(now);
+        Ok(())
+    }
+
+    pub fn fail(&mut self, reason: String) {
+        self.failed.get_or_insert(reason);
+    }
+
+    pub fn close(&mut self, reason: String) {
+        self.fail(reason);
+        self.active = Memtable::default();
+        self.frozen = None;
+    }
+
+    pub fn adopt(&mut self, view: View) -> Result<()> {
+        let flushed = view.flushed_seq;
+        if self.frozen.as_ref().is_some_and(|f| f.sequence <= flushed) {
+            self.frozen = None;
+        }
+        if let Some(frozen) = &mut self.frozen {
+            frozen.memtable.forget_through(flushed)?;
+        }
+        self.active.forget_through(flushed)?;
+        if self.active.is_empty() {
+            self.oldest_row = None;
+        }
+        self.manifest = Some(Arc::new(view));
+        self.manifest_problem = None;
+        Ok(())
+    }
+
+    pub fn manifest_failed(&mut self, reason: String) {
+        self.manifest_problem = Some(reason);
+    }
+
+    pub fn freeze(&mut self) -> Option<Frozen> {
+        if self.frozen.is_none() && !self.active.is_empty() {
+            self.oldest_row = None;
+            self.frozen = Some(Frozen {
+                memtable: std::mem::take(&mut self.active),
+                sequence: self.applied,
+                table: Arc::clone(&self.table),
+                requests: self.requests.clone(),
+            });
+        }
+        self.frozen.clone()
+    }
+
+    /// The checkpoint that belongs to the manifest view, if it is newer than the one on disk.
+    pub fn next_checkpoint(&mut self) -> Option<Checkpoint> {
+        let view = self.manifest.as_ref()?;
+        let flushed = view.flushed.as_ref()?;
+        if view.flushed_seq <= self.checkpoint_seq || view.flushed_seq > self.applied {
+            return None;
+        }
+        self.checkpoint_seq = view.flushed_seq;
+        self.checkpoint_version = view.version;
+        Some(Checkpoint {
+            format: format::FORMAT_VERSION,
+            table: flushed.table.clone(),
+            flushed_seq: view.flushed_seq,
+            manifest_version: view.version,
+            requests: flushed.requests.clone(),
+        })
+    }
+
+    pub fn snapshot(&self) -> Result<Snapshot> {
+        self.leading_epoch()?;
+        let view = self.manifest.as_ref().ok_or_else(|| {
+            let why = self.manifest_problem.as_deref().unwrap_or("it is being loaded");
+            Error::unavailable(format!("region {} does not know its files yet: {why}", self.id))
+        })?;
+        let frozen = self.frozen.iter().flat_map(|f| f.memtable.chunks());
+        let chunks = frozen.chain(self.active.chunks()).map(Arc::clone).collect();
+        Ok(Snapshot {
+            view: Arc::clone(view),
+            chunks,
+            table: Arc::clone(&self.table),
+            key: self.key.clone(),
+        })
+    }
+
+    pub fn report(&self) -> RegionReport {
+        let (role, problem) = match (&self.failed, self.leading_epoch()) {
+            (Some(reason), _) => (RegionRole::Failed, reason.clone()),
+            (None, Err(waiting)) => (RegionRole::Opening, waiting.message),
+            (None, Ok(_)) => (RegionRole::Leader, self.manifest_problem.clone().unwrap_or_default()),
+        };
+        RegionReport {
+            region_id: self.id.as_u64(),
+            raft_id: self.status.raft_id,
+            role: role.into(),
+            epoch: self.status.term,
+            last_index: self.status.last_index,
+            flushed_index: self.manifest.as_ref().map_or(self.checkpoint_seq, |view| view.flushed_seq),
+            schema_version: self.table.schema.version,
+            problem,
+        }
+    }
+}
+
+fn finished(request: RequestId) -> Error {
+    Error::conflict(format!(
+        "request {} of {:016x} was finished before; this copy is late and is not applied",
+        request.number, request.incarnation
+    ))
+}

@@ -1,0 +1,206 @@
+//! What goes on in the background: flushes, manifest loads, cleaning the log, looking at the bucket.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use greptime_types::{RegionId, Result};
+use parking_lot::Mutex;
+
+use super::Datanode;
+use crate::region::{Region, flush, load_manifest};
+
+const TICK: Duration = Duration::from_millis(50);
+const FIRST_RETRY: Duration = Duration::from_millis(200);
+const LAST_RETRY: Duration = Duration::from_secs(10);
+const RECLAIM_EVERY: Duration = Duration::from_secs(10);
+const PROBE_EVERY: Duration = Duration::from_secs(5);
+
+/// Flushes that run, or that wait before they are tried again.
+#[derive(Debug, Default)]
+pub struct FlushBook {
+    regions: Mutex<HashMap<RegionId, FlushState>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum FlushState {
+    Running { retry: Duration },
+    Waiting { until: Duration, retry: Duration },
+}
+
+impl FlushBook {
+    /// Whether a flush may start now; if so, it is running.
+    fn start(&self, region: RegionId, now: Duration) -> bool {
+        let mut regions = self.regions.lock();
+        let retry = match regions.get(&region) {
+            Some(FlushState::Running { .. }) => return false,
+            Some(FlushState::Waiting { until, .. }) if now < *until => return false,
+            Some(FlushState::Waiting { retry, .. }) => *retry,
+            None => FIRST_RETRY,
+        };
+        regions.insert(region, FlushState::Running { retry });
+        true
+    }
+
+    fn finish(&self, region: RegionId, worked: bool, now: Duration) {
+        let mut regions = self.regions.lock();
+        match regions.remove(&region) {
+            Some(FlushState::Running { retry }) if !worked => {
+                let next = FlushState::Waiting { until: now + retry, retry: (retry * 2).min(LAST_RETRY) };
+                regions.insert(region, next);
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Datanode {
+    pub(super) async fn maintain(self: Arc<Self>) {
+        let mut next_reclaim = self.clock.now() + RECLAIM_EVERY;
+        let mut next_probe = self.clock.now();
+        loop {
+            self.become_ready();
+            self.flush_what_is_due();
+            self.metrics.memtable_bytes.set(self.budget.used());
+            self.metrics.region_count.set(self.regions.all().len() as u64);
+            let now = self.clock.now();
+            if now >= next_reclaim {
+                next_reclaim = now + RECLAIM_EVERY;
+                self.reclaim_log().await;
+            }
+            if now >= next_probe {
+                next_probe = now + PROBE_EVERY;
+                let node = Arc::clone(&self);
+                self.tasks.spawn(async move { node.probe_bucket().await });
+            }
+            tokio::select! {
+                () = tokio::time::sleep(TICK) => {}
+                () = self.shutdown.cancelled() => return,
+            }
+        }
+    }
+
+    /// Ready means: told everything by metasrv, and every region serves or has failed for good. It stays so.
+    fn become_ready(&self) {
+        if self.readiness.is_ready() || !self.assigned.load(Ordering::SeqCst) {
+            return;
+        }
+        let opened = |r: &Arc<Region>| r.with_state(|s| s.failed().is_some() || s.leading_epoch().is_ok());
+        if self.regions.all().iter().all(opened) {
+            tracing::info!("ready");
+            self.readiness.set();
+        }
+    }
+
+    fn flush_what_is_due(self: &Arc<Self>) {
+        let now = self.clock.now();
+        let mut regions: Vec<(usize, Option<Duration>, Arc<Region>)> = Vec::new();
+        for region in self.regions.all() {
+            let (bytes, oldest) = region.with_state(|s| (s.memory(), s.oldest_row()));
+            if bytes > 0 {
+                regions.push((bytes, oldest, region));
+            }
+        }
+        regions.sort_by_key(|(bytes, _, region)| (std::cmp::Reverse(*bytes), region.id()));
+        let mut excess = self.budget.excess();
+        for (bytes, oldest, region) in regions {
+            let large = bytes as u64 >= self.config.flush_size;
+            let old = oldest.is_some_and(|since| now.saturating_sub(since) >= self.config.flush_age);
+            if large || old || excess > 0 {
+                excess = excess.saturating_sub(bytes as u64);
+                self.flush_in_background(&region);
+            }
+        }
+    }
+
+    fn flush_in_background(self: &Arc<Self>, region: &Arc<Region>) {
+        if !self.flushes.start(region.id(), self.clock.now()) {
+            return;
+        }
+        let (node, region) = (Arc::clone(self), Arc::clone(region));
+        self.tasks.spawn(async move {
+            tokio::select! {
+                result = node.flush_one(&region) => {
+                    node.flushes.finish(region.id(), result.is_ok(), node.clock.now());
+                }
+                () = node.shutdown.cancelled() => {}
+            }
+        });
+    }
+
+    pub(super) async fn flush_one(&self, region: &Arc<Region>) -> Result<u64> {
+        let _permit = self.flush_permits.acquire().await;
+        let started = self.clock.now();
+        let result = flush(&self.flusher, region).await;
+        match &result {
+            Ok(_) => {
+                let took = self.clock.now().saturating_sub(started);
+                self.metrics.flush_seconds.observe(took.as_secs_f64());
+            }
+            Err(error) => {
+                self.metrics.flush_failures.inc();
+                tracing::warn!(region = %region.id(), %error, "a flush failed; its rows stay in the log");
+            }
+        }
+        result
+    }
+
+    /// Loads the manifest of a region that was on disk, however long the bucket is away.
+    pub(super) async fn load_until_known(self: Arc<Self>, region: Arc<Region>) {
+        let mut retry = FIRST_RETRY;
+        loop {
+            if region.with_state(|s| s.failed().is_some() || s.view().is_some()) {
+                return;
+            }
+            // While it opens there is nothing to load for; that takes milliseconds.
+            let wait = if region.with_state(|s| s.leading_epoch().is_ok()) {
+                match self.load_one(&region).await {
+                    Ok(()) => return,
+                    Err(error) => {
+                        tracing::warn!(region = %region.id(), %error, "the manifest is not loaded; trying again");
+                        region.manifest_failed(error.message);
+                        let wait = retry;
+                        retry = (retry * 2).min(LAST_RETRY);
+                        wait
+                    }
+                }
+            } else {
+                Duration::from_millis(5)
+            };
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = self.shutdown.cancelled() => return,
+            }
+        }
+    }
+
+    async fn load_one(&self, region: &Arc<Region>) -> Result<()> {
+        let _permit = self.load_permits.acquire().await;
+        load_manifest(&self.flusher, region).await
+    }
+
+    /// Removes old log files. Regions whose entries keep an old file alive are flushed.
+    async fn reclaim_log(self: &Arc<Self>) {
+        let store = Arc::clone(&self.store);
+        match tokio::task::spawn_blocking(move || store.reclaim()).await {
+            Ok(Ok(behind)) => {
+                for region in behind.into_iter().filter_map(|id| self.regions.find(id)) {
+                    self.flush_in_background(&region);
+                }
+            }
+            Ok(Err(error)) => tracing::warn!(%error, "old log files could not be removed"),
+            Err(error) => self.fail(format!("cleaning the log panicked: {error}")),
+        }
+    }
+
+    async fn probe_bucket(&self) {
+        let probed = tokio::time::timeout(PROBE_EVERY, self.flusher.bucket.probe()).await;
+        let problem = match probed {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(error.message),
+            Err(_) => Some("the object store does not answer".to_owned()),
+        };
+        *self.bucket_problem.lock() = problem;
+    }
+}

@@ -1,0 +1,137 @@
+//! The datanode: opening it, and what it can be asked, independent of the wire.
+
+mod grpc;
+mod identity;
+mod maintain;
+mod open;
+mod query;
+mod regions;
+mod removal;
+mod session;
+mod write;
+
+pub use identity::Identity;
+pub use open::DatanodeParts;
+pub use regions::Regions;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use datafusion::prelude::SessionContext;
+use greptime_clock::SharedClock;
+use greptime_proto::v1::{self, RegionReport, push};
+use greptime_telemetry::Readiness;
+use greptime_types::{Error, RegionId, Result};
+use parking_lot::Mutex;
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::budget::Budget;
+use crate::config::DatanodeConfig;
+use crate::log::{LogHandle, LogStore, TimedLog};
+use crate::metrics::DatanodeMetrics;
+use crate::region::Flusher;
+use identity::DataDir;
+use maintain::FlushBook;
+use write::within;
+
+/// A running datanode.
+pub struct Datanode {
+    config: DatanodeConfig,
+    address: String,
+    incarnation: u64,
+    data_dir: DataDir,
+    identity: Mutex<Identity>,
+    clock: SharedClock,
+    metrics: DatanodeMetrics,
+    budget: Arc<Budget>,
+    regions: Arc<Regions>,
+    store: Arc<dyn LogStore>,
+    appends: Arc<TimedLog>,
+    log: LogHandle,
+    flusher: Flusher,
+    flushes: FlushBook,
+    flush_permits: Semaphore,
+    load_permits: Semaphore,
+    queries: SessionContext,
+    /// Orders of metasrv, carried out one after the other.
+    orders: mpsc::Sender<push::Body>,
+    /// metasrv has said everything that this node must hold.
+    assigned: AtomicBool,
+    readiness: Readiness,
+    /// Reports that this session's metasrv has.
+    reported: Mutex<Option<Vec<RegionReport>>>,
+    /// Why the bucket does not answer, if so.
+    bucket_problem: Mutex<Option<String>>,
+    /// Why this process must end, if so.
+    fatal: watch::Sender<Option<String>>,
+    tasks: TaskTracker,
+    shutdown: CancellationToken,
+}
+
+impl Datanode {
+    pub fn identity(&self) -> Identity {
+        self.identity.lock().clone()
+    }
+
+    /// Every region on this node's disk.
+    pub fn reports(&self) -> Vec<RegionReport> {
+        self.regions.reports()
+    }
+
+    /// Whether this node has registered and opened everything that it was told to hold; stays true.
+    pub fn is_ready(&self) -> bool {
+        self.readiness.is_ready()
+    }
+
+    /// The same as a value for the probe endpoints.
+    pub fn readiness(&self) -> Readiness {
+        self.readiness.clone()
+    }
+
+    /// Puts what a region has in memory into files.
+    pub async fn flush(&self, request: v1::FlushRequest) -> Result<v1::FlushResponse> {
+        let deadline = self.check_header(request.header.as_ref())?;
+        self.check_alive()?;
+        let region = self.regions.get(RegionId::from_u64(request.region_id))?;
+        let flushed_index = within(deadline, self.flush_one(&region)).await?;
+        Ok(v1::FlushResponse { flushed_index })
+    }
+
+    /// Waits until this process can no longer do its work, and says why. It must then exit, to start again from
+    /// what is on disk; nothing is acknowledged any more.
+    pub async fn failed(&self) -> String {
+        let mut fatal = self.fatal.subscribe();
+        tokio::select! {
+            reason = self.log.failed() => reason,
+            reason = fatal.wait_for(Option::is_some) => match reason {
+                Ok(reason) => reason.clone().unwrap_or_default(),
+                Err(_) => "the datanode is gone".into(),
+            },
+        }
+    }
+
+    /// Stops: no more sessions and background work; everything acknowledged is on disk already.
+    pub async fn shutdown(&self) {
+        self.shutdown.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+        self.log.stop().await;
+    }
+
+    fn fail(&self, reason: String) {
+        tracing::error!(reason, "the datanode must stop");
+        self.fatal.send_replace(Some(reason));
+    }
+
+    fn check_alive(&self) -> Result<()> {
+        match self.log.failure().or_else(|| self.fatal.borrow().clone()) {
+            Some(reason) => Err(Error::unavailable(format!("the node must restart: {reason}"))),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,193 @@
+//! Opening a datanode: identity, log, regions, loops.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
+use datafusion::execution::memory_pool::FairSpillPool;
+use datafusion::execution::object_store::ObjectStoreUrl;
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::prelude::{SessionConfig, SessionContext};
+use greptime_clock::{SharedClock, SharedIds};
+use greptime_object_store::Bucket;
+use greptime_proto::run_session;
+use greptime_proto::transport::MetaLink;
+use greptime_telemetry::{Metrics, Readiness};
+use greptime_types::{Error, NodeId, RegionId, Result};
+use parking_lot::Mutex;
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::identity::DataDir;
+use super::maintain::FlushBook;
+use super::{Datanode, Regions};
+use crate::budget::Budget;
+use crate::config::DatanodeConfig;
+use crate::log::{self, EngineLog, EngineOptions, Key, LogCore, LogOptions, LogStore, TimedLog};
+use crate::metrics::DatanodeMetrics;
+use crate::region::{Checkpoint, Flusher, Region};
+use crate::scan::STORE_URL;
+
+/// Orders of metasrv that may wait.
+const ORDER_QUEUE: usize = 4096;
+/// Manifests that are loaded at the same time.
+const LOADS: usize = 8;
+
+/// What a datanode is made of.
+pub struct DatanodeParts {
+    pub config: DatanodeConfig,
+    pub node_id: NodeId,
+    /// host:port that peers dial.
+    pub address: String,
+    pub data_dir: PathBuf,
+    pub bucket: Bucket,
+    pub clock: SharedClock,
+    pub ids: SharedIds,
+    pub metrics: Metrics,
+    /// The way to metasrv; without one the node only serves what is on its disk.
+    pub meta: Option<Arc<dyn MetaLink>>,
+}
+
+impl Datanode {
+    /// Opens the data directory and everything in it, and keeps a session with metasrv.
+    pub async fn start(parts: DatanodeParts) -> Result<Arc<Self>> {
+        let data_dir = DataDir::lock(&parts.data_dir)?;
+        let metrics = DatanodeMetrics::register(&parts.metrics);
+        let options = EngineOptions {
+            dir: data_dir.path("log"),
+            file_size: parts.config.log_file_size,
+            purge_threshold: parts.config.log_purge_threshold,
+        };
+        let fsyncs = metrics.log_fsyncs.clone();
+        let opened = tokio::task::spawn_blocking(move || EngineLog::open(&options, fsyncs)).await;
+        let engine = opened.map_err(|e| Error::internal(e.to_string()))?.map_err(log_error)?;
+        for cut in engine.cuts() {
+            metrics.log_tail_truncated_bytes.inc_by(cut.bytes);
+            tracing::warn!(file = %cut.file.display(), offset = cut.offset, bytes = cut.bytes,
+                "TailTruncated: an incomplete write at the end of the log was cut; it was not acknowledged");
+        }
+        Self::open(parts, data_dir, metrics, Arc::new(engine)).await
+    }
+
+    /// As [`Self::start`], over another log store.
+    pub async fn start_with_log(parts: DatanodeParts, store: Arc<dyn LogStore>) -> Result<Arc<Self>> {
+        let data_dir = DataDir::lock(&parts.data_dir)?;
+        let metrics = DatanodeMetrics::register(&parts.metrics);
+        Self::open(parts, data_dir, metrics, store).await
+    }
+
+    async fn open(
+        parts: DatanodeParts,
+        data_dir: DataDir,
+        metrics: DatanodeMetrics,
+        store: Arc<dyn LogStore>,
+    ) -> Result<Arc<Self>> {
+        let config = parts.config;
+        config.validate()?;
+        let identity = data_dir.identity(parts.node_id, &parts.ids)?;
+        let budget = Budget::new(config.memtable_soft_limit, config.memtable_hard_limit);
+        let regions = Regions::new(Arc::clone(&parts.clock));
+        let clock = Arc::clone(&parts.clock);
+        let appends = Arc::new(TimedLog::new(Arc::clone(&store), clock, metrics.log_append_seconds.clone()));
+        let flushed = open_regions(store.as_ref(), &regions, &budget)?;
+        let options = LogOptions { turn_bytes: config.log_turn_size, ..LogOptions::default() };
+        let (core, failed) = LogCore::open(Arc::clone(&appends) as Arc<dyn LogStore>, options, &flushed);
+        for (region, error) in failed {
+            regions.get(region)?.fail(error.to_string());
+        }
+        let machine = Arc::clone(&regions) as Arc<dyn log::Apply>;
+        let log = log::start(core, machine, config.write_queue, config.log_turn_size as usize)?;
+        let (orders, mut arriving) = mpsc::channel(ORDER_QUEUE);
+        let flusher = Flusher { bucket: parts.bucket, ids: Arc::clone(&parts.ids), log: log.clone() };
+        let node = Arc::new(Self {
+            queries: query_context(&config, &data_dir, &flusher.bucket)?,
+            address: parts.address,
+            incarnation: parts.ids.random_u64(),
+            data_dir,
+            identity: Mutex::new(identity),
+            clock: parts.clock,
+            metrics,
+            budget,
+            regions,
+            store,
+            appends,
+            log,
+            flusher,
+            flushes: FlushBook::default(),
+            flush_permits: Semaphore::new(config.flush_concurrency),
+            load_permits: Semaphore::new(LOADS),
+            orders,
+            assigned: AtomicBool::new(false),
+            readiness: Readiness::default(),
+            reported: Mutex::default(),
+            bucket_problem: Mutex::default(),
+            fatal: watch::Sender::new(None),
+            tasks: TaskTracker::new(),
+            shutdown: CancellationToken::new(),
+            config,
+        });
+        node.resume_drops().await?;
+        for region in node.regions.all() {
+            node.tasks.spawn(Arc::clone(&node).load_until_known(region));
+        }
+        node.tasks.spawn(Arc::clone(&node).maintain());
+        let worker = Arc::clone(&node);
+        node.tasks.spawn(async move {
+            loop {
+                tokio::select! {
+                    Some(order) = arriving.recv() => worker.obey(order).await,
+                    () = worker.shutdown.cancelled() => return,
+                }
+            }
+        });
+        if let Some(meta) = parts.meta {
+            let session = run_session(meta, Arc::clone(&node) as _, parts.ids, node.shutdown.clone());
+            node.tasks.spawn(session);
+        }
+        Ok(node)
+    }
+}
+
+fn log_error(error: log::LogError) -> Error {
+    Error::corruption(error.to_string())
+}
+
+/// Every region on disk from its checkpoint; the log loop brings it up to date. Returns where each begins.
+fn open_regions(
+    store: &dyn LogStore,
+    regions: &Regions,
+    budget: &Arc<Budget>,
+) -> Result<BTreeMap<RegionId, u64>> {
+    let mut flushed = BTreeMap::new();
+    for id in store.regions().map_err(log_error)? {
+        let bytes = store.get(id, Key::Checkpoint).map_err(log_error)?;
+        let bytes = bytes.ok_or_else(|| Error::corruption(format!("region {id} has no checkpoint")))?;
+        let checkpoint = Checkpoint::decode(&bytes).map_err(|e| e.context(format!("region {id}")))?;
+        flushed.insert(id, checkpoint.flushed_seq);
+        regions.insert(Region::new(id, checkpoint, None, Arc::clone(budget)));
+    }
+    Ok(flushed)
+}
+
+/// Queries share a memory pool, and a directory for what does not fit.
+fn query_context(config: &DatanodeConfig, data_dir: &DataDir, bucket: &Bucket) -> Result<SessionContext> {
+    let failed = |e: datafusion::error::DataFusionError| Error::internal(format!("the query runtime: {e}"));
+    let spill = data_dir.path("spill");
+    // What an earlier process left there serves nobody.
+    let _ = std::fs::remove_dir_all(&spill);
+    std::fs::create_dir_all(&spill).map_err(|e| Error::internal(format!("{}: {e}", spill.display())))?;
+    let disk = DiskManagerBuilder::default()
+        .with_mode(DiskManagerMode::Directories(vec![spill]))
+        .with_max_temp_directory_size(config.query_spill_limit);
+    let runtime = RuntimeEnvBuilder::new()
+        .with_memory_pool(Arc::new(FairSpillPool::new(config.query_memory as usize)))
+        .with_disk_manager_builder(disk)
+        .build_arc()
+        .map_err(failed)?;
+    let url = ObjectStoreUrl::parse(STORE_URL).map_err(failed)?;
+    runtime.register_object_store(url.as_ref(), Arc::clone(&bucket.store));
+    Ok(SessionContext::new_with_config_rt(SessionConfig::new(), runtime))
+}

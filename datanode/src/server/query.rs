@@ -1,0 +1,76 @@
+//! One query beside a region.
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use datafusion::error::Result as DataFusionResult;
+use datafusion::execution::SendableRecordBatchStream;
+use datafusion::physical_plan::{ExecutionPlan, execute_stream};
+use greptime_proto::v1;
+use greptime_query::{RegionScanSpec, ResolveScan, decode_plan, from_datafusion, into_datafusion};
+use greptime_types::{Error, RegionId, Result};
+
+use super::Datanode;
+use crate::region::{Flusher, Region, load_manifest};
+use crate::scan::{ReloadManifest, ScanExec};
+
+impl Datanode {
+    /// Runs a plan over one region. It sees every write that was acknowledged before.
+    pub async fn query(&self, request: v1::QueryRequest) -> Result<SendableRecordBatchStream> {
+        self.check_header(request.header.as_ref())?;
+        self.check_alive()?;
+        let region = self.regions.get(RegionId::from_u64(request.region_id))?;
+        region.admit(request.epoch, request.schema_version)?;
+        region.snapshot()?;
+        let ctx = self.queries.task_ctx();
+        let resolver = Resolver { region, flusher: self.flusher.clone() };
+        let plan = decode_plan(&request.plan, &ctx, Arc::new(resolver)).map_err(|e| from_datafusion(&e))?;
+        self.metrics.queries.inc();
+        execute_stream(plan, ctx).map_err(|e| from_datafusion(&e))
+    }
+}
+
+/// Puts the region in the place of the leaf.
+struct Resolver {
+    region: Arc<Region>,
+    flusher: Flusher,
+}
+
+impl fmt::Debug for Resolver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Resolver({})", self.region.id())
+    }
+}
+
+impl ResolveScan for Resolver {
+    fn resolve(&self, spec: RegionScanSpec) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
+        if spec.region_id != self.region.id() {
+            return Err(into_datafusion(Error::invalid(format!(
+                "a plan for region {} was sent to region {}",
+                spec.region_id,
+                self.region.id()
+            ))));
+        }
+        let reload = Arc::new(Reload { flusher: self.flusher.clone() });
+        let bucket = self.flusher.bucket.clone();
+        Ok(Arc::new(ScanExec::try_new(spec, Arc::clone(&self.region), bucket, reload)?))
+    }
+}
+
+struct Reload {
+    flusher: Flusher,
+}
+
+impl fmt::Debug for Reload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Reload")
+    }
+}
+
+#[async_trait]
+impl ReloadManifest for Reload {
+    async fn reload(&self, region: &Arc<Region>) -> Result<()> {
+        load_manifest(&self.flusher, region).await
+    }
+}

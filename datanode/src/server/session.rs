@@ -1,0 +1,164 @@
+//! What this node tells metasrv, and does when it is told.
+
+use std::sync::Arc;
+
+use greptime_proto::SessionHandler;
+use greptime_proto::v1::{self, push};
+use greptime_types::{Error, RegionId, Result, TableInfo, format};
+
+use super::Datanode;
+use crate::log::Initialise;
+use crate::manifest::View;
+use crate::region::{Checkpoint, Region, RegionEntry};
+
+/// Index at which the log of a new region begins.
+const FIRST_INDEX: u64 = 1;
+
+impl SessionHandler for Datanode {
+    fn register(&self) -> v1::Register {
+        *self.reported.lock() = None;
+        let identity = self.identity();
+        v1::Register {
+            identity: Some(v1::NodeIdentity {
+                cluster_id: identity.cluster_id,
+                role: v1::NodeRole::Datanode.into(),
+                node_id: identity.node_id,
+                disk_id: identity.disk_id,
+                incarnation: self.incarnation,
+            }),
+            address: self.address.clone(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            min_format: 1,
+            max_format: format::FORMAT_VERSION,
+            regions: self.reports(),
+        }
+    }
+
+    fn tick(&self, number: u64) -> v1::Tick {
+        let reports = self.reports();
+        let mut reported = self.reported.lock();
+        let changed = reported.as_ref() != Some(&reports);
+        if changed {
+            *reported = Some(reports.clone());
+        }
+        let problem = self.bucket_problem.lock().clone();
+        v1::Tick {
+            number,
+            oldest_append_ms: self.appends.oldest_append().as_millis() as u64,
+            regions: if changed { reports } else { Vec::new() },
+            regions_complete: changed,
+            dependencies: vec![v1::Dependency {
+                name: "object_store".into(),
+                ok: problem.is_none(),
+                message: problem.unwrap_or_default(),
+            }],
+        }
+    }
+
+    fn told(&self, push: push::Body) {
+        match push {
+            push::Body::Welcome(welcome) => self.welcome(&welcome),
+            push::Body::Initialise(_)
+            | push::Body::Alter(_)
+            | push::Body::Drop(_)
+            | push::Body::AssignmentsComplete(_) => {
+                if self.orders.try_send(push).is_err() {
+                    // Whoever ordered repeats it until a report shows that it was done.
+                    tracing::warn!("too many orders of metasrv wait; one was dropped");
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn disconnected(&self, reason: &str) {
+        tracing::warn!(reason, "the session with metasrv ended; regions go on, and it is opened again");
+    }
+}
+
+impl Datanode {
+    fn welcome(&self, welcome: &v1::Welcome) {
+        let mut identity = self.identity.lock();
+        if identity.cluster_id == welcome.cluster_id {
+            return;
+        }
+        if !identity.cluster_id.is_empty() {
+            self.fail(format!(
+                "this disk belongs to cluster {}, metasrv is of cluster {}; check metasrv.addresses and the volume",
+                identity.cluster_id, welcome.cluster_id
+            ));
+            return;
+        }
+        identity.cluster_id.clone_from(&welcome.cluster_id);
+        if let Err(error) = self.data_dir.store(&identity) {
+            self.fail(format!("the cluster id cannot be kept: {error}"));
+        }
+    }
+
+    /// Carries out one order.
+    pub(super) async fn obey(self: &Arc<Self>, order: push::Body) {
+        let result = match order {
+            push::Body::Initialise(order) => self.initialise(order).await,
+            push::Body::Alter(order) => self.alter(order).await,
+            push::Body::Drop(order) => self.drop_region(RegionId::from_u64(order.region_id)).await,
+            push::Body::AssignmentsComplete(_) => {
+                self.assigned.store(true, std::sync::atomic::Ordering::SeqCst);
+                Ok(())
+            }
+            _ => Ok(()),
+        };
+        if let Err(error) = result {
+            tracing::warn!(%error, "an order of metasrv was not carried out; it will be repeated");
+        }
+    }
+
+    /// Starts a region's group, once.
+    pub async fn initialise(self: &Arc<Self>, order: v1::InitialiseRegion) -> Result<()> {
+        let id = RegionId::from_u64(order.region_id);
+        if let Some(region) = self.regions.find(id) {
+            let has = region.with_state(|s| s.report().raft_id);
+            if has != 0 && has != order.raft_id {
+                return Err(Error::conflict(format!(
+                    "region {id} is here as replica {has}, it cannot become replica {}",
+                    order.raft_id
+                )));
+            }
+            return Ok(());
+        }
+        if self.is_being_dropped(id) {
+            return Err(Error::conflict(format!("region {id} was dropped; its number is not used again")));
+        }
+        let checkpoint = Checkpoint {
+            format: format::FORMAT_VERSION,
+            table: table_from(&order.table_json)?,
+            flushed_seq: FIRST_INDEX,
+            manifest_version: 0,
+            requests: Default::default(),
+        };
+        let bytes = checkpoint.encode()?;
+        // Nobody has ever written to a region that is started now, so its manifest is known to be empty.
+        let region = Region::new(id, checkpoint, Some(View::default()), Arc::clone(&self.budget));
+        self.regions.insert(region);
+        let initialise =
+            Initialise { region: id, raft_id: order.raft_id, voters: order.voters, checkpoint: bytes };
+        self.log.initialise(initialise).await.inspect_err(|_| drop(self.regions.remove(id)))?;
+        tracing::info!(region = %id, raft_id = order.raft_id, "region initialised");
+        Ok(())
+    }
+
+    async fn alter(&self, order: v1::AlterRegion) -> Result<()> {
+        let id = RegionId::from_u64(order.region_id);
+        let table = table_from(&order.table_json)?;
+        let region = self.regions.get(id)?;
+        if table.schema.version <= region.with_state(|s| s.table().schema.version) {
+            return Ok(());
+        }
+        self.propose(id, RegionEntry::Alter(Box::new(table)).encode()?).await
+    }
+}
+
+fn table_from(json: &str) -> Result<TableInfo> {
+    let table: TableInfo = serde_json::from_str(json).map_err(|e| Error::invalid(format!("the table: {e}")))?;
+    format::check("the table", table.format)?;
+    Ok(table)
+}

@@ -1,0 +1,119 @@
+//! One write, from the request to the acknowledgement.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use greptime_proto::v1;
+use greptime_types::{Error, RegionId, RequestId, Result};
+
+use super::Datanode;
+use crate::log::Proposal;
+use crate::metrics::Reason;
+use crate::region::{RegionEntry, RowOp, Seen, WriteEntry, check_rows, decode_rows};
+
+impl Datanode {
+    /// Writes rows to a region. Success means: on disk, committed, and visible to every later query.
+    pub async fn write(&self, request: v1::WriteRequest) -> Result<v1::WriteResponse> {
+        let deadline = self.check_header(request.header.as_ref())?;
+        let result = within(deadline, self.write_rows(request)).await;
+        if let Err(error) = &result {
+            let reason = format!("{:?}", error.kind);
+            self.metrics.write_rejected.get_or_create(&Reason { reason }).inc();
+        }
+        result
+    }
+
+    async fn write_rows(&self, request: v1::WriteRequest) -> Result<v1::WriteResponse> {
+        self.check_alive()?;
+        let id = request.request_id.ok_or_else(|| Error::invalid("a write without a request id"))?;
+        let (id, op) = (RequestId::from(id), row_op(request.op)?);
+        let size = request.rows.len() as u64;
+        if size > self.config.max_write_size {
+            return Err(Error::invalid(format!(
+                "a write of {size} bytes to one region exceeds the limit of {}; send smaller batches",
+                self.config.max_write_size
+            )));
+        }
+        let region = self.regions.get(RegionId::from_u64(request.region_id))?;
+        let admitted = region.admit(request.epoch, request.schema_version)?;
+        let rows = decode_rows(&request.rows)?;
+        check_rows(&rows, &admitted.table, op)?;
+        let mut answer = v1::WriteResponse {
+            affected_rows: rows.num_rows() as u64,
+            epoch: admitted.epoch,
+            sequence: 0,
+            duplicate: false,
+        };
+        let reservation = self.budget.reserve(size)?;
+        let entry = RegionEntry::Write(WriteEntry {
+            request: id,
+            lowest_unfinished: request.lowest_unfinished,
+            schema_version: request.schema_version,
+            op,
+            rows: request.rows,
+        });
+        let data = entry.encode()?;
+        match region.begin(id)? {
+            Seen::New => {}
+            Seen::Applied => return Ok(v1::WriteResponse { duplicate: true, ..answer }),
+            Seen::Finished => {
+                return Err(Error::conflict("the request was finished before; this copy is late"));
+            }
+        }
+        let proposal =
+            Proposal { region: region.id(), data, request: Some(id), reservation: Some(reservation) };
+        let queued = self.log.propose(proposal).inspect_err(|_| region.refused(id))?;
+        let applied = queued.await?;
+        self.metrics.rows_written.inc_by(if applied.duplicate { 0 } else { answer.affected_rows });
+        answer.epoch = applied.term;
+        answer.sequence = applied.index;
+        answer.duplicate = applied.duplicate;
+        Ok(answer)
+    }
+
+    /// Puts an entry without a request id into a region's log.
+    pub(super) async fn propose(&self, region: RegionId, data: Bytes) -> Result<()> {
+        let proposal = Proposal { region, data, request: None, reservation: None };
+        self.log.propose(proposal)?.await.map(drop)
+    }
+
+    /// Who asks must mean this very node: addresses are reused. Returns what is left of the deadline.
+    pub(super) fn check_header(&self, header: Option<&v1::RequestHeader>) -> Result<Option<Duration>> {
+        let header = header.ok_or_else(|| Error::invalid("a request without a header"))?;
+        let identity = self.identity();
+        if header.target_node != identity.node_id {
+            return Err(Error::unavailable(format!(
+                "asked for node {}, this is node {}",
+                header.target_node, identity.node_id
+            )));
+        }
+        if header.cluster_id != identity.cluster_id {
+            return Err(Error::unavailable(format!(
+                "asked for cluster `{}`, this node belongs to `{}`",
+                header.cluster_id, identity.cluster_id
+            )));
+        }
+        Ok((header.deadline_ms > 0).then(|| Duration::from_millis(header.deadline_ms)))
+    }
+}
+
+fn row_op(op: i32) -> Result<RowOp> {
+    match v1::WriteOp::try_from(op) {
+        Ok(v1::WriteOp::Put) => Ok(RowOp::Put),
+        Ok(v1::WriteOp::Delete) => Ok(RowOp::Delete),
+        Err(_) => Err(Error::unsupported(format!("write operation {op} is unknown to this version"))),
+    }
+}
+
+/// Waits as long as the caller would. What was begun may still happen.
+pub(super) async fn within<T>(
+    deadline: Option<Duration>,
+    work: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    match deadline {
+        None => work.await,
+        Some(left) => tokio::time::timeout(left, work).await.unwrap_or_else(|_| {
+            Err(Error::deadline("the deadline passed; whether the request will still be done is unknown"))
+        }),
+    }
+}

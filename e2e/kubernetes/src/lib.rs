@@ -1,0 +1,1 @@
+//! A real three-node Kubernetes on one machine, without Docker.

@@ -1,0 +1,4 @@
+//! frontend: protocols, SQL, routes.
+mod metrics;
+pub mod config;
+pub mod route;

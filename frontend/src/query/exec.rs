@@ -1,0 +1,183 @@
+//! The part of a plan that runs beside the regions of one table, one stream per region.
+
+use std::fmt;
+use std::sync::Arc;
+
+use datafusion::arrow::array::{RecordBatch, RecordBatchOptions};
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::{internal_err, plan_err};
+use datafusion::error::Result;
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_plan::execution_plan::{
+    Boundedness, EmissionType, ReplaceChildrenOptions, SchedulingType,
+};
+use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet};
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::{
+    DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, Partitioning, PlanProperties,
+};
+use futures::{StreamExt, TryStreamExt};
+use greptime_query::{RegionScan, RegionScanSpec, encode_plan, into_datafusion};
+use greptime_types::{RegionId, TableInfo};
+
+use crate::route::router::RegionQuery;
+use crate::route::{Deadline, Router};
+
+/// Until when a query must be done; travels in the session's extensions.
+#[derive(Clone, Copy, Debug)]
+pub struct QueryDeadline(pub Deadline);
+
+pub struct RegionQueryExec {
+    /// What each region runs: a chain of operators over one `RegionScan`, in which the region is replaced.
+    plan: Arc<dyn ExecutionPlan>,
+    regions: Vec<RegionId>,
+    table: Arc<TableInfo>,
+    router: Arc<Router>,
+    properties: Arc<PlanProperties>,
+    metrics: ExecutionPlanMetricsSet,
+}
+
+impl RegionQueryExec {
+    /// `plan` has one partition; this has one per region, each with the properties of `plan`.
+    pub fn try_new(
+        plan: Arc<dyn ExecutionPlan>,
+        regions: Vec<RegionId>,
+        table: Arc<TableInfo>,
+        router: Arc<Router>,
+    ) -> Result<Self> {
+        if plan.output_partitioning().partition_count() != 1 || regions.is_empty() {
+            return internal_err!("a region runs one stream, and there must be a region");
+        }
+        let properties = PlanProperties::new(
+            plan.equivalence_properties().clone(),
+            Partitioning::UnknownPartitioning(regions.len()),
+            EmissionType::Incremental,
+            Boundedness::Bounded,
+        )
+        .with_scheduling_type(SchedulingType::Cooperative);
+        let metrics = ExecutionPlanMetricsSet::new();
+        Ok(Self { plan, regions, table, router, properties: Arc::new(properties), metrics })
+    }
+
+    /// The same regions with another plan.
+    pub fn with_plan(&self, plan: Arc<dyn ExecutionPlan>) -> Result<Self> {
+        Self::try_new(plan, self.regions.clone(), Arc::clone(&self.table), Arc::clone(&self.router))
+    }
+
+    pub fn plan(&self) -> &Arc<dyn ExecutionPlan> {
+        &self.plan
+    }
+
+    pub fn regions(&self) -> &[RegionId] {
+        &self.regions
+    }
+
+    fn plan_for(&self, region: RegionId) -> Result<Arc<dyn ExecutionPlan>> {
+        let placed = Arc::clone(&self.plan).transform_up(|node| match node.downcast_ref::<RegionScan>() {
+            Some(scan) => {
+                let spec = RegionScanSpec { region_id: region, ..scan.spec().clone() };
+                Ok(Transformed::yes(Arc::new(RegionScan::try_new(spec)?) as Arc<dyn ExecutionPlan>))
+            }
+            None => Ok(Transformed::no(node)),
+        })?;
+        Ok(placed.data)
+    }
+}
+
+impl fmt::Debug for RegionQueryExec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RegionQueryExec").field("regions", &self.regions).field("plan", &self.plan).finish()
+    }
+}
+
+impl DisplayAs for RegionQueryExec {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let regions: Vec<String> = self.regions.iter().map(ToString::to_string).collect();
+        write!(f, "RegionQueryExec: table={}, regions=[{}]", self.table.full_name(), regions.join(", "))
+    }
+}
+
+impl ExecutionPlan for RegionQueryExec {
+    fn name(&self) -> &'static str {
+        "RegionQueryExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        &self.properties
+    }
+
+    /// The regions' plan is shown below; it is executed there and not here.
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        vec![&self.plan]
+    }
+
+    fn benefits_from_input_partitioning(&self) -> Vec<bool> {
+        vec![false]
+    }
+
+    fn apply_expressions(
+        &self,
+        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn replace_children(
+        self: Arc<Self>,
+        children: Vec<Arc<dyn ExecutionPlan>>,
+        _: ReplaceChildrenOptions,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        match <[_; 1]>::try_from(children) {
+            Ok([plan]) => Ok(Arc::new(self.with_plan(plan)?)),
+            Err(children) => internal_err!("RegionQueryExec has one child, not {}", children.len()),
+        }
+    }
+
+    fn with_new_children(
+        self: Arc<Self>,
+        children: Vec<Arc<dyn ExecutionPlan>>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let recompute = datafusion::physical_plan::execution_plan::ChildrenPropertiesMode::Recompute;
+        self.replace_children(children, ReplaceChildrenOptions::new(recompute))
+    }
+
+    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        let Some(&region) = self.regions.get(partition) else {
+            return internal_err!("RegionQueryExec has no partition {partition}");
+        };
+        let Some(deadline) = context.session_config().get_extension::<QueryDeadline>() else {
+            return plan_err!("a query over regions needs a deadline");
+        };
+        let query = RegionQuery {
+            region,
+            schema_version: self.table.schema.version,
+            plan: encode_plan(&self.plan_for(region)?)?,
+        };
+        let router = Arc::clone(&self.router);
+        let schema = self.schema();
+        let metrics = BaselineMetrics::new(&self.metrics, partition);
+        let expected = Arc::clone(&schema);
+        let rows = async move {
+            let rows = router.query(query, deadline.0).await.map_err(into_datafusion)?;
+            Ok::<_, datafusion::error::DataFusionError>(rows.map(move |batch| {
+                let batch = as_expected(&expected, batch?)?;
+                metrics.record_output(batch.num_rows());
+                Ok(batch)
+            }))
+        };
+        let rows = futures::stream::once(rows).try_flatten();
+        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, rows)))
+    }
+
+    fn metrics(&self) -> Option<MetricsSet> {
+        Some(self.metrics.clone_inner())
+    }
+}
+
+/// The batch under our own schema: names and metadata may differ, types may not.
+fn as_expected(schema: &SchemaRef, batch: RecordBatch) -> Result<RecordBatch> {
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    Ok(RecordBatch::try_new_with_options(Arc::clone(schema), batch.columns().to_vec(), &options)?)
+}

@@ -1,0 +1,17 @@
+//! Queries: DataFusion over the regions.
+//!
+//! A table is a [`provider`] whose scan is one [`exec::RegionQueryExec`] over the regions that can have rows
+//! ([`pruning`]). The last rule of the optimizer ([`pushdown`]) moves whatever stands above it and can run beside
+//! a region into it; what is left runs here, within the memory pool.
+
+pub mod catalog;
+pub mod engine;
+pub mod exec;
+pub mod functions;
+pub mod information_schema;
+pub mod metric;
+pub mod provider;
+pub mod pruning;
+pub mod pushdown;
+
+pub use engine::{Engine, Protocol, Session};

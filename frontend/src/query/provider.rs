@@ -1,0 +1,107 @@
+//! A table as DataFusion sees it.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use datafusion::arrow::datatypes::{Schema, SchemaRef};
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::error::Result;
+use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::empty::EmptyExec;
+use datafusion::physical_plan::limit::LocalLimitExec;
+use datafusion_proto::bytes::Serializeable;
+use greptime_query::{RegionScan, RegionScanSpec};
+use greptime_types::{RegionId, TableInfo};
+
+use super::exec::RegionQueryExec;
+use super::pruning::partitions_for;
+use crate::route::Router;
+
+pub struct RegionTable {
+    table: Arc<TableInfo>,
+    schema: SchemaRef,
+    router: Arc<Router>,
+}
+
+impl RegionTable {
+    pub fn new(table: Arc<TableInfo>, router: Arc<Router>) -> Self {
+        Self { schema: table.schema.to_arrow(), table, router }
+    }
+}
+
+impl std::fmt::Debug for RegionTable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "RegionTable({})", self.table.full_name())
+    }
+}
+
+#[async_trait]
+impl TableProvider for RegionTable {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    async fn scan(
+        &self,
+        _: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let numbers = partitions_for(&self.table.schema, &self.table.partition, filters);
+        let regions: Vec<_> = numbers.into_iter().map(|n| RegionId::new(self.table.id, n)).collect();
+        let Some(first) = regions.first() else {
+            let schema = match projection {
+                Some(columns) => Arc::new(Schema::project(&self.schema, columns)?),
+                None => Arc::clone(&self.schema),
+            };
+            return Ok(Arc::new(EmptyExec::new(schema)));
+        };
+        let spec = RegionScanSpec {
+            region_id: *first,
+            schema: Arc::new(self.table.schema.clone()),
+            append_mode: self.table.options.append_mode,
+            projection: projection.cloned(),
+            filters: filters.to_vec(),
+            limit,
+        };
+        let mut plan: Arc<dyn ExecutionPlan> = Arc::new(RegionScan::try_new(spec)?);
+        if let Some(limit) = limit {
+            plan = Arc::new(LocalLimitExec::new(plan, limit));
+        }
+        let (table, router) = (Arc::clone(&self.table), Arc::clone(&self.router));
+        Ok(Arc::new(RegionQueryExec::try_new(plan, regions, table, router)?))
+    }
+
+    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
+        let support = |filter: &&Expr| match can_travel(filter) {
+            true => TableProviderFilterPushDown::Inexact,
+            false => TableProviderFilterPushDown::Unsupported,
+        };
+        Ok(filters.iter().map(support).collect())
+    }
+}
+
+/// Whether a region can evaluate the filter: it has an encoding, and means the same there.
+fn can_travel(filter: &Expr) -> bool {
+    let mut local = false;
+    let _ = filter.apply(|expr| {
+        local |= matches!(
+            expr,
+            Expr::ScalarSubquery(_)
+                | Expr::InSubquery(_)
+                | Expr::Exists(_)
+                | Expr::OuterReferenceColumn(..)
+                | Expr::ScalarVariable(..)
+                | Expr::Placeholder(_)
+        );
+        Ok(if local { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+    });
+    !local && !filter.is_volatile() && filter.to_bytes().is_ok()
+}

@@ -1,0 +1,116 @@
+//! Datanodes over gRPC: one channel per address, writes as calls, queries through Arrow Flight.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use arrow_flight::error::FlightError;
+use arrow_flight::flight_service_client::FlightServiceClient;
+use arrow_flight::{Ticket, decode::FlightRecordBatchStream};
+use async_trait::async_trait;
+use datafusion::execution::SendableRecordBatchStream;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use futures::{StreamExt, TryStreamExt};
+use greptime_proto::v1::region_client::RegionClient;
+use greptime_proto::v1::{QueryRequest, WriteRequest, WriteResponse};
+use greptime_proto::{MAX_MESSAGE, error_from_status};
+use greptime_query::into_datafusion;
+use greptime_types::{Error, Result};
+use parking_lot::Mutex;
+use prost::Message;
+use tonic::transport::{Channel, Endpoint};
+
+use super::{Peer, Regions};
+
+/// A peer that answers no ping for this long is taken for gone, and its requests are sent again elsewhere.
+const KEEP_ALIVE: Duration = Duration::from_secs(1);
+
+/// Channels are kept by address. A channel that failed is dropped, so that the next attempt dials anew instead
+/// of waiting for the old one's backoff.
+pub struct GrpcRegions {
+    connect_timeout: Duration,
+    channels: Mutex<HashMap<String, Channel>>,
+}
+
+impl GrpcRegions {
+    pub fn new(connect_timeout: Duration) -> Self {
+        Self { connect_timeout, channels: Mutex::default() }
+    }
+
+    async fn channel(&self, peer: &Peer) -> Result<Channel> {
+        if let Some(channel) = self.channels.lock().get(&peer.address) {
+            return Ok(channel.clone());
+        }
+        let endpoint = Endpoint::from_shared(format!("http://{}", peer.address))
+            .map_err(|e| Error::unavailable(format!("datanode address `{}`: {e}", peer.address)))?
+            .connect_timeout(self.connect_timeout)
+            .http2_keep_alive_interval(KEEP_ALIVE)
+            .keep_alive_timeout(KEEP_ALIVE)
+            .tcp_nodelay(true);
+        // The connector's own timeout covers TCP only.
+        let channel = match tokio::time::timeout(self.connect_timeout, endpoint.connect()).await {
+            Ok(Ok(channel)) => channel,
+            Ok(Err(error)) => return Err(unreachable_peer(peer, &root_cause(&error))),
+            Err(_) => return Err(unreachable_peer(peer, "no answer to the connection attempt")),
+        };
+        self.channels.lock().insert(peer.address.clone(), channel.clone());
+        Ok(channel)
+    }
+
+    /// Forgets the connection when a failure may lie in it.
+    fn failed(&self, peer: &Peer, error: Error) -> Error {
+        if error.is_retryable() {
+            self.channels.lock().remove(&peer.address);
+        }
+        error.context(format_args!("datanode {} ({})", peer.node, peer.address))
+    }
+}
+
+fn unreachable_peer(peer: &Peer, why: &str) -> Error {
+    Error::unavailable(format!("datanode {} ({}) cannot be reached: {why}", peer.node, peer.address))
+}
+
+fn root_cause(error: &dyn std::error::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), root_cause)
+}
+
+#[async_trait]
+impl Regions for GrpcRegions {
+    async fn write(&self, peer: &Peer, request: WriteRequest) -> Result<WriteResponse> {
+        let mut client = RegionClient::new(self.channel(peer).await?)
+            .max_encoding_message_size(MAX_MESSAGE)
+            .max_decoding_message_size(MAX_MESSAGE);
+        let response = client.write(request).await;
+        response.map(|r| r.into_inner()).map_err(|status| self.failed(peer, error_from_status(&status)))
+    }
+
+    async fn query(&self, peer: &Peer, request: QueryRequest) -> Result<SendableRecordBatchStream> {
+        let mut client = FlightServiceClient::new(self.channel(peer).await?)
+            .max_encoding_message_size(MAX_MESSAGE)
+            .max_decoding_message_size(MAX_MESSAGE);
+        let ticket = Ticket { ticket: request.encode_to_vec().into() };
+        let response = client.do_get(ticket).await;
+        let data = response.map_err(|status| self.failed(peer, error_from_status(&status)))?.into_inner();
+        let data = data.map_err(|status| FlightError::Tonic(Box::new(status)));
+        let mut batches = FlightRecordBatchStream::new_from_flight_data(data.boxed());
+        // The schema comes before the first batch; a failure to plan shows here.
+        let first = batches.try_next().await.map_err(|e| self.failed(peer, flight_error(e)))?;
+        let schema = match (&first, batches.schema()) {
+            (Some(batch), _) => batch.schema(),
+            (None, Some(schema)) => schema.clone(),
+            (None, None) => return Err(self.failed(peer, Error::unavailable("the answer ended early"))),
+        };
+        let node = peer.node;
+        let all = futures::stream::iter(first.map(Ok)).chain(batches).map_err(move |e| {
+            into_datafusion(flight_error(e).context(format_args!("datanode {node}")))
+        });
+        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, all)))
+    }
+}
+
+fn flight_error(error: FlightError) -> Error {
+    match error {
+        FlightError::Tonic(status) => error_from_status(&status),
+        other => Error::internal(format!("the answer cannot be read: {other}")),
+    }
+}
+

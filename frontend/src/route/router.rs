@@ -1,0 +1,214 @@
+//! Delivers requests to regions: to the leader, again when it is not taken, until the deadline.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use datafusion::arrow::array::RecordBatch;
+use datafusion::error::Result as DataFusionResult;
+use datafusion::execution::SendableRecordBatchStream;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use futures::StreamExt;
+use greptime_clock::SharedClock;
+use greptime_proto::v1::{QueryRequest, RequestHeader, WriteOp, WriteRequest, WriteResponse};
+use greptime_query::from_datafusion;
+use greptime_types::{Error, RegionId, Result};
+
+use super::hold::{Failure, Hold, HoldPolicy, Next};
+use super::ids::RequestIds;
+use super::table::Peer;
+use super::{Regions, View};
+use crate::metrics::FrontendMetrics;
+
+/// A point on the clock's scale at which a request has failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Deadline(pub Duration);
+
+pub struct Router {
+    pub view: Arc<View>,
+    pub clock: SharedClock,
+    regions: Arc<dyn Regions>,
+    ids: RequestIds,
+    policy: HoldPolicy,
+    held_bytes: AtomicU64,
+    metrics: FrontendMetrics,
+}
+
+/// Counts a request as held while it lives.
+struct Held<'a> {
+    router: &'a Router,
+    bytes: u64,
+}
+
+impl<'a> Held<'a> {
+    fn new(router: &'a Router, bytes: u64) -> Self {
+        router.held_bytes.fetch_add(bytes, Ordering::Relaxed);
+        router.metrics.held.inc();
+        Self { router, bytes }
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.router.held_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.router.metrics.held.dec();
+    }
+}
+
+/// One write to one region.
+#[derive(Clone, Debug)]
+pub struct RegionWrite {
+    pub region: RegionId,
+    pub schema_version: u64,
+    pub op: WriteOp,
+    /// One Arrow IPC stream.
+    pub rows: Bytes,
+}
+
+/// One part of a query.
+#[derive(Clone, Debug)]
+pub struct RegionQuery {
+    pub region: RegionId,
+    pub schema_version: u64,
+    pub plan: Bytes,
+}
+
+/// The leader that an attempt goes to.
+struct Target {
+    peer: Peer,
+    epoch: u64,
+}
+
+impl Router {
+    pub fn new(
+        view: Arc<View>,
+        regions: Arc<dyn Regions>,
+        clock: SharedClock,
+        ids: RequestIds,
+        policy: HoldPolicy,
+        metrics: FrontendMetrics,
+    ) -> Self {
+        Self { view, clock, regions, ids, policy, held_bytes: AtomicU64::new(0), metrics }
+    }
+
+    pub fn deadline_in(&self, timeout: Duration) -> Deadline {
+        Deadline(self.clock.now() + timeout)
+    }
+
+    pub fn time_left(&self, deadline: Deadline) -> Duration {
+        deadline.0.saturating_sub(self.clock.now())
+    }
+
+    /// Writes once, however often it has to be sent: all attempts carry the same request id.
+    pub async fn write(&self, write: RegionWrite, deadline: Deadline) -> Result<WriteResponse> {
+        let unfinished = self.ids.begin();
+        let bytes = write.rows.len() as u64;
+        self.deliver(write.region, bytes, deadline, async |target: &Target| {
+            let request = WriteRequest {
+                header: Some(self.header(target, deadline)),
+                region_id: write.region.as_u64(),
+                epoch: target.epoch,
+                request_id: Some(unfinished.id().into()),
+                lowest_unfinished: self.ids.lowest_unfinished(),
+                schema_version: write.schema_version,
+                op: write.op.into(),
+                rows: write.rows.clone(),
+            };
+            // A route that changes meanwhile means that this leader may never answer; the id makes it safe to
+            // ask the next one.
+            tokio::select! {
+                answer = self.regions.write(&target.peer, request) => answer,
+                () = self.view.newer_route(write.region, target.epoch) => {
+                    Err(Error::unavailable(format!("region {} has a new leader", write.region)))
+                }
+            }
+        })
+        .await
+    }
+
+    /// Starts a query. It is asked again until its first rows have come, not after: they cannot be taken back.
+    pub async fn query(&self, query: RegionQuery, deadline: Deadline) -> Result<SendableRecordBatchStream> {
+        let bytes = query.plan.len() as u64;
+        self.deliver(query.region, bytes, deadline, async |target: &Target| {
+            let request = QueryRequest {
+                header: Some(self.header(target, deadline)),
+                region_id: query.region.as_u64(),
+                epoch: target.epoch,
+                plan: query.plan.clone(),
+                schema_version: query.schema_version,
+            };
+            first_rows(self.regions.query(&target.peer, request).await?).await
+        })
+        .await
+    }
+
+    fn header(&self, target: &Target, deadline: Deadline) -> RequestHeader {
+        RequestHeader {
+            cluster_id: self.view.cluster_id(),
+            target_node: target.peer.node,
+            deadline_ms: self.time_left(deadline).as_millis().max(1) as u64,
+        }
+    }
+
+    fn target(&self, region: RegionId) -> Option<Target> {
+        let route = self.view.route(region)?;
+        route.leader.map(|peer| Target { peer, epoch: route.epoch })
+    }
+
+    /// Attempt, hold, attempt again: what [`Hold`] says.
+    async fn deliver<T>(
+        &self,
+        region: RegionId,
+        bytes: u64,
+        deadline: Deadline,
+        attempt: impl AsyncFn(&Target) -> Result<T>,
+    ) -> Result<T> {
+        let mut hold = Hold::new(self.policy, region, deadline.0);
+        let mut held = None;
+        loop {
+            let target = self.target(region);
+            let result = match &target {
+                None => Err(Error::unavailable(format!("region {region} has no leader"))),
+                Some(target) => tokio::time::timeout(self.time_left(deadline), attempt(target))
+                    .await
+                    .unwrap_or_else(|_| Err(Error::deadline(format!("region {region} did not answer in time")))),
+            };
+            let error = match result {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
+            };
+            held.get_or_insert_with(|| Held::new(self, bytes));
+            let failure = Failure {
+                tried_epoch: target.as_ref().map(|t| t.epoch),
+                known_epoch: self.target(region).map(|t| t.epoch),
+                table_exists: self.view.catalog().has_table_id(region.table()),
+                held_bytes: self.held_bytes.load(Ordering::Relaxed),
+                error,
+            };
+            tracing::debug!(%region, error = %failure.error, epoch = ?failure.tried_epoch, "attempt failed");
+            match hold.after(self.clock.now(), failure) {
+                Next::GiveUp(error) => return Err(error),
+                Next::Again { after } => tokio::time::sleep(after).await,
+                Next::AwaitRoute { than, at_most } => {
+                    let newer = self.view.newer_route(region, than);
+                    let _ = tokio::time::timeout(at_most, newer).await;
+                }
+            }
+            self.metrics.retries.inc();
+        }
+    }
+}
+
+/// Waits for the first batch, so that a failure before it can still be retried.
+async fn first_rows(mut rows: SendableRecordBatchStream) -> Result<SendableRecordBatchStream> {
+    let first: Option<DataFusionResult<RecordBatch>> = rows.next().await;
+    match first {
+        Some(Err(error)) => Err(from_datafusion(&error)),
+        first => {
+            let schema = rows.schema();
+            let all = futures::stream::iter(first).chain(rows);
+            Ok(Box::pin(RecordBatchStreamAdapter::new(schema, all)))
+        }
+    }
+}

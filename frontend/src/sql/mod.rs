@@ -1,0 +1,75 @@
+//! SQL as text: GreptimeDB's grammar on top of `sqlparser`, lowered to our own statements.
+
+mod create;
+mod names;
+pub mod params;
+mod parser;
+mod partition;
+mod show;
+mod types;
+
+pub use names::TableName;
+pub use parser::{Lexer, parse_statements};
+pub use partition::constant_of;
+pub use show::{Like, Show};
+
+use std::collections::BTreeMap;
+
+use datafusion::sql::sqlparser::ast;
+use greptime_types::{ColumnSchema, PartitionRule, TableOptions, TableSchema};
+
+/// One statement. Queries and writes keep the parser's tree, since their parameters are bound in it.
+#[derive(Clone, Debug)]
+pub enum Statement {
+    CreateTable(Box<CreateTable>),
+    CreateDatabase { name: String, if_not_exists: bool, options: BTreeMap<String, String> },
+    DropTable { tables: Vec<TableName>, if_exists: bool },
+    DropDatabase { name: String, if_exists: bool },
+    AddColumns { table: TableName, columns: Vec<ColumnSchema>, if_not_exists: bool },
+    Insert(Box<ast::Insert>),
+    Delete(Box<ast::Delete>),
+    /// SELECT, VALUES, WITH, and EXPLAIN of them.
+    Query(Box<ast::Statement>),
+    Show(Show),
+    Describe(TableName),
+    Use(String),
+    /// Accepted without effect: SET, BEGIN, COMMIT and the like, which drivers send unasked. The word is the
+    /// command tag of the answer.
+    Ignored(&'static str),
+}
+
+impl Statement {
+    /// Whether it gives rows.
+    pub fn is_query(&self) -> bool {
+        matches!(self, Self::Query(_) | Self::Show(_) | Self::Describe(_))
+    }
+
+    /// What PostgreSQL calls the command.
+    pub fn tag(&self) -> &'static str {
+        match self {
+            Self::CreateTable(_) => "CREATE TABLE",
+            Self::CreateDatabase { .. } => "CREATE DATABASE",
+            Self::DropTable { .. } => "DROP TABLE",
+            Self::DropDatabase { .. } => "DROP DATABASE",
+            Self::AddColumns { .. } => "ALTER TABLE",
+            Self::Insert(_) => "INSERT",
+            Self::Delete(_) => "DELETE",
+            Self::Query(_) | Self::Describe(_) => "SELECT",
+            Self::Show(_) => "SHOW",
+            Self::Use(_) => "SET",
+            Self::Ignored(tag) => tag,
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct CreateTable {
+    pub table: TableName,
+    pub if_not_exists: bool,
+    pub schema: TableSchema,
+    pub partition: PartitionRule,
+    pub options: TableOptions,
+}
+
+#[cfg(test)]
+mod tests;

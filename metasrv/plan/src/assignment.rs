@@ -1,0 +1,157 @@
+//! What a datanode must be told, from what it should hold and what it says it holds.
+//!
+//! Level-triggered: the same comparison serves a new table, a lost message, a restarted datanode and a new
+//! metasrv leader.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use greptime_types::{NodeId, RegionId, TableId};
+
+/// One replica that a datanode should hold, as recorded in the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Assignment {
+    pub region: RegionId,
+    pub raft_id: u64,
+    /// First voters of the group; one as long as the log is not replicated.
+    pub voters: Vec<u64>,
+    pub schema_version: u64,
+    /// Some datanode has reported the region once: it is never initialised again, since the log that was lost
+    /// would be forgotten silently.
+    pub initialised: bool,
+}
+
+/// One region as a datanode reports it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reported {
+    pub schema_version: u64,
+    pub leading: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    Initialise(Assignment),
+    Alter(RegionId),
+    Drop(RegionId),
+}
+
+/// The commands that bring one datanode to what it should hold, in order of region.
+///
+/// Only regions of tables that are recorded as being dropped are dropped. A region that is not known at all is
+/// left alone: the one who does not know it may be a metasrv that no longer leads.
+pub fn tell(
+    desired: &[Assignment],
+    dropping: &BTreeSet<TableId>,
+    reported: &BTreeMap<RegionId, Reported>,
+) -> Vec<Command> {
+    let desired: BTreeMap<RegionId, &Assignment> = desired.iter().map(|a| (a.region, a)).collect();
+    let wanted = desired.values().filter_map(|want| match reported.get(&want.region) {
+        None if want.initialised => None,
+        None => Some(Command::Initialise((*want).clone())),
+        Some(has) if has.leading && has.schema_version < want.schema_version => Some(Command::Alter(want.region)),
+        Some(_) => None,
+    });
+    let surplus = reported.keys().filter(|r| dropping.contains(&r.table())).map(|r| Command::Drop(*r));
+    wanted.chain(surplus).collect()
+}
+
+/// What is shown of a region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RegionState {
+    Leading { node: NodeId, epoch: u64 },
+    /// The datanode is there and on its way.
+    Opening,
+    /// Its datanode is away.
+    NoLeader,
+    /// Its datanode is there and does not have it: the disk was replaced or emptied.
+    DiskLost,
+}
+
+impl RegionState {
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Leading { .. } => "leading",
+            Self::Opening => "opening",
+            Self::NoLeader => "no_leader",
+            Self::DiskLost => "disk_lost",
+        }
+    }
+}
+
+/// `replicas`: for each datanode that should hold the region, `None` when it is away, else the epoch in which it
+/// leads, or whether it has the region at all.
+pub fn region_state(initialised: bool, replicas: &[(NodeId, Replica)]) -> RegionState {
+    let leader = replicas
+        .iter()
+        .filter_map(|(node, replica)| match replica {
+            Replica::Leading { epoch } => Some((*epoch, *node)),
+            _ => None,
+        })
+        .max();
+    if let Some((epoch, node)) = leader {
+        return RegionState::Leading { node, epoch };
+    }
+    let any = |state: Replica| replicas.iter().any(|(_, r)| *r == state);
+    match () {
+        () if any(Replica::Opening) => RegionState::Opening,
+        () if any(Replica::Away) => RegionState::NoLeader,
+        () if initialised => RegionState::DiskLost,
+        () => RegionState::Opening,
+    }
+}
+
+/// One replica as metasrv knows it now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replica {
+    Away,
+    Missing,
+    Opening,
+    Leading { epoch: u64 },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REGION: RegionId = RegionId::new(7, 0);
+
+    fn want(initialised: bool) -> Assignment {
+        Assignment { region: REGION, raft_id: 1, voters: vec![1], schema_version: 2, initialised }
+    }
+
+    fn has(schema_version: u64, leading: bool) -> BTreeMap<RegionId, Reported> {
+        BTreeMap::from([(REGION, Reported { schema_version, leading })])
+    }
+
+    #[test]
+    fn a_new_region_is_initialised_until_it_is_reported() {
+        assert_eq!(tell(&[want(false)], &BTreeSet::new(), &BTreeMap::new()), [Command::Initialise(want(false))]);
+        assert_eq!(tell(&[want(false)], &BTreeSet::new(), &has(2, true)), []);
+    }
+
+    #[test]
+    fn a_lost_region_is_never_initialised_again() {
+        assert_eq!(tell(&[want(true)], &BTreeSet::new(), &BTreeMap::new()), []);
+        assert_eq!(region_state(true, &[(0, Replica::Missing)]), RegionState::DiskLost);
+    }
+
+    #[test]
+    fn an_old_schema_is_altered_at_the_leader_only() {
+        assert_eq!(tell(&[want(true)], &BTreeSet::new(), &has(1, true)), [Command::Alter(REGION)]);
+        assert_eq!(tell(&[want(true)], &BTreeSet::new(), &has(1, false)), []);
+    }
+
+    #[test]
+    fn a_region_is_dropped_only_with_its_table() {
+        let dropping = BTreeSet::from([REGION.table()]);
+        assert_eq!(tell(&[], &dropping, &has(1, true)), [Command::Drop(REGION)]);
+        assert_eq!(tell(&[], &BTreeSet::new(), &has(1, true)), []);
+    }
+
+    #[test]
+    fn the_leader_of_the_highest_epoch_is_the_leader() {
+        let replicas = [(0, Replica::Leading { epoch: 3 }), (1, Replica::Leading { epoch: 5 })];
+        assert_eq!(region_state(true, &replicas), RegionState::Leading { node: 1, epoch: 5 });
+        assert_eq!(region_state(true, &[(0, Replica::Away)]), RegionState::NoLeader);
+        assert_eq!(region_state(false, &[(0, Replica::Missing)]), RegionState::Opening);
+    }
+}

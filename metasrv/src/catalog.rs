@@ -1,0 +1,300 @@
+//! The catalog: databases, tables and which datanodes should hold their regions.
+//!
+//! Every change goes through one compare-and-swap on the `root` record, which counts revisions. So a metasrv that
+//! no longer leads cannot change anything (a new leader's first act is such a change), and a change whose outcome
+//! was unknown can no longer arrive once another one has succeeded.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use greptime_types::catalog::DEFAULT_DATABASE;
+use greptime_types::format::FORMAT_VERSION;
+use greptime_types::{ClusterId, DatabaseInfo, Error, NodeId, RegionId, Result, TableId, TableInfo, TableState, format};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::store::{Change, Expect, Store, Versioned};
+
+const ROOT: &str = "root";
+const DATABASE: &str = "database/";
+const TABLE: &str = "table/";
+const MEMBERSHIP: &str = "membership/";
+const DATANODE: &str = "node/datanode/";
+
+/// Ids below are kept for system tables.
+const FIRST_TABLE_ID: TableId = 1024;
+
+/// The record that every change compares and replaces.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Root {
+    pub format: u32,
+    pub cluster_id: ClusterId,
+    pub name: String,
+    pub created_ms: i64,
+    /// Grows by one with every change of the catalog.
+    pub revision: u64,
+    /// Grows by one with every metasrv that begins to lead.
+    pub metasrv_epoch: u64,
+    pub next_table_id: TableId,
+    /// Raft ids are never reused.
+    pub next_raft_id: u64,
+    /// The bucket carries our marker; before that nothing is created.
+    pub bucket_claimed: bool,
+}
+
+/// One replica that should exist.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    pub raft_id: u64,
+    pub node: NodeId,
+}
+
+/// Which datanodes should hold the regions of a table. Written by the table's creation and by changes of
+/// membership, never by an election.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Membership {
+    pub format: u32,
+    pub regions: BTreeMap<u32, Vec<Member>>,
+}
+
+/// A datanode as it first came; another disk under the same name is noticed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DatanodeRecord {
+    pub format: u32,
+    pub disk_id: String,
+}
+
+/// The catalog in memory, as of one revision of the store.
+#[derive(Clone, Debug)]
+pub struct Catalog {
+    pub root: Root,
+    /// Store revision of the root record: what the next change must find.
+    root_revision: i64,
+    pub databases: BTreeMap<String, DatabaseInfo>,
+    pub tables: BTreeMap<TableId, TableInfo>,
+    pub memberships: BTreeMap<TableId, Membership>,
+    pub datanodes: BTreeMap<NodeId, DatanodeRecord>,
+}
+
+/// One change of the catalog, in terms of its records.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Edit {
+    PutDatabase(DatabaseInfo),
+    DeleteDatabase(String),
+    PutTable(TableInfo),
+    PutMembership(TableId, Membership),
+    /// The table and its membership.
+    DeleteTable(TableId),
+    PutDatanode(NodeId, DatanodeRecord),
+    BucketClaimed,
+    /// Ids taken from the root's counters.
+    TakeIds { tables: u32, rafts: u64 },
+}
+
+/// What a new root is made of, should there be none.
+#[derive(Clone, Debug)]
+pub struct Birth {
+    pub cluster_id: ClusterId,
+    pub name: String,
+    pub now_ms: i64,
+}
+
+impl Catalog {
+    /// Loads the catalog and takes it over: from here on, whoever loaded it before cannot change it.
+    pub async fn take_over(store: &dyn Store, birth: Birth) -> Result<Self> {
+        let root = store.list(ROOT).await?.remove(ROOT);
+        let (mut root, expect) = match root {
+            Some(found) => {
+                let root: Root = decode(ROOT, &found)?;
+                format::check("metasrv's root record", root.format)?;
+                (root, Expect::Revision(ROOT.into(), found.revision))
+            }
+            None => (newborn(birth), Expect::Absent(ROOT.into())),
+        };
+        root.metasrv_epoch += 1;
+        let put = vec![Change::Put(ROOT.into(), encode(&root)?)];
+        let root_revision = store
+            .commit(expect, put)
+            .await?
+            .ok_or_else(|| Error::conflict("another metasrv took over the catalog at the same time"))?;
+        let mut catalog = Self {
+            root,
+            root_revision,
+            databases: load(store, DATABASE, |name| Some(name.to_string())).await?,
+            tables: load(store, TABLE, |id| id.parse().ok()).await?,
+            memberships: load(store, MEMBERSHIP, |id| id.parse().ok()).await?,
+            datanodes: load(store, DATANODE, |id| id.parse().ok()).await?,
+        };
+        let public = DatabaseInfo {
+            format: FORMAT_VERSION,
+            name: DEFAULT_DATABASE.into(),
+            options: BTreeMap::new(),
+        };
+        catalog.databases.entry(DEFAULT_DATABASE.into()).or_insert(public);
+        Ok(catalog)
+    }
+
+    /// Commits the edits and returns the catalog with them. An error means that the outcome is unknown or that
+    /// somebody else leads; the caller takes over again, or stops leading.
+    pub async fn commit(&self, store: &dyn Store, edits: &[Edit]) -> Result<Self> {
+        let mut next = self.clone();
+        next.root.revision += 1;
+        let mut changes = Vec::new();
+        for edit in edits {
+            next.apply(edit, &mut changes)?;
+        }
+        changes.push(Change::Put(ROOT.into(), encode(&next.root)?));
+        let expect = Expect::Revision(ROOT.into(), self.root_revision);
+        next.root_revision = store
+            .commit(expect, changes)
+            .await?
+            .ok_or_else(|| Error::conflict("the catalog was changed by another metasrv"))?;
+        Ok(next)
+    }
+
+    fn apply(&mut self, edit: &Edit, changes: &mut Vec<Change>) -> Result<()> {
+        match edit {
+            Edit::PutDatabase(database) => {
+                self.databases.insert(database.name.clone(), database.clone());
+                changes.push(Change::Put(format!("{DATABASE}{}", database.name), encode(database)?));
+            }
+            Edit::DeleteDatabase(name) => {
+                self.databases.remove(name);
+                changes.push(Change::Delete(format!("{DATABASE}{name}")));
+            }
+            Edit::PutTable(table) => {
+                changes.push(Change::Put(format!("{TABLE}{}", table.id), encode(table)?));
+                self.tables.insert(table.id, table.clone());
+            }
+            Edit::PutMembership(id, membership) => {
+                changes.push(Change::Put(format!("{MEMBERSHIP}{id}"), encode(membership)?));
+                self.memberships.insert(*id, membership.clone());
+            }
+            Edit::DeleteTable(id) => {
+                self.tables.remove(id);
+                self.memberships.remove(id);
+                changes.push(Change::Delete(format!("{TABLE}{id}")));
+                changes.push(Change::Delete(format!("{MEMBERSHIP}{id}")));
+            }
+            Edit::PutDatanode(node, record) => {
+                changes.push(Change::Put(format!("{DATANODE}{node}"), encode(record)?));
+                self.datanodes.insert(*node, record.clone());
+            }
+            Edit::BucketClaimed => self.root.bucket_claimed = true,
+            Edit::TakeIds { tables, rafts } => {
+                self.root.next_table_id += tables;
+                self.root.next_raft_id += rafts;
+            }
+        }
+        Ok(())
+    }
+
+    /// The table of that name which users can see or whose name is taken.
+    pub fn table_by_name(&self, database: &str, name: &str) -> Option<&TableInfo> {
+        let same = |t: &&TableInfo| t.database == database && t.name == name;
+        self.tables.values().filter(|t| t.state != TableState::Dropping).find(same)
+    }
+
+    pub fn dropping(&self) -> BTreeSet<TableId> {
+        let dropping = self.tables.values().filter(|t| t.state == TableState::Dropping);
+        dropping.map(|t| t.id).collect()
+    }
+
+    /// Replicas that should exist of a region.
+    pub fn members(&self, region: RegionId) -> &[Member] {
+        let membership = self.memberships.get(&region.table());
+        membership.and_then(|m| m.regions.get(&region.number())).map_or(&[], Vec::as_slice)
+    }
+
+    /// Regions that each datanode should hold, of tables that are not being dropped.
+    pub fn regions_by_node(&self) -> BTreeMap<NodeId, Vec<(RegionId, &Member)>> {
+        let mut by_node: BTreeMap<NodeId, Vec<(RegionId, &Member)>> = BTreeMap::new();
+        for table in self.tables.values().filter(|t| t.state != TableState::Dropping) {
+            for region in table.regions() {
+                for member in self.members(region) {
+                    by_node.entry(member.node).or_default().push((region, member));
+                }
+            }
+        }
+        by_node
+    }
+}
+
+fn newborn(birth: Birth) -> Root {
+    Root {
+        format: FORMAT_VERSION,
+        cluster_id: birth.cluster_id,
+        name: birth.name,
+        created_ms: birth.now_ms,
+        revision: 0,
+        metasrv_epoch: 0,
+        next_table_id: FIRST_TABLE_ID,
+        next_raft_id: 1,
+        bucket_claimed: false,
+    }
+}
+
+async fn load<K: Ord, V: DeserializeOwned>(
+    store: &dyn Store,
+    prefix: &str,
+    parse: impl Fn(&str) -> Option<K>,
+) -> Result<BTreeMap<K, V>> {
+    let mut records = BTreeMap::new();
+    for (key, found) in store.list(prefix).await? {
+        let name = parse(key.strip_prefix(prefix).unwrap_or(&key))
+            .ok_or_else(|| Error::corruption(format!("metasrv's store has a key `{key}` that it never writes")))?;
+        records.insert(name, decode(&key, &found)?);
+    }
+    Ok(records)
+}
+
+fn decode<T: DeserializeOwned>(key: &str, found: &Versioned) -> Result<T> {
+    #[derive(Deserialize)]
+    struct Header {
+        #[serde(default)]
+        format: u32,
+    }
+    let damaged = |e: serde_json::Error| Error::corruption(format!("record `{key}` is damaged: {e}"));
+    let header: Header = serde_json::from_slice(&found.value).map_err(damaged)?;
+    format::check(&format!("record `{key}`"), header.format)?;
+    serde_json::from_slice(&found.value).map_err(damaged)
+}
+
+fn encode<T: Serialize>(record: &T) -> Result<Vec<u8>> {
+    serde_json::to_vec(record).map_err(|e| Error::internal(e.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::MemoryStore;
+
+    fn birth(id: &str) -> Birth {
+        Birth { cluster_id: id.into(), name: "test".into(), now_ms: 0 }
+    }
+
+    fn database(name: &str) -> Edit {
+        Edit::PutDatabase(DatabaseInfo { format: 1, name: name.into(), options: BTreeMap::new() })
+    }
+
+    #[tokio::test]
+    async fn a_new_leader_shuts_out_the_old_one() {
+        let store = MemoryStore::default();
+        let old = Catalog::take_over(&store, birth("a")).await.unwrap();
+        let old = old.commit(&store, &[database("one")]).await.unwrap();
+        let new = Catalog::take_over(&store, birth("b")).await.unwrap();
+        assert_eq!(new.root.cluster_id, "a", "the cluster id is minted once");
+        assert_eq!(new.root.metasrv_epoch, 2);
+        assert!(new.databases.contains_key("one") && new.databases.contains_key("public"));
+        assert!(old.commit(&store, &[database("two")]).await.is_err());
+        new.commit(&store, &[database("three")]).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_record_of_a_newer_format_is_refused_by_name() {
+        let store = MemoryStore::default();
+        let record = br#"{"format": 99, "name": "x"}"#.to_vec();
+        store.commit(Expect::Absent("x".into()), vec![Change::Put("database/x".into(), record)]).await.unwrap();
+        let error = Catalog::take_over(&store, birth("a")).await.unwrap_err();
+        assert!(error.message.contains("database/x") && error.message.contains("99"), "{error}");
+    }
+}

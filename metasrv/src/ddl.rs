@@ -1,0 +1,241 @@
+//! Changes of the catalog that clients ask for.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use greptime_metasrv_plan::{NodeLoad, place};
+use greptime_proto::v1::{self, ddl_request};
+use greptime_types::format::FORMAT_VERSION;
+use greptime_types::{ColumnSchema, DatabaseInfo, Error, NodeRole, Result, TableId, TableInfo, TableState};
+use tracing::info;
+
+use crate::catalog::{Catalog, Edit, Member, Membership};
+use crate::server::Metasrv;
+
+/// More regions than this in one table are refused.
+const MAX_REGIONS: usize = 10_000;
+const DEFAULT_DEADLINE: Duration = Duration::from_secs(30);
+
+impl Metasrv {
+    /// Makes one change and waits until it is in force, within the request's deadline.
+    pub async fn ddl(&self, request: v1::DdlRequest) -> Result<v1::DdlResponse> {
+        let deadline = match request.deadline_ms {
+            0 => DEFAULT_DEADLINE,
+            ms => Duration::from_millis(ms),
+        };
+        let body = request.body.ok_or_else(|| Error::invalid("the request names no change"))?;
+        tokio::time::timeout(deadline, self.ddl_body(body)).await.unwrap_or_else(|_| {
+            Err(Error::deadline(
+                "the change was recorded or not, but is not in force within the deadline; it goes on in the \
+                 background",
+            ))
+        })
+    }
+
+    async fn ddl_body(&self, body: ddl_request::Body) -> Result<v1::DdlResponse> {
+        match body {
+            ddl_request::Body::CreateDatabase(r) => self.create_database(r).await,
+            ddl_request::Body::DropDatabase(r) => self.drop_database(r).await,
+            ddl_request::Body::CreateTable(r) => self.create_table(r).await,
+            ddl_request::Body::DropTable(r) => self.drop_table(r).await,
+            ddl_request::Body::AddColumns(r) => self.add_columns(r).await,
+        }
+    }
+
+    async fn create_database(&self, request: v1::CreateDatabase) -> Result<v1::DdlResponse> {
+        check_name("database", &request.name)?;
+        let mut changed = true;
+        let catalog = self
+            .change(|catalog| {
+                if catalog.databases.contains_key(&request.name) {
+                    changed = false;
+                    return exists(request.if_not_exists, format!("database `{}`", request.name));
+                }
+                Ok(vec![Edit::PutDatabase(DatabaseInfo {
+                    format: FORMAT_VERSION,
+                    name: request.name.clone(),
+                    options: request.options.clone().into_iter().collect(),
+                })])
+            })
+            .await?;
+        Ok(response(&catalog, 0, changed))
+    }
+
+    async fn drop_database(&self, request: v1::DropDatabase) -> Result<v1::DdlResponse> {
+        if request.name == greptime_types::catalog::DEFAULT_DATABASE {
+            return Err(Error::invalid(format!("database `{}` cannot be dropped", request.name)));
+        }
+        let mut changed = true;
+        let catalog = self
+            .change(|catalog| {
+                if !catalog.databases.contains_key(&request.name) {
+                    changed = false;
+                    return missing(request.if_exists, format!("database `{}`", request.name));
+                }
+                let tables = catalog.tables.values().filter(|t| t.database == request.name);
+                let mut edits: Vec<Edit> = tables.map(dropping).collect();
+                edits.push(Edit::DeleteDatabase(request.name.clone()));
+                Ok(edits)
+            })
+            .await?;
+        Ok(response(&catalog, 0, changed))
+    }
+
+    async fn create_table(&self, request: v1::CreateTable) -> Result<v1::DdlResponse> {
+        let wanted: TableInfo = parse("table", &request.table_json)?;
+        check_table(&wanted)?;
+        let mut created = 0;
+        let catalog = self
+            .change(|catalog| {
+                if !catalog.databases.contains_key(&wanted.database) {
+                    return Err(Error::not_found(format!("database `{}` does not exist", wanted.database)));
+                }
+                if catalog.table_by_name(&wanted.database, &wanted.name).is_some() {
+                    return exists(request.if_not_exists, format!("table `{}`", wanted.full_name()));
+                }
+                created = catalog.root.next_table_id;
+                self.creation(catalog, &wanted)
+            })
+            .await?;
+        if created == 0 {
+            let existing = catalog.table_by_name(&wanted.database, &wanted.name);
+            let id = existing.map_or(0, |t| t.id);
+            let catalog = self.until_ready(id, &wanted).await?;
+            return Ok(response(&catalog, id, false));
+        }
+        info!(table = %wanted.full_name(), id = created, regions = wanted.partition.partitions.len(), "creating");
+        let catalog = self.until_ready(created, &wanted).await?;
+        Ok(response(&catalog, created, true))
+    }
+
+    /// The edits that record a new table with its regions placed.
+    fn creation(&self, catalog: &Catalog, wanted: &TableInfo) -> Result<Vec<Edit>> {
+        let by_node = catalog.regions_by_node();
+        let nodes: Vec<NodeLoad> = {
+            let state = self.state.lock();
+            let load = |node: &u64| NodeLoad {
+                node: *node,
+                alive: state.sessions.get(NodeRole::Datanode, *node).is_some(),
+                regions: by_node.get(node).map_or(0, Vec::len),
+            };
+            catalog.datanodes.keys().map(load).collect()
+        };
+        let count = wanted.partition.partitions.len();
+        let chosen = place(count, &nodes).map_err(|refusal| Error::unavailable(refusal.to_string()))?;
+        let first_raft_id = catalog.root.next_raft_id;
+        let regions: BTreeMap<u32, Vec<Member>> = wanted
+            .partition
+            .partitions
+            .iter()
+            .zip(chosen)
+            .enumerate()
+            .map(|(i, (partition, node))| {
+                (partition.region, vec![Member { raft_id: first_raft_id + i as u64, node }])
+            })
+            .collect();
+        let table = TableInfo {
+            format: FORMAT_VERSION,
+            id: catalog.root.next_table_id,
+            state: TableState::Creating,
+            created_ms: self.options.clock.wall_ms(),
+            ..wanted.clone()
+        };
+        Ok(vec![
+            Edit::TakeIds { tables: 1, rafts: count as u64 },
+            Edit::PutMembership(table.id, Membership { format: FORMAT_VERSION, regions }),
+            Edit::PutTable(table),
+        ])
+    }
+
+    /// Waits until every region of the table leads; the caller has the deadline.
+    async fn until_ready(&self, id: TableId, wanted: &TableInfo) -> Result<Catalog> {
+        let mut changes = self.changes.subscribe();
+        loop {
+            let catalog = self.catalog()?;
+            match catalog.tables.get(&id).map(|t| t.state) {
+                Some(TableState::Ready) => return Ok(catalog),
+                Some(TableState::Creating) => {}
+                Some(TableState::Dropping) | None => {
+                    return Err(Error::conflict(format!("table `{}` was dropped meanwhile", wanted.full_name())));
+                }
+            }
+            if changes.changed().await.is_err() {
+                return Err(Error::unavailable("this metasrv is stopping"));
+            }
+        }
+    }
+
+    async fn drop_table(&self, request: v1::DropTable) -> Result<v1::DdlResponse> {
+        let mut dropped = 0;
+        let catalog = self
+            .change(|catalog| match catalog.table_by_name(&request.database, &request.name) {
+                Some(table) => {
+                    dropped = table.id;
+                    Ok(vec![dropping(table)])
+                }
+                None => missing(request.if_exists, format!("table `{}.{}`", request.database, request.name)),
+            })
+            .await?;
+        Ok(response(&catalog, dropped, dropped != 0))
+    }
+
+    async fn add_columns(&self, request: v1::AddColumns) -> Result<v1::DdlResponse> {
+        let columns: Vec<ColumnSchema> = parse("columns", &request.columns_json)?;
+        let (mut id, mut changed) = (0, false);
+        let catalog = self
+            .change(|catalog| {
+                let table = catalog
+                    .table_by_name(&request.database, &request.name)
+                    .filter(|t| t.state == TableState::Ready)
+                    .ok_or_else(|| {
+                        Error::not_found(format!("table `{}.{}` does not exist", request.database, request.name))
+                    })?;
+                id = table.id;
+                let Some(schema) = table.schema.with_columns(&columns)? else { return Ok(vec![]) };
+                changed = true;
+                Ok(vec![Edit::PutTable(TableInfo { schema, ..table.clone() })])
+            })
+            .await?;
+        Ok(response(&catalog, id, changed))
+    }
+}
+
+fn parse<T: serde::de::DeserializeOwned>(what: &str, json: &str) -> Result<T> {
+    serde_json::from_str(json).map_err(|e| Error::invalid(format!("the {what} cannot be read: {e}")))
+}
+
+fn response(catalog: &Catalog, table_id: TableId, changed: bool) -> v1::DdlResponse {
+    v1::DdlResponse { revision: catalog.root.revision, table_id, changed }
+}
+
+fn dropping(table: &TableInfo) -> Edit {
+    Edit::PutTable(TableInfo { state: TableState::Dropping, ..table.clone() })
+}
+
+fn exists(accepted: bool, what: String) -> Result<Vec<Edit>> {
+    if accepted { Ok(vec![]) } else { Err(Error::already_exists(format!("{what} already exists"))) }
+}
+
+fn missing(accepted: bool, what: String) -> Result<Vec<Edit>> {
+    if accepted { Ok(vec![]) } else { Err(Error::not_found(format!("{what} does not exist"))) }
+}
+
+fn check_name(what: &str, name: &str) -> Result<()> {
+    let fine = !name.is_empty() && name.len() <= 255 && !name.contains(['/', '\0']);
+    if fine {
+        return Ok(());
+    }
+    Err(Error::invalid(format!("`{name}` cannot be the name of a {what}: 1 to 255 bytes without `/`")))
+}
+
+fn check_table(table: &TableInfo) -> Result<()> {
+    check_name("table", &table.name)?;
+    let regions = table.partition.partitions.len();
+    if regions == 0 || regions > MAX_REGIONS {
+        return Err(Error::invalid(format!("a table has 1 to {MAX_REGIONS} regions, not {regions}")));
+    }
+    if let Some(column) = table.partition.columns.iter().find(|c| table.schema.column(c).is_none()) {
+        return Err(Error::invalid(format!("partition column `{column}` is not a column of the table")));
+    }
+    Ok(())
+}

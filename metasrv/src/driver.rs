@@ -1,0 +1,182 @@
+//! Does what the plan says: looks at what should be and what is reported, says what is to be said, and records
+//! what has become true.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use greptime_metasrv_plan::{Assignment, Command, RegionState, tell};
+use greptime_proto::v1::{self, push};
+use greptime_types::{NodeId, NodeRole, RegionId, TableId, TableState};
+use tracing::{debug, info, warn};
+
+use crate::catalog::{Catalog, Edit};
+use crate::server::{Metasrv, State};
+use crate::view;
+
+/// Even without news the driver looks this often: for silent nodes and for commands to repeat.
+const LOOK: Duration = Duration::from_millis(250);
+const PROBE: Duration = Duration::from_secs(2);
+
+pub(crate) async fn run(metasrv: Arc<Metasrv>) {
+    let mut changes = metasrv.changes.subscribe();
+    loop {
+        tokio::select! {
+            _ = changes.changed() => {}
+            () = tokio::time::sleep(LOOK) => {}
+            () = metasrv.until_shutdown() => return,
+        }
+        changes.mark_unchanged();
+        let edits = step(&metasrv);
+        let stale = metasrv.state.lock().stale;
+        if edits.is_empty() && !stale {
+            continue;
+        }
+        // The edits are decided again inside, from the newest catalog.
+        if let Err(error) = metasrv.change(|catalog| Ok(still_true(catalog, edits))).await {
+            debug!(%error, "progress of tables could not be recorded yet");
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+}
+
+/// One look at everything: cuts off the silent, tells nodes and frontends, returns what is to be recorded.
+fn step(metasrv: &Metasrv) -> Vec<Edit> {
+    let now = metasrv.now();
+    let mut guard = metasrv.state.lock();
+    let state = &mut *guard;
+    for key in state.sessions.expire(now, metasrv.options.config.session_timeout) {
+        warn!(role = %key.role, node = key.id, "a node is silent, its session is ended");
+    }
+    metasrv.metrics.is_leader.set(i64::from(state.catalog.is_some()));
+    metasrv.metrics.nodes.set(state.sessions.iter().count() as i64);
+    let Some(catalog) = state.catalog.clone() else { return vec![] };
+    tell_datanodes(metasrv, state, &catalog, now);
+    let states = view::region_states(state);
+    let leading = states.values().filter(|s| matches!(s, RegionState::Leading { .. })).count();
+    metasrv.metrics.regions_leading.set(leading as i64);
+    metasrv.metrics.regions_waiting.set((states.len() - leading) as i64);
+    let next = view::routes(state, &states);
+    if let Some(update) = state.routes.update(next) {
+        state.sessions.broadcast(NodeRole::Frontend, &push::Body::Routes(update));
+    }
+    let is_leading = |region: &RegionId| matches!(states.get(region), Some(RegionState::Leading { .. }));
+    let created = catalog.tables.values().filter(|t| t.state == TableState::Creating);
+    let ready = created.filter(|t| t.regions().all(|r| is_leading(&r))).map(|table| {
+        let mut table = table.clone();
+        table.state = TableState::Ready;
+        Edit::PutTable(table)
+    });
+    let gone = catalog.dropping().into_iter().filter(|id| is_gone(state, &catalog, *id)).map(Edit::DeleteTable);
+    ready.chain(gone).collect()
+}
+
+/// Says to each connected datanode what its regions lack, and once that there is no more.
+fn tell_datanodes(metasrv: &Metasrv, state: &mut State, catalog: &Catalog, now: Duration) {
+    let by_node = catalog.regions_by_node();
+    let dropping = catalog.dropping();
+    let connected: Vec<NodeId> = state.sessions.of_role(NodeRole::Datanode).map(|(id, _)| id).collect();
+    for node in connected {
+        let assignments: Vec<Assignment> = by_node
+            .get(&node)
+            .into_iter()
+            .flatten()
+            .map(|(region, member)| assignment(catalog, *region, member.raft_id))
+            .collect();
+        let Some(session) = state.sessions.datanode_mut(node) else { continue };
+        for command in tell(&assignments, &dropping, &session.reported()) {
+            let (region, body) = say(catalog, &command);
+            if session.should_say(region, &command, now) {
+                info!(node, ?command, "telling a datanode");
+                metasrv.metrics.commands_sent.inc();
+                session.say(body);
+            }
+        }
+        if !session.completed {
+            session.completed = session.say(push::Body::AssignmentsComplete(v1::AssignmentsComplete {}));
+        }
+    }
+}
+
+fn assignment(catalog: &Catalog, region: RegionId, raft_id: u64) -> Assignment {
+    let table = catalog.tables.get(&region.table());
+    Assignment {
+        region,
+        raft_id,
+        voters: catalog.members(region).iter().map(|m| m.raft_id).collect(),
+        schema_version: table.map_or(0, |t| t.schema.version),
+        initialised: table.is_some_and(|t| t.state == TableState::Ready),
+    }
+}
+
+fn say(catalog: &Catalog, command: &Command) -> (RegionId, push::Body) {
+    let table_json = |region: RegionId| {
+        let table = catalog.tables.get(&region.table());
+        table.and_then(|t| serde_json::to_string(t).ok()).unwrap_or_default()
+    };
+    match command {
+        Command::Initialise(a) => {
+            let body = v1::InitialiseRegion {
+                region_id: a.region.as_u64(),
+                raft_id: a.raft_id,
+                voters: a.voters.clone(),
+                table_json: table_json(a.region),
+            };
+            (a.region, push::Body::Initialise(body))
+        }
+        Command::Alter(region) => {
+            let body = v1::AlterRegion { region_id: region.as_u64(), table_json: table_json(*region) };
+            (*region, push::Body::Alter(body))
+        }
+        Command::Drop(region) => {
+            (*region, push::Body::Drop(v1::DropRegion { region_id: region.as_u64() }))
+        }
+    }
+}
+
+/// Every datanode that should have held a region of the table is there and has none of them any more.
+fn is_gone(state: &State, catalog: &Catalog, id: TableId) -> bool {
+    let Some(table) = catalog.tables.get(&id) else { return false };
+    table.regions().all(|region| {
+        catalog.members(region).iter().all(|member| {
+            let session = state.sessions.get(NodeRole::Datanode, member.node);
+            session.is_some_and(|s| !s.reports.contains_key(&region))
+        })
+    })
+}
+
+/// The edits that the newest catalog still calls for.
+fn still_true(catalog: &Catalog, edits: Vec<Edit>) -> Vec<Edit> {
+    let holds = |edit: &Edit| match edit {
+        Edit::PutTable(ready) => {
+            let now = catalog.tables.get(&ready.id);
+            now.is_some_and(|t| t.state == TableState::Creating && t.schema == ready.schema)
+        }
+        Edit::DeleteTable(id) => catalog.dropping().contains(id),
+        _ => false,
+    };
+    edits.into_iter().filter(holds).collect()
+}
+
+/// Asks etcd and the bucket now and then, so that a person sees which of them is away.
+pub(crate) async fn watch_dependencies(metasrv: Arc<Metasrv>) {
+    while !metasrv.is_shut_down() {
+        let store = &metasrv.options.store;
+        metasrv.note_dependency(store.name(), &store.probe().await);
+        let claimed = metasrv.state.lock().catalog.clone().filter(|c| c.root.bucket_claimed);
+        match claimed {
+            // Checks the marker's content too: the bucket may have been swapped.
+            Some(catalog) => drop(metasrv.claim_bucket(&catalog).await),
+            None => {
+                let probed = metasrv.options.bucket.probe().await;
+                // A successful probe says nothing about whose bucket it is: the claim's word stands.
+                if probed.is_err() {
+                    metasrv.note_dependency("object_store", &probed);
+                }
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(PROBE) => {}
+            () = metasrv.until_shutdown() => {}
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! metasrv: who holds which region, and what tables exist.
+//!
+//! `plan` (its own crate) decides; `driver` does what was decided; `view` tells. The catalog lives in a `Store`
+//! and is changed by compare-and-swap only; who leads which region is what datanodes report, kept in memory.
+
+pub mod catalog;
+mod ddl;
+mod driver;
+mod election;
+mod grpc;
+mod metrics;
+mod server;
+mod sessions;
+pub mod store;
+mod view;
+
+pub use election::{Alone, Election, EtcdElection, Leadership};
+pub use grpc::meta_service;
+pub use server::{InProcess, Metasrv, MetasrvConfig, MetasrvOptions};
+pub use view::http_router;

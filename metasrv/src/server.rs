@@ -1,0 +1,416 @@
+//! The parts of a metasrv, and how they hold together.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use greptime_clock::{SharedClock, SharedIds};
+use greptime_object_store::{Bucket, ClusterMarker, claim};
+use greptime_proto::transport::MetaLink;
+use greptime_proto::v1::{self, beat, push};
+use greptime_telemetry::{Metrics, Readiness};
+use greptime_types::format::FORMAT_VERSION;
+use greptime_types::{Error, NodeRole, Result};
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::catalog::{Birth, Catalog, DatanodeRecord, Edit};
+use crate::driver;
+use crate::election::{Election, Leadership};
+use crate::metrics::MetasrvMetrics;
+use crate::sessions::{NodeKey, PUSH_QUEUE, Sessions};
+use crate::store::Store;
+use crate::view;
+
+/// The numbers that a metasrv goes by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MetasrvConfig {
+    pub heartbeat_interval: Duration,
+    /// A node that is silent for longer counts as away.
+    pub session_timeout: Duration,
+}
+
+impl Default for MetasrvConfig {
+    fn default() -> Self {
+        Self { heartbeat_interval: Duration::from_millis(100), session_timeout: Duration::from_secs(3) }
+    }
+}
+
+/// What a metasrv is made of.
+pub struct MetasrvOptions {
+    pub config: MetasrvConfig,
+    /// Name of the cluster, for people.
+    pub name: String,
+    /// host:port at which other nodes reach this metasrv.
+    pub address: String,
+    pub store: Arc<dyn Store>,
+    pub election: Arc<dyn Election>,
+    pub bucket: Bucket,
+    pub clock: SharedClock,
+    pub ids: SharedIds,
+    pub metrics: Metrics,
+}
+
+/// What the state's lock guards. Nothing blocks while it is held.
+#[derive(Default)]
+pub(crate) struct State {
+    /// Present while this metasrv leads and has loaded it.
+    pub(crate) catalog: Option<Catalog>,
+    /// The outcome of a change is unknown: the catalog is loaded again before the next one.
+    pub(crate) stale: bool,
+    pub(crate) sessions: Sessions,
+    pub(crate) dependencies: Vec<v1::Dependency>,
+    /// Routes as frontends know them.
+    pub(crate) routes: view::Routes,
+}
+
+pub struct Metasrv {
+    pub(crate) options: MetasrvOptions,
+    pub(crate) state: Mutex<State>,
+    /// Changes of the catalog take turns.
+    turn: tokio::sync::Mutex<()>,
+    leadership: watch::Sender<Leadership>,
+    /// Counts changes of the state; whoever waits for something looks again.
+    pub(crate) changes: watch::Sender<u64>,
+    pub(crate) metrics: MetasrvMetrics,
+    readiness: Readiness,
+    shutdown: CancellationToken,
+}
+
+impl Metasrv {
+    /// Starts election and driver; they run until [`Metasrv::shutdown`].
+    pub fn start(options: MetasrvOptions) -> Arc<Self> {
+        let metrics = MetasrvMetrics::register(&options.metrics);
+        let metasrv = Arc::new(Self {
+            options,
+            state: Mutex::default(),
+            turn: tokio::sync::Mutex::default(),
+            leadership: watch::channel(Leadership::Unknown).0,
+            changes: watch::channel(0).0,
+            metrics,
+            readiness: Readiness::default(),
+            shutdown: CancellationToken::new(),
+        });
+        let (election, tell) = (metasrv.options.election.clone(), metasrv.leadership.clone());
+        let shutdown = metasrv.shutdown.clone();
+        tokio::spawn(async move { election.run(tell, shutdown).await });
+        tokio::spawn(metasrv.clone().lead());
+        tokio::spawn(driver::run(metasrv.clone()));
+        tokio::spawn(driver::watch_dependencies(metasrv.clone()));
+        metasrv
+    }
+
+    /// Ends every session and gives up leadership, so that another metasrv takes over at once.
+    pub fn shutdown(&self) {
+        self.shutdown.cancel();
+        self.state.lock().sessions.clear();
+    }
+
+    pub fn readiness(&self) -> Readiness {
+        self.readiness.clone()
+    }
+
+    pub(crate) fn is_shut_down(&self) -> bool {
+        self.shutdown.is_cancelled()
+    }
+
+    pub(crate) async fn until_shutdown(&self) {
+        self.shutdown.cancelled().await;
+    }
+
+    pub(crate) fn now(&self) -> Duration {
+        self.options.clock.now()
+    }
+
+    pub(crate) fn note_change(&self) {
+        self.changes.send_modify(|n| *n += 1);
+    }
+
+    pub(crate) fn leadership(&self) -> Leadership {
+        self.leadership.borrow().clone()
+    }
+
+    /// Address of the metasrv that leads; empty if it is not known.
+    pub fn leader_address(&self) -> String {
+        match self.leadership() {
+            Leadership::Leader => self.options.address.clone(),
+            Leadership::Follower { leader } => leader,
+            Leadership::Unknown => String::new(),
+        }
+    }
+
+    /// Follows the election: takes the catalog over when elected, lets everything go when not.
+    async fn lead(self: Arc<Self>) {
+        let mut leadership = self.leadership.subscribe();
+        loop {
+            let now = leadership.borrow_and_update().clone();
+            match now {
+                Leadership::Leader => {
+                    if let Err(error) = self.take_over().await {
+                        warn!(%error, "the catalog cannot be taken over yet");
+                        tokio::select! {
+                            () = tokio::time::sleep(Duration::from_millis(500)) => continue,
+                            () = self.shutdown.cancelled() => return,
+                            _ = leadership.changed() => continue,
+                        }
+                    }
+                    self.readiness.set();
+                }
+                Leadership::Follower { .. } => {
+                    self.step_down();
+                    self.readiness.set();
+                }
+                Leadership::Unknown => self.step_down(),
+            }
+            tokio::select! {
+                changed = leadership.changed() => if changed.is_err() { return },
+                () = self.shutdown.cancelled() => return,
+            }
+        }
+    }
+
+    fn step_down(&self) {
+        let mut state = self.state.lock();
+        if state.catalog.take().is_some() {
+            info!("this metasrv no longer leads");
+        }
+        state.sessions.clear();
+        state.routes = view::Routes::default();
+    }
+
+    /// Loads the catalog as its only writer, and makes sure that the bucket is ours.
+    async fn take_over(&self) -> Result<()> {
+        let _turn = self.turn.lock().await;
+        let birth = Birth {
+            cluster_id: self.options.ids.uuid(),
+            name: self.options.name.clone(),
+            now_ms: self.options.clock.wall_ms(),
+        };
+        let mut catalog = Catalog::take_over(self.options.store.as_ref(), birth).await?;
+        if !catalog.root.bucket_claimed {
+            self.claim_bucket(&catalog).await?;
+            catalog = catalog.commit(self.options.store.as_ref(), &[Edit::BucketClaimed]).await?;
+        }
+        let (epoch, tables) = (catalog.root.metasrv_epoch, catalog.tables.len());
+        info!(cluster = %catalog.root.cluster_id, epoch, tables, "leading with the catalog loaded");
+        self.install(catalog);
+        Ok(())
+    }
+
+    /// Puts or checks `cluster.json`, and notes the outcome among the dependencies.
+    pub(crate) async fn claim_bucket(&self, catalog: &Catalog) -> Result<()> {
+        let marker = ClusterMarker {
+            format: FORMAT_VERSION,
+            cluster_id: catalog.root.cluster_id.clone(),
+            name: catalog.root.name.clone(),
+            created_ms: catalog.root.created_ms,
+        };
+        let claimed = claim(&self.options.bucket, &marker).await;
+        self.note_dependency("object_store", &claimed);
+        claimed
+    }
+
+    pub(crate) fn note_dependency(&self, name: &str, outcome: &Result<()>) {
+        let message = outcome.as_ref().err().map(ToString::to_string).unwrap_or_default();
+        let entry = v1::Dependency { name: name.into(), ok: outcome.is_ok(), message };
+        let mut state = self.state.lock();
+        match state.dependencies.iter_mut().find(|d| d.name == name) {
+            Some(known) => *known = entry,
+            None => state.dependencies.push(entry),
+        }
+    }
+
+    /// Makes `catalog` the one in force and tells the frontends what changed.
+    fn install(&self, catalog: Catalog) {
+        let mut state = self.state.lock();
+        let update = view::catalog_update(state.catalog.as_ref(), &catalog);
+        state.catalog = Some(catalog);
+        state.stale = false;
+        state.sessions.broadcast(NodeRole::Frontend, &push::Body::Catalog(update));
+        drop(state);
+        self.note_change();
+    }
+
+    pub(crate) fn not_leading(&self) -> Error {
+        let leader = self.leader_address();
+        let hint = if leader.is_empty() { "nobody leads yet".into() } else { format!("{leader} leads") };
+        Error::unavailable(format!("this metasrv does not lead; {hint}"))
+    }
+
+    /// The catalog in force; an error if this metasrv does not lead.
+    pub(crate) fn catalog(&self) -> Result<Catalog> {
+        self.state.lock().catalog.clone().ok_or_else(|| self.not_leading())
+    }
+
+    /// Changes the catalog: `decide` sees the newest one and returns what to change, or nothing.
+    pub(crate) async fn change(&self, decide: impl FnOnce(&Catalog) -> Result<Vec<Edit>>) -> Result<Catalog> {
+        let turn = self.turn.lock().await;
+        if self.state.lock().stale {
+            drop(turn);
+            self.take_over().await?;
+            return Err(Error::unavailable("the catalog was just loaded anew; try again"));
+        }
+        let catalog = self.catalog()?;
+        let edits = decide(&catalog)?;
+        if edits.is_empty() {
+            return Ok(catalog);
+        }
+        match catalog.commit(self.options.store.as_ref(), &edits).await {
+            Ok(next) => {
+                self.metrics.catalog_changes.inc();
+                self.install(next.clone());
+                Ok(next)
+            }
+            Err(error) => {
+                self.state.lock().stale = true;
+                self.note_change();
+                Err(error.context("whether the change was made is unknown"))
+            }
+        }
+    }
+
+    /// Checks a node that registers, and records its disk when it is new.
+    async fn admit(&self, register: &v1::Register) -> Result<NodeKey> {
+        let identity = register.identity.clone().unwrap_or_default();
+        let role = NodeRole::try_from(identity.role())?;
+        let key = NodeKey { role, id: identity.node_id };
+        let catalog = self.catalog()?;
+        let cluster_id = &catalog.root.cluster_id;
+        if !identity.cluster_id.is_empty() && identity.cluster_id != *cluster_id {
+            return Err(Error::permission_denied(format!(
+                "this is cluster {cluster_id}, the node's data belongs to cluster {}",
+                identity.cluster_id
+            )));
+        }
+        if register.min_format > FORMAT_VERSION || register.max_format < FORMAT_VERSION {
+            return Err(Error::permission_denied(format!(
+                "the cluster writes format {FORMAT_VERSION}, the node reads {} to {}",
+                register.min_format, register.max_format
+            )));
+        }
+        if let Some(reason) = self.state.lock().sessions.occupied(key, identity.incarnation, self.now()) {
+            return Err(Error::permission_denied(reason));
+        }
+        if role == NodeRole::Datanode {
+            self.record_disk(key, &identity.disk_id).await?;
+        }
+        Ok(key)
+    }
+
+    async fn record_disk(&self, key: NodeKey, disk_id: &str) -> Result<()> {
+        if disk_id.is_empty() {
+            return Err(Error::permission_denied("a datanode must say its disk id"));
+        }
+        let record = DatanodeRecord { format: FORMAT_VERSION, disk_id: disk_id.into() };
+        let changed = self
+            .change(|catalog| {
+                let known = catalog.datanodes.get(&key.id);
+                if let Some(known) = known.filter(|known| known.disk_id != disk_id) {
+                    warn!(node = key.id, old = known.disk_id, new = disk_id, "a datanode came with another disk");
+                }
+                let news = known != Some(&record);
+                Ok(if news { vec![Edit::PutDatanode(key.id, record.clone())] } else { vec![] })
+            })
+            .await;
+        changed.map(|_| ())
+    }
+
+    /// Takes the node in and queues what it must know first. Under one lock, so that no change falls between.
+    fn welcome(&self, key: NodeKey, register: v1::Register, push: mpsc::Sender<v1::Push>) -> Result<u64> {
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
+        let catalog = state.catalog.as_ref().ok_or_else(|| self.not_leading())?;
+        let welcome = v1::Welcome {
+            cluster_id: catalog.root.cluster_id.clone(),
+            metasrv_epoch: catalog.root.metasrv_epoch,
+            heartbeat_interval_ms: self.options.config.heartbeat_interval.as_millis() as u64,
+        };
+        let update = view::catalog_update(None, catalog);
+        info!(role = %key.role, node = key.id, address = %register.address, "a node has registered");
+        let serial = state.sessions.admit(key, register, push, self.now());
+        let session = state.sessions.get(key.role, key.id).expect("just admitted");
+        let mut said = session.say(push::Body::Welcome(welcome));
+        if key.role == NodeRole::Frontend {
+            said &= session.say(push::Body::Catalog(update));
+            said &= session.say(push::Body::Routes(state.routes.complete()));
+        }
+        drop(guard);
+        self.note_change();
+        if said { Ok(serial) } else { Err(Error::internal("a new session does not take pushes")) }
+    }
+
+    /// Takes in the beats of one session until it ends.
+    async fn listen(&self, key: NodeKey, serial: u64, mut beats: BoxStream<'static, v1::Beat>) {
+        while let Some(beat) = beats.next().await {
+            if let Some(beat::Body::Tick(tick)) = beat.body {
+                let now = self.now();
+                if self.state.lock().sessions.tick(key, serial, tick, now) {
+                    self.note_change();
+                }
+            }
+        }
+        if self.state.lock().sessions.end(key, serial) {
+            info!(role = %key.role, node = key.id, "a node's session has ended");
+            self.note_change();
+        }
+    }
+
+    /// Registers the sender of `beats`. The answer begins with `Welcome`, `NotLeader` or `Refused`.
+    pub async fn open_session(
+        self: &Arc<Self>,
+        mut beats: BoxStream<'static, v1::Beat>,
+    ) -> BoxStream<'static, Result<v1::Push>> {
+        let only = |body| futures::stream::iter([Ok(v1::Push { body: Some(body) })]).boxed();
+        if self.state.lock().catalog.is_none() {
+            let leader = match self.leadership() {
+                Leadership::Follower { leader } => leader,
+                _ => String::new(),
+            };
+            return only(push::Body::NotLeader(v1::NotLeader { leader }));
+        }
+        let Some(Some(beat::Body::Register(register))) = beats.next().await.map(|b| b.body) else {
+            let reason = "the first beat must be a Register".to_string();
+            return only(push::Body::Refused(v1::Refused { reason }));
+        };
+        let key = match self.admit(&register).await {
+            Ok(key) => key,
+            Err(error) if error.is_retryable() => return futures::stream::iter([Err(error)]).boxed(),
+            Err(error) => return only(push::Body::Refused(v1::Refused { reason: error.message })),
+        };
+        let (push, pushes) = mpsc::channel(PUSH_QUEUE);
+        match self.welcome(key, register, push) {
+            Ok(serial) => {
+                let metasrv = self.clone();
+                tokio::spawn(async move { metasrv.listen(key, serial, beats).await });
+                ReceiverStream::new(pushes).map(Ok).boxed()
+            }
+            Err(error) => futures::stream::iter([Err(error)]).boxed(),
+        }
+    }
+}
+
+/// The way to a metasrv in the same process.
+pub struct InProcess(pub Arc<Metasrv>);
+
+#[async_trait]
+impl MetaLink for InProcess {
+    async fn heartbeat(
+        &self,
+        beats: BoxStream<'static, v1::Beat>,
+    ) -> Result<BoxStream<'static, Result<v1::Push>>> {
+        Ok(self.0.open_session(beats).await)
+    }
+
+    async fn ddl(&self, request: v1::DdlRequest) -> Result<v1::DdlResponse> {
+        self.0.ddl(request).await
+    }
+
+    async fn cluster(&self) -> Result<String> {
+        Ok(self.0.cluster_json())
+    }
+}

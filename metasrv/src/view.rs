@@ -1,0 +1,219 @@
+//! Tells: what frontends are pushed, and what a person sees at `GET /v1/cluster`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use axum::Router;
+use axum::http::header;
+use axum::response::IntoResponse;
+use axum::routing::get;
+use greptime_metasrv_plan::assignment::Replica;
+use greptime_metasrv_plan::{RegionState, region_state};
+use greptime_proto::v1;
+use greptime_types::{NodeId, NodeRole, RegionId, TableState};
+use serde_json::json;
+
+use crate::catalog::Catalog;
+use crate::election::Leadership;
+use crate::server::{Metasrv, State};
+
+/// The state of every region of a table that is not being dropped.
+pub(crate) fn region_states(state: &State) -> BTreeMap<RegionId, RegionState> {
+    let Some(catalog) = &state.catalog else { return BTreeMap::new() };
+    let mut states = BTreeMap::new();
+    for table in catalog.tables.values().filter(|t| t.state != TableState::Dropping) {
+        for region in table.regions() {
+            let replica = |node: NodeId| {
+                let session = state.sessions.get(NodeRole::Datanode, node);
+                session.map_or(Replica::Away, |s| s.replica(region))
+            };
+            let replicas: Vec<_> = catalog.members(region).iter().map(|m| (m.node, replica(m.node))).collect();
+            states.insert(region, region_state(table.state == TableState::Ready, &replicas));
+        }
+    }
+    states
+}
+
+/// Where regions are, as frontends were last told.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Routes {
+    known: BTreeMap<RegionId, v1::Route>,
+}
+
+impl Routes {
+    pub(crate) fn complete(&self) -> v1::RouteUpdate {
+        v1::RouteUpdate {
+            complete: true,
+            routes: self.known.values().cloned().collect(),
+            dropped_regions: vec![],
+        }
+    }
+
+    /// Takes in the newest routes; returns what frontends must be told, if anything.
+    pub(crate) fn update(&mut self, next: BTreeMap<RegionId, v1::Route>) -> Option<v1::RouteUpdate> {
+        let routes: Vec<v1::Route> =
+            next.iter().filter(|(id, route)| self.known.get(id) != Some(route)).map(|(_, r)| r.clone()).collect();
+        let dropped: Vec<u64> = self.known.keys().filter(|id| !next.contains_key(id)).map(|id| id.as_u64()).collect();
+        self.known = next;
+        let news = !routes.is_empty() || !dropped.is_empty();
+        news.then_some(v1::RouteUpdate { complete: false, routes, dropped_regions: dropped })
+    }
+}
+
+/// The route of every region as the datanodes report it now.
+pub(crate) fn routes(state: &State, states: &BTreeMap<RegionId, RegionState>) -> BTreeMap<RegionId, v1::Route> {
+    let Some(catalog) = &state.catalog else { return BTreeMap::new() };
+    let address = |node: NodeId| {
+        let session = state.sessions.get(NodeRole::Datanode, node);
+        session.map(|s| s.register.address.clone()).unwrap_or_default()
+    };
+    let route = |(region, region_state): (&RegionId, &RegionState)| {
+        let (epoch, leader_node, leader_address) = match region_state {
+            RegionState::Leading { node, epoch } => (*epoch, *node, address(*node)),
+            _ => (0, 0, String::new()),
+        };
+        let voters = catalog.members(*region).iter().map(|m| m.node).collect();
+        (*region, v1::Route { region_id: region.as_u64(), epoch, leader_node, leader_address, voters })
+    };
+    states.iter().map(route).collect()
+}
+
+/// What differs between two catalogs for somebody who sees ready tables only; everything if there is no old one.
+pub(crate) fn catalog_update(old: Option<&Catalog>, new: &Catalog) -> v1::CatalogUpdate {
+    let json = |value: serde_json::Result<String>| value.expect("catalog records are always JSON");
+    let visible = |c: &Catalog| -> BTreeMap<u32, _> {
+        let ready = c.tables.values().filter(|t| t.state == TableState::Ready);
+        ready.map(|t| (t.id, t.clone())).collect()
+    };
+    let (old_tables, new_tables) = (old.map(visible).unwrap_or_default(), visible(new));
+    let old_databases = old.map(|c| c.databases.clone()).unwrap_or_default();
+    let old_names: BTreeSet<&String> = old_databases.keys().collect();
+    v1::CatalogUpdate {
+        revision: new.root.revision,
+        complete: old.is_none(),
+        databases_json: new
+            .databases
+            .values()
+            .filter(|d| old_databases.get(&d.name) != Some(d))
+            .map(|d| json(serde_json::to_string(d)))
+            .collect(),
+        tables_json: new_tables
+            .values()
+            .filter(|t| old_tables.get(&t.id) != Some(t))
+            .map(|t| json(serde_json::to_string(t)))
+            .collect(),
+        dropped_tables: old_tables.keys().filter(|id| !new_tables.contains_key(id)).copied().collect(),
+        dropped_databases: old_names
+            .into_iter()
+            .filter(|name| !new.databases.contains_key(*name))
+            .cloned()
+            .collect(),
+    }
+}
+
+impl Metasrv {
+    /// The JSON of `GET /v1/cluster`.
+    pub fn cluster_json(&self) -> String {
+        let now = self.now();
+        let leader_address = self.leader_address();
+        let leading = self.leadership() == Leadership::Leader;
+        let state = self.state.lock();
+        let states = region_states(&state);
+        let nodes: Vec<_> = nodes(&state, now);
+        let regions: Vec<_> = states.iter().map(|(region, s)| region_json(&state, *region, *s)).collect();
+        let root = state.catalog.as_ref().map(|c| &c.root);
+        let cluster = json!({
+            "cluster_id": root.map(|r| &r.cluster_id),
+            "name": self.options.name,
+            "leader": leading && root.is_some(),
+            "leader_address": leader_address,
+            "metasrv_epoch": root.map(|r| r.metasrv_epoch),
+            "revision": root.map_or(0, |r| r.revision),
+            "dependencies": dependencies(&state),
+            "nodes": nodes,
+            "regions": regions,
+        });
+        serde_json::to_string_pretty(&cluster).unwrap_or_default()
+    }
+}
+
+/// metasrv's own dependencies, then those that datanodes complain about.
+fn dependencies(state: &State) -> Vec<serde_json::Value> {
+    let own = state.dependencies.iter().map(|d| (String::new(), d));
+    let theirs = state.sessions.of_role(NodeRole::Datanode).flat_map(|(id, session)| {
+        let unwell = session.dependencies.iter().filter(|d| !d.ok);
+        unwell.map(move |d| (format!("datanode {id}: "), d))
+    });
+    own.chain(theirs)
+        .map(|(who, d)| json!({"name": d.name, "ok": d.ok, "message": if d.ok { String::new() } else { format!("{who}{}", d.message) }}))
+        .collect()
+}
+
+fn nodes(state: &State, now: std::time::Duration) -> Vec<serde_json::Value> {
+    let leaders = |session: &crate::sessions::Session| {
+        session.reports.values().filter(|r| r.role() == v1::RegionRole::Leader).count()
+    };
+    let mut nodes: Vec<_> = state
+        .sessions
+        .iter()
+        .map(|(key, session)| {
+            json!({
+                "role": key.role,
+                "id": key.id,
+                "address": session.register.address,
+                "alive": true,
+                "incarnation": session.incarnation(),
+                "version": session.register.version,
+                "leaders": leaders(session),
+                "regions": session.reports.len(),
+                "last_beat_ms_ago": now.saturating_sub(session.last_beat).as_millis() as u64,
+                "oldest_append_ms": session.oldest_append_ms,
+            })
+        })
+        .collect();
+    let known = state.catalog.iter().flat_map(|c| c.datanodes.keys());
+    for id in known.filter(|id| state.sessions.get(NodeRole::Datanode, **id).is_none()) {
+        nodes.push(json!({"role": NodeRole::Datanode, "id": id, "alive": false}));
+    }
+    nodes
+}
+
+fn region_json(state: &State, region: RegionId, region_state: RegionState) -> serde_json::Value {
+    let catalog = state.catalog.as_ref();
+    let table = catalog.and_then(|c| c.tables.get(&region.table())).map(|t| t.full_name());
+    let voters: Vec<NodeId> =
+        catalog.map(|c| c.members(region).iter().map(|m| m.node).collect()).unwrap_or_default();
+    let (epoch, leader) = match region_state {
+        RegionState::Leading { node, epoch } => (epoch, Some(node)),
+        _ => (0, None),
+    };
+    let report = leader
+        .and_then(|node| state.sessions.get(NodeRole::Datanode, node))
+        .and_then(|session| session.reports.get(&region));
+    let problems: Vec<&str> = voters
+        .iter()
+        .filter_map(|node| state.sessions.get(NodeRole::Datanode, *node)?.reports.get(&region))
+        .map(|report| report.problem.as_str())
+        .filter(|problem| !problem.is_empty())
+        .collect();
+    json!({
+        "region": region,
+        "table": table,
+        "state": region_state.label(),
+        "epoch": epoch,
+        "leader": leader,
+        "voters": voters,
+        "last_index": report.map(|r| r.last_index),
+        "flushed_index": report.map(|r| r.flushed_index),
+        "problem": problems.join("; "),
+    })
+}
+
+/// `GET /v1/cluster`.
+pub fn http_router(metasrv: Arc<Metasrv>) -> Router {
+    let cluster = move || {
+        let json = metasrv.cluster_json();
+        async move { ([(header::CONTENT_TYPE, "application/json")], json).into_response() }
+    };
+    Router::new().route("/v1/cluster", get(cluster))
+}

@@ -1,0 +1,121 @@
+//! All settings of the database program. One file serves every role; a role reads what concerns it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use greptime_datanode::DatanodeConfig;
+use greptime_frontend::FrontendConfig;
+use greptime_metasrv::MetasrvConfig;
+use greptime_metasrv::store::EtcdConfig;
+use greptime_object_store::ObjectStoreConfig;
+use greptime_telemetry::LogConfig;
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    pub cluster: Cluster,
+    pub node: Node,
+    pub http: Http,
+    pub grpc: Grpc,
+    pub mysql: Mysql,
+    pub postgres: Postgres,
+    pub metasrv: Metasrv,
+    pub store: Store,
+    pub object_store: ObjectStoreConfig,
+    pub auth: Auth,
+    pub log: LogConfig,
+    pub datanode: DatanodeConfig,
+    pub frontend: FrontendConfig,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Cluster {
+    /// Shown to people; the identity of a cluster is a random id of its own.
+    pub name: String,
+}
+
+impl Default for Cluster {
+    fn default() -> Self {
+        Self { name: "greptime".into() }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Node {
+    /// Number of this node within its role; in Kubernetes the ordinal of its pod.
+    pub id: u64,
+    /// host:port that other nodes dial; the gRPC address if empty.
+    pub advertise_address: String,
+    pub data_dir: PathBuf,
+}
+
+impl Default for Node {
+    fn default() -> Self {
+        Self { id: 0, advertise_address: String::new(), data_dir: "./greptime-data".into() }
+    }
+}
+
+/// A section that is just one address, empty for "the role's default port on all interfaces".
+macro_rules! address_section {
+    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(deny_unknown_fields, default)]
+        pub struct $name {
+            pub address: String,
+        }
+    )*};
+}
+
+address_section! {
+    /// Probes, metrics and the HTTP API; port 4000.
+    Http,
+    /// metasrv 3002, datanode 3001, frontend 4001.
+    Grpc,
+    /// Port 4002.
+    Mysql,
+    /// Port 4003.
+    Postgres,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Metasrv {
+    /// Where datanodes and frontends find metasrv: host:port of any of them.
+    pub addresses: Vec<String>,
+    #[serde(with = "greptime_settings::duration")]
+    pub heartbeat_interval: Duration,
+    /// A node that is silent for longer counts as away.
+    #[serde(with = "greptime_settings::duration")]
+    pub session_timeout: Duration,
+}
+
+impl Default for Metasrv {
+    fn default() -> Self {
+        let MetasrvConfig { heartbeat_interval, session_timeout } = MetasrvConfig::default();
+        Self { addresses: vec![], heartbeat_interval, session_timeout }
+    }
+}
+
+impl Metasrv {
+    pub fn config(&self) -> MetasrvConfig {
+        MetasrvConfig { heartbeat_interval: self.heartbeat_interval, session_timeout: self.session_timeout }
+    }
+}
+
+/// Where metasrv keeps the catalog.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Store {
+    pub etcd: EtcdConfig,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Auth {
+    /// One `name=password` a line; read again when it changes. Without it nobody is asked.
+    pub users_file: Option<PathBuf>,
+}

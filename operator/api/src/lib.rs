@@ -1,0 +1,1 @@
+//! The GreptimeCluster custom resource.

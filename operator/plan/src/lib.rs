@@ -1,0 +1,1 @@
+//! Pure planning: observed state in, objects and conditions out.
