@@ -16,6 +16,8 @@ pub mod region;
 pub mod scan;
 pub mod server;
 pub mod sst;
+#[cfg(test)]
+mod testing;
 
 pub use config::DatanodeConfig;
 pub use server::{Datanode, DatanodeParts};

@@ -1,4 +1,16 @@
 //! frontend: protocols, SQL, routes.
-mod metrics;
+
+mod auth;
 pub mod config;
+mod frontend;
+pub mod ingest;
+mod metrics;
+pub mod protocols;
+pub mod query;
 pub mod route;
+pub mod sql;
+pub mod statement;
+
+pub use config::FrontendConfig;
+pub use frontend::{Frontend, FrontendParts};
+pub use route::{GrpcRegions, Peer, Regions};

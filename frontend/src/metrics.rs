@@ -21,6 +21,10 @@ struct ProtocolLabels {
     protocol: &'static str,
 }
 
+/// Seconds.
+const BUCKETS: [f64; 15] =
+    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+
 #[derive(Clone, Debug)]
 pub struct FrontendMetrics {
     requests: Family<RequestLabels, Counter>,
@@ -34,10 +38,9 @@ pub struct FrontendMetrics {
 
 impl FrontendMetrics {
     pub fn new(registry: &Metrics) -> Self {
-        let buckets = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
         let new = Self {
             requests: Family::default(),
-            seconds: Family::new_with_constructor(move || Histogram::new(buckets)),
+            seconds: Family::new_with_constructor(|| Histogram::new(BUCKETS)),
             rows_ingested: Family::default(),
             held: Gauge::default(),
             retries: Counter::default(),

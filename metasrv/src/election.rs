@@ -36,7 +36,7 @@ pub struct Alone;
 #[async_trait]
 impl Election for Alone {
     async fn run(&self, tell: watch::Sender<Leadership>, shutdown: CancellationToken) {
-        let _ = tell.send(Leadership::Leader);
+        tell.send_replace(Leadership::Leader);
         shutdown.cancelled().await;
     }
 }
@@ -72,7 +72,7 @@ impl EtcdElection {
                 match self.try_create(lease).await? {
                     None => {
                         info!(address = %self.address, "this metasrv leads");
-                        let _ = tell.send(Leadership::Leader);
+                        tell.send_replace(Leadership::Leader);
                     }
                     Some(leader) => {
                         tell.send_if_modified(|now| {

@@ -162,19 +162,19 @@ pub fn start(core: LogCore, machine: Arc<dyn Apply>, queue: usize, turn_bytes: u
     let run = move || {
         // The log engine panics when an fsync fails, and the Raft library when its storage does: either way
         // this process must never acknowledge anything again.
-        let outcome = catch_unwind(AssertUnwindSafe(move || {
-            let outcome = driver.run(&mut arriving, turn_bytes);
-            // Closes the log, and answers everybody who waits.
-            drop((driver, arriving));
-            outcome
-        }));
+        let outcome = catch_unwind(AssertUnwindSafe(|| driver.run(&mut arriving, turn_bytes)));
         let reason = match outcome {
-            Ok(Ok(())) => return,
-            Ok(Err(reason)) => reason,
-            Err(panic) => format!("the log loop panicked: {}", panic_text(panic.as_ref())),
+            Ok(Ok(())) => None,
+            Ok(Err(reason)) => Some(reason),
+            Err(panic) => Some(format!("the log loop panicked: {}", panic_text(panic.as_ref()))),
         };
-        tracing::error!(reason, "the log has failed; this node takes no more writes and must restart");
-        failed.send_replace(Some(reason));
+        if let Some(reason) = reason {
+            tracing::error!(reason, "the log has failed; this node takes no more writes and must restart");
+            failed.send_replace(Some(reason));
+        }
+        // Closes the log, and answers everybody who waits; a log engine that has panicked may do so again.
+        let _ = catch_unwind(AssertUnwindSafe(move || drop((driver, arriving))));
+        drop(failed);
     };
     std::thread::Builder::new()
         .name("log-loop".into())

@@ -7,7 +7,6 @@ use bytes::Bytes;
 use greptime_types::RegionId;
 use prometheus_client::metrics::counter::Counter;
 use raft::eraftpb::Entry;
-use raft_engine::internals::FilePipeLog;
 use raft_engine::{Command, Config, Engine, LogBatch, MessageExt, ReadableSize, RecoveryMode};
 
 use super::files::{Cut, LogFiles};
@@ -33,7 +32,7 @@ impl MessageExt for RaftEntries {
 }
 
 pub struct EngineLog {
-    engine: Engine<LogFiles, FilePipeLog<LogFiles>>,
+    engine: Engine<LogFiles>,
     cuts: Vec<Cut>,
 }
 

@@ -50,10 +50,6 @@ impl RegionStorage {
         Ok(storage)
     }
 
-    pub fn last(&self) -> Position {
-        self.last
-    }
-
     /// After the entries are in the store.
     pub fn appended(&mut self, entries: Vec<Entry>) {
         let Some(first) = entries.first() else { return };

@@ -1,0 +1,288 @@
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use greptime_types::RegionId;
+use prometheus_client::metrics::counter::Counter;
+
+use super::*;
+
+fn region(number: u32) -> RegionId {
+    RegionId::new(9, number)
+}
+
+fn initialise(number: u32) -> Input {
+    let raft_id = u64::from(number) + 1;
+    Input::Initialise(Initialise {
+        region: region(number),
+        raft_id,
+        voters: vec![raft_id],
+        checkpoint: Bytes::from_static(b"empty"),
+    })
+}
+
+fn propose(number: u32, token: u64, data: &'static str) -> Input {
+    Input::Propose { region: region(number), token, data: Bytes::from_static(data.as_bytes()) }
+}
+
+fn open(store: &Arc<dyn LogStore>, flushed: &[(u32, u64)]) -> LogCore {
+    let flushed: BTreeMap<RegionId, u64> = flushed.iter().map(|(n, at)| (region(*n), *at)).collect();
+    let (core, failed) = LogCore::open(Arc::clone(store), LogOptions::default(), &flushed);
+    assert!(failed.is_empty(), "{failed:?}");
+    core
+}
+
+/// Turns until nothing is left to do; applies what is committed.
+fn settle(core: &mut LogCore) -> Result<Vec<(RegionId, CommittedEntry)>, LogError> {
+    let mut applied = Vec::new();
+    while core.has_work() {
+        let output = core.turn(&mut |_, _| panic!("a group of one voter sends nothing"))?;
+        for committed in output.committed {
+            let last = committed.entries.last().unwrap().index;
+            applied.extend(committed.entries.into_iter().map(|e| (committed.region, e)));
+            core.applied(committed.region, last);
+        }
+        applied.extend(output.refused.into_iter().map(|(token, error)| {
+            let data = Bytes::from(error.to_string());
+            (RegionId::from_u64(0), CommittedEntry { index: 0, term: 0, data, token: Some(token) })
+        }));
+    }
+    Ok(applied)
+}
+
+fn texts(entries: &[(RegionId, CommittedEntry)]) -> Vec<String> {
+    entries.iter().map(|(_, e)| String::from_utf8(e.data.to_vec()).unwrap()).collect()
+}
+
+fn memory() -> (MemoryLog, Arc<dyn LogStore>) {
+    let log = MemoryLog::default();
+    (log.clone(), Arc::new(log))
+}
+
+#[test]
+fn a_group_of_one_elects_itself_and_commits_what_is_proposed() {
+    let (_, store) = memory();
+    let mut core = open(&store, &[]);
+    core.step(initialise(0));
+    let first = settle(&mut core).unwrap();
+    assert_eq!(texts(&first), [""], "a term begins with an empty entry");
+    core.step(propose(0, 5, "x"));
+    let next = settle(&mut core).unwrap();
+    assert_eq!(texts(&next), ["x"]);
+    assert_eq!(next[0].1.token, Some(5));
+    assert_eq!(next[0].1.index, first[0].1.index + 1);
+}
+
+#[test]
+fn a_turn_of_many_regions_is_one_sync() {
+    let (log, store) = memory();
+    let mut core = open(&store, &[]);
+    for number in 0..50 {
+        core.step(initialise(number));
+    }
+    settle(&mut core).unwrap();
+    let before = log.syncs();
+    for number in 0..50 {
+        core.step(propose(number, 1, "x"));
+        core.step(propose(number, 2, "y"));
+    }
+    assert_eq!(settle(&mut core).unwrap().len(), 100);
+    assert_eq!(log.syncs() - before, 1);
+}
+
+#[test]
+fn what_was_not_synced_is_not_committed_and_not_there_later() {
+    for fault in [Fault::Lost, Fault::Torn, Fault::SyncFailedButKept] {
+        let (log, store) = memory();
+        let mut core = open(&store, &[]);
+        core.step(initialise(0));
+        settle(&mut core).unwrap();
+        core.step(propose(0, 1, "kept"));
+        settle(&mut core).unwrap();
+        log.fail_at(1, fault);
+        core.step(propose(0, 2, "lost"));
+        assert!(matches!(settle(&mut core), Err(LogError::Write(_))));
+        let reopened: Arc<dyn LogStore> = Arc::new(log.reopen());
+        let mut core = open(&reopened, &[(0, 1)]);
+        let replayed = texts(&settle(&mut core).unwrap());
+        let expected: &[&str] = match fault {
+            Fault::SyncFailedButKept => &["", "kept", "lost", ""],
+            _ => &["", "kept", ""],
+        };
+        assert_eq!(replayed, expected, "{fault:?}");
+    }
+}
+
+#[test]
+fn a_trimmed_log_goes_on_from_its_position_even_if_it_is_empty() {
+    let (log, store) = memory();
+    let mut core = open(&store, &[]);
+    core.step(initialise(0));
+    settle(&mut core).unwrap();
+    core.step(propose(0, 1, "x"));
+    let last = settle(&mut core).unwrap().pop().unwrap().1.index;
+    let checkpoint = Bytes::from_static(b"in files");
+    core.step(Input::Trim { region: region(0), through: last, checkpoint: checkpoint.clone() });
+    settle(&mut core).unwrap();
+    assert_eq!(log.bounds(region(0)), None);
+    let reopened: Arc<dyn LogStore> = Arc::new(log.reopen());
+    assert_eq!(reopened.get(region(0), Key::Checkpoint).unwrap(), Some(checkpoint));
+    let mut core = open(&reopened, &[(0, last)]);
+    let entries = settle(&mut core).unwrap();
+    assert_eq!(entries[0].1.index, last + 1);
+    assert!(entries[0].1.term > 1);
+}
+
+#[test]
+fn a_trim_beyond_what_is_applied_does_nothing() {
+    let (log, store) = memory();
+    let mut core = open(&store, &[]);
+    core.step(initialise(0));
+    settle(&mut core).unwrap();
+    let before = log.bounds(region(0));
+    core.step(Input::Trim { region: region(0), through: 1000, checkpoint: Bytes::new() });
+    settle(&mut core).unwrap();
+    assert_eq!(log.bounds(region(0)), before);
+}
+
+#[test]
+fn an_unknown_region_refuses_and_a_dropped_one_is_gone() {
+    let (log, store) = memory();
+    let mut core = open(&store, &[]);
+    core.step(propose(3, 8, "x"));
+    assert!(texts(&settle(&mut core).unwrap())[0].contains("not on this node"));
+    core.step(initialise(0));
+    settle(&mut core).unwrap();
+    core.step(propose(0, 1, "x"));
+    core.step(Input::Drop { region: region(0) });
+    assert!(texts(&settle(&mut core).unwrap())[0].contains("was dropped"));
+    assert!(log.regions().unwrap().is_empty());
+    assert_eq!(log.bounds(region(0)), None);
+}
+
+#[test]
+fn a_long_log_is_replayed_in_bounded_pieces() {
+    let (log, store) = memory();
+    let mut core = open(&store, &[]);
+    core.step(initialise(0));
+    settle(&mut core).unwrap();
+    let payload = Bytes::from(vec![7; 1 << 20]);
+    for token in 0..10 {
+        core.step(Input::Propose { region: region(0), token, data: payload.clone() });
+        settle(&mut core).unwrap();
+    }
+    let reopened: Arc<dyn LogStore> = Arc::new(log.reopen());
+    let mut core = open(&reopened, &[(0, 1)]);
+    let (mut entries, mut most) = (0, 0);
+    while core.has_work() {
+        for committed in core.turn(&mut |_, _| {}).unwrap().committed {
+            most = most.max(committed.entries.len());
+            entries += committed.entries.len();
+            core.applied(committed.region, committed.entries.last().unwrap().index);
+        }
+    }
+    assert_eq!(entries, 12);
+    assert!(most <= 6, "{most} MiB were taken at once");
+}
+
+fn engine(dir: &std::path::Path) -> EngineLog {
+    let options =
+        EngineOptions { dir: dir.to_owned(), file_size: 1 << 20, purge_threshold: 2 << 20 };
+    EngineLog::open(&options, Counter::default()).unwrap()
+}
+
+#[test]
+fn the_engine_keeps_entries_keys_and_trims_across_a_reopen() {
+    let dir = tempfile::tempdir().unwrap();
+    let last = {
+        let store: Arc<dyn LogStore> = Arc::new(engine(dir.path()));
+        let mut core = open(&store, &[]);
+        core.step(initialise(0));
+        core.step(initialise(1));
+        settle(&mut core).unwrap();
+        core.step(propose(0, 1, "x"));
+        core.step(propose(1, 2, "y"));
+        let last = settle(&mut core).unwrap().pop().unwrap().1.index;
+        let checkpoint = Bytes::from_static(b"in files");
+        core.step(Input::Trim { region: region(0), through: last, checkpoint });
+        settle(&mut core).unwrap();
+        last
+    };
+    let log = engine(dir.path());
+    assert!(log.cuts().is_empty(), "{:?}", log.cuts());
+    assert_eq!(log.regions().unwrap(), [region(0), region(1)]);
+    assert_eq!(log.bounds(region(0)), None);
+    assert_eq!(log.get(region(0), Key::Checkpoint).unwrap().unwrap(), "in files");
+    let store: Arc<dyn LogStore> = Arc::new(log);
+    let mut core = open(&store, &[(0, last), (1, 1)]);
+    let replayed = settle(&mut core).unwrap();
+    let of = |n| texts(&replayed.iter().filter(|(r, _)| *r == region(n)).cloned().collect::<Vec<_>>());
+    assert_eq!(of(0), [""]);
+    assert_eq!(of(1), ["", "y", ""]);
+    core.step(Input::Drop { region: region(1) });
+    settle(&mut core).unwrap();
+    drop((core, store));
+    assert_eq!(engine(dir.path()).regions().unwrap(), [region(0)]);
+}
+
+#[test]
+fn a_torn_tail_is_cut_and_its_place_is_known() {
+    let dir = tempfile::tempdir().unwrap();
+    {
+        let store: Arc<dyn LogStore> = Arc::new(engine(dir.path()));
+        let mut core = open(&store, &[]);
+        core.step(initialise(0));
+        settle(&mut core).unwrap();
+        core.step(propose(0, 1, "kept"));
+        settle(&mut core).unwrap();
+        core.step(propose(0, 2, "torn"));
+        settle(&mut core).unwrap();
+    }
+    let mut files: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|f| f.unwrap().path()).collect();
+    files.retain(|f| f.extension().is_some_and(|e| e == "raftlog"));
+    files.sort();
+    let file = files.last().unwrap();
+    let length = std::fs::metadata(file).unwrap().len();
+    std::fs::OpenOptions::new().write(true).open(file).unwrap().set_len(length - 3).unwrap();
+    let log = engine(dir.path());
+    assert_eq!(log.cuts().len(), 1, "{:?}", log.cuts());
+    assert_eq!(&log.cuts()[0].file, file);
+    assert!(log.cuts()[0].bytes > 0);
+    let store: Arc<dyn LogStore> = Arc::new(log);
+    let mut core = open(&store, &[(0, 1)]);
+    assert_eq!(texts(&settle(&mut core).unwrap()), ["", "kept", ""]);
+}
+
+#[test]
+fn old_files_of_the_engine_are_removed_once_trimmed() {
+    let dir = tempfile::tempdir().unwrap();
+    let store: Arc<dyn LogStore> = Arc::new(engine(dir.path()));
+    let mut core = open(&store, &[]);
+    core.step(initialise(0));
+    settle(&mut core).unwrap();
+    let mut last = 0;
+    for token in 0..64u64 {
+        // Not compressible, so that files fill up.
+        let mut x = token + 1;
+        let mut next = || {
+            x = x.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (x >> 33) as u8
+        };
+        let data: Vec<u8> = (0..128 << 10).map(|_| next()).collect();
+        core.step(Input::Propose { region: region(0), token, data: data.into() });
+        last = settle(&mut core).unwrap().pop().unwrap().1.index;
+    }
+    let size = |dir: &std::path::Path| -> u64 {
+        std::fs::read_dir(dir).unwrap().map(|f| f.unwrap().metadata().unwrap().len()).sum()
+    };
+    assert!(size(dir.path()) > 8 << 20);
+    core.step(Input::Trim { region: region(0), through: last, checkpoint: Bytes::new() });
+    settle(&mut core).unwrap();
+    store.reclaim().unwrap();
+    let names = |dir: &std::path::Path| std::fs::read_dir(dir).unwrap().count();
+    assert!(size(dir.path()) < 8 << 20, "{} bytes in {} files", size(dir.path()), names(dir.path()));
+    drop((core, store));
+    let store: Arc<dyn LogStore> = Arc::new(engine(dir.path()));
+    let mut core = open(&store, &[(0, last)]);
+    assert_eq!(settle(&mut core).unwrap()[0].1.index, last + 1);
+}

@@ -142,6 +142,3 @@ impl Region {
         self.change(|state| state.close(reason.to_owned()));
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -8,6 +8,7 @@ mod query;
 mod regions;
 mod removal;
 mod session;
+mod tasks;
 mod write;
 
 pub use identity::Identity;
@@ -25,7 +26,6 @@ use greptime_types::{Error, RegionId, Result};
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::budget::Budget;
 use crate::config::DatanodeConfig;
@@ -34,6 +34,7 @@ use crate::metrics::DatanodeMetrics;
 use crate::region::Flusher;
 use identity::DataDir;
 use maintain::FlushBook;
+use tasks::Tasks;
 use write::within;
 
 /// A running datanode.
@@ -66,7 +67,7 @@ pub struct Datanode {
     bucket_problem: Mutex<Option<String>>,
     /// Why this process must end, if so.
     fatal: watch::Sender<Option<String>>,
-    tasks: TaskTracker,
+    tasks: Tasks,
     shutdown: CancellationToken,
 }
 
@@ -78,6 +79,11 @@ impl Datanode {
     /// Every region on this node's disk.
     pub fn reports(&self) -> Vec<RegionReport> {
         self.regions.reports()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn regions(&self) -> &Arc<Regions> {
+        &self.regions
     }
 
     /// Whether this node has registered and opened everything that it was told to hold; stays true.
@@ -115,8 +121,7 @@ impl Datanode {
     /// Stops: no more sessions and background work; everything acknowledged is on disk already.
     pub async fn shutdown(&self) {
         self.shutdown.cancel();
-        self.tasks.close();
-        self.tasks.wait().await;
+        self.tasks.finish().await;
         self.log.stop().await;
     }
 

@@ -19,10 +19,10 @@ use greptime_types::{Error, NodeId, RegionId, Result};
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use super::identity::DataDir;
 use super::maintain::FlushBook;
+use super::tasks::Tasks;
 use super::{Datanode, Regions};
 use crate::budget::Budget;
 use crate::config::DatanodeConfig;
@@ -125,7 +125,7 @@ impl Datanode {
             reported: Mutex::default(),
             bucket_problem: Mutex::default(),
             fatal: watch::Sender::new(None),
-            tasks: TaskTracker::new(),
+            tasks: Tasks::new(),
             shutdown: CancellationToken::new(),
             config,
         });

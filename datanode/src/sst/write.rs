@@ -12,7 +12,7 @@ use greptime_types::schema::SEQUENCE_COLUMN;
 use greptime_types::{Error, RegionId, Result, TableInfo, format};
 use object_store::buffered::BufWriter;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt};
+use object_store::ObjectStoreExt;
 use parquet::arrow::AsyncArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::metadata::{KeyValue, SortingColumn};

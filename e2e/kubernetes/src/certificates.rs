@@ -11,7 +11,13 @@ use crate::addresses::{API_SERVICE_IP, CLUSTER_DOMAIN, HOST_IP, Node};
 use crate::layout::Lab;
 use crate::shell;
 
-const ALGORITHM: [&str; 5] = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
+const ALGORITHM: [&str; 5] = [
+    "-newkey",
+    "ec",
+    "-pkeyopt",
+    "ec_paramgen_curve:prime256v1",
+    "-nodes",
+];
 /// A laboratory that lives for longer is made anew.
 const DAYS: &str = "365";
 /// The distribution's own configuration adds extensions of an authority to
@@ -42,7 +48,11 @@ impl Certificate {
     }
 
     fn subject(&self) -> String {
-        let organization = self.organization.as_ref().map(|o| format!("/O={o}")).unwrap_or_default();
+        let organization = self
+            .organization
+            .as_ref()
+            .map(|o| format!("/O={o}"))
+            .unwrap_or_default();
         format!("{organization}/CN={}", self.common_name)
     }
 
@@ -70,7 +80,11 @@ pub fn all() -> Vec<Certificate> {
             names: apiserver_names(),
         },
         Certificate::client("admin", "admin", masters),
-        Certificate::client("apiserver-kubelet-client", "kube-apiserver-kubelet-client", masters),
+        Certificate::client(
+            "apiserver-kubelet-client",
+            "kube-apiserver-kubelet-client",
+            masters,
+        ),
         Certificate::client("front-proxy-client", "front-proxy-client", None),
         Certificate::client("controller-manager", "system:kube-controller-manager", None),
         Certificate::client("scheduler", "system:kube-scheduler", None),
@@ -78,7 +92,8 @@ pub fn all() -> Vec<Certificate> {
         Certificate::client("volume-provisioner", "lab:volume-provisioner", masters),
     ];
     certificates.extend(
-        Node::all().map(|n| Certificate::client(&n.name(), &format!("system:node:{n}"), Some("system:nodes"))),
+        Node::all()
+            .map(|n| Certificate::client(&n.name(), &format!("system:node:{n}"), Some("system:nodes"))),
     );
     certificates
 }
@@ -86,9 +101,16 @@ pub fn all() -> Vec<Certificate> {
 fn apiserver_names() -> Vec<String> {
     let service = ["kubernetes", "kubernetes.default", "kubernetes.default.svc"].map(str::to_owned);
     let full = format!("kubernetes.default.svc.{CLUSTER_DOMAIN}");
-    let names = service.into_iter().chain([full, "localhost".to_owned()]).map(|n| format!("DNS:{n}"));
+    let names = service
+        .into_iter()
+        .chain([full, "localhost".to_owned()])
+        .map(|n| format!("DNS:{n}"));
     // The forwarder's clients see it at 127.0.0.1.
-    let addresses = [API_SERVICE_IP.to_string(), HOST_IP.to_string(), "127.0.0.1".to_owned()];
+    let addresses = [
+        API_SERVICE_IP.to_string(),
+        HOST_IP.to_string(),
+        "127.0.0.1".to_owned(),
+    ];
     names.chain(addresses.map(|a| format!("IP:{a}"))).collect()
 }
 
@@ -103,21 +125,35 @@ pub fn make(lab: &Lab) -> Result<()> {
     let certificates = all();
     // Each is a process of its own, most of it starting up.
     thread::scope(|scope| {
-        let makers: Vec<_> =
-            certificates.iter().map(|c| scope.spawn(|| make_certificate(&pki, c))).collect();
+        let makers: Vec<_> = certificates
+            .iter()
+            .map(|c| scope.spawn(|| make_certificate(&pki, c)))
+            .collect();
         let tokens = scope.spawn(|| make_token_key(&pki));
-        let finished = makers.into_iter().chain([tokens]);
-        finished.map(|m| m.join().unwrap_or_else(|_| Err(anyhow!("a thread panicked")))).collect()
+        let mut finished = makers.into_iter().chain([tokens]);
+        finished.try_for_each(|m| m.join().unwrap_or_else(|_| Err(anyhow!("a thread panicked"))))
     })
 }
 
 fn make_authority(pki: &Path) -> Result<()> {
     let (crt, key) = (path(pki, "ca.crt"), path(pki, "ca.key"));
     let config = path(pki, "openssl.cnf");
-    let mut args = vec!["req", "-x509", "-config", &config, "-days", DAYS, "-subj", "/CN=greptime-lab"];
+    let mut args = vec![
+        "req",
+        "-x509",
+        "-config",
+        &config,
+        "-days",
+        DAYS,
+        "-subj",
+        "/CN=greptime-lab",
+    ];
     args.extend(ALGORITHM);
     args.extend(["-addext", "basicConstraints=critical,CA:TRUE"]);
-    args.extend(["-addext", "keyUsage=critical,keyCertSign,cRLSign,digitalSignature"]);
+    args.extend([
+        "-addext",
+        "keyUsage=critical,keyCertSign,cRLSign,digitalSignature",
+    ]);
     args.extend(["-out", &crt, "-keyout", &key]);
     shell::run("openssl", &args)
 }
@@ -127,7 +163,9 @@ fn make_certificate(pki: &Path, certificate: &Certificate) -> Result<()> {
     let out = path(pki, &format!("{}.crt", certificate.file));
     let key = path(pki, &format!("{}.key", certificate.file));
     let (subject, config) = (certificate.subject(), path(pki, "openssl.cnf"));
-    let mut args = vec!["req", "-x509", "-config", &config, "-days", DAYS, "-subj", &subject];
+    let mut args = vec![
+        "req", "-x509", "-config", &config, "-days", DAYS, "-subj", &subject,
+    ];
     args.extend(["-CA", &ca, "-CAkey", &ca_key]);
     args.extend(ALGORITHM);
     let extensions = certificate.extensions();
@@ -140,8 +178,29 @@ fn make_certificate(pki: &Path, certificate: &Certificate) -> Result<()> {
 
 fn make_token_key(pki: &Path) -> Result<()> {
     let key = path(pki, "service-account.key");
-    shell::run("openssl", &["genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048", "-out", &key])?;
-    shell::run("openssl", &["pkey", "-in", &key, "-pubout", "-out", &path(pki, "service-account.pub")])
+    shell::run(
+        "openssl",
+        &[
+            "genpkey",
+            "-algorithm",
+            "RSA",
+            "-pkeyopt",
+            "rsa_keygen_bits:2048",
+            "-out",
+            &key,
+        ],
+    )?;
+    shell::run(
+        "openssl",
+        &[
+            "pkey",
+            "-in",
+            &key,
+            "-pubout",
+            "-out",
+            &path(pki, "service-account.pub"),
+        ],
+    )
 }
 
 fn path(pki: &Path, file: &str) -> String {
@@ -155,16 +214,30 @@ mod tests {
     #[test]
     fn the_api_server_answers_to_its_service_and_to_the_forwarder() {
         let server = all().remove(0);
-        for name in ["DNS:kubernetes.default.svc", "IP:10.96.0.1", "IP:127.0.0.1", "IP:10.200.0.1"] {
+        for name in [
+            "DNS:kubernetes.default.svc",
+            "IP:10.96.0.1",
+            "IP:127.0.0.1",
+            "IP:10.200.0.1",
+        ] {
             assert!(server.names.iter().any(|n| n == name), "{name}");
         }
-        assert!(server.extensions().iter().any(|e| e == "extendedKeyUsage=serverAuth"));
+        assert!(
+            server
+                .extensions()
+                .iter()
+                .any(|e| e == "extendedKeyUsage=serverAuth")
+        );
     }
 
     #[test]
     fn a_kubelet_is_in_the_group_of_nodes() {
         let node = all().into_iter().find(|c| c.file == "node2").unwrap();
         assert_eq!(node.subject(), "/O=system:nodes/CN=system:node:node2");
-        assert!(node.extensions().iter().any(|e| e == "extendedKeyUsage=clientAuth"));
+        assert!(
+            node.extensions()
+                .iter()
+                .any(|e| e == "extendedKeyUsage=clientAuth")
+        );
     }
 }

@@ -33,21 +33,28 @@ pub fn hierarchies() -> Result<Vec<Hierarchy>> {
 
 /// `/proc/self/mounts`: device, place, type, options.
 fn parse_mounts(text: &str) -> Vec<Hierarchy> {
-    let known = ["rw", "ro", "relatime", "noatime", "nosuid", "nodev", "noexec", "xattr"];
+    let known = [
+        "rw", "ro", "relatime", "noatime", "nosuid", "nodev", "noexec", "xattr",
+    ];
     let mounts = text.lines().filter_map(|line| {
         let mut fields = line.split(' ').skip(1);
         let (path, kind, options) = (Path::new(fields.next()?), fields.next()?, fields.next()?);
         if !path.starts_with(ROOT) || path == Path::new(ROOT) {
             return None;
         }
-        let own: Vec<_> =
-            options.split(',').filter(|o| !known.contains(o) && !o.starts_with("release_agent=")).collect();
+        let own: Vec<_> = options
+            .split(',')
+            .filter(|o| !known.contains(o) && !o.starts_with("release_agent="))
+            .collect();
         let option = match kind {
             "cgroup" => Some(own.join(",")),
             "cgroup2" => None,
             _ => return None,
         };
-        Some(Hierarchy { path: path.to_owned(), option })
+        Some(Hierarchy {
+            path: path.to_owned(),
+            option,
+        })
     });
     mounts.collect()
 }
@@ -103,7 +110,11 @@ pub fn container_processes(node: Node, container_id: &str) -> Vec<i32> {
 
 fn find_dir(dir: &Path, name: &str) -> Option<PathBuf> {
     subdirectories(dir).into_iter().find_map(|d| {
-        if d.file_name().is_some_and(|n| n == name) { Some(d) } else { find_dir(&d, name) }
+        if d.file_name().is_some_and(|n| n == name) {
+            Some(d)
+        } else {
+            find_dir(&d, name)
+        }
     })
 }
 
@@ -117,7 +128,10 @@ fn collect_processes(dir: &Path, found: &mut Vec<i32>) {
 
 fn subdirectories(dir: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    entries.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()).collect()
+    entries
+        .filter(|e| e.file_type().is_ok_and(|t| t.is_dir()))
+        .map(|e| e.path())
+        .collect()
 }
 
 /// Removes the node's cgroups and all below. The processes must have gone.
@@ -164,6 +178,13 @@ mod tests {
                     cgroup2 /sys/fs/cgroup/unified cgroup2 rw,nsdelegate 0 0\n\
                     proc /proc proc rw 0 0\n";
         let options: Vec<_> = parse_mounts(text).into_iter().map(|h| h.option).collect();
-        assert_eq!(options, [Some("cpu,cpuacct".to_owned()), Some("name=systemd".to_owned()), None]);
+        assert_eq!(
+            options,
+            [
+                Some("cpu,cpuacct".to_owned()),
+                Some("name=systemd".to_owned()),
+                None
+            ]
+        );
     }
 }

@@ -44,7 +44,9 @@ pub fn api_etcd(lab: &Lab) -> Daemon {
 }
 
 fn component(lab: &Lab, name: &str) -> Daemon {
-    Daemon::new(name, lab.tool("kubernetes")).netns(HOST_NETNS).args([name])
+    Daemon::new(name, lab.tool("kubernetes"))
+        .netns(HOST_NETNS)
+        .args([name])
 }
 
 pub fn api_server(lab: &Lab) -> Daemon {
@@ -58,11 +60,17 @@ pub fn api_server(lab: &Lab) -> Daemon {
             format!("--client-ca-file={}", pki("ca.crt")),
             format!("--tls-cert-file={}", pki("apiserver.crt")),
             format!("--tls-private-key-file={}", pki("apiserver.key")),
-            format!("--kubelet-client-certificate={}", pki("apiserver-kubelet-client.crt")),
+            format!(
+                "--kubelet-client-certificate={}",
+                pki("apiserver-kubelet-client.crt")
+            ),
             format!("--kubelet-client-key={}", pki("apiserver-kubelet-client.key")),
             "--service-account-issuer=https://kubernetes.default.svc.cluster.local".to_owned(),
             format!("--service-account-key-file={}", pki("service-account.pub")),
-            format!("--service-account-signing-key-file={}", pki("service-account.key")),
+            format!(
+                "--service-account-signing-key-file={}",
+                pki("service-account.key")
+            ),
             format!("--requestheader-client-ca-file={}", pki("ca.crt")),
             format!("--proxy-client-cert-file={}", pki("front-proxy-client.crt")),
             format!("--proxy-client-key-file={}", pki("front-proxy-client.key")),
@@ -89,7 +97,10 @@ pub fn controller_manager(lab: &Lab) -> Daemon {
         .args([
             format!("--kubeconfig={}", pki("controller-manager.kubeconfig")),
             format!("--root-ca-file={}", pki("ca.crt")),
-            format!("--service-account-private-key-file={}", pki("service-account.key")),
+            format!(
+                "--service-account-private-key-file={}",
+                pki("service-account.key")
+            ),
             format!("--cluster-signing-cert-file={}", pki("ca.crt")),
             format!("--cluster-signing-key-file={}", pki("ca.key")),
         ])
@@ -106,14 +117,20 @@ pub fn controller_manager(lab: &Lab) -> Daemon {
 
 pub fn scheduler(lab: &Lab) -> Daemon {
     component(lab, SCHEDULER)
-        .args([format!("--kubeconfig={}", lab.pki("scheduler.kubeconfig").display())])
+        .args([format!(
+            "--kubeconfig={}",
+            lab.pki("scheduler.kubeconfig").display()
+        )])
         .args(["--leader-elect=false", "--bind-address=127.0.0.1"])
         .args(CLIENT_RATE)
 }
 
 pub fn provisioner(lab: &Lab) -> Daemon {
     component(lab, PROVISIONER).args([
-        format!("--kubeconfig={}", lab.pki("volume-provisioner.kubeconfig").display()),
+        format!(
+            "--kubeconfig={}",
+            lab.pki("volume-provisioner.kubeconfig").display()
+        ),
         format!("--dir={}", lab.text("volumes")),
     ])
 }
@@ -174,7 +191,9 @@ pub fn wait_for_api(lab: &Lab, limit: Duration) -> Result<()> {
         processes.expect_alive(API_SERVER)?;
         Ok(lab.kubectl(&["get", "--raw", "/readyz"]).is_ok())
     };
-    wait_until("API server", limit, Duration::from_millis(150), ready, || processes.tail(API_SERVER))
+    wait_until("API server", limit, Duration::from_millis(150), ready, || {
+        processes.tail(API_SERVER)
+    })
 }
 
 #[cfg(test)]

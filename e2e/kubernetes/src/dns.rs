@@ -85,7 +85,9 @@ fn parse_answer(id: u16, message: &[u8]) -> Result<Ipv4Addr> {
     for _ in 0..word(message, 6)? {
         at = skip_name(message, at)?;
         let (kind, length) = (word(message, at)?, usize::from(word(message, at + 8)?));
-        let data = message.get(at + 10..at + 10 + length).context("the answer is cut off")?;
+        let data = message
+            .get(at + 10..at + 10 + length)
+            .context("the answer is cut off")?;
         if let (TYPE_A, Ok(octets)) = (kind, <[u8; 4]>::try_from(data)) {
             return Ok(octets.into());
         }
@@ -119,7 +121,10 @@ mod tests {
         assert_eq!(full_name("web.shop"), "web.shop.svc.cluster.local");
         assert_eq!(full_name("web.shop.svc"), "web.shop.svc.cluster.local");
         assert_eq!(full_name("s3.lab"), "s3.lab");
-        assert_eq!(full_name("web-0.web.shop.svc.cluster.local."), "web-0.web.shop.svc.cluster.local");
+        assert_eq!(
+            full_name("web-0.web.shop.svc.cluster.local."),
+            "web-0.web.shop.svc.cluster.local"
+        );
     }
 
     #[test]
@@ -131,6 +136,11 @@ mod tests {
         assert!(parse_answer(8, &answer).is_err());
         assert!(parse_answer(7, &answer[..answer.len() - 1]).is_err());
         answer[3] = 3;
-        assert!(parse_answer(7, &answer).unwrap_err().to_string().contains("does not exist"));
+        assert!(
+            parse_answer(7, &answer)
+                .unwrap_err()
+                .to_string()
+                .contains("does not exist")
+        );
     }
 }

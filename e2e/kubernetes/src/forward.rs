@@ -32,9 +32,14 @@ impl std::str::FromStr for Target {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let parts = text.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?)));
+        let parts = text
+            .rsplit_once(':')
+            .and_then(|(host, port)| Some((host, port.parse().ok()?)));
         match parts {
-            Some((host, port)) if !host.is_empty() => Ok(Self { host: host.to_owned(), port }),
+            Some((host, port)) if !host.is_empty() => Ok(Self {
+                host: host.to_owned(),
+                port,
+            }),
             _ => bail!("{text:?} is not HOST:PORT"),
         }
     }
@@ -49,8 +54,11 @@ impl std::fmt::Display for Target {
 /// Starts a forwarder in the background; `down` ends it.
 pub fn start(lab: &Lab, listen: SocketAddr, to: &Target) -> Result<()> {
     let (processes, name) = (lab.processes(), format!("{PREFIX}{listen}"));
-    let daemon = Daemon::new(&name, lab.program())
-        .args(["forward-serve".to_owned(), format!("--listen={listen}"), format!("--to={to}")]);
+    let daemon = Daemon::new(&name, lab.program()).args([
+        "forward-serve".to_owned(),
+        format!("--listen={listen}"),
+        format!("--to={to}"),
+    ]);
     if let Some(old) = processes.find(&name) {
         let same = old.command.last() == daemon.args.last();
         if same && old.is_alive() {
@@ -72,12 +80,16 @@ pub fn start(lab: &Lab, listen: SocketAddr, to: &Target) -> Result<()> {
 
 /// The forwarder that the administrator's kubeconfig points to.
 pub fn start_api(lab: &Lab) -> Result<()> {
-    let to = Target { host: HOST_IP.to_string(), port: API_PORT };
+    let to = Target {
+        host: HOST_IP.to_string(),
+        port: API_PORT,
+    };
     start(lab, SocketAddr::from((Ipv4Addr::LOCALHOST, API_PORT)), &to)
 }
 
 pub fn stop(lab: &Lab, listen: SocketAddr) -> Result<()> {
-    lab.processes().stop(&format!("{PREFIX}{listen}"), Duration::from_secs(1))
+    lab.processes()
+        .stop(&format!("{PREFIX}{listen}"), Duration::from_secs(1))
 }
 
 /// The forwarders that run: where they listen and what they dial.

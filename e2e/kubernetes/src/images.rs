@@ -39,7 +39,13 @@ pub struct ImageSpec {
 impl ImageSpec {
     pub fn new(name: &str, binary: impl Into<PathBuf>, entrypoint: &str) -> Self {
         let (name, binary, entrypoint) = (name.to_owned(), binary.into(), entrypoint.to_owned());
-        Self { name, binary, entrypoint, files: Vec::new(), root: false }
+        Self {
+            name,
+            binary,
+            entrypoint,
+            files: Vec::new(),
+            root: false,
+        }
     }
 }
 
@@ -62,7 +68,11 @@ pub fn write_layout(spec: &ImageSpec, layout: &Path) -> Result<String> {
     fs::create_dir_all(&blobs)?;
     // Two layers, so that programs with the same libraries share the lower one.
     let layers = [add_layer(&blobs, &system)?, add_layer(&blobs, &own)?];
-    let config = add_json(&blobs, &config(spec, &layers), "application/vnd.oci.image.config.v1+json")?;
+    let config = add_json(
+        &blobs,
+        &config(spec, &layers),
+        "application/vnd.oci.image.config.v1+json",
+    )?;
     let manifest = json!({
         "schemaVersion": 2,
         "mediaType": "application/vnd.oci.image.manifest.v1+json",
@@ -80,7 +90,11 @@ pub fn write_layout(spec: &ImageSpec, layout: &Path) -> Result<String> {
 
 fn config(spec: &ImageSpec, layers: &[Value]) -> Value {
     let layer_digests: Vec<_> = layers.iter().map(|l| &l["digest"]).collect();
-    let user = if spec.root { "0:0".to_owned() } else { format!("{USER_ID}:{USER_ID}") };
+    let user = if spec.root {
+        "0:0".to_owned()
+    } else {
+        format!("{USER_ID}:{USER_ID}")
+    };
     json!({
         "architecture": architecture(),
         "os": "linux",
@@ -110,14 +124,30 @@ fn stage_system(root: &Path, binary: &Path) -> Result<()> {
         place(&library, &root.join(library.strip_prefix("/")?), 0o755)?;
     }
     let certificates = "etc/ssl/certs/ca-certificates.crt";
-    place(&Path::new("/").join(certificates), &root.join(certificates), 0o644)?;
+    place(
+        &Path::new("/").join(certificates),
+        &root.join(certificates),
+        0o644,
+    )?;
     fs::create_dir_all(root.join("usr/share"))?;
     let zones = root.join("usr/share/zoneinfo");
-    shell::run("cp", &["-a".as_ref(), "/usr/share/zoneinfo".as_ref(), zones.as_os_str()])?;
+    shell::run(
+        "cp",
+        &["-a".as_ref(), "/usr/share/zoneinfo".as_ref(), zones.as_os_str()],
+    )?;
     let user = format!("nonroot:x:{USER_ID}:{USER_ID}:nonroot:/tmp:/sbin/nologin\n");
-    fs::write(root.join("etc/passwd"), format!("root:x:0:0:root:/:/sbin/nologin\n{user}"))?;
-    fs::write(root.join("etc/group"), format!("root:x:0:\nnonroot:x:{USER_ID}:\n"))?;
-    fs::write(root.join("etc/nsswitch.conf"), "passwd: files\ngroup: files\nhosts: files dns\n")?;
+    fs::write(
+        root.join("etc/passwd"),
+        format!("root:x:0:0:root:/:/sbin/nologin\n{user}"),
+    )?;
+    fs::write(
+        root.join("etc/group"),
+        format!("root:x:0:\nnonroot:x:{USER_ID}:\n"),
+    )?;
+    fs::write(
+        root.join("etc/nsswitch.conf"),
+        "passwd: files\ngroup: files\nhosts: files dns\n",
+    )?;
     let tmp = root.join("tmp");
     fs::create_dir_all(&tmp)?;
     fs::set_permissions(&tmp, fs::Permissions::from_mode(0o1777))?;
@@ -142,7 +172,11 @@ fn parse_ldd(text: &str) -> Result<BTreeSet<PathBuf>> {
         if line.contains("not found") {
             bail!("a library is missing: {}", line.trim());
         }
-        found.extend(line.split_whitespace().find(|word| word.starts_with('/')).map(PathBuf::from));
+        found.extend(
+            line.split_whitespace()
+                .find(|word| word.starts_with('/'))
+                .map(PathBuf::from),
+        );
     }
     Ok(found)
 }
@@ -160,13 +194,30 @@ fn add_layer(blobs: &Path, root: &Path) -> Result<Value> {
     // The user's umask must not show in the digest.
     set_directory_modes(root)?;
     let tar = blobs.join("unfinished");
-    let fixed = ["--sort=name", "--mtime=@0", "--owner=0", "--group=0", "--numeric-owner", "--format=ustar"];
+    let fixed = [
+        "--sort=name",
+        "--mtime=@0",
+        "--owner=0",
+        "--group=0",
+        "--numeric-owner",
+        "--format=ustar",
+    ];
     let mut args: Vec<&std::ffi::OsStr> = fixed.iter().map(std::ffi::OsStr::new).collect();
-    args.extend(["-C".as_ref(), root.as_os_str(), "-cf".as_ref(), tar.as_os_str(), ".".as_ref()]);
+    args.extend([
+        "-C".as_ref(),
+        root.as_os_str(),
+        "-cf".as_ref(),
+        tar.as_os_str(),
+        ".".as_ref(),
+    ]);
     shell::run("tar", &args)?;
     let (digest, size) = digest_of(&tar)?;
     fs::rename(&tar, blobs.join(&digest))?;
-    Ok(descriptor("application/vnd.oci.image.layer.v1.tar", &digest, size))
+    Ok(descriptor(
+        "application/vnd.oci.image.layer.v1.tar",
+        &digest,
+        size,
+    ))
 }
 
 fn set_directory_modes(dir: &Path) -> Result<()> {
@@ -215,10 +266,16 @@ fn hex(bytes: &[u8]) -> String {
 pub fn push(lab: &Lab, layout: &Path, name: &str) -> Result<()> {
     let short = name_in_registry(name)?;
     let netns = format!("--net=/run/netns/{HOST_NETNS}");
-    let (crane, layout) = (lab.tool("crane").display().to_string(), layout.display().to_string());
+    let (crane, layout) = (
+        lab.tool("crane").display().to_string(),
+        layout.display().to_string(),
+    );
     let to = format!("{}/{short}", registry_address());
-    shell::run("nsenter", &[netns.as_str(), &crane, "push", "--insecure", &layout, &to])
-        .with_context(|| format!("pushing {name}"))
+    shell::run(
+        "nsenter",
+        &[netns.as_str(), &crane, "push", "--insecure", &layout, &to],
+    )
+    .with_context(|| format!("pushing {name}"))
 }
 
 /// Builds an image and sends it to the registry; returns its digest.
@@ -231,7 +288,10 @@ pub fn build_and_push(lab: &Lab, spec: &ImageSpec) -> Result<String> {
 }
 
 fn name_in_registry(name: &str) -> Result<&str> {
-    match name.strip_prefix(REGISTRY_NAME).and_then(|rest| rest.strip_prefix('/')) {
+    match name
+        .strip_prefix(REGISTRY_NAME)
+        .and_then(|rest| rest.strip_prefix('/'))
+    {
         Some(short) if short.contains(':') => Ok(short),
         _ => bail!("{name:?} is not of the form {REGISTRY_NAME}/NAME:TAG"),
     }

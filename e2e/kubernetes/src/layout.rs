@@ -83,18 +83,20 @@ impl Lab {
     }
 
     /// Held while the laboratory is changed, so that two commands at a time
-    /// take turns. The file lies beside the directory, which `down` removes.
+    /// take turns. What is locked is the directory above, so that no lock file
+    /// is left behind.
     pub fn lock(&self) -> Result<std::fs::File> {
-        let path = self.dir.with_extension("lock");
-        if let Some(parent) = path.parent() {
-            std::fs::create_dir_all(parent)?;
+        let parent = self
+            .dir
+            .parent()
+            .context("the laboratory needs a directory of its own")?;
+        std::fs::create_dir_all(parent)?;
+        let directory =
+            std::fs::File::open(parent).with_context(|| format!("opening {}", parent.display()))?;
+        if directory.try_lock().is_err() {
+            eprintln!("waiting for another greptime-lab to finish");
+            directory.lock()?;
         }
-        let file =
-            std::fs::File::create(&path).with_context(|| format!("{} cannot be made", path.display()))?;
-        if file.try_lock().is_err() {
-            eprintln!("waiting for another greptime-lab to finish ({})", path.display());
-            file.lock()?;
-        }
-        Ok(file)
+        Ok(directory)
     }
 }

@@ -30,13 +30,21 @@ pub fn exists(netns: &str) -> bool {
 pub fn make_host() -> Result<()> {
     make_netns(HOST_NETNS)?;
     shell::line(&format!("ip -n {HOST_NETNS} link add {BRIDGE} type bridge"))?;
-    shell::line(&format!("ip -n {HOST_NETNS} address add {HOST_IP}/24 dev {BRIDGE}"))?;
+    shell::line(&format!(
+        "ip -n {HOST_NETNS} address add {HOST_IP}/24 dev {BRIDGE}"
+    ))?;
     shell::line(&format!("ip -n {HOST_NETNS} link set {BRIDGE} up"))?;
     // Only that the packet leaves the routing table: the service rules rewrite
     // its destination before it would reach the bridge.
-    shell::line(&format!("ip -n {HOST_NETNS} route add {SERVICE_CIDR} dev {BRIDGE}"))?;
+    shell::line(&format!(
+        "ip -n {HOST_NETNS} route add {SERVICE_CIDR} dev {BRIDGE}"
+    ))?;
     for node in Node::all() {
-        shell::line(&format!("ip -n {HOST_NETNS} route add {} via {}", node.pod_cidr(), node.ip()))?;
+        shell::line(&format!(
+            "ip -n {HOST_NETNS} route add {} via {}",
+            node.pod_cidr(),
+            node.ip()
+        ))?;
     }
     Ok(())
 }
@@ -53,7 +61,11 @@ pub fn make_node(node: Node) -> Result<()> {
     shell::line(&format!("ip -n {netns} address add {}/24 dev eth0", node.ip()))?;
     shell::line(&format!("ip -n {netns} link set eth0 up"))?;
     for other in Node::all().filter(|o| *o != node) {
-        shell::line(&format!("ip -n {netns} route add {} via {}", other.pod_cidr(), other.ip()))?;
+        shell::line(&format!(
+            "ip -n {netns} route add {} via {}",
+            other.pod_cidr(),
+            other.ip()
+        ))?;
     }
     // A default route lets kube-proxy's rules see packets to service addresses;
     // there is nothing behind it.
@@ -92,7 +104,10 @@ fn make_netns(name: &str) -> Result<()> {
     shell::line(&format!("ip netns add {name}"))?;
     shell::line(&format!("ip -n {name} link set lo up"))?;
     let forward = "echo 1 >/proc/sys/net/ipv4/ip_forward";
-    shell::run("nsenter", &[&format!("--net=/run/netns/{name}"), "sh", "-c", forward])
+    shell::run(
+        "nsenter",
+        &[&format!("--net=/run/netns/{name}"), "sh", "-c", forward],
+    )
 }
 
 /// Removes a namespace and, with the last one, the mount that `ip netns` makes

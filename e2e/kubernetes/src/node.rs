@@ -52,7 +52,10 @@ pub fn configure(lab: &Lab, node: Node) -> Result<()> {
     let hosts = lab.config("registries").join(REGISTRY_NAME).join("hosts.toml");
     write_atomically(&hosts, registry_hosts().as_bytes())?;
     // Pods with dnsPolicy Default get this; there is nothing behind the node.
-    write_atomically(&lab.config("node-resolv.conf"), format!("nameserver {DNS_IP}\n").as_bytes())
+    write_atomically(
+        &lab.config("node-resolv.conf"),
+        format!("nameserver {DNS_IP}\n").as_bytes(),
+    )
 }
 
 fn kubelet_config(lab: &Lab) -> Value {
@@ -165,7 +168,13 @@ pub fn start(lab: &Lab, node: Node) -> Result<()> {
         Ok(init_pid(lab, node).is_some())
     };
     let tail = || lab.processes().tail(&node.name());
-    wait_until(&format!("init of {node}"), Duration::from_secs(10), Duration::from_millis(5), started, tail)
+    wait_until(
+        &format!("init of {node}"),
+        Duration::from_secs(10),
+        Duration::from_millis(5),
+        started,
+        tail,
+    )
 }
 
 /// Ends the node at once, without a word to anyone, as a power cut does. The
@@ -197,9 +206,13 @@ fn kill_init(lab: &Lab, node: Node) -> Result<()> {
         }
         Ok(cgroup::processes(node).is_empty())
     };
-    wait_until(&format!("end of {node}"), Duration::from_secs(20), Duration::from_millis(10), leftover, || {
-        format!("left in its cgroup: {:?}", cgroup::processes(node))
-    })
+    wait_until(
+        &format!("end of {node}"),
+        Duration::from_secs(20),
+        Duration::from_millis(10),
+        leftover,
+        || format!("left in its cgroup: {:?}", cgroup::processes(node)),
+    )
 }
 
 pub fn is_running(lab: &Lab, node: Node) -> bool {
@@ -207,22 +220,43 @@ pub fn is_running(lab: &Lab, node: Node) -> bool {
 }
 
 pub fn init_pid(lab: &Lab, node: Node) -> Option<i32> {
-    let pid = fs::read_to_string(init_pid_file(lab, node)).ok()?.trim().parse().ok()?;
-    std::path::Path::new(&format!("/proc/{pid}")).exists().then_some(pid)
+    let pid = fs::read_to_string(init_pid_file(lab, node))
+        .ok()?
+        .trim()
+        .parse()
+        .ok()?;
+    std::path::Path::new(&format!("/proc/{pid}"))
+        .exists()
+        .then_some(pid)
 }
 
 /// A command that runs inside the node, as a login there would.
 pub fn command_in(lab: &Lab, node: Node, program: &str) -> Result<Command> {
-    let Some(pid) = init_pid(lab, node) else { bail!("{node} does not run") };
+    let Some(pid) = init_pid(lab, node) else {
+        bail!("{node} does not run")
+    };
     let mut command = Command::new("nsenter");
-    command.args(["-t", &pid.to_string(), "-m", "-u", "-i", "-n", "-p", "-C", "--", program]);
+    command.args([
+        "-t",
+        &pid.to_string(),
+        "-m",
+        "-u",
+        "-i",
+        "-n",
+        "-p",
+        "-C",
+        "--",
+        program,
+    ]);
     Ok(command)
 }
 
 /// Runs a command in the node's network namespace, which survives a crash.
 pub fn run_in_network(node: Node, args: &[&str]) -> Result<String> {
     let netns = format!("--net=/run/netns/{}", node.netns());
-    let words: Vec<_> = std::iter::once(netns.as_str()).chain(args.iter().copied()).collect();
+    let words: Vec<_> = std::iter::once(netns.as_str())
+        .chain(args.iter().copied())
+        .collect();
     shell::output("nsenter", &words).with_context(|| format!("in the network of {node}"))
 }
 
@@ -233,7 +267,10 @@ mod tests {
     #[test]
     fn each_node_gives_its_pods_addresses_of_its_own_range() {
         let config = cni_config(Node::new(3).unwrap());
-        assert_eq!(config["plugins"][0]["ipam"]["ranges"][0][0]["subnet"], "10.211.3.0/24");
+        assert_eq!(
+            config["plugins"][0]["ipam"]["ranges"][0][0]["subnet"],
+            "10.211.3.0/24"
+        );
     }
 
     #[test]

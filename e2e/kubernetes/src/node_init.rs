@@ -31,7 +31,15 @@ pub fn boot(lab: &Lab, node: Node) -> Result<()> {
     cgroup::enter(node)?;
     enter_network(&node.netns())?;
     let failed = Command::new("unshare")
-        .args(["--mount", "--uts", "--ipc", "--cgroup", "--pid", "--fork", "--kill-child"])
+        .args([
+            "--mount",
+            "--uts",
+            "--ipc",
+            "--cgroup",
+            "--pid",
+            "--fork",
+            "--kill-child",
+        ])
         .arg(lab.program())
         .args(["node-init", &node.index().to_string()])
         .exec();
@@ -57,7 +65,11 @@ pub fn init(lab: &Lab, node: Node) -> Result<()> {
     let pid = pid.to_string_lossy();
     crate::process::write_atomically(&node::init_pid_file(lab, node), pid.as_bytes())?;
     let services = services(lab, node)?;
-    Init { services, running: BTreeMap::new() }.run()
+    Init {
+        services,
+        running: BTreeMap::new(),
+    }
+    .run()
 }
 
 fn mount_system(hierarchies: &[Hierarchy]) -> Result<()> {
@@ -101,7 +113,10 @@ fn services(lab: &Lab, node: Node) -> Result<Vec<Service>> {
     let kubelet = [
         "kubelet".to_owned(),
         format!("--config={}", config("kubelet.json")),
-        format!("--kubeconfig={}", lab.pki(&format!("{node}.kubeconfig")).display()),
+        format!(
+            "--kubeconfig={}",
+            lab.pki(&format!("{node}.kubeconfig")).display()
+        ),
         format!("--hostname-override={node}"),
         format!("--node-ip={}", node.ip()),
         format!("--node-labels=topology.kubernetes.io/zone=zone{}", node.index()),
@@ -124,7 +139,10 @@ fn services(lab: &Lab, node: Node) -> Result<Vec<Service>> {
         Service {
             name: "kube-proxy",
             program: kubernetes,
-            args: vec!["kube-proxy".to_owned(), format!("--config={}", config("kube-proxy.json"))],
+            args: vec![
+                "kube-proxy".to_owned(),
+                format!("--config={}", config("kube-proxy.json")),
+            ],
             log: log("kube-proxy"),
             ready: api_listens,
         },
@@ -178,7 +196,11 @@ impl Init {
     /// else to do it sleeps until something ends.
     fn bury(&mut self, sleep: bool) -> Result<Vec<usize>> {
         let mut ended = Vec::new();
-        let mut options = if sleep { WaitOptions::empty() } else { WaitOptions::NOHANG };
+        let mut options = if sleep {
+            WaitOptions::empty()
+        } else {
+            WaitOptions::NOHANG
+        };
         while let Some((pid, status)) = wait(options)? {
             options = WaitOptions::NOHANG;
             if let Some(i) = self.running.remove(&pid.as_raw_nonzero().get()) {

@@ -29,7 +29,13 @@ pub struct Daemon {
 
 impl Daemon {
     pub fn new(name: impl Into<String>, program: impl Into<PathBuf>) -> Self {
-        Self { name: name.into(), program: program.into(), args: Vec::new(), netns: None, env: Vec::new() }
+        Self {
+            name: name.into(),
+            program: program.into(),
+            args: Vec::new(),
+            netns: None,
+            env: Vec::new(),
+        }
     }
 
     pub fn args<S: Into<String>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
@@ -112,13 +118,27 @@ impl Processes {
         // machine's init and nobody is left with a zombie to bury.
         let script = r#"exec 3>&1; { exec setsid "$@" 3>&-; } </dev/null >>"$0" 2>&1 & echo $! >&3"#;
         let mut command = Command::new("sh");
-        command.arg("-c").arg(script).arg(self.log(&daemon.name)).args(daemon.command_line());
-        command.envs(daemon.env.iter().map(|(k, v)| (k, v))).current_dir("/").stdin(Stdio::null());
-        let pid = shell::finish(&mut command)?.trim().parse().context("the shell names no process")?;
+        command
+            .arg("-c")
+            .arg(script)
+            .arg(self.log(&daemon.name))
+            .args(daemon.command_line());
+        command
+            .envs(daemon.env.iter().map(|(k, v)| (k, v)))
+            .current_dir("/")
+            .stdin(Stdio::null());
+        let pid = shell::finish(&mut command)?
+            .trim()
+            .parse()
+            .context("the shell names no process")?;
         let Some(stat) = process_stat(pid) else {
             bail!("{} ended at once\n{}", daemon.name, self.tail(&daemon.name));
         };
-        let recorded = Recorded { pid, started: stat.started, command: daemon.command_line() };
+        let recorded = Recorded {
+            pid,
+            started: stat.started,
+            command: daemon.command_line(),
+        };
         write_atomically(&self.record(&daemon.name), &serde_json::to_vec_pretty(&recorded)?)?;
         Ok(recorded)
     }
@@ -156,15 +176,23 @@ impl Processes {
     fn kill_recorded(&self, name: &str, process: &Recorded) -> Result<()> {
         process.signal(Signal::KILL)?;
         let gone = || Ok(!process.is_alive());
-        wait_until(&format!("end of {name}"), Duration::from_secs(10), Duration::from_millis(5), gone, || {
-            format!("process {} survives SIGKILL", process.pid)
-        })
+        wait_until(
+            &format!("end of {name}"),
+            Duration::from_secs(10),
+            Duration::from_millis(5),
+            gone,
+            || format!("process {} survives SIGKILL", process.pid),
+        )
     }
 
     /// Fails with the end of its log if the process has gone.
     pub fn expect_alive(&self, name: &str) -> Result<()> {
         if !self.is_alive(name) {
-            bail!("{name} has ended; the end of {}:\n{}", self.log(name).display(), self.tail(name));
+            bail!(
+                "{name} has ended; the end of {}:\n{}",
+                self.log(name).display(),
+                self.tail(name)
+            );
         }
         Ok(())
     }
@@ -193,7 +221,8 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     fs::create_dir_all(parent)?;
     let mut file = tempfile::NamedTempFile::new_in(parent)?;
     std::io::Write::write_all(&mut file, bytes)?;
-    file.persist(path).with_context(|| format!("writing {}", path.display()))?;
+    file.persist(path)
+        .with_context(|| format!("writing {}", path.display()))?;
     Ok(())
 }
 
@@ -211,7 +240,10 @@ fn process_stat(pid: i32) -> Option<Stat> {
 fn parse_stat(text: &str) -> Option<Stat> {
     let fields: Vec<_> = text.rsplit_once(')')?.1.split_whitespace().collect();
     let is_zombie = matches!(*fields.first()?, "Z" | "X");
-    Some(Stat { started: fields.get(19)?.parse().ok()?, is_zombie })
+    Some(Stat {
+        started: fields.get(19)?.parse().ok()?,
+        is_zombie,
+    })
 }
 
 #[cfg(test)]
@@ -233,7 +265,11 @@ mod tests {
         let processes = Processes::new(dir.path().join("run"), dir.path().join("log"));
         let sleep = Daemon::new("sleep", "/bin/sleep").args(["1000"]);
         let first = processes.start(&sleep).unwrap();
-        assert_eq!(processes.start(&sleep).unwrap().pid, first.pid, "it was started twice");
+        assert_eq!(
+            processes.start(&sleep).unwrap().pid,
+            first.pid,
+            "it was started twice"
+        );
         assert_eq!(processes.names(), ["sleep"]);
         processes.stop("sleep", Duration::from_secs(5)).unwrap();
         assert!(!first.is_alive());
@@ -244,7 +280,11 @@ mod tests {
     #[test]
     fn a_stranger_with_the_same_number_is_left_alone() {
         let me = i32::try_from(std::process::id()).unwrap();
-        let stranger = Recorded { pid: me, started: 1, command: Vec::new() };
+        let stranger = Recorded {
+            pid: me,
+            started: 1,
+            command: Vec::new(),
+        };
         assert!(!stranger.is_alive());
         stranger.signal(Signal::KILL).unwrap();
     }

@@ -59,8 +59,21 @@ mod tests {
             n += 1;
             Ok(n == 3)
         };
-        wait_until("three", Duration::from_secs(5), Duration::ZERO, count, String::new).unwrap();
-        let e = wait_until("never", Duration::ZERO, Duration::ZERO, || Ok(false), || "the log".into());
+        wait_until(
+            "three",
+            Duration::from_secs(5),
+            Duration::ZERO,
+            count,
+            String::new,
+        )
+        .unwrap();
+        let e = wait_until(
+            "never",
+            Duration::ZERO,
+            Duration::ZERO,
+            || Ok(false),
+            || "the log".into(),
+        );
         assert!(e.unwrap_err().to_string().contains("the log"));
     }
 }

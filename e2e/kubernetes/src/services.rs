@@ -10,7 +10,7 @@ use anyhow::{Result, bail};
 use serde::Serialize;
 
 use crate::addresses::{
-    ETCD_PEER_PORT, HOST_NETNS, etcd_endpoint, registry_address, s3_endpoint, HOST_IP, S3_PORT,
+    ETCD_PEER_PORT, HOST_IP, HOST_NETNS, S3_PORT, etcd_endpoint, registry_address, s3_endpoint,
 };
 use crate::layout::Lab;
 use crate::process::Daemon;
@@ -156,7 +156,10 @@ fn versitygw(lab: &Lab) -> Daemon {
         .netns(HOST_NETNS)
         .env("ROOT_ACCESS_KEY_ID", &s3.access_key_id)
         .env("ROOT_SECRET_ACCESS_KEY", &s3.secret_access_key)
-        .args([format!("--port={HOST_IP}:{S3_PORT}"), format!("--region={}", s3.region)])
+        .args([
+            format!("--port={HOST_IP}:{S3_PORT}"),
+            format!("--region={}", s3.region),
+        ])
         .args(["--health=/healthz", "--quiet", "--keep-alive", "posix"])
         .args([lab.text("s3")])
 }
@@ -174,8 +177,23 @@ pub fn make_bucket(s3: &S3) -> Result<()> {
     let signature = format!("aws:amz:{}:s3", s3.region);
     let url = format!("{}/{}", s3.endpoint, s3.bucket);
     let request = |method: &str| {
-        let mut args = vec!["--max-time", "10", "-o", "/dev/null", "--aws-sigv4", &signature, "--user", &keys];
-        args.extend(if method == "HEAD" { vec!["--head"] } else { vec!["-X", method] });
+        let mut args = vec![
+            "--max-time",
+            "10",
+            "-o",
+            "/dev/null",
+            "--aws-sigv4",
+            &signature,
+            "--user",
+            &keys,
+        ];
+        // Older versions of curl sign without it, which S3 does not allow.
+        args.extend(["-H", "x-amz-content-sha256: UNSIGNED-PAYLOAD"]);
+        args.extend(if method == "HEAD" {
+            vec!["--head"]
+        } else {
+            vec!["-X", method]
+        });
         args.push(&url);
         curl(&args)
     };
@@ -200,6 +218,12 @@ mod tests {
     #[test]
     fn a_service_is_named_as_on_the_command_line() {
         assert_eq!("s3".parse::<Service>().unwrap(), Service::S3);
-        assert!("kafka".parse::<Service>().unwrap_err().to_string().contains("etcd"));
+        assert!(
+            "kafka"
+                .parse::<Service>()
+                .unwrap_err()
+                .to_string()
+                .contains("etcd")
+        );
     }
 }

@@ -24,7 +24,9 @@ pub fn line(command: &str) -> Result<String> {
 }
 
 pub fn finish(command: &mut Command) -> Result<String> {
-    let out = command.output().with_context(|| format!("{} does not start", describe(command)))?;
+    let out = command
+        .output()
+        .with_context(|| format!("{} does not start", describe(command)))?;
     if !out.status.success() {
         let mut said = String::from_utf8_lossy(&out.stderr).trim().to_owned();
         if said.is_empty() {
@@ -38,7 +40,11 @@ pub fn finish(command: &mut Command) -> Result<String> {
 pub fn describe(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     let text = words.map(|w| w.to_string_lossy()).collect::<Vec<_>>().join(" ");
-    if text.chars().count() > 200 { text.chars().take(200).chain("...".chars()).collect() } else { text }
+    if text.chars().count() > 200 {
+        text.chars().take(200).chain("...".chars()).collect()
+    } else {
+        text
+    }
 }
 
 /// The last lines of a log, for a message about its writer's failure.
@@ -60,7 +66,9 @@ mod tests {
 
     #[test]
     fn a_failure_says_what_the_program_said() {
-        let e = run("sh", &["-c", "echo no such thing >&2; exit 3"]).unwrap_err().to_string();
+        let e = run("sh", &["-c", "echo no such thing >&2; exit 3"])
+            .unwrap_err()
+            .to_string();
         assert!(e.contains("no such thing") && e.contains('3'), "{e}");
     }
 

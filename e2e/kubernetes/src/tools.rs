@@ -112,7 +112,10 @@ impl Toolbox {
         };
         let go = go_version()?;
         let digests = TOOLS.iter().map(|t| (t.name, t.digest(&go))).collect();
-        Ok(Self { dir: cache.join("tools"), digests })
+        Ok(Self {
+            dir: cache.join("tools"),
+            digests,
+        })
     }
 
     /// Links with plain names, fit for `PATH`.
@@ -177,7 +180,12 @@ impl Toolbox {
             }
         };
         if !status.success() {
-            bail!("go build of {} failed; the end of {}:\n{}", tool.name, log.display(), shell::tail(&log, 30));
+            bail!(
+                "go build of {} failed; the end of {}:\n{}",
+                tool.name,
+                log.display(),
+                shell::tail(&log, 30)
+            );
         }
         fs::rename(&unfinished, self.program(tool.name))?;
         watch.say(&format!("built {}", tool.name));
@@ -220,18 +228,32 @@ impl Tool {
     fn digest(&self, go: &str) -> String {
         let mut sha = Sha256::new();
         let files = self.files.iter().flat_map(|(name, text)| [*name, *text]);
-        for part in files.chain([go, self.package]).chain(self.flags().iter().map(String::as_str)) {
+        for part in files
+            .chain([go, self.package])
+            .chain(self.flags().iter().map(String::as_str))
+        {
             sha.update((part.len() as u64).to_le_bytes());
             sha.update(part.as_bytes());
         }
-        sha.finalize().iter().take(6).map(|b| format!("{b:02x}")).collect()
+        sha.finalize()
+            .iter()
+            .take(6)
+            .map(|b| format!("{b:02x}"))
+            .collect()
     }
 
     fn command(&self, module: &Path, program: &Path) -> Command {
         let mut go = Command::new("go");
-        go.arg("build").args(self.flags()).arg("-o").arg(program).arg(self.package);
+        go.arg("build")
+            .args(self.flags())
+            .arg("-o")
+            .arg(program)
+            .arg(self.package);
         // A workspace file or flags of the user's must not change what is built.
-        go.current_dir(module).env("CGO_ENABLED", "0").env("GOFLAGS", "").env("GOWORK", "off");
+        go.current_dir(module)
+            .env("CGO_ENABLED", "0")
+            .env("GOFLAGS", "")
+            .env("GOWORK", "off");
         go
     }
 }
@@ -249,8 +271,16 @@ mod tests {
     fn every_module_pins_its_dependencies() {
         for tool in TOOLS {
             let text = |name| tool.files.iter().find(|f| f.0 == name).unwrap().1;
-            assert!(text("go.mod").starts_with("module greptimecluster.io/lab/"), "{}", tool.name);
-            assert!(tool.name == "pause" || text("go.sum").contains(" h1:"), "{}", tool.name);
+            assert!(
+                text("go.mod").starts_with("module greptimecluster.io/lab/"),
+                "{}",
+                tool.name
+            );
+            assert!(
+                tool.name == "pause" || text("go.sum").contains(" h1:"),
+                "{}",
+                tool.name
+            );
         }
     }
 

@@ -9,11 +9,12 @@ use datafusion::arrow::array::RecordBatch;
 use datafusion::error::Result as DataFusionResult;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt};
 use greptime_clock::SharedClock;
 use greptime_proto::v1::{QueryRequest, RequestHeader, WriteOp, WriteRequest, WriteResponse};
 use greptime_query::from_datafusion;
-use greptime_types::{Error, RegionId, Result};
+use greptime_types::{Error, RegionId, RequestId, Result};
 
 use super::hold::{Failure, Hold, HoldPolicy, Next};
 use super::ids::RequestIds;
@@ -75,6 +76,7 @@ pub struct RegionQuery {
 }
 
 /// The leader that an attempt goes to.
+#[derive(Clone)]
 struct Target {
     peer: Peer,
     epoch: u64,
@@ -104,43 +106,58 @@ impl Router {
     pub async fn write(&self, write: RegionWrite, deadline: Deadline) -> Result<WriteResponse> {
         let unfinished = self.ids.begin();
         let bytes = write.rows.len() as u64;
-        self.deliver(write.region, bytes, deadline, async |target: &Target| {
-            let request = WriteRequest {
-                header: Some(self.header(target, deadline)),
-                region_id: write.region.as_u64(),
-                epoch: target.epoch,
-                request_id: Some(unfinished.id().into()),
-                lowest_unfinished: self.ids.lowest_unfinished(),
-                schema_version: write.schema_version,
-                op: write.op.into(),
-                rows: write.rows.clone(),
-            };
-            // A route that changes meanwhile means that this leader may never answer; the id makes it safe to
-            // ask the next one.
-            tokio::select! {
-                answer = self.regions.write(&target.peer, request) => answer,
-                () = self.view.newer_route(write.region, target.epoch) => {
-                    Err(Error::unavailable(format!("region {} has a new leader", write.region)))
-                }
+        let attempt = |target: Target| self.write_once(&write, unfinished.id(), target, deadline).boxed();
+        self.deliver(write.region, bytes, deadline, &attempt).await
+    }
+
+    async fn write_once(
+        &self,
+        write: &RegionWrite,
+        id: RequestId,
+        target: Target,
+        deadline: Deadline,
+    ) -> Result<WriteResponse> {
+        let request = WriteRequest {
+            header: Some(self.header(&target, deadline)),
+            region_id: write.region.as_u64(),
+            epoch: target.epoch,
+            request_id: Some(id.into()),
+            lowest_unfinished: self.ids.lowest_unfinished(),
+            schema_version: write.schema_version,
+            op: write.op.into(),
+            rows: write.rows.clone(),
+        };
+        // A route that changes meanwhile means that this leader may never answer; the id makes it safe to ask
+        // the next one.
+        tokio::select! {
+            answer = self.regions.write(&target.peer, request) => answer,
+            () = self.view.newer_route(write.region, target.epoch) => {
+                Err(Error::unavailable(format!("region {} has a new leader", write.region)))
             }
-        })
-        .await
+        }
     }
 
     /// Starts a query. It is asked again until its first rows have come, not after: they cannot be taken back.
     pub async fn query(&self, query: RegionQuery, deadline: Deadline) -> Result<SendableRecordBatchStream> {
         let bytes = query.plan.len() as u64;
-        self.deliver(query.region, bytes, deadline, async |target: &Target| {
-            let request = QueryRequest {
-                header: Some(self.header(target, deadline)),
-                region_id: query.region.as_u64(),
-                epoch: target.epoch,
-                plan: query.plan.clone(),
-                schema_version: query.schema_version,
-            };
-            first_rows(self.regions.query(&target.peer, request).await?).await
-        })
-        .await
+        let attempt = |target: Target| self.query_once(&query, target, deadline).boxed();
+        self.deliver(query.region, bytes, deadline, &attempt).await
+    }
+
+    async fn query_once(
+        &self,
+        query: &RegionQuery,
+        target: Target,
+        deadline: Deadline,
+    ) -> Result<SendableRecordBatchStream> {
+        let request = QueryRequest {
+            header: Some(self.header(&target, deadline)),
+            region_id: query.region.as_u64(),
+            epoch: target.epoch,
+            plan: query.plan.clone(),
+            schema_version: query.schema_version,
+        };
+        first_rows(self.regions.query(&target.peer, request).await?).await
     }
 
     fn header(&self, target: &Target, deadline: Deadline) -> RequestHeader {
@@ -157,12 +174,12 @@ impl Router {
     }
 
     /// Attempt, hold, attempt again: what [`Hold`] says.
-    async fn deliver<T>(
+    async fn deliver<'a, T: Send>(
         &self,
         region: RegionId,
         bytes: u64,
         deadline: Deadline,
-        attempt: impl AsyncFn(&Target) -> Result<T>,
+        attempt: &(dyn Fn(Target) -> BoxFuture<'a, Result<T>> + Sync),
     ) -> Result<T> {
         let mut hold = Hold::new(self.policy, region, deadline.0);
         let mut held = None;
@@ -170,7 +187,7 @@ impl Router {
             let target = self.target(region);
             let result = match &target {
                 None => Err(Error::unavailable(format!("region {region} has no leader"))),
-                Some(target) => tokio::time::timeout(self.time_left(deadline), attempt(target))
+                Some(target) => tokio::time::timeout(self.time_left(deadline), attempt(target.clone()))
                     .await
                     .unwrap_or_else(|_| Err(Error::deadline(format!("region {region} did not answer in time")))),
             };

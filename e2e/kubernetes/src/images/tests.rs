@@ -5,10 +5,22 @@ fn libraries_are_what_the_linker_would_load() {
     let text = "\tlinux-vdso.so.1 (0x00007ffd)\n\
                 \tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x00007f)\n\
                 \t/lib64/ld-linux-x86-64.so.2 (0x00007f)\n";
-    let found: Vec<_> = parse_ldd(text).unwrap().into_iter().map(|p| p.display().to_string()).collect();
-    assert_eq!(found, ["/lib/x86_64-linux-gnu/libc.so.6", "/lib64/ld-linux-x86-64.so.2"]);
+    let found: Vec<_> = parse_ldd(text)
+        .unwrap()
+        .into_iter()
+        .map(|p| p.display().to_string())
+        .collect();
+    assert_eq!(
+        found,
+        ["/lib/x86_64-linux-gnu/libc.so.6", "/lib64/ld-linux-x86-64.so.2"]
+    );
     assert!(parse_ldd("\tstatically linked\n").unwrap().is_empty());
-    assert!(parse_ldd("\tlibz.so.1 => not found\n").unwrap_err().to_string().contains("libz"));
+    assert!(
+        parse_ldd("\tlibz.so.1 => not found\n")
+            .unwrap_err()
+            .to_string()
+            .contains("libz")
+    );
 }
 
 #[test]
@@ -25,7 +37,10 @@ fn equal_programs_give_equal_images() {
     let manifest = fs::read(dir.path().join("a/blobs/sha256").join(name)).unwrap();
     let manifest: Value = serde_json::from_slice(&manifest).unwrap();
     for layer in manifest["layers"].as_array().unwrap() {
-        let file = dir.path().join("a/blobs/sha256").join(&layer["digest"].as_str().unwrap()[7..]);
+        let file = dir
+            .path()
+            .join("a/blobs/sha256")
+            .join(&layer["digest"].as_str().unwrap()[7..]);
         assert_eq!(fs::metadata(file).unwrap().len(), layer["size"].as_u64().unwrap());
     }
 }

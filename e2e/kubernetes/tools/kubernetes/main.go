@@ -7,6 +7,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -23,8 +24,6 @@ import (
 	proxy "k8s.io/kubernetes/cmd/kube-proxy/app"
 	scheduler "k8s.io/kubernetes/cmd/kube-scheduler/app"
 	kubelet "k8s.io/kubernetes/cmd/kubelet/app"
-
-	genericapiserver "k8s.io/apiserver/pkg/server"
 )
 
 func main() {
@@ -59,7 +58,8 @@ func component(name string) *cobra.Command {
 	case "kube-proxy":
 		return proxy.NewProxyCommand()
 	case "kubelet":
-		return kubelet.NewKubeletCommand(genericapiserver.SetupSignalContext())
+		// It installs the handlers of signals itself.
+		return kubelet.NewKubeletCommand(context.Background())
 	case "volume-provisioner":
 		return newProvisionerCommand()
 	}

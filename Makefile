@@ -1,0 +1,88 @@
+# The commands of this project. `make help` lists them.
+
+CACHE          ?= $(or $(GREPTIME_CACHE),$(HOME)/.cache/greptimecluster)
+# Outside of the checkout, so that a clean clone on a warm machine does not build the dependencies again.
+export GREPTIME_CACHE   := $(CACHE)
+export CARGO_TARGET_DIR ?= $(CACHE)/target
+export CARGO_TERM_COLOR ?= never
+PROFILE  := ci
+BIN      := $(CARGO_TARGET_DIR)/$(PROFILE)
+LAB      := $(BIN)/greptime-lab
+# One feature set for every command: asking for single packages would build shared dependencies again.
+CARGO_ALL := --workspace --profile $(PROFILE)
+
+# Each group of `make test` and the seconds that it may take on 2 cores, from cold caches. `scripts/test-group`
+# enforces them. Warm, everything together takes a fraction.
+BUDGETS := packages=300 tools=1800 build=2400 lint=900 unit=600 lab=120 e2e=1200
+
+budget = $(patsubst $(1)=%,%,$(filter $(1)=%,$(BUDGETS)))
+group  = scripts/test-group $(1) $(call budget,$(1))
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## Lists the commands
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+# ------------------------------------------------------------------------------------------------ for users
+
+.PHONY: demo
+demo: packages build tools ## A three-node Kubernetes on this machine, with a cluster under load; stays up to play with
+	$(BIN)/greptime-demo
+
+.PHONY: clean
+clean: ## Removes everything that demo and tests made, but for the caches
+	@if [ -x $(LAB) ]; then $(LAB) down; fi
+	rm -rf reports
+
+# ------------------------------------------------------------------------------------------- for developers
+
+.PHONY: test
+test: ## Everything, from formatting to the real cluster; last line: N passed, N failed
+	@rm -rf reports && mkdir -p reports
+	@$(call group,packages) e2e/kubernetes/install-packages.sh
+	@$(call group,build) cargo build --locked $(CARGO_ALL) --bins --tests
+	@$(call group,tools) $(LAB) tools
+	@$(call group,lint) $(MAKE) --no-print-directory lint
+	@$(call group,unit) cargo test --locked $(CARGO_ALL) --exclude greptime-e2e-cluster --bins --lib --tests --no-fail-fast
+	@$(call group,lab) $(LAB) up
+	@$(call group,e2e) $(MAKE) --no-print-directory test-e2e
+	@scripts/test-summary
+
+.PHONY: test-unit
+test-unit: ## The tests that need no cluster
+	cargo test --locked $(CARGO_ALL) --exclude greptime-e2e-cluster --bins --lib --tests --no-fail-fast
+
+.PHONY: test-e2e
+test-e2e: build ## The tests on a real cluster: the one on this machine, or that of KUBECONFIG
+	$(BIN)/greptime-e2e
+
+.PHONY: test-long
+test-long: build ## The full counts of everything that `test` runs in a short form
+	GREPTIME_TEST_SCALE=long $(MAKE) --no-print-directory test-unit test-e2e
+
+.PHONY: lint
+lint: ## Formatting, clippy, shell scripts
+	cargo fmt --all --check
+	cargo clippy --locked $(CARGO_ALL) --all-targets -- -D warnings
+	bash -n e2e/kubernetes/*.sh scripts/* manifests/*.sh .ci/run
+
+.PHONY: generate
+generate: build ## Writes the generated files: CRD and manifests
+	scripts/generate
+
+.PHONY: build
+build:
+	cargo build --locked $(CARGO_ALL) --bins --tests
+
+.PHONY: packages
+packages:
+	e2e/kubernetes/install-packages.sh
+
+.PHONY: tools
+tools: build
+	$(LAB) tools
+
+.PHONY: image
+image: build tools ## The images of operator and database, as OCI layouts in reports/images
+	scripts/images $(BIN) reports/images

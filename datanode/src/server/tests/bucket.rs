@@ -1,0 +1,186 @@
+//! Flushes and reads while the bucket fails, and crashes between any two steps of a flush.
+
+use std::time::Duration;
+
+use greptime_object_store::Bucket;
+use greptime_types::ErrorKind;
+use object_store::ObjectStoreExt;
+use object_store::path::Path;
+
+use crate::config::DatanodeConfig;
+use crate::log::{Fault, LogStore};
+use crate::manifest::{ManifestStore, View};
+use crate::testing::{Node, PutFault, Row, row};
+
+fn manifest(node: &Node) -> ManifestStore {
+    let bucket = Bucket { store: node.store.clone(), root: Path::from("test/root") };
+    ManifestStore::new(bucket, node.region)
+}
+
+/// An edit of somebody else, put as the next version.
+async fn intrude(node: &Node, view: &View, epoch: u64) {
+    let edit = view.edit(epoch, "somebody else".into(), node.table.clone(), Default::default());
+    let key = manifest(node).key(edit.version);
+    node.store.put(&key, edit.encode().unwrap().into()).await.unwrap();
+}
+
+async fn with_rows(node: Node, rows: &[Row]) -> Node {
+    for row in rows {
+        node.write(std::slice::from_ref(row)).await.unwrap();
+    }
+    node
+}
+
+fn some_rows() -> Vec<Row> {
+    (0..5).map(|i| row("a", i, i as f64)).collect()
+}
+
+async fn until_files_are_known(node: &Node) {
+    node.wait_for("files are known", || node.datanode.regions().all()[0].snapshot().is_ok()).await;
+}
+
+#[tokio::test]
+async fn a_crash_before_the_edit_leaves_the_rows_in_the_log() {
+    let rows = some_rows();
+    let node = with_rows(Node::appending().await, &rows).await;
+    node.store.fail_puts("manifest", PutFault::Refused, usize::MAX);
+    let flush = tokio::time::timeout(Duration::from_millis(300), node.flush()).await;
+    assert!(flush.is_err(), "the outcome of the edit is not known, so the flush goes on trying");
+    node.store.fail_puts("manifest", PutFault::Refused, 0);
+    let uploads = node.store.keys().await.len();
+    assert_eq!(uploads, 1, "the upload alone");
+    let node = node.crash().await;
+    until_files_are_known(&node).await;
+    assert_eq!(node.read().await.unwrap(), rows);
+    node.flush().await.unwrap();
+    assert_eq!(node.read().await.unwrap(), rows);
+}
+
+#[tokio::test]
+async fn a_crash_between_edit_and_trim_shows_no_row_twice() {
+    let rows = some_rows();
+    let node = with_rows(Node::appending().await, &rows).await;
+    node.log.fail_at(1, Fault::Lost);
+    node.flush().await.unwrap();
+    node.datanode.failed().await;
+    let (region, log) = (node.region, node.log.reopen());
+    assert!(log.bounds(region).unwrap().0 <= 3, "nothing was trimmed");
+    let node = node.restart_on(log).await;
+    node.wait_until_leading().await;
+    until_files_are_known(&node).await;
+    assert_eq!(node.read().await.unwrap(), rows);
+    node.wait_for("the trim is made up for", || node.log.bounds(region).is_none_or(|(f, _)| f > 5)).await;
+    node.flush().await.unwrap();
+    assert_eq!(node.read().await.unwrap(), rows);
+}
+
+#[tokio::test]
+async fn a_put_that_happened_but_answered_an_error_is_found() {
+    let rows = some_rows();
+    for key in ["manifest", "sst"] {
+        let node = with_rows(Node::appending().await, &rows).await;
+        node.store.fail_puts(key, PutFault::AnswerLost, 1);
+        while node.flush().await.is_err() {}
+        assert_eq!(node.store.faults_left(), 0);
+        assert_eq!(node.read().await.unwrap(), rows);
+        assert_eq!(manifest(&node).load(0).await.unwrap().version, 1, "one edit, not two");
+    }
+}
+
+#[tokio::test]
+async fn an_edit_that_lost_its_version_is_made_anew() {
+    let rows = some_rows();
+    let node = with_rows(Node::appending().await, &rows).await;
+    intrude(&node, &View::default(), 1).await;
+    node.flush().await.unwrap();
+    let view = manifest(&node).load(0).await.unwrap();
+    assert_eq!((view.version, view.files.len()), (2, 1));
+    let files = node.store.keys().await.into_iter().filter(|k| k.contains("/sst/")).count();
+    assert_eq!(files, 1, "the upload of the lost edit is deleted");
+    assert_eq!(node.read().await.unwrap(), rows);
+}
+
+#[tokio::test]
+async fn a_leader_that_meets_a_higher_epoch_stops_for_good() {
+    let node = with_rows(Node::new().await, &some_rows()).await;
+    intrude(&node, &View::default(), 1000).await;
+    let error = node.flush().await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Conflict, "{error}");
+    assert_eq!(node.write(&[row("b", 1, 1.0)]).await.unwrap_err().kind, ErrorKind::Unavailable);
+    assert_eq!(node.read().await.unwrap_err().kind, ErrorKind::Unavailable);
+    let report = &node.datanode.reports()[0];
+    assert_eq!(report.role, i32::from(greptime_proto::v1::RegionRole::Failed));
+    assert!(report.problem.contains("epoch 1000"), "{}", report.problem);
+    let bounds = node.log.bounds(node.region).unwrap();
+    assert!(bounds.0 <= 3, "nothing is trimmed by a leader that was replaced");
+}
+
+#[tokio::test]
+async fn without_the_bucket_a_restarted_region_takes_writes_and_does_not_answer_reads() {
+    let rows = some_rows();
+    let node = with_rows(Node::new().await, &rows).await;
+    node.flush().await.unwrap();
+    node.write(&[row("b", 1, 1.0)]).await.unwrap();
+    node.store.set_away(true);
+    let node = node.crash().await;
+    node.write(&[row("c", 1, 1.0)]).await.unwrap();
+    assert_eq!(node.read().await.unwrap_err().kind, ErrorKind::Unavailable);
+    assert_eq!(node.flush().await.unwrap_err().kind, ErrorKind::Unavailable);
+    node.store.set_away(false);
+    until_files_are_known(&node).await;
+    let mut expected = rows;
+    expected.extend([row("b", 1, 1.0), row("c", 1, 1.0)]);
+    assert_eq!(node.read().await.unwrap(), expected);
+}
+
+#[tokio::test]
+async fn at_the_memory_limit_writes_are_refused_until_the_bucket_is_back() {
+    let config = DatanodeConfig {
+        memtable_soft_limit: 100 << 10,
+        memtable_hard_limit: 300 << 10,
+        max_write_size: 100 << 10,
+        ..DatanodeConfig::default()
+    };
+    let node = Node::with(config, false).await;
+    node.store.set_away(true);
+    let mut written = Vec::new();
+    let error = loop {
+        let ts = written.len() as i64;
+        match node.write(&[row(&"x".repeat(10_000), ts, 1.0)]).await {
+            Ok(_) => written.push(ts),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.kind, ErrorKind::ResourceExhausted, "{error}");
+    assert!((10..40).contains(&written.len()), "{} writes fit", written.len());
+    node.store.set_away(false);
+    for _ in 0..500 {
+        if node.write(&[row("y", 1, 1.0)]).await.is_ok() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(node.read().await.unwrap().len(), written.len() + 1);
+}
+
+#[tokio::test]
+async fn rows_are_flushed_by_age_and_by_size() {
+    for config in [
+        DatanodeConfig { flush_age: Duration::from_millis(100), ..DatanodeConfig::default() },
+        DatanodeConfig { flush_size: 1, ..DatanodeConfig::default() },
+    ] {
+        let node = with_rows(Node::with(config, false).await, &some_rows()).await;
+        let flushed = || node.datanode.regions().all()[0].with_state(|s| s.memory() == 0);
+        node.wait_for("the rows are in files", flushed).await;
+        assert_eq!(node.read().await.unwrap(), some_rows());
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_is_missing_is_an_error_and_not_fewer_rows() {
+    let node = with_rows(Node::new().await, &some_rows()).await;
+    node.flush().await.unwrap();
+    let file = node.store.keys().await.into_iter().find(|k| k.contains("/sst/")).unwrap();
+    node.store.delete(&Path::from(file)).await.unwrap();
+    node.read().await.unwrap_err();
+}

@@ -1,0 +1,7 @@
+//! The datanode as frontends and metasrv see it, over a log and a bucket that fail.
+
+mod bucket;
+mod durability;
+mod retries;
+mod rows;
+mod session;

@@ -1,0 +1,224 @@
+//! A datanode over a log in memory and a faulty bucket, with one region of one table.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::datatypes::{Float64Type, TimestampMillisecondType};
+use datafusion::logical_expr::Expr;
+use datafusion::physical_plan::ExecutionPlan;
+use futures::TryStreamExt;
+use greptime_clock::{SystemClock, SystemIds};
+use greptime_object_store::Bucket;
+use greptime_proto::v1;
+use greptime_query::{RegionScan, RegionScanSpec, encode_plan, from_datafusion};
+use greptime_telemetry::Metrics;
+use greptime_types::{RegionId, Result, TableInfo};
+use object_store::path::Path;
+
+use super::{FaultyStore, batch, ipc, table};
+use crate::config::DatanodeConfig;
+use crate::log::MemoryLog;
+use crate::server::{Datanode, DatanodeParts};
+
+/// host, ts, usage
+pub type Row = (Option<String>, i64, Option<f64>);
+
+pub fn row(host: &str, ts: i64, usage: f64) -> Row {
+    (Some(host.into()), ts, Some(usage))
+}
+
+/// What a test may say of a write.
+#[derive(Clone, Copy, Debug)]
+pub struct WriteOptions {
+    pub number: u64,
+    pub lowest_unfinished: u64,
+    pub schema_version: u64,
+    pub op: v1::WriteOp,
+    pub epoch: u64,
+}
+
+pub struct Node {
+    pub log: MemoryLog,
+    pub store: Arc<FaultyStore>,
+    pub config: DatanodeConfig,
+    pub region: RegionId,
+    pub table: TableInfo,
+    pub dir: tempfile::TempDir,
+    pub datanode: Arc<Datanode>,
+    next: AtomicU64,
+}
+
+impl Node {
+    /// With a region of a table whose rows overwrite.
+    pub async fn new() -> Self {
+        Self::with(DatanodeConfig::default(), false).await
+    }
+
+    pub async fn appending() -> Self {
+        Self::with(DatanodeConfig::default(), true).await
+    }
+
+    pub async fn with(config: DatanodeConfig, append_mode: bool) -> Self {
+        let (log, store, dir) =
+            (MemoryLog::default(), Arc::new(FaultyStore::default()), tempfile::tempdir().unwrap());
+        let datanode = start(&config, &log, &store, &dir).await;
+        let region = RegionId::new(1024, 0);
+        let table = table(1024, append_mode);
+        let node = Self { log, store, config, region, table, dir, datanode, next: AtomicU64::new(1) };
+        node.initialise().await.unwrap();
+        node.wait_until_leading().await;
+        node
+    }
+
+    pub async fn initialise(&self) -> Result<()> {
+        let order = v1::InitialiseRegion {
+            region_id: self.region.as_u64(),
+            raft_id: 7,
+            voters: vec![7],
+            table_json: serde_json::to_string(&self.table).unwrap(),
+        };
+        self.datanode.initialise(order).await
+    }
+
+    /// The power goes: only what was synced is found again. Waits until the region leads.
+    pub async fn crash(self) -> Self {
+        let log = self.log.reopen();
+        let node = self.restart_on(log).await;
+        node.wait_until_leading().await;
+        node
+    }
+
+    pub async fn restart_on(self, log: MemoryLog) -> Self {
+        let Self { store, config, region, table, dir, datanode, next, .. } = self;
+        datanode.shutdown().await;
+        drop(datanode);
+        let datanode = start(&config, &log, &store, &dir).await;
+        Self { log, store, config, region, table, dir, datanode, next }
+    }
+
+    pub async fn wait_until_leading(&self) {
+        let region = self.region.as_u64();
+        let leads = |r: &v1::RegionReport| {
+            r.region_id == region && r.role == i32::from(v1::RegionRole::Leader) && r.epoch > 0
+        };
+        self.wait_for("the region leads", || self.datanode.reports().iter().any(leads)).await;
+    }
+
+    pub async fn wait_for(&self, what: &str, condition: impl Fn() -> bool) {
+        for _ in 0..2000 {
+            if condition() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        panic!("not within 10 s: {what}; {:?}", self.datanode.reports());
+    }
+
+    pub fn header(&self) -> Option<v1::RequestHeader> {
+        let identity = self.datanode.identity();
+        Some(v1::RequestHeader { cluster_id: identity.cluster_id, target_node: 0, deadline_ms: 0 })
+    }
+
+    /// Options of a next write that says nothing special.
+    pub fn options(&self) -> WriteOptions {
+        let number = self.next.fetch_add(1, Ordering::SeqCst);
+        let op = v1::WriteOp::Put;
+        WriteOptions { number, lowest_unfinished: 1, schema_version: 1, op, epoch: 0 }
+    }
+
+    pub async fn write(&self, rows: &[Row]) -> Result<v1::WriteResponse> {
+        self.write_with(self.options(), rows).await
+    }
+
+    pub async fn write_with(&self, options: WriteOptions, rows: &[Row]) -> Result<v1::WriteResponse> {
+        self.write_batch(options, &batch(rows)).await
+    }
+
+    pub async fn write_batch(&self, options: WriteOptions, rows: &RecordBatch) -> Result<v1::WriteResponse> {
+        let request = v1::WriteRequest {
+            header: self.header(),
+            region_id: self.region.as_u64(),
+            epoch: options.epoch,
+            request_id: Some(v1::RequestId { incarnation: 99, number: options.number }),
+            lowest_unfinished: options.lowest_unfinished,
+            schema_version: options.schema_version,
+            op: options.op.into(),
+            rows: ipc(rows),
+        };
+        self.datanode.write(request).await
+    }
+
+    pub async fn flush(&self) -> Result<u64> {
+        let request = v1::FlushRequest { header: self.header(), region_id: self.region.as_u64() };
+        Ok(self.datanode.flush(request).await?.flushed_index)
+    }
+
+    pub fn spec(&self) -> RegionScanSpec {
+        RegionScanSpec {
+            region_id: self.region,
+            schema: Arc::new(self.table.schema.clone()),
+            append_mode: self.table.options.append_mode,
+            projection: None,
+            filters: vec![],
+            limit: None,
+        }
+    }
+
+    pub async fn scan(&self, spec: RegionScanSpec) -> Result<Vec<RecordBatch>> {
+        let plan: Arc<dyn ExecutionPlan> = Arc::new(RegionScan::try_new(spec).unwrap());
+        let request = v1::QueryRequest {
+            header: self.header(),
+            region_id: self.region.as_u64(),
+            epoch: 0,
+            plan: encode_plan(&plan).unwrap(),
+            schema_version: 1,
+        };
+        let rows = self.datanode.query(request).await?;
+        rows.try_collect().await.map_err(|e| from_datafusion(&e))
+    }
+
+    /// All rows, sorted.
+    pub async fn read(&self) -> Result<Vec<Row>> {
+        self.read_where(vec![]).await
+    }
+
+    pub async fn read_where(&self, filters: Vec<Expr>) -> Result<Vec<Row>> {
+        let spec = RegionScanSpec { filters, ..self.spec() };
+        let mut rows: Vec<Row> = self.scan(spec).await?.iter().flat_map(rows_of).collect();
+        rows.sort_by(|a, b| a.partial_cmp(b).unwrap());
+        Ok(rows)
+    }
+}
+
+pub fn rows_of(batch: &RecordBatch) -> Vec<Row> {
+    let hosts = batch.column_by_name("host").unwrap().as_string::<i32>();
+    let times = batch.column_by_name("ts").unwrap().as_primitive::<TimestampMillisecondType>();
+    let usages = batch.column_by_name("usage").unwrap().as_primitive::<Float64Type>();
+    let row = |i: usize| {
+        let host = hosts.is_valid(i).then(|| hosts.value(i).to_owned());
+        (host, times.value(i), usages.is_valid(i).then(|| usages.value(i)))
+    };
+    (0..batch.num_rows()).map(row).collect()
+}
+
+async fn start(
+    config: &DatanodeConfig,
+    log: &MemoryLog,
+    store: &Arc<FaultyStore>,
+    dir: &tempfile::TempDir,
+) -> Arc<Datanode> {
+    let parts = DatanodeParts {
+        config: config.clone(),
+        node_id: 0,
+        address: "127.0.0.1:0".into(),
+        data_dir: dir.path().to_owned(),
+        bucket: Bucket { store: Arc::clone(store) as _, root: Path::from("test/root") },
+        clock: SystemClock::shared(),
+        ids: SystemIds::shared(),
+        metrics: Metrics::default(),
+        meta: None,
+    };
+    Datanode::start_with_log(parts, Arc::new(log.clone())).await.unwrap()
+}

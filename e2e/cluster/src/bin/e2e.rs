@@ -1,0 +1,28 @@
+//! The tests on a real cluster, one after the other. `--list` shows them, a word selects among them.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use greptime_e2e_cluster::scenarios::{Suite, all};
+use libtest_mimic::{Arguments, Failed, Trial, run};
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // They share a cluster and break it.
+    arguments.test_threads = Some(1);
+    let suite = match Suite::start() {
+        Ok(suite) => Arc::new(suite),
+        Err(error) => {
+            eprintln!("greptime-e2e: {error:#}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let trials = all(suite.cluster.lab.is_some())
+        .into_iter()
+        .map(|(name, scenario)| {
+            let suite = suite.clone();
+            Trial::test(name, move || scenario(&suite).map_err(|error| Failed::from(format!("{error:#}"))))
+        })
+        .collect();
+    run(&arguments, trials).exit_code()
+}

@@ -1,0 +1,5 @@
+//! What clients speak.
+
+pub mod http;
+pub mod line_protocol;
+pub mod remote_write;

@@ -1,0 +1,228 @@
+//! One DataFusion session per statement, over one snapshot of the catalog and one memory pool for all.
+
+use std::sync::Arc;
+
+use datafusion::arrow::array::RecordBatch;
+use datafusion::error::DataFusionError;
+use datafusion::execution::context::SQLOptions;
+use datafusion::execution::memory_pool::FairSpillPool;
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
+use datafusion::execution::SendableRecordBatchStream;
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::execute_stream;
+use datafusion::prelude::SessionConfig;
+use datafusion::sql::parser::Statement as DataFusionStatement;
+use datafusion::sql::sqlparser::ast;
+use futures::{StreamExt, TryStreamExt};
+use greptime_proto::transport::MetaLink;
+use greptime_query::{from_datafusion, into_datafusion};
+use greptime_types::{Error, Result};
+
+use super::catalog::{Databases, VIRTUAL_DATABASES};
+use super::exec::QueryDeadline;
+use super::functions::{Variables, session_functions};
+use super::metric::MetricTables;
+use super::pushdown::PushToRegions;
+use crate::config::FrontendConfig;
+use crate::route::{Catalog, Deadline, Router};
+use crate::sql::CATALOG;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    Http,
+    MySql,
+    Postgres,
+}
+
+impl Protocol {
+    /// As metrics name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::MySql => "mysql",
+            Self::Postgres => "postgres",
+        }
+    }
+}
+
+/// Who asks, and what names without a database mean.
+#[derive(Clone, Debug)]
+pub struct Session {
+    pub database: String,
+    pub user: String,
+    pub protocol: Protocol,
+}
+
+pub struct Engine {
+    pub router: Arc<Router>,
+    pub link: Arc<dyn MetaLink>,
+    pub metrics: MetricTables,
+    base: SessionState,
+}
+
+impl Engine {
+    pub fn new(config: &FrontendConfig, router: Arc<Router>, link: Arc<dyn MetaLink>) -> Result<Arc<Self>> {
+        let mut runtime = RuntimeEnvBuilder::new()
+            .with_memory_pool(Arc::new(FairSpillPool::new(config.query_memory as usize)))
+            .with_max_temp_directory_size(config.spill_limit);
+        if let Some(dir) = &config.spill_dir {
+            runtime = runtime.with_temp_file_path(dir);
+        }
+        let runtime = runtime.build_arc().map_err(|e| from_datafusion(&e))?;
+        let mut rules = PhysicalOptimizer::new().rules;
+        // The last rule only checks; ours is the last that changes, since the others do not know regions.
+        rules.insert(rules.len().saturating_sub(1), Arc::new(PushToRegions));
+        let base = SessionStateBuilder::new()
+            .with_config(session_config(config))
+            .with_runtime_env(runtime)
+            .with_default_features()
+            .with_table_functions(Default::default())
+            .with_file_formats(vec![])
+            .with_physical_optimizer_rules(rules)
+            .build();
+        Ok(Arc::new(Self { router, link, metrics: MetricTables::default(), base }))
+    }
+
+    /// The names that a statement can use, in one state of the catalog.
+    fn state(self: &Arc<Self>, session: &Session, deadline: Deadline) -> SessionState {
+        let catalog = self.router.view.catalog();
+        let config = self
+            .base
+            .config()
+            .clone()
+            .with_default_catalog_and_schema(CATALOG, session.database.as_str())
+            .with_extension(Arc::new(QueryDeadline(deadline)));
+        let databases = Databases::new(catalog, Arc::clone(self), session.clone(), deadline);
+        let mut state = SessionStateBuilder::new_from_existing(self.base.clone())
+            .with_config(config)
+            .with_catalog_list(Arc::new(databases))
+            .build();
+        for function in session_functions(session) {
+            use datafusion::logical_expr::registry::FunctionRegistry;
+            // Registering replaces DataFusion's own of the same name.
+            let _ = state.register_udf(function);
+        }
+        Variables::install(&mut state);
+        state
+    }
+
+    /// Plans a SELECT, or an EXPLAIN of one.
+    pub async fn plan(
+        self: &Arc<Self>,
+        session: &Session,
+        statement: &ast::Statement,
+        deadline: Deadline,
+    ) -> Result<Planned> {
+        let catalog = self.router.view.catalog();
+        expect_database(&catalog, &session.database)?;
+        let state = self.state(session, deadline);
+        let statement = DataFusionStatement::Statement(Box::new(statement.clone()));
+        let planning = state.statement_to_plan(statement);
+        let plan = tokio::time::timeout(self.router.time_left(deadline), planning)
+            .await
+            .map_err(|_| Error::deadline("the query could not be planned within its deadline"))?
+            .map_err(|e| table_not_found(from_datafusion(&e)))?;
+        let read_only =
+            SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
+        read_only.verify_plan(&plan).map_err(|e| from_datafusion(&e))?;
+        Ok(Planned { state, plan, router: Arc::clone(&self.router), deadline })
+    }
+
+    /// Runs a query of this program's own.
+    pub async fn rows_of(
+        self: &Arc<Self>,
+        session: &Session,
+        sql: &str,
+        deadline: Deadline,
+    ) -> Result<Vec<RecordBatch>> {
+        let parsed = crate::sql::parse_statements(sql, crate::sql::Lexer::Standard)?;
+        let Some(crate::sql::Statement::Query(query)) = parsed.first() else {
+            return Err(Error::internal("not a query"));
+        };
+        // Boxed, since planning a query may ask for the rows of another one.
+        let planned = Box::pin(self.plan(session, query, deadline)).await?;
+        planned.execute().await?.try_collect().await.map_err(|e| from_datafusion(&e))
+    }
+}
+
+fn session_config(config: &FrontendConfig) -> SessionConfig {
+    let mut new = SessionConfig::new()
+        .with_create_default_catalog_and_schema(false)
+        .with_information_schema(false)
+        // Regions are the partitions; rows that come from them are not dealt out again before an aggregate.
+        .with_round_robin_repartition(false)
+        .with_collect_statistics(false);
+    if config.query_parallelism > 0 {
+        new = new.with_target_partitions(config.query_parallelism);
+    }
+    let options = new.options_mut();
+    // A filter that changes while the query runs cannot reach a region.
+    options.optimizer.enable_dynamic_filter_pushdown = false;
+    options.optimizer.enable_topk_dynamic_filter_pushdown = false;
+    options.optimizer.enable_join_dynamic_filter_pushdown = false;
+    options.optimizer.enable_aggregate_dynamic_filter_pushdown = false;
+    // Types of columns are Arrow's plain strings everywhere.
+    options.sql_parser.map_string_types_to_utf8view = false;
+    // Small pools must be able to sort; the default keeps ten megabytes per stream.
+    let streams = options.execution.target_partitions.max(1);
+    let reserve = config.query_memory as usize / (8 * streams);
+    options.execution.sort_spill_reservation_bytes = reserve.min(10 << 20);
+    new
+}
+
+pub fn expect_database(catalog: &Catalog, name: &str) -> Result<()> {
+    if VIRTUAL_DATABASES.contains(&name) || catalog.database(name).is_some() {
+        return Ok(());
+    }
+    Err(Error::not_found(format!("database `{name}` does not exist")))
+}
+
+/// DataFusion says in words only that a table is missing.
+fn table_not_found(error: Error) -> Error {
+    let missing = error.message.contains("table '") && error.message.contains("not found");
+    match missing {
+        true => Error::not_found(error.message),
+        false => error,
+    }
+}
+
+/// A query that can be asked for its columns, and run.
+pub struct Planned {
+    state: SessionState,
+    pub plan: LogicalPlan,
+    router: Arc<Router>,
+    deadline: Deadline,
+}
+
+impl Planned {
+    /// The rows, until the deadline.
+    pub async fn execute(self) -> Result<SendableRecordBatchStream> {
+        let physical = self.state.create_physical_plan(&self.plan).await.map_err(|e| from_datafusion(&e))?;
+        let rows = execute_stream(physical, self.state.task_ctx()).map_err(|e| from_datafusion(&e))?;
+        Ok(until(self.router, self.deadline, rows))
+    }
+}
+
+/// Ends a stream with an error when its time is up.
+fn until(router: Arc<Router>, deadline: Deadline, rows: SendableRecordBatchStream) -> SendableRecordBatchStream {
+    let schema = rows.schema();
+    let timed = futures::stream::unfold(Some(rows), move |rows| {
+        let left = router.time_left(deadline);
+        async move {
+            let mut rows = rows?;
+            match tokio::time::timeout(left, rows.next()).await {
+                Ok(None) => None,
+                Ok(Some(Ok(batch))) => Some((Ok(batch), Some(rows))),
+                Ok(Some(Err(error))) => Some((Err(error), None)),
+                Err(_) => {
+                    let error = Error::deadline("the query did not finish within its deadline");
+                    Some((Err::<_, DataFusionError>(into_datafusion(error)), None))
+                }
+            }
+        }
+    });
+    Box::pin(RecordBatchStreamAdapter::new(schema, timed))
+}

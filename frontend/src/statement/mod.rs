@@ -1,0 +1,86 @@
+//! Statements, carried out: from a parsed statement to rows or a count.
+
+mod ddl;
+mod delete;
+mod insert;
+mod show;
+
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::execution::SendableRecordBatchStream;
+use greptime_types::{Error, Result};
+
+use crate::config::FrontendConfig;
+use crate::ingest::Ingestor;
+use crate::metrics::FrontendMetrics;
+use crate::query::engine::{Planned, expect_database};
+use crate::query::{Engine, Session};
+use crate::route::{Ddl, Router};
+use crate::sql::Statement;
+
+pub enum Output {
+    Rows(SendableRecordBatchStream),
+    Affected(u64),
+    /// The session has another database now.
+    Database(String),
+}
+
+pub struct Executor {
+    pub engine: Arc<Engine>,
+    pub ingestor: Arc<Ingestor>,
+    pub ddl: Ddl,
+    pub config: FrontendConfig,
+    pub metrics: FrontendMetrics,
+}
+
+impl Executor {
+    fn router(&self) -> &Arc<Router> {
+        &self.engine.router
+    }
+
+    pub async fn execute(&self, session: &Session, statement: &Statement) -> Result<Output> {
+        let router = self.router();
+        match statement {
+            Statement::Query(_) => Ok(Output::Rows(self.plan(session, statement).await?.execute().await?)),
+            Statement::Insert(insert) => {
+                let rows = self.insert(session, insert).await?;
+                self.metrics.ingested(session.protocol.name(), rows);
+                Ok(Output::Affected(rows))
+            }
+            Statement::Delete(delete) => self.delete(session, delete).await.map(Output::Affected),
+            Statement::Show(show) => self.show(session, show).await.map(Output::Rows),
+            Statement::Describe(table) => self.describe(session, table).await.map(Output::Rows),
+            Statement::Use(database) => {
+                expect_database(&router.view.catalog(), database)?;
+                Ok(Output::Database(database.clone()))
+            }
+            Statement::Ignored(_) => Ok(Output::Affected(0)),
+            ddl => self.run_ddl(session, ddl).await.map(Output::Affected),
+        }
+    }
+
+    /// The columns that a statement will answer with; `None` if it gives no rows.
+    pub async fn columns_of(&self, session: &Session, statement: &Statement) -> Result<Option<SchemaRef>> {
+        match statement {
+            Statement::Query(_) => {
+                let planned = self.plan(session, statement).await?;
+                Ok(Some(Arc::clone(planned.plan.schema().inner())))
+            }
+            Statement::Show(_) | Statement::Describe(_) => match self.execute(session, statement).await? {
+                Output::Rows(rows) => Ok(Some(rows.schema())),
+                _ => Ok(None),
+            },
+            _ => Ok(None),
+        }
+    }
+
+    /// Plans a query, with its deadline running from now.
+    pub async fn plan(&self, session: &Session, statement: &Statement) -> Result<Planned> {
+        let Statement::Query(query) = statement else {
+            return Err(Error::internal("not a query"));
+        };
+        let deadline = self.router().deadline_in(self.config.query_timeout);
+        self.engine.plan(session, query, deadline).await
+    }
+}

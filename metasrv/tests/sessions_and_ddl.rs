@@ -1,0 +1,289 @@
+//! A metasrv with datanodes and frontends that only keep sessions: what they are told, and what it records.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use greptime_clock::{SequentialIds, SharedIds, SystemClock};
+use greptime_metasrv::store::{MemoryStore, Store};
+use greptime_metasrv::{Alone, InProcess, Metasrv, MetasrvConfig, MetasrvOptions};
+use greptime_object_store::{ObjectStoreConfig, StoreKind};
+use greptime_proto::v1::{self, ddl_request, push};
+use greptime_proto::{SessionHandler, run_session};
+use greptime_telemetry::Metrics;
+use greptime_types::partition::Op;
+use greptime_types::{
+    ColumnSchema, ColumnType, ErrorKind, PartitionExpr, PartitionRule, RegionId, Semantic, TableInfo,
+    TableOptions, TableSchema, TableState, TimeUnit, Value,
+};
+use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A node that does at once what it is told, and remembers it.
+struct FakeNode {
+    identity: v1::NodeIdentity,
+    regions: Mutex<BTreeMap<u64, v1::RegionReport>>,
+    told: Mutex<Vec<push::Body>>,
+    refused: Mutex<Option<String>>,
+}
+
+impl FakeNode {
+    fn datanode(node_id: u64, disk_id: &str, incarnation: u64) -> Arc<Self> {
+        Self::new(v1::NodeRole::Datanode, node_id, disk_id, incarnation)
+    }
+
+    fn new(role: v1::NodeRole, node_id: u64, disk_id: &str, incarnation: u64) -> Arc<Self> {
+        let identity = v1::NodeIdentity {
+            cluster_id: String::new(),
+            role: role.into(),
+            node_id,
+            disk_id: disk_id.into(),
+            incarnation,
+        };
+        Arc::new(Self { identity, regions: Mutex::default(), told: Mutex::default(), refused: Mutex::default() })
+    }
+
+    fn reports(&self) -> Vec<v1::RegionReport> {
+        self.regions.lock().values().cloned().collect()
+    }
+
+    fn lead(&self, region_id: u64, raft_id: u64, table_json: &str) {
+        let table: TableInfo = serde_json::from_str(table_json).unwrap();
+        let report = v1::RegionReport {
+            region_id,
+            raft_id,
+            role: v1::RegionRole::Leader.into(),
+            epoch: 2,
+            schema_version: table.schema.version,
+            ..Default::default()
+        };
+        self.regions.lock().insert(region_id, report);
+    }
+
+    fn saw(&self, what: impl Fn(&push::Body) -> bool) -> bool {
+        self.told.lock().iter().any(what)
+    }
+}
+
+impl SessionHandler for FakeNode {
+    fn register(&self) -> v1::Register {
+        v1::Register {
+            identity: Some(self.identity.clone()),
+            address: format!("10.0.0.{}:3001", self.identity.node_id),
+            version: "test".into(),
+            min_format: 1,
+            max_format: 1,
+            regions: self.reports(),
+        }
+    }
+
+    fn tick(&self, number: u64) -> v1::Tick {
+        v1::Tick { number, regions: self.reports(), regions_complete: true, ..Default::default() }
+    }
+
+    fn told(&self, body: push::Body) {
+        match &body {
+            push::Body::Initialise(order) => self.lead(order.region_id, order.raft_id, &order.table_json),
+            push::Body::Alter(order) => self.lead(order.region_id, 1, &order.table_json),
+            push::Body::Drop(order) => drop(self.regions.lock().remove(&order.region_id)),
+            _ => {}
+        }
+        self.told.lock().push(body);
+    }
+
+    fn disconnected(&self, reason: &str) {
+        *self.refused.lock() = Some(reason.to_string());
+    }
+}
+
+struct World {
+    metasrv: Arc<Metasrv>,
+    ids: SharedIds,
+}
+
+impl World {
+    async fn start(store: Arc<dyn Store>) -> Self {
+        let ids: SharedIds = SequentialIds::starting_at(1);
+        let bucket = ObjectStoreConfig { kind: StoreKind::Memory, ..Default::default() }.open().unwrap();
+        let metasrv = Metasrv::start(MetasrvOptions {
+            config: MetasrvConfig { heartbeat_interval: Duration::from_millis(10), ..Default::default() },
+            name: "test".into(),
+            address: "metasrv:3002".into(),
+            store,
+            election: Arc::new(Alone),
+            bucket,
+            clock: SystemClock::shared(),
+            ids: ids.clone(),
+            metrics: Metrics::default(),
+        });
+        let world = Self { metasrv, ids };
+        world.until(|| world.metasrv.readiness().is_ready()).await;
+        world
+    }
+
+    fn join(&self, node: &Arc<FakeNode>) -> CancellationToken {
+        let stop = CancellationToken::new();
+        let link = Arc::new(InProcess(self.metasrv.clone()));
+        tokio::spawn(run_session(link, node.clone(), self.ids.clone(), stop.clone()));
+        stop
+    }
+
+    async fn until(&self, done: impl Fn() -> bool) {
+        let wait = async {
+            while !done() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, wait).await.expect("it happens within the time that a test has");
+    }
+
+    async fn ddl(&self, body: ddl_request::Body) -> greptime_types::Result<v1::DdlResponse> {
+        self.metasrv.ddl(v1::DdlRequest { body: Some(body), deadline_ms: 5_000 }).await
+    }
+
+    /// Regions by the label of their state.
+    fn states(&self) -> Vec<String> {
+        let cluster: serde_json::Value = serde_json::from_str(&self.metasrv.cluster_json()).unwrap();
+        let regions = cluster["regions"].as_array().unwrap();
+        regions.iter().map(|r| r["state"].as_str().unwrap().to_string()).collect()
+    }
+}
+
+fn table(name: &str) -> TableInfo {
+    let column = |name: &str, column_type, semantic| ColumnSchema {
+        id: 0,
+        name: name.into(),
+        column_type,
+        semantic,
+        nullable: semantic != Semantic::Timestamp,
+        default: None,
+    };
+    let columns = vec![
+        column("host", ColumnType::String, Semantic::Tag),
+        column("ts", ColumnType::Timestamp(TimeUnit::Millisecond), Semantic::Timestamp),
+    ];
+    let side = |op| PartitionExpr::compare("host", op, Value::String("m".into()));
+    TableInfo {
+        format: 1,
+        id: 0,
+        database: "public".into(),
+        name: name.into(),
+        schema: TableSchema::new(columns, vec!["host".into()]).unwrap(),
+        options: TableOptions::default(),
+        partition: PartitionRule::new(vec!["host".into()], vec![side(Op::Lt), side(Op::GtEq)]).unwrap(),
+        state: TableState::Creating,
+        created_ms: 0,
+    }
+}
+
+fn create(name: &str) -> ddl_request::Body {
+    let table_json = serde_json::to_string(&table(name)).unwrap();
+    ddl_request::Body::CreateTable(v1::CreateTable { table_json, if_not_exists: false })
+}
+
+fn drop_table(name: &str) -> ddl_request::Body {
+    ddl_request::Body::DropTable(v1::DropTable {
+        database: "public".into(),
+        name: name.into(),
+        if_exists: false,
+    })
+}
+
+#[tokio::test]
+async fn a_table_is_spread_over_the_datanodes_and_frontends_are_told() {
+    let world = World::start(Arc::new(MemoryStore::default())).await;
+    let error = world.ddl(create("early")).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Unavailable, "{error}");
+    let nodes = [FakeNode::datanode(0, "a", 1), FakeNode::datanode(1, "b", 2)];
+    let frontend = FakeNode::new(v1::NodeRole::Frontend, 0, "", 3);
+    for node in nodes.iter().chain([&frontend]) {
+        world.join(node);
+    }
+    let complete = |b: &push::Body| matches!(b, push::Body::AssignmentsComplete(_));
+    world.until(|| nodes.iter().all(|n| n.saw(complete))).await;
+    let made = world.ddl(create("cpu")).await.unwrap();
+    assert_eq!(nodes.each_ref().map(|n| n.reports().len()), [1, 1], "one region each");
+    world.until(|| frontend.saw(|b| matches!(b, push::Body::Catalog(c) if c.revision == made.revision))).await;
+    let routed = |b: &push::Body| {
+        matches!(b, push::Body::Routes(r) if r.routes.iter().any(|r| r.leader_address == "10.0.0.1:3001"))
+    };
+    world.until(|| frontend.saw(routed)).await;
+    let error = world.ddl(create("cpu")).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::AlreadyExists);
+    world.ddl(drop_table("cpu")).await.unwrap();
+    world.until(|| nodes.iter().all(|n| n.reports().is_empty())).await;
+    world.ddl(create("cpu")).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_datanode_that_comes_back_without_its_disk_is_not_given_an_empty_region() {
+    let world = World::start(Arc::new(MemoryStore::default())).await;
+    let node = FakeNode::datanode(0, "a", 1);
+    let stop = world.join(&node);
+    world.until(|| node.saw(|b| matches!(b, push::Body::AssignmentsComplete(_)))).await;
+    world.ddl(create("cpu")).await.unwrap();
+    stop.cancel();
+    world.until(|| world.states() == ["no_leader", "no_leader"]).await;
+    let replaced = FakeNode::datanode(0, "b", 2);
+    world.join(&replaced);
+    world.until(|| world.states() == ["disk_lost", "disk_lost"]).await;
+    assert!(replaced.reports().is_empty(), "an empty region would hide that rows are lost");
+    world.ddl(drop_table("cpu")).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_second_process_and_a_foreign_disk_are_refused_with_the_reason() {
+    let world = World::start(Arc::new(MemoryStore::default())).await;
+    let first = FakeNode::datanode(0, "a", 1);
+    world.join(&first);
+    world.until(|| first.saw(|b| matches!(b, push::Body::Welcome(_)))).await;
+    let second = FakeNode::datanode(0, "a", 2);
+    world.join(&second);
+    let says = |node: &FakeNode, text: &str| node.refused.lock().as_ref().is_some_and(|r| r.contains(text));
+    world.until(|| says(&second, "already running")).await;
+    let mut identity = FakeNode::datanode(1, "x", 3).identity.clone();
+    identity.cluster_id = "another".into();
+    let foreign = Arc::new(FakeNode {
+        identity,
+        regions: Mutex::default(),
+        told: Mutex::default(),
+        refused: Mutex::default(),
+    });
+    world.join(&foreign);
+    world.until(|| says(&foreign, "belongs to cluster another")).await;
+}
+
+#[tokio::test]
+async fn added_columns_reach_the_regions_and_a_restarted_metasrv_knows_them() {
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
+    let world = World::start(store.clone()).await;
+    let node = FakeNode::datanode(0, "a", 1);
+    let stop = world.join(&node);
+    world.until(|| node.saw(|b| matches!(b, push::Body::AssignmentsComplete(_)))).await;
+    let made = world.ddl(create("cpu")).await.unwrap();
+    let column = ColumnSchema {
+        id: 0,
+        name: "usage".into(),
+        column_type: ColumnType::Float64,
+        semantic: Semantic::Field,
+        nullable: true,
+        default: None,
+    };
+    let add = ddl_request::Body::AddColumns(v1::AddColumns {
+        database: "public".into(),
+        name: "cpu".into(),
+        columns_json: serde_json::to_string(&[column]).unwrap(),
+    });
+    assert!(world.ddl(add.clone()).await.unwrap().changed);
+    assert!(!world.ddl(add).await.unwrap().changed, "adding it again changes nothing");
+    world.until(|| node.reports().iter().all(|r| r.schema_version == 2)).await;
+    stop.cancel();
+    world.metasrv.shutdown();
+
+    let world = World::start(store).await;
+    world.join(&node);
+    world.until(|| world.states() == ["leading", "leading"]).await;
+    assert!(node.reports().iter().any(|r| r.region_id == RegionId::new(made.table_id, 1).as_u64()));
+}
