@@ -309,7 +309,7 @@ fn remove(lab: &Lab, watch: Stopwatch) -> Result<()> {
         .names()
         .iter()
         .try_for_each(|name| processes.stop(name, Duration::ZERO))?;
-    end_strays()?;
+    end_strays(lab)?;
     network::remove_netns(HOST_NETNS)?;
     network::remove_netns_directory_if_empty();
     if lab.dir().exists() {
@@ -319,19 +319,37 @@ fn remove(lab: &Lab, watch: Stopwatch) -> Result<()> {
     Ok(())
 }
 
-/// Processes without a record, after the directory was removed by hand: what is
-/// in our network namespace can only be ours.
-fn end_strays() -> Result<()> {
-    if !network::exists(HOST_NETNS) {
-        return Ok(());
-    }
-    let listed = shell::line(&format!("ip netns pids {HOST_NETNS}")).unwrap_or_default();
-    for pid in listed.lines().filter_map(|l| l.trim().parse::<u32>().ok()) {
+/// Ends processes without a record, as after the directory was removed by hand:
+/// what is in our network namespace, and what runs our copy of this program
+/// (the forwarders), can only be ours.
+fn end_strays(lab: &Lab) -> Result<()> {
+    let in_namespace = if network::exists(HOST_NETNS) {
+        shell::line(&format!("ip netns pids {HOST_NETNS}"))?
+    } else {
+        String::new()
+    };
+    let in_namespace = in_namespace.lines().filter_map(|l| l.trim().parse::<u32>().ok());
+    for pid in in_namespace.chain(processes_running(&lab.program())) {
         if pid != std::process::id() {
+            // It may have ended meanwhile.
             let _ = shell::line(&format!("kill -KILL {pid}"));
         }
     }
     Ok(())
+}
+
+/// The processes that were started from this file, even if it has gone since.
+fn processes_running(program: &Path) -> Vec<u32> {
+    let gone = format!("{} (deleted)", program.display());
+    let runs = |pid: &u32| {
+        let exe = fs::read_link(format!("/proc/{pid}/exe"));
+        exe.is_ok_and(|exe| exe == program || exe == Path::new(&gone))
+    };
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries
+        .filter_map(|e| e.file_name().to_str()?.parse().ok())
+        .filter(runs)
+        .collect()
 }
 
 fn remove_made_directories(lab: &Lab) {
