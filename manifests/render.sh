@@ -8,7 +8,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 
-built="${GREPTIMECLUSTER_CACHE:-$HOME/.cache/greptimecluster}/tools/helm"
+built="${GREPTIMECLUSTER_CACHE:-$HOME/.cache/greptimecluster}/tools/bin/helm"
 if [ -z "${HELM:-}" ]; then
   if command -v helm >/dev/null; then HELM=helm
   elif [ -x "$built" ]; then HELM=$built
@@ -20,20 +20,24 @@ fi
 
 out=manifests/operator.yaml
 new=$(mktemp)
-trap 'rm -f "$new"' EXIT
+rendered=$(mktemp)
+trap 'rm -f "$new" "$rendered"' EXIT
+# A version of Kubernetes, because a helm that was built from its module alone takes itself to speak to an ancient one.
+"$HELM" template greptime-operator charts/greptime-operator --namespace greptime-system --kube-version 1.34.0 >"$rendered"
 {
   cat <<'HEADER'
 # Rendered from charts/greptime-operator by manifests/render.sh; do not edit.
-# The definition is too long for some annotations of client-side apply to be welcome; both ways work:
+#
 #   kubectl apply -f manifests/operator.yaml
-#   kubectl apply --server-side -f manifests/operator.yaml
+#
+# Deleting this file's objects deletes the definition, and with it every cluster. To remove the operator alone:
+#   kubectl delete deployment,clusterrole,clusterrolebinding -A -l app.kubernetes.io/name=greptime-operator
 apiVersion: v1
 kind: Namespace
 metadata:
   name: greptime-system
 HEADER
-  "$HELM" template greptime-operator charts/greptime-operator --namespace greptime-system \
-    | sed -e '/^ *helm.sh\/chart:/d' -e 's/^\( *app.kubernetes.io\/managed-by:\) Helm$/\1 kubectl/'
+  sed -e '/^ *helm.sh\/chart:/d' -e 's/^\( *app.kubernetes.io\/managed-by:\) Helm$/\1 kubectl/' "$rendered"
 } >"$new"
 
 if [ "${1:-}" = --check ]; then

@@ -18,13 +18,21 @@ pub struct Budget {
 
 impl Budget {
     pub fn new(soft: u64, hard: u64) -> Arc<Self> {
-        Arc::new(Self { soft, hard, used: AtomicU64::new(0), arriving: AtomicU64::new(0) })
+        Arc::new(Self {
+            soft,
+            hard,
+            used: AtomicU64::new(0),
+            arriving: AtomicU64::new(0),
+        })
     }
 
     /// Room for a write of `bytes`.
     pub fn reserve(self: &Arc<Self>, bytes: u64) -> Result<Reservation> {
         let arriving = self.arriving.fetch_add(bytes, Ordering::SeqCst) + bytes;
-        let reservation = Reservation { budget: Arc::clone(self), bytes };
+        let reservation = Reservation {
+            budget: Arc::clone(self),
+            bytes,
+        };
         let wanted = self.used() + arriving;
         if wanted > self.hard {
             return Err(Error::exhausted(format!(
@@ -78,7 +86,10 @@ mod tests {
         let budget = Budget::new(50, 100);
         let first = budget.reserve(60).unwrap();
         let error = budget.reserve(60).unwrap_err();
-        assert!(error.is_retryable() && error.message.contains("memtable_hard_limit"), "{error}");
+        assert!(
+            error.is_retryable() && error.message.contains("memtable_hard_limit"),
+            "{error}"
+        );
         drop(first);
         budget.changed(0, 40);
         budget.reserve(60).unwrap();

@@ -88,7 +88,16 @@ mod tests {
     #[test]
     fn the_defaults_are_valid_and_a_wrong_limit_is_named() {
         DatanodeConfig::default().validate().unwrap();
-        let config = DatanodeConfig { memtable_hard_limit: 1, ..DatanodeConfig::default() };
-        assert!(config.validate().unwrap_err().message.contains("memtable_soft_limit"));
+        let config = DatanodeConfig {
+            memtable_hard_limit: 1,
+            ..DatanodeConfig::default()
+        };
+        assert!(
+            config
+                .validate()
+                .unwrap_err()
+                .message
+                .contains("memtable_soft_limit")
+        );
     }
 }

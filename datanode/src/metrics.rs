@@ -48,13 +48,21 @@ impl DatanodeMetrics {
             "Time to make one batch of the log durable",
             all.log_append_seconds.clone(),
         );
-        metrics.register("greptime_datanode_log_fsyncs", "Syncs of log files", all.log_fsyncs.clone());
+        metrics.register(
+            "greptime_datanode_log_fsyncs",
+            "Syncs of log files",
+            all.log_fsyncs.clone(),
+        );
         metrics.register(
             "greptime_datanode_log_tail_truncated_bytes",
             "Bytes of incomplete writes that were cut off the log at start",
             all.log_tail_truncated_bytes.clone(),
         );
-        metrics.register("greptime_datanode_rows_written", "Rows acknowledged", all.rows_written.clone());
+        metrics.register(
+            "greptime_datanode_rows_written",
+            "Rows acknowledged",
+            all.rows_written.clone(),
+        );
         metrics.register(
             "greptime_datanode_write_rejected",
             "Writes that were answered with an error",
@@ -75,7 +83,11 @@ impl DatanodeMetrics {
             "Flushes that will be tried again",
             all.flush_failures.clone(),
         );
-        metrics.register("greptime_datanode_region_count", "Regions on this node", all.region_count.clone());
+        metrics.register(
+            "greptime_datanode_region_count",
+            "Regions on this node",
+            all.region_count.clone(),
+        );
         metrics.register("greptime_datanode_queries", "Plans executed", all.queries.clone());
         all
     }

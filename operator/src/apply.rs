@@ -1,145 +1,216 @@
 //! Makes the cluster's objects as the plan wants them, by server-side apply, and writes nothing that is so already.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
-
-use kube::Api;
+use futures::future::try_join_all;
+use greptime_operator_plan::Plan;
+use kube::ResourceExt;
 use kube::api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions};
+use kube::{Api, Resource};
 use serde_json::Value;
 
+use greptime_operator_api::GreptimeCluster;
+
 use crate::backoff::Key;
-use crate::children::{Children, MANAGER, kinds, rank};
-use crate::context::{Context, Fingerprint};
+use crate::children::{Children, MANAGER, STATEFUL_SET, api, kinds, text, to_value};
+use crate::context::Context;
 use crate::diff::{Owner, difference};
 use crate::error::{Doing, Error};
 
-const OWNER: Owner<'static> = Owner { manager: MANAGER, subresource: None };
+const OWNER: Owner<'static> = Owner {
+    manager: MANAGER,
+    subresource: None,
+};
 
-/// What became of a plan.
-#[derive(Debug, Default)]
-#[must_use]
-pub struct Applied {
-    /// `Kind/name: why`, of each write.
-    pub written: Vec<String>,
-    /// What could not be written. The rest was, as far as it does not depend on it.
-    pub problems: Vec<Error>,
-}
-
-/// Objects of the plan, by kind and name, and the ones it wants gone.
-#[derive(Debug, Default)]
-pub struct Wanted {
-    pub apply: Vec<Value>,
-    pub delete: Vec<(String, String)>,
-}
-
-pub async fn apply(context: &Context, key: &Key, mut wanted: Wanted, live: &Children) -> Applied {
-    let mut applied = Applied::default();
-    wanted.apply.sort_by_cached_key(|object| (rank(text(object, "/kind")), text(object, "/metadata/name").to_owned()));
-    for object in &wanted.apply {
-        let kind = text(object, "/kind");
-        // Pods that would start without their configuration or account only fail, and then wait.
-        if kind == "StatefulSet" && !applied.problems.is_empty() {
-            break;
+/// Writes in the order of [`kinds`] and stops at the first failure: a later object may need the one that failed.
+/// Returns what was written, one line each.
+pub async fn apply(
+    context: &Context,
+    key: &Key,
+    cluster: &GreptimeCluster,
+    plan: &Plan,
+    live: &Children,
+) -> Result<Vec<String>, Error> {
+    let kinds = kinds();
+    let mut wanted: Vec<Wanted> = Vec::new();
+    for child in &plan.apply {
+        let body = child.to_json();
+        let kind = child.kind();
+        let rank = kinds
+            .iter()
+            .position(|k| k.kind == kind)
+            .ok_or_else(|| Error::Refused {
+                doing: format!("apply {kind} {}", child.name()),
+                message: "the plan has an object of a kind that this operator does not write".into(),
+            })?;
+        wanted.push(Wanted {
+            rank,
+            kind: kind.to_owned(),
+            name: child.name().to_owned(),
+            body,
+        });
+    }
+    wanted.sort_by(|a, b| (a.rank, &a.name).cmp(&(b.rank, &b.name)));
+    let unlabelled = find_unlabelled(context, key, &wanted, live).await?;
+    let mut written = Vec::new();
+    for object in &wanted {
+        let id = (object.kind.clone(), object.name.clone());
+        let found = live.get(&id).or_else(|| unlabelled.get(&id));
+        if let Some(found) = found {
+            may_be_written(object, found, cluster)?;
         }
-        match apply_one(context, key, object, live).await {
-            Ok(Some(line)) => applied.written.push(line),
-            Ok(None) => {}
-            Err(problem) => applied.problems.push(problem),
+        written.extend(apply_one(context, key, object, found, &kinds[object.rank]).await?);
+    }
+    for child in &plan.delete {
+        let id = (child.kind.to_owned(), child.name.clone());
+        let Some((found, resource)) = live.get(&id).zip(kinds.iter().find(|k| k.kind == id.0)) else {
+            continue;
+        };
+        if found.pointer("/metadata/deletionTimestamp").is_none() {
+            delete(context, key, resource, &id.1, text(found, "/metadata/uid")).await?;
+            written.push(format!(
+                "{} {}: deleted, since it is not wanted any more",
+                id.0, id.1
+            ));
         }
     }
-    for (kind, name) in &wanted.delete {
-        let Some(found) = live.get(&(kind.clone(), name.clone())) else { continue };
-        match delete_one(context, key, kind, name, found).await {
-            Ok(()) => applied.written.push(format!("{kind}/{name}: deleted, not wanted any more")),
-            Err(problem) => applied.problems.push(problem),
-        }
-    }
-    for line in &applied.written {
-        tracing::info!(namespace = key.0, cluster = key.1, change = line, "wrote");
-    }
-    applied
+    Ok(written)
 }
 
-async fn apply_one(context: &Context, key: &Key, object: &Value, live: &Children) -> Result<Option<String>, Error> {
-    let (kind, name) = (text(object, "/kind"), text(object, "/metadata/name"));
-    let child = format!("{kind}/{name}");
-    let doing = || format!("apply {child}");
-    let Some(resource) = resource(kind) else {
-        let message = "the plan has an object of a kind that this operator does not write".to_owned();
-        return Err(Error::Refused { doing: doing(), message });
-    };
-    let found = live.get(&(kind.to_owned(), name.to_owned()));
-    let why = match found {
-        None => "created".to_owned(),
-        Some(found) => match difference(object, found, OWNER) {
-            Some(why) if !context.settled.is(key, &child, fingerprint(object, found)) => why,
-            _ => return Ok(None),
-        },
-    };
-    let mut object = object.clone();
-    if let Some(found) = found.filter(|_| kind == "StatefulSet") {
-        // How many pods there are was decided from the one that we read. With its version in the request, a change
-        // made since then (somebody scaled it out) is a conflict, and not taken back.
-        object["metadata"]["resourceVersion"] = found["metadata"]["resourceVersion"].clone();
-    }
-    let api: Api<DynamicObject> = Api::namespaced_with(context.client.clone(), &key.0, &resource);
-    let params = PatchParams::apply(MANAGER).force();
-    let after = api.patch(name, &params, &Patch::Apply(&object)).await.doing(doing)?;
-    context.metrics.wrote(kind);
-    if let Some(found) = found
-        && after.metadata.resource_version.as_deref() == Some(text(found, "/metadata/resourceVersion"))
-    {
-        tracing::debug!(namespace = key.0, cluster = key.1, child, why, "a write changed nothing; not repeated");
-        object["metadata"].as_object_mut().map(|m| m.remove("resourceVersion"));
-        context.settled.remember(key, &child, fingerprint(&object, found));
-    }
-    Ok(Some(format!("{child}: {why}")))
+struct Wanted {
+    rank: usize,
+    kind: String,
+    name: String,
+    body: Value,
 }
 
-async fn delete_one(context: &Context, key: &Key, kind: &str, name: &str, found: &Value) -> Result<(), Error> {
-    let Some(resource) = resource(kind) else { return Ok(()) };
+impl Wanted {
+    fn title(&self) -> String {
+        format!("{} {}", self.kind, self.name)
+    }
+}
+
+/// Objects that are there under our names although no label says that they are ours.
+async fn find_unlabelled(
+    context: &Context,
+    key: &Key,
+    wanted: &[Wanted],
+    live: &Children,
+) -> Result<Children, Error> {
+    let kinds = &kinds();
+    let missing = wanted
+        .iter()
+        .filter(|w| !live.contains_key(&(w.kind.clone(), w.name.clone())));
+    let asked = missing.map(|w| async move {
+        let found = api(context, &key.0, &kinds[w.rank]).get_opt(&w.name).await;
+        let found = found.doing(|| format!("get {}", w.title()))?;
+        found
+            .map(|object| Ok(((w.kind.clone(), w.name.clone()), to_value(&object)?)))
+            .transpose()
+    });
+    Ok(try_join_all(asked).await?.into_iter().flatten().collect())
+}
+
+/// Refuses to take over what somebody else made, and to write into what is about to go.
+fn may_be_written(wanted: &Wanted, found: &Value, cluster: &GreptimeCluster) -> Result<(), Error> {
+    let doing = format!("apply {}", wanted.title());
     if found.pointer("/metadata/deletionTimestamp").is_some() {
+        return Err(Error::Leaving { doing });
+    }
+    let uid = cluster.meta().uid.as_deref().unwrap_or_default();
+    let owners = found
+        .pointer("/metadata/ownerReferences")
+        .and_then(Value::as_array);
+    if owners.is_some_and(|owners| owners.iter().any(|owner| owner["uid"] == uid)) {
         return Ok(());
     }
-    let api: Api<DynamicObject> = Api::namespaced_with(context.client.clone(), &key.0, &resource);
-    delete(&api, name, text(found, "/metadata/uid")).await?;
-    context.metrics.wrote(kind);
-    Ok(())
+    let controller = owners
+        .into_iter()
+        .flatten()
+        .find(|owner| owner["controller"] == true);
+    match controller {
+        // A cluster of the same name was deleted, and its objects are still being collected.
+        Some(owner) if owner["kind"] == GreptimeCluster::kind(&()).as_ref() => Err(Error::Leaving { doing }),
+        Some(_) => Err(Error::Taken { doing }),
+        None if owned_once(found) => Ok(()),
+        None => Err(Error::Taken { doing }),
+    }
 }
 
-/// Deletes exactly the object that was seen; one that has gone meanwhile is as well.
-pub async fn delete(api: &Api<DynamicObject>, name: &str, uid: &str) -> Result<(), Error> {
-    let preconditions = Preconditions { uid: Some(uid.to_owned()), resource_version: None };
+/// Somebody may have removed labels and owner of an object that is ours all the same.
+fn owned_once(found: &Value) -> bool {
+    let entries = found.pointer("/metadata/managedFields").and_then(Value::as_array);
+    entries
+        .into_iter()
+        .flatten()
+        .any(|entry| entry["manager"] == MANAGER)
+}
+
+async fn apply_one(
+    context: &Context,
+    key: &Key,
+    wanted: &Wanted,
+    found: Option<&Value>,
+    resource: &ApiResource,
+) -> Result<Option<String>, Error> {
+    let title = wanted.title();
+    let why = match found.map(|found| difference(&wanted.body, found, OWNER)) {
+        None => "created".to_owned(),
+        Some(Some(why)) => why,
+        Some(None) => return Ok(None),
+    };
+    let mut body = wanted.body.clone();
+    let version = found.map(|found| text(found, "/metadata/resourceVersion"));
+    if let Some(version) = version.filter(|_| wanted.kind == STATEFUL_SET) {
+        // How many pods there are was decided from the object that we read. With its version in the request, a change
+        // made since then (somebody scaled it out) is a conflict, and not taken back.
+        body["metadata"]["resourceVersion"] = Value::from(version);
+    }
+    let params = PatchParams::apply(MANAGER).force();
+    let after = api(context, &key.0, resource)
+        .patch(&wanted.name, &params, &Patch::Apply(&body))
+        .await;
+    let after: DynamicObject = after.doing(|| format!("apply {title}"))?;
+    context.metrics.wrote(&wanted.kind);
+    tracing::info!(namespace = key.0, cluster = key.1, object = title, why, "applied");
+    if version.is_some() && version == after.resource_version().as_deref() {
+        // The comparison saw a difference where there is none, and would see it with every reconcile.
+        tracing::warn!(
+            namespace = key.0,
+            cluster = key.1,
+            object = title,
+            why,
+            "applying it changed nothing"
+        );
+    }
+    Ok(Some(format!("{title}: {why}")))
+}
+
+/// Deletes exactly the object that was seen. One that has gone meanwhile is as well.
+pub async fn delete(
+    context: &Context,
+    key: &Key,
+    resource: &ApiResource,
+    name: &str,
+    uid: &str,
+) -> Result<(), Error> {
+    let api: Api<DynamicObject> = api(context, &key.0, resource);
+    let preconditions = Preconditions {
+        uid: Some(uid.to_owned()),
+        resource_version: None,
+    };
     let params = DeleteParams::background().preconditions(preconditions);
     match api.delete(name, &params).await {
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-        other => other.map(|_| ()).doing(|| format!("delete {name}")),
+        Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
+        other => other
+            .map(|_| ())
+            .doing(|| format!("delete {} {name}", resource.kind))?,
     }
-}
-
-fn resource(kind: &str) -> Option<ApiResource> {
-    kinds().into_iter().find(|k| k.kind == kind)
-}
-
-/// Hashes of the wanted object and of what of the live one does not change by itself.
-fn fingerprint(wanted: &Value, live: &Value) -> Fingerprint {
-    let mut live = live.clone();
-    if let Some(object) = live.as_object_mut() {
-        object.remove("status");
-    }
-    if let Some(metadata) = live["metadata"].as_object_mut() {
-        metadata.remove("resourceVersion");
-        metadata.remove("managedFields");
-    }
-    (hash(wanted), hash(&live))
-}
-
-fn hash(value: &Value) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    value.hash(&mut hasher);
-    hasher.finish()
-}
-
-/// The text at a JSON pointer; empty when there is none.
-pub fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
-    value.pointer(pointer).and_then(Value::as_str).unwrap_or("")
+    context.metrics.wrote(&resource.kind);
+    tracing::info!(
+        namespace = key.0,
+        cluster = key.1,
+        kind = resource.kind,
+        name,
+        "deleted"
+    );
+    Ok(())
 }

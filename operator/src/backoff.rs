@@ -21,7 +21,10 @@ pub struct Backoff {
 
 impl Backoff {
     pub fn new(ids: SharedIds) -> Self {
-        Self { failures: Mutex::default(), ids }
+        Self {
+            failures: Mutex::default(),
+            ids,
+        }
     }
 
     /// Doubles with every failure, and differs by up to a half so that many objects do not come back together.

@@ -1,8 +1,8 @@
-//! The objects that belong to a cluster, read live and untyped.
+//! The objects that belong to a cluster, as they are in the API server.
 //!
-//! They are read from the API server with every reconcile and not from a cache of watches: what a cache shows may
-//! be older than our own last write, and an operator that acts on it writes twice or, worse, takes back a scale-out.
-//! Six small lists, which the API server answers from its own cache, cost less than that.
+//! They are read with every reconcile and not from a cache of watches: what a cache shows may be older than our own
+//! last write, and an operator that acts on it writes twice or, worse, takes a scale-out back. Half a dozen small
+//! lists, which the API server answers from its own cache, cost less than that.
 
 use std::collections::BTreeMap;
 
@@ -11,19 +11,27 @@ use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::{ApiResource, DynamicObject, ListParams};
-use kube::{Api, Client, ResourceExt};
+use kube::{Api, ResourceExt};
 use serde_json::Value;
 
 use crate::backoff::Key;
-use crate::error::{Error, Doing};
+use crate::context::Context;
+use crate::error::{Doing, Error};
 
+/// The one field manager of everything that the operator writes.
 pub const MANAGER: &str = "greptime-operator";
-pub const LABEL_MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 pub const LABEL_INSTANCE: &str = "app.kubernetes.io/instance";
 pub const LABEL_COMPONENT: &str = "app.kubernetes.io/component";
+/// Selects what the operator made, for whichever cluster.
+pub const MANAGED: &str = "app.kubernetes.io/managed-by=greptime-operator";
 
-/// Kinds that a plan consists of, in the order in which they are written: a pod must not start before the service
-/// account it runs as, the configuration it reads and the service it is found by.
+/// Selects what the operator made for a cluster, in its namespace.
+pub fn selector(cluster: &str) -> String {
+    format!("{MANAGED},{LABEL_INSTANCE}={cluster}")
+}
+
+/// Kinds that plans consist of, in the order in which they are written: a pod must not start before the service
+/// account that it runs as, the configuration that it reads and the service by which it is found.
 pub fn kinds() -> [ApiResource; 5] {
     [
         ApiResource::erase::<ServiceAccount>(&()),
@@ -34,36 +42,43 @@ pub fn kinds() -> [ApiResource; 5] {
     ]
 }
 
-/// The place of a kind in the order of writing; nothing for a kind that plans do not consist of.
-pub fn rank(kind: &str) -> Option<usize> {
-    kinds().iter().position(|k| k.kind == kind)
+pub const STATEFUL_SET: &str = "StatefulSet";
+
+/// Kind and name.
+pub type Id = (String, String);
+/// Live objects, untyped: a comparison needs them as they are.
+pub type Children = BTreeMap<Id, Value>;
+
+pub fn api(context: &Context, namespace: &str, resource: &ApiResource) -> Api<DynamicObject> {
+    Api::namespaced_with(context.client.clone(), namespace, resource)
 }
 
-/// Live objects by kind and name.
-pub type Children = BTreeMap<(String, String), Value>;
-
-/// Selects what the operator made for a cluster.
-pub fn selector(cluster: &str) -> String {
-    format!("{LABEL_MANAGED_BY}={MANAGER},{LABEL_INSTANCE}={cluster}")
-}
-
-pub async fn read(client: &Client, key: &Key) -> Result<Children, Error> {
+pub async fn read(context: &Context, key: &Key) -> Result<Children, Error> {
     let (namespace, name) = key;
     let params = ListParams::default().labels(&selector(name));
     let kinds = kinds();
     let lists = kinds.iter().map(|kind| {
-        let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, kind);
         let params = &params;
-        async move { api.list(params).await.doing(|| format!("list {} of {name}", kind.plural)) }
+        async move {
+            let list = api(context, namespace, kind).list(params).await;
+            list.doing(|| format!("list {} of {name}", kind.plural))
+        }
     });
     let lists = try_join_all(lists).await?;
     let mut children = Children::new();
     for (kind, list) in kinds.iter().zip(lists) {
         for object in list {
-            let name = object.name_any();
-            let value = serde_json::to_value(&object).map_err(Error::Encode)?;
-            children.insert((kind.kind.clone(), name), value);
+            children.insert((kind.kind.clone(), object.name_any()), to_value(&object)?);
         }
     }
     Ok(children)
+}
+
+pub fn to_value(object: &DynamicObject) -> Result<Value, Error> {
+    serde_json::to_value(object).map_err(Error::Encode)
+}
+
+/// The text at a JSON pointer; empty when there is none.
+pub fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
+    value.pointer(pointer).and_then(Value::as_str).unwrap_or("")
 }

@@ -29,7 +29,13 @@ pub struct Settings {
     #[arg(long, env = "DATABASE_IMAGE", global = true, default_value_t = default_image())]
     pub default_image: String,
     /// Namespaces to serve, separated by commas; empty for all. With a list, a Role in each of them is enough.
-    #[arg(long, env = "WATCH_NAMESPACE", global = true, default_value = "", hide_default_value = true)]
+    #[arg(
+        long,
+        env = "WATCH_NAMESPACE",
+        global = true,
+        default_value = "",
+        hide_default_value = true
+    )]
     pub namespace: String,
     /// Where /livez, /readyz and /metrics are served.
     #[arg(long, env = "METRICS_ADDRESS", global = true, default_value = "0.0.0.0:8080")]
@@ -62,9 +68,17 @@ pub enum Format {
 impl Settings {
     /// `None` stands for all namespaces.
     pub fn namespaces(&self) -> Vec<Option<String>> {
-        let named: std::collections::BTreeSet<_> =
-            self.namespace.split(',').map(str::trim).filter(|n| !n.is_empty()).collect();
-        if named.is_empty() { vec![None] } else { named.into_iter().map(|n| Some(n.to_owned())).collect() }
+        let named: std::collections::BTreeSet<_> = self
+            .namespace
+            .split(',')
+            .map(str::trim)
+            .filter(|n| !n.is_empty())
+            .collect();
+        if named.is_empty() {
+            vec![None]
+        } else {
+            named.into_iter().map(|n| Some(n.to_owned())).collect()
+        }
     }
 
     pub fn log(&self) -> LogConfig {
@@ -72,12 +86,18 @@ impl Settings {
             Format::Text => LogFormat::Text,
             Format::Json => LogFormat::Json,
         };
-        LogConfig { level: self.log_level.clone(), format }
+        LogConfig {
+            level: self.log_level.clone(),
+            format,
+        }
     }
 }
 
 fn default_image() -> String {
-    format!("ghcr.io/greptimecluster/greptime-node:{}", env!("CARGO_PKG_VERSION"))
+    format!(
+        "ghcr.io/greptimecluster/greptime-node:{}",
+        env!("CARGO_PKG_VERSION")
+    )
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use kube::runtime::watcher;
 use kube::{Api, Client, Resource, ResourceExt};
 use tokio::sync::watch;
 
-use crate::children::{LABEL_INSTANCE, managed};
+use crate::children::{LABEL_INSTANCE, MANAGED};
 use crate::context::Context;
 use crate::error::Error;
 use crate::reconcile::reconcile;
@@ -45,13 +45,18 @@ where
 
 /// One controller for each namespace, or one for all, until `stop`.
 pub async fn run(context: Arc<Context>, namespaces: Vec<Option<String>>, stop: watch::Receiver<bool>) {
-    join_all(namespaces.into_iter().map(|namespace| run_one(context.clone(), namespace, stop.clone()))).await;
+    join_all(
+        namespaces
+            .into_iter()
+            .map(|namespace| run_one(context.clone(), namespace, stop.clone())),
+    )
+    .await;
 }
 
 async fn run_one(context: Arc<Context>, namespace: Option<String>, stop: watch::Receiver<bool>) {
     let client = &context.client;
     let ns = namespace.as_deref();
-    let ours = || watcher::Config::default().labels(&managed());
+    let ours = || watcher::Config::default().labels(MANAGED);
     let controller = Controller::new(api::<Guarded>(client, ns), watcher::Config::default())
         .with_config(Config::default().debounce(DEBOUNCE).concurrency(CONCURRENCY))
         .owns(api::<StatefulSet>(client, ns), ours())
@@ -75,7 +80,10 @@ fn error_policy(cluster: Arc<Guarded>, error: &Error, context: Arc<Context>) -> 
     if error.is_transient() {
         return Action::requeue(AFTER_CONFLICT);
     }
-    let key = (cluster.meta().namespace.clone().unwrap_or_default(), cluster.meta().name.clone().unwrap_or_default());
+    let key = (
+        cluster.meta().namespace.clone().unwrap_or_default(),
+        cluster.meta().name.clone().unwrap_or_default(),
+    );
     Action::requeue(context.backoff.after_failure(&key))
 }
 

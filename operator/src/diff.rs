@@ -32,7 +32,10 @@ pub fn difference(desired: &Value, live: &Value, owner: Owner<'_>) -> Option<Str
         }
     }
     match owned_fields(live, owner) {
-        None => Some(format!("metadata.managedFields: {} does not manage it yet", owner.manager)),
+        None => Some(format!(
+            "metadata.managedFields: {} does not manage it yet",
+            owner.manager
+        )),
         Some(owned) => left_over("", owned, "", &desired),
     }
 }
@@ -41,7 +44,10 @@ pub fn difference(desired: &Value, live: &Value, owner: Owner<'_>) -> Option<Str
 fn without_nulls(value: &Value) -> Value {
     match value {
         Value::Object(map) => {
-            let kept = map.iter().filter(|(_, v)| !v.is_null()).map(|(k, v)| (k.clone(), without_nulls(v)));
+            let kept = map
+                .iter()
+                .filter(|(_, v)| !v.is_null())
+                .map(|(k, v)| (k.clone(), without_nulls(v)));
             Value::Object(kept.collect())
         }
         Value::Array(items) => Value::Array(items.iter().map(without_nulls).collect()),
@@ -58,18 +64,26 @@ fn in_field(path: &str, field: &str, want: &Value, live: Option<&Value>) -> Opti
         (Value::Object(want), Value::Object(live)) => in_object(path, field, want, live),
         (Value::Array(want), Value::Array(live)) => in_list(path, field, want, live),
         (want, live) if want == live => None,
-        (Value::String(want), Value::String(live)) if is_quantity(path) && quantity::equal(want, live) => None,
+        (Value::String(want), Value::String(live)) if is_quantity(path) && quantity::equal(want, live) => {
+            None
+        }
         _ => Some(format!("{path}: {} instead of {}", short(live), short(want))),
     }
 }
 
-fn in_object(path: &str, field: &str, want: &Map<String, Value>, live: &Map<String, Value>) -> Option<String> {
+fn in_object(
+    path: &str,
+    field: &str,
+    want: &Map<String, Value>,
+    live: &Map<String, Value>,
+) -> Option<String> {
     if ATOMIC_MAPS.contains(&field)
         && let Some(extra) = live.keys().find(|k| !want.contains_key(*k))
     {
         return Some(format!("{path}.{extra}: not wanted"));
     }
-    want.iter().find_map(|(name, value)| in_field(&format!("{path}.{name}"), name, value, live.get(name)))
+    want.iter()
+        .find_map(|(name, value)| in_field(&format!("{path}.{name}"), name, value, live.get(name)))
 }
 
 fn in_list(path: &str, field: &str, want: &[Value], live: &[Value]) -> Option<String> {
@@ -86,7 +100,11 @@ fn in_list(path: &str, field: &str, want: &[Value], live: &[Value]) -> Option<St
         });
     }
     if want.len() != live.len() {
-        return Some(format!("{path}: {} entries instead of {}", live.len(), want.len()));
+        return Some(format!(
+            "{path}: {} entries instead of {}",
+            live.len(),
+            want.len()
+        ));
     }
     let mut pairs = want.iter().zip(live).enumerate();
     pairs.find_map(|(i, (want, live))| in_field(&format!("{path}[{i}]"), "", want, Some(live)))
@@ -140,7 +158,10 @@ fn key_of<'a>(key: &str, item: &'a Value) -> std::borrow::Cow<'a, Value> {
 }
 
 fn key_text(keys: &[&str], item: &Value) -> String {
-    let parts: Vec<_> = keys.iter().map(|key| key_of(key, item).to_string().replace('"', "")).collect();
+    let parts: Vec<_> = keys
+        .iter()
+        .map(|key| key_of(key, item).to_string().replace('"', ""))
+        .collect();
     parts.join(",")
 }
 
@@ -156,7 +177,9 @@ fn is_zero(value: &Value) -> bool {
 }
 
 fn is_quantity(path: &str) -> bool {
-    [".requests.", ".limits.", ".sizeLimit", ".divisor"].iter().any(|part| path.contains(part))
+    [".requests.", ".limits.", ".sizeLimit", ".divisor"]
+        .iter()
+        .any(|part| path.contains(part))
 }
 
 fn short(value: &Value) -> String {
@@ -185,7 +208,15 @@ fn left_over(path: &str, owned: &Value, field: &str, desired: &Value) -> Option<
     owned.iter().find_map(|(step, below)| {
         let (kind, name) = step.split_once(':')?;
         let (path, field, found) = match kind {
-            "f" => (if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }, name, desired.get(name)),
+            "f" => (
+                if path.is_empty() {
+                    name.to_owned()
+                } else {
+                    format!("{path}.{name}")
+                },
+                name,
+                desired.get(name),
+            ),
             "k" => (format!("{path}[{name}]"), "", item_with(field, name, desired)),
             "v" => (format!("{path}[{name}]"), "", value_of_set(name, desired)),
             _ => return None,

@@ -42,8 +42,14 @@ enum Step {
 
 /// What to do about the lease as it is, and what to remember of it.
 fn decide(lease: Option<&Lease>, identity: &str, seen: Option<Seen>, now: Duration) -> (Step, Option<Seen>) {
-    let Some(lease) = lease else { return (Step::Create, None) };
-    let holder = lease.spec.as_ref().and_then(|s| s.holder_identity.as_deref()).unwrap_or("");
+    let Some(lease) = lease else {
+        return (Step::Create, None);
+    };
+    let holder = lease
+        .spec
+        .as_ref()
+        .and_then(|s| s.holder_identity.as_deref())
+        .unwrap_or("");
     if holder == identity {
         return (Step::Renew, None);
     }
@@ -56,9 +62,18 @@ fn decide(lease: Option<&Lease>, identity: &str, seen: Option<Seen>, now: Durati
         _ => Seen { version, at: now },
     };
     // The holder's own promise, should it differ from ours; never less than a second.
-    let promised = lease.spec.as_ref().and_then(|s| s.lease_duration_seconds).unwrap_or(0).max(1);
+    let promised = lease
+        .spec
+        .as_ref()
+        .and_then(|s| s.lease_duration_seconds)
+        .unwrap_or(0)
+        .max(1);
     let patience = Duration::from_secs(promised as u64).min(LEASE);
-    let step = if now.saturating_sub(seen.at) >= patience { Step::TakeOver } else { Step::Wait };
+    let step = if now.saturating_sub(seen.at) >= patience {
+        Step::TakeOver
+    } else {
+        Step::Wait
+    };
     (step, Some(seen))
 }
 
@@ -75,7 +90,13 @@ impl Elector {
     /// `identity` is the pod's name: a container that restarts in the same pod takes its own lease up at once.
     pub fn new(client: Client, namespace: &str, name: &str, identity: &str, clock: SharedClock) -> Self {
         let leases = Api::namespaced(client, namespace);
-        Self { leases, name: name.into(), identity: identity.into(), clock, seen: None }
+        Self {
+            leases,
+            name: name.into(),
+            identity: identity.into(),
+            clock,
+            seen: None,
+        }
     }
 
     /// Returns once the lease is ours.
@@ -110,7 +131,10 @@ impl Elector {
             tracing::warn!(error = %failure, "cannot renew the lease; trying again");
             let left = RENEW_DEADLINE.saturating_sub(self.clock.now().saturating_sub(renewed));
             if left.is_zero() {
-                return format!("the lease could not be renewed for {} s: {failure}", RENEW_DEADLINE.as_secs());
+                return format!(
+                    "the lease could not be renewed for {} s: {failure}",
+                    RENEW_DEADLINE.as_secs()
+                );
             }
             pause = left.min(Duration::from_secs(1));
         }
@@ -125,14 +149,19 @@ impl Elector {
     }
 
     async fn give_back(&self) -> Result<(), kube::Error> {
-        let Some(mut lease) = self.leases.get_opt(&self.name).await? else { return Ok(()) };
+        let Some(mut lease) = self.leases.get_opt(&self.name).await? else {
+            return Ok(());
+        };
         let spec = lease.spec.get_or_insert_with(LeaseSpec::default);
         if spec.holder_identity.as_deref() != Some(self.identity.as_str()) {
             return Ok(());
         }
         spec.holder_identity = Some(String::new());
         spec.lease_duration_seconds = Some(1);
-        self.leases.replace(&self.name, &PostParams::default(), &lease).await.map(|_| ())
+        self.leases
+            .replace(&self.name, &PostParams::default(), &lease)
+            .await
+            .map(|_| ())
     }
 
     /// One look at the lease and what follows from it; true if it is ours afterwards.
@@ -144,11 +173,13 @@ impl Elector {
             Step::Wait => return Ok(false),
             Step::Create => {
                 let lease = self.next_lease(None);
-                self.bounded_write(self.leases.create(&PostParams::default(), &lease)).await?
+                self.bounded_write(self.leases.create(&PostParams::default(), &lease))
+                    .await?
             }
             Step::Renew | Step::TakeOver => {
                 let lease = self.next_lease(lease);
-                self.bounded_write(self.leases.replace(&self.name, &PostParams::default(), &lease)).await?
+                self.bounded_write(self.leases.replace(&self.name, &PostParams::default(), &lease))
+                    .await?
             }
         };
         Ok(written)
@@ -159,7 +190,10 @@ impl Elector {
         let now = Timestamp::from_millisecond(self.clock.wall_ms()).unwrap_or(Timestamp::UNIX_EPOCH);
         let name = self.name.clone();
         let mut lease = old.unwrap_or_else(|| Lease {
-            metadata: ObjectMeta { name: Some(name), ..Default::default() },
+            metadata: ObjectMeta {
+                name: Some(name),
+                ..Default::default()
+            },
             ..Default::default()
         });
         let spec = lease.spec.get_or_insert_with(LeaseSpec::default);
@@ -174,7 +208,10 @@ impl Elector {
     }
 
     /// A write that lost against another is no error: the next look shows who has the lease.
-    async fn bounded_write<T>(&self, write: impl Future<Output = Result<T, kube::Error>>) -> Result<bool, String> {
+    async fn bounded_write<T>(
+        &self,
+        write: impl Future<Output = Result<T, kube::Error>>,
+    ) -> Result<bool, String> {
         let write = async {
             match write.await {
                 Ok(_) => Ok(true),
@@ -188,7 +225,10 @@ impl Elector {
     async fn bounded<T>(&self, request: impl Future<Output = Result<T, kube::Error>>) -> Result<T, String> {
         match tokio::time::timeout(REQUEST, request).await {
             Ok(result) => result.map_err(|e| e.to_string()),
-            Err(_) => Err(format!("the API server did not answer within {} s", REQUEST.as_secs())),
+            Err(_) => Err(format!(
+                "the API server did not answer within {} s",
+                REQUEST.as_secs()
+            )),
         }
     }
 }

@@ -36,13 +36,20 @@ impl MetasrvClient {
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(TIMEOUT));
         // Pods come and go with their addresses, so connections are not kept for long.
-        let http = Client::builder(TokioExecutor::new()).pool_idle_timeout(Duration::from_secs(30)).build(connector);
-        Self { http, url: url.to_owned() }
+        let http = Client::builder(TokioExecutor::new())
+            .pool_idle_timeout(Duration::from_secs(30))
+            .build(connector);
+        Self {
+            http,
+            url: url.to_owned(),
+        }
     }
 
     /// The answer of the leader, or of any instance if none says that it leads; else why nobody answered.
     pub async fn ask(&self, namespace: &str, cluster: &str, instances: &[Instance]) -> Result<Value, String> {
-        let asked = instances.iter().map(|instance| self.ask_one(namespace, cluster, instance));
+        let asked = instances
+            .iter()
+            .map(|instance| self.ask_one(namespace, cluster, instance));
         let answers = futures::future::join_all(asked).await;
         let mut failures = Vec::new();
         let mut best: Option<Value> = None;
@@ -61,7 +68,11 @@ impl MetasrvClient {
     }
 
     async fn ask_one(&self, namespace: &str, cluster: &str, instance: &Instance) -> Result<Value, String> {
-        let ip = if instance.ip.contains(':') { format!("[{}]", instance.ip) } else { instance.ip.clone() };
+        let ip = if instance.ip.contains(':') {
+            format!("[{}]", instance.ip)
+        } else {
+            instance.ip.clone()
+        };
         let url = self.url.replace("{ip}", &ip).replace("{pod}", &instance.pod);
         let url = url.replace("{name}", cluster).replace("{namespace}", namespace);
         let url: Uri = url.parse().map_err(|e| format!("{url}: {e}"))?;
@@ -72,7 +83,11 @@ impl MetasrvClient {
     }
 
     async fn get(&self, url: Uri) -> Result<Value, String> {
-        let response = self.http.get(url.clone()).await.map_err(|e| format!("{url}: {}", causes(&e)))?;
+        let response = self
+            .http
+            .get(url.clone())
+            .await
+            .map_err(|e| format!("{url}: {}", causes(&e)))?;
         if !response.status().is_success() {
             return Err(format!("{url}: {}", response.status()));
         }

@@ -78,7 +78,11 @@ impl OperatorMetrics {
     }
 
     pub fn wrote(&self, kind: &str) {
-        self.writes.get_or_create(&KindLabel { kind: kind.to_owned() }).inc();
+        self.writes
+            .get_or_create(&KindLabel {
+                kind: kind.to_owned(),
+            })
+            .inc();
     }
 
     pub fn set_leader(&self, leads: bool) {

@@ -10,7 +10,9 @@ pub fn equal(a: &str, b: &str) -> bool {
 
 /// In units of 10^-9, the finest that Kubernetes keeps.
 fn parse(text: &str) -> Option<i128> {
-    let split = text.find(|c: char| !(c.is_ascii_digit() || "+-.".contains(c))).unwrap_or(text.len());
+    let split = text
+        .find(|c: char| !(c.is_ascii_digit() || "+-.".contains(c)))
+        .unwrap_or(text.len());
     let (number, suffix) = text.split_at(split);
     let (negative, number) = match number.strip_prefix('-') {
         Some(rest) => (true, rest),
@@ -55,7 +57,11 @@ fn factor(suffix: &str) -> Option<(i128, i128)> {
         _ => {
             let power: i32 = suffix.strip_prefix(['e', 'E'])?.parse().ok()?;
             let size = 10i128.checked_pow(power.unsigned_abs())?;
-            if power < 0 { Some((NANO, size)) } else { Some((NANO.checked_mul(size)?, 1)) }
+            if power < 0 {
+                Some((NANO, size))
+            } else {
+                Some((NANO.checked_mul(size)?, 1))
+            }
         }
     }
 }
@@ -66,14 +72,27 @@ mod tests {
 
     #[test]
     fn the_same_amount_is_equal_however_it_is_written() {
-        for (a, b) in [("1024Mi", "1Gi"), ("0.5", "500m"), ("1", "1000m"), ("1e3", "1k"), ("1.5Gi", "1536Mi")] {
+        for (a, b) in [
+            ("1024Mi", "1Gi"),
+            ("0.5", "500m"),
+            ("1", "1000m"),
+            ("1e3", "1k"),
+            ("1.5Gi", "1536Mi"),
+        ] {
             assert!(equal(a, b), "{a} and {b}");
         }
     }
 
     #[test]
     fn different_amounts_and_things_that_are_no_quantities_are_not() {
-        for (a, b) in [("1Gi", "1G"), ("1", "2"), ("one", "one"), ("", ""), ("1Xi", "1Xi"), ("-1", "1")] {
+        for (a, b) in [
+            ("1Gi", "1G"),
+            ("1", "2"),
+            ("one", "one"),
+            ("", ""),
+            ("1Xi", "1Xi"),
+            ("-1", "1"),
+        ] {
             assert!(!equal(a, b), "{a} and {b}");
         }
     }

@@ -13,13 +13,10 @@ use kube::{Api, Client};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::backoff::Backoff;
 use crate::command::Settings;
-use crate::context::{Context, Settled};
+use crate::context::{Context, Parts};
 use crate::controller;
-use crate::events::Announcer;
 use crate::lease::Elector;
-use crate::metasrv::MetasrvClient;
 use crate::metrics::OperatorMetrics;
 
 const LEASE_NAME: &str = "greptime-operator";
@@ -37,20 +34,19 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let stopped = until(stop.clone());
     tokio::spawn(serve(listener, probe_router(metrics, readiness.clone()), stopped));
 
-    let client = Client::try_default().await.context("no way to the Kubernetes API: no service account, no kubeconfig")?;
+    let client = Client::try_default()
+        .await
+        .context("no way to the Kubernetes API: no service account, no kubeconfig")?;
     let clock = SystemClock::shared();
-    let ids = SystemIds::shared();
-    let context = Arc::new(Context {
+    let context = Arc::new(Context::new(Parts {
         client: client.clone(),
         clock: clock.clone(),
-        ids: ids.clone(),
-        default_image: settings.default_image.clone(),
-        metasrv: MetasrvClient::new(&settings.metasrv_url),
+        ids: SystemIds::shared(),
         metrics: operator_metrics,
-        announcer: Announcer::new(client.clone(), &settings.identity),
-        backoff: Backoff::new(ids),
-        settled: Settled::default(),
-    });
+        default_image: settings.default_image.clone(),
+        identity: settings.identity.clone(),
+        metasrv_url: settings.metasrv_url.clone(),
+    }));
     tokio::select! {
         () = until(stop.clone()) => return Ok(()),
         () = wait_for_definition(&client, &settings) => {}
@@ -67,8 +63,13 @@ async fn act(
     clock: SharedClock,
     stop: watch::Receiver<bool>,
 ) -> anyhow::Result<()> {
-    let mut elector =
-        Elector::new(context.client.clone(), &settings.lease_namespace, LEASE_NAME, &settings.identity, clock);
+    let mut elector = Elector::new(
+        context.client.clone(),
+        &settings.lease_namespace,
+        LEASE_NAME,
+        &settings.identity,
+        clock,
+    );
     if settings.leader_election {
         tracing::info!(identity = settings.identity, "waiting for the lease");
         tokio::select! {
@@ -77,8 +78,16 @@ async fn act(
         }
     }
     context.metrics.set_leader(true);
-    tracing::info!(identity = settings.identity, namespaces = settings.namespace, "leading");
-    let mut controllers = tokio::spawn(controller::run(context.clone(), settings.namespaces(), stop.clone()));
+    tracing::info!(
+        identity = settings.identity,
+        namespaces = settings.namespace,
+        "leading"
+    );
+    let mut controllers = tokio::spawn(controller::run(
+        context.clone(),
+        settings.namespaces(),
+        stop.clone(),
+    ));
     let lost = async {
         match settings.leader_election {
             true => elector.hold().await,
@@ -110,7 +119,8 @@ async fn wait_for_definition(client: &Client, settings: &Settings) {
     loop {
         let mut missing = None;
         for namespace in settings.namespaces() {
-            let api: Api<kube::core::DeserializeGuard<GreptimeCluster>> = controller::api(client, namespace.as_deref());
+            let api: Api<kube::core::DeserializeGuard<GreptimeCluster>> =
+                controller::api(client, namespace.as_deref());
             if let Err(error) = api.list(&ListParams::default().limit(1)).await {
                 missing = Some(error);
             }

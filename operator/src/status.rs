@@ -1,82 +1,85 @@
 //! Writes the status, when it says something new.
 
-use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams};
-use serde_json::{Value, json};
-
-use greptime_operator_api::GreptimeCluster;
+use greptime_operator_api::{GreptimeCluster, GreptimeClusterStatus};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::jiff::Timestamp;
+use kube::Resource;
+use kube::api::{Api, Patch, PatchParams};
+use kube::core::DeserializeGuard;
+use serde_json::{Map, Value, json};
 
 use crate::backoff::Key;
+use crate::children::MANAGER;
 use crate::context::Context;
-use crate::diff::{Owner, difference};
 use crate::error::{Doing, Error};
 
-/// Its own manager: what the status once said and no longer does then disappears, whatever children we own.
-const MANAGER: &str = "greptime-operator-status";
-const OWNER: Owner<'static> = Owner { manager: MANAGER, subresource: Some("status") };
-
-pub fn resource() -> ApiResource {
-    ApiResource::erase::<GreptimeCluster>(&())
-}
-
-/// The clusters of a namespace, untyped: one whose spec cannot be read must be told so in its status.
-pub fn clusters(context: &Context, namespace: &str) -> Api<DynamicObject> {
-    Api::namespaced_with(context.client.clone(), namespace, &resource())
-}
-
-/// Returns whether something was written.
-pub async fn write(context: &Context, key: &Key, live: &Value, status: Value) -> Result<bool, Error> {
-    let resource = resource();
-    let wanted = json!({
-        "apiVersion": resource.api_version,
-        "kind": resource.kind,
-        "metadata": {"name": key.1},
-        "status": status,
-    });
-    if live.get("status").is_some() && difference(&wanted, live, OWNER).is_none() {
+/// Returns whether there was anything to write.
+///
+/// The status is replaced as a whole, because it has one writer and what it no longer says must not stay: by a merge
+/// patch with a null for each field that goes. An update would fail with every change of the spec.
+pub async fn write(
+    context: &Context,
+    key: &Key,
+    live: &Value,
+    status: &GreptimeClusterStatus,
+) -> Result<bool, Error> {
+    let wanted = serde_json::to_value(status).map_err(Error::Encode)?;
+    let mut fields = wanted.as_object().cloned().unwrap_or_default();
+    let said = live["status"].as_object();
+    if said == Some(&fields) {
         return Ok(false);
     }
-    let params = PatchParams::apply(MANAGER).force();
-    let patched = clusters(context, &key.0).patch_status(&key.1, &params, &Patch::Apply(&wanted)).await;
-    patched.doing(|| format!("write the status of {}", key.1))?;
-    context.metrics.wrote(&resource.kind);
+    for field in said.into_iter().flat_map(Map::keys) {
+        fields.entry(field.clone()).or_insert(Value::Null);
+    }
+    let api: Api<DeserializeGuard<GreptimeCluster>> = Api::namespaced(context.client.clone(), &key.0);
+    let params = PatchParams {
+        field_manager: Some(MANAGER.to_owned()),
+        ..Default::default()
+    };
+    // The uid, so that a cluster that was deleted and made again is not told of its predecessor.
+    let patch = Patch::Merge(json!({"metadata": {"uid": live["metadata"]["uid"]}, "status": fields}));
+    let written = api.patch_status(&key.1, &params, &patch).await;
+    written.doing(|| format!("write the status of {}", key.1))?;
+    context.metrics.wrote(&GreptimeCluster::kind(&()));
     Ok(true)
 }
 
-/// A condition as it is put over those of a plan.
+/// Says in a condition what the plan did not know when it was made. The time of its transition stays while its truth
+/// does.
+pub fn say(status: &mut GreptimeClusterStatus, say: Saying<'_>, now: Timestamp) {
+    let Saying {
+        type_,
+        truth,
+        reason,
+        message,
+        generation,
+    } = say;
+    let truth = if truth { "True" } else { "False" };
+    let before = status.conditions.iter_mut().find(|c| c.type_ == type_);
+    let since = match &before {
+        Some(before) if before.status == truth => before.last_transition_time.clone(),
+        _ => Time(now),
+    };
+    let condition = Condition {
+        type_: type_.to_owned(),
+        status: truth.to_owned(),
+        reason: reason.to_owned(),
+        message: message.to_owned(),
+        observed_generation: generation,
+        last_transition_time: since,
+    };
+    match before {
+        Some(before) => *before = condition,
+        None => status.conditions.push(condition),
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
-pub struct Say<'a> {
+pub struct Saying<'a> {
     pub type_: &'a str,
-    pub status: &'a str,
+    pub truth: bool,
     pub reason: &'a str,
     pub message: &'a str,
-}
-
-/// Sets a condition in a status. Its time of transition stays while its status does; `live` knows that time.
-pub fn set_condition(status: &mut Value, live: &Value, say: Say<'_>, generation: i64, now: &str) {
-    let before = find(live.pointer("/status"), say.type_);
-    let since = match before {
-        Some(before) if before["status"] == say.status => before["lastTransitionTime"].clone(),
-        _ => Value::from(now),
-    };
-    let condition = json!({
-        "type": say.type_,
-        "status": say.status,
-        "reason": say.reason,
-        "message": say.message,
-        "lastTransitionTime": since,
-        "observedGeneration": generation,
-    });
-    if !status["conditions"].is_array() {
-        status["conditions"] = json!([]);
-    }
-    if let Some(conditions) = status["conditions"].as_array_mut() {
-        match conditions.iter_mut().find(|c| c["type"] == say.type_) {
-            Some(found) => *found = condition,
-            None => conditions.push(condition),
-        }
-    }
-}
-
-pub fn find<'a>(status: Option<&'a Value>, type_: &str) -> Option<&'a Value> {
-    status?.get("conditions")?.as_array()?.iter().find(|c| c["type"] == type_)
+    pub generation: Option<i64>,
 }

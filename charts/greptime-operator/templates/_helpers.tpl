@@ -64,18 +64,19 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 - apiGroups: ["greptimecluster.io"]
   resources: ["greptimeclusters/finalizers"]
   verbs: ["update"]
-# The pods of the three roles. Server-side apply creates through patch, which needs create too.
+# The pods of the three roles. Server-side apply creates through patch, which needs create too; get is for telling
+# whether somebody else's object has the name.
 - apiGroups: ["apps"]
   resources: ["statefulsets"]
-  verbs: ["list", "watch", "create", "patch", "delete"]
+  verbs: ["get", "list", "watch", "create", "patch", "delete"]
 # How the roles are found, what they run with, and whom they run as.
 - apiGroups: [""]
   resources: ["services", "configmaps", "serviceaccounts"]
-  verbs: ["list", "watch", "create", "patch", "delete"]
+  verbs: ["get", "list", "watch", "create", "patch", "delete"]
 # At most one pod of a role is evicted at a time.
 - apiGroups: ["policy"]
   resources: ["poddisruptionbudgets"]
-  verbs: ["list", "watch", "create", "patch", "delete"]
+  verbs: ["get", "list", "watch", "create", "patch", "delete"]
 # Why a cluster is not ready is said by its pods. They are only read.
 - apiGroups: [""]
   resources: ["pods"]
@@ -87,11 +88,15 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 # deletionPolicy Delete: the job that empties the bucket's prefix and the etcd keys.
 - apiGroups: ["batch"]
   resources: ["jobs"]
-  verbs: ["get", "list", "watch", "create", "patch", "delete"]
+  verbs: ["get", "create", "patch"]
 # deletionPolicy Delete: the datanodes' volumes.
 - apiGroups: [""]
   resources: ["persistentvolumeclaims"]
   verbs: ["list", "delete"]
+# deletionPolicy Delete: whether the namespace is going as well, in which no job can run.
+- apiGroups: [""]
+  resources: ["namespaces"]
+  verbs: ["get"]
 # Lines in `kubectl describe`; repeated ones are counted by patch.
 - apiGroups: ["events.k8s.io"]
   resources: ["events"]

@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use greptime_types::{Error, RegionId};
-use raft::eraftpb::{Entry, EntryType, HardState, Message};
-use raft::{Config, RawNode, Ready, StateRole};
+use raft::eraftpb::{HardState, Message};
+use raft::{Config, RawNode, StateRole};
 
-use super::record::{FIRST_POSITION, GroupRecord, Position, encode_raft};
+use super::group::Group;
+use super::record::{FIRST_POSITION, GroupRecord, encode_raft};
 use super::storage::RegionStorage;
 use super::{Batch, Key, LogError, LogStore};
 
@@ -26,7 +27,10 @@ pub struct LogOptions {
 
 impl Default for LogOptions {
     fn default() -> Self {
-        Self { turn_bytes: 4 << 20, uncommitted_bytes: 64 << 20 }
+        Self {
+            turn_bytes: 4 << 20,
+            uncommitted_bytes: 64 << 20,
+        }
     }
 }
 
@@ -43,13 +47,28 @@ pub struct Initialise {
 pub enum Input {
     Initialise(Initialise),
     /// `token` comes back with the committed entry, or as refused.
-    Propose { region: RegionId, token: u64, data: Bytes },
-    Campaign { region: RegionId },
-    Message { region: RegionId, message: Box<Message> },
+    Propose {
+        region: RegionId,
+        token: u64,
+        data: Bytes,
+    },
+    Campaign {
+        region: RegionId,
+    },
+    Message {
+        region: RegionId,
+        message: Box<Message>,
+    },
     /// Rows up to `through` are in files of a known manifest version: forget their entries, and keep what a
     /// restart needs instead.
-    Trim { region: RegionId, through: u64, checkpoint: Bytes },
-    Drop { region: RegionId },
+    Trim {
+        region: RegionId,
+        through: u64,
+        checkpoint: Bytes,
+    },
+    Drop {
+        region: RegionId,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -89,17 +108,6 @@ pub struct Output {
     pub initialised: Vec<RegionId>,
     pub dropped: Vec<RegionId>,
     pub trimmed: Vec<(RegionId, u64)>,
-}
-
-struct Group {
-    raw: RawNode<RegionStorage>,
-    /// Elects itself as soon as everything committed is applied.
-    campaign: bool,
-    /// Proposals under way: index → (term, token).
-    proposed: BTreeMap<u64, (u64, u64)>,
-    /// The commit index moved since the hard state was written.
-    hard_state_behind: bool,
-    trim: Option<(u64, Bytes)>,
 }
 
 pub struct LogCore {
@@ -161,13 +169,7 @@ impl LogCore {
         let logger = slog::Logger::root(slog::Discard, slog::o!());
         let raw = RawNode::new(&config, storage, &logger)
             .map_err(|e| LogError::Corruption(format!("group of region {region}: {e}")))?;
-        let group = Group {
-            raw,
-            campaign: alone,
-            proposed: BTreeMap::new(),
-            hard_state_behind: false,
-            trim: None,
-        };
+        let group = Group::new(raw, alone);
         self.groups.insert(region, group);
         self.active.insert(region);
         Ok(())
@@ -204,7 +206,11 @@ impl LogCore {
                     self.active.insert(region);
                 }
             }
-            Input::Trim { region, through, checkpoint } => {
+            Input::Trim {
+                region,
+                through,
+                checkpoint,
+            } => {
                 if let Some(group) = self.groups.get_mut(&region) {
                     group.trim = Some((through, checkpoint));
                     self.active.insert(region);
@@ -248,7 +254,10 @@ impl LogCore {
     ///
     /// After an error nothing of this turn may be acknowledged, and the core must not be used again.
     pub fn turn(&mut self, send: &mut dyn FnMut(RegionId, Message)) -> Result<Output, LogError> {
-        let mut output = Output { refused: std::mem::take(&mut self.refused), ..Output::default() };
+        let mut output = Output {
+            refused: std::mem::take(&mut self.refused),
+            ..Output::default()
+        };
         let mut batch = Batch::default();
         self.collect_dropped(&mut batch, &mut output);
         self.collect_initialised(&mut batch, &mut output);
@@ -271,11 +280,12 @@ impl LogCore {
             }
         }
         for region in active {
-            let Some(group) = self.groups.get_mut(&region) else { continue };
-            if let Some((through, _)) = group.trim.take() {
-                group.finish_trim(through);
-                output.trimmed.push((region, through));
-            }
+            let Some(group) = self.groups.get_mut(&region) else {
+                continue;
+            };
+            output
+                .trimmed
+                .extend(group.finish_trim().map(|through| (region, through)));
             output.status.push((region, group.status()));
             if group.raw.has_ready() || group.wants_campaign() {
                 self.active.insert(region);
@@ -289,7 +299,9 @@ impl LogCore {
             self.initialise.retain(|i| i.region != region);
             if let Some(group) = self.groups.remove(&region) {
                 let lost = Error::not_found(format!("region {region} was dropped"));
-                output.refused.extend(group.proposed.values().map(|(_, token)| (*token, lost.clone())));
+                output
+                    .refused
+                    .extend(group.proposed.values().map(|(_, token)| (*token, lost.clone())));
             }
             batch.region(region).delete = true;
             output.dropped.push(region);
@@ -319,150 +331,3 @@ impl LogCore {
         }
     }
 }
-
-impl Group {
-    fn status(&self) -> GroupStatus {
-        let raft = &self.raw.raft;
-        GroupStatus {
-            raft_id: raft.id,
-            leads: raft.state == StateRole::Leader,
-            term: raft.term,
-            last_index: raft.raft_log.last_index(),
-        }
-    }
-
-    /// The library reads everything that is committed and not applied before it campaigns, so apply first.
-    fn wants_campaign(&self) -> bool {
-        let log = &self.raw.raft.raft_log;
-        self.campaign && log.applied == log.committed
-    }
-
-    /// What must be written this turn.
-    fn begin(
-        &mut self,
-        region: RegionId,
-        batch: &mut Batch,
-        readies: &mut Vec<(RegionId, Ready)>,
-        send: &mut dyn FnMut(RegionId, Message),
-    ) -> Result<(), LogError> {
-        if self.wants_campaign() {
-            self.campaign = false;
-            self.raw.campaign().map_err(|e| LogError::Read(format!("region {region} campaigns: {e}")))?;
-        }
-        self.begin_trim(region, batch)?;
-        if !self.raw.has_ready() {
-            return Ok(());
-        }
-        let mut ready = self.raw.ready();
-        if !ready.snapshot().is_empty() {
-            return Err(LogError::Corruption(format!("region {region} was sent a snapshot by nobody")));
-        }
-        for message in ready.take_messages() {
-            send(region, message);
-        }
-        if let Some(hard_state) = ready.hs() {
-            self.raw.mut_store().hard_state = hard_state.clone();
-            self.hard_state_behind = true;
-        }
-        let must_write = !ready.entries().is_empty() || ready.must_sync();
-        if must_write {
-            let changes = batch.region(region);
-            changes.entries.extend_from_slice(ready.entries());
-            if self.hard_state_behind {
-                changes.put.insert(Key::HardState, encode_raft(&self.raw.store().hard_state));
-                self.hard_state_behind = false;
-            }
-        }
-        readies.push((region, ready));
-        Ok(())
-    }
-
-    fn begin_trim(&mut self, region: RegionId, batch: &mut Batch) -> Result<(), LogError> {
-        let Some((through, checkpoint)) = &self.trim else { return Ok(()) };
-        let log = &self.raw.raft.raft_log;
-        if *through > log.applied || *through <= self.raw.store().record.trimmed.index {
-            // Not applied: a mistake of the caller. Trimmed already: an old checkpoint. Neither may be written.
-            self.trim = None;
-            return Ok(());
-        }
-        let term =
-            log.term(*through).map_err(|e| LogError::Read(format!("region {region}, entry {through}: {e}")))?;
-        let mut record = self.raw.store().record.clone();
-        record.trimmed = Position { index: *through, term };
-        // Without the commit index a reopened group would begin behind its own trimmed position.
-        let mut hard_state = self.raw.store().hard_state.clone();
-        hard_state.commit = log.committed.min(log.persisted);
-        let changes = batch.region(region);
-        changes.trim_through = Some(*through);
-        changes.put.insert(Key::Group, record.encode());
-        changes.put.insert(Key::HardState, encode_raft(&hard_state));
-        changes.put.insert(Key::Checkpoint, checkpoint.clone());
-        Ok(())
-    }
-
-    fn finish_trim(&mut self, through: u64) {
-        if let Ok(term) = self.raw.raft.raft_log.term(through) {
-            self.raw.mut_store().trimmed(Position { index: through, term });
-        }
-    }
-
-    /// The batch is on disk.
-    fn persisted(
-        &mut self,
-        region: RegionId,
-        mut ready: Ready,
-        output: &mut Output,
-        send: &mut dyn FnMut(RegionId, Message),
-    ) -> Result<(), LogError> {
-        self.raw.mut_store().appended(ready.take_entries());
-        for message in ready.take_persisted_messages() {
-            send(region, message);
-        }
-        let mut entries = ready.take_committed_entries();
-        let mut light = self.raw.advance_append(ready);
-        if let Some(commit) = light.commit_index() {
-            self.raw.mut_store().hard_state.commit = commit;
-            self.hard_state_behind = true;
-        }
-        for message in light.take_messages() {
-            send(region, message);
-        }
-        entries.extend(light.take_committed_entries());
-        if !entries.is_empty() {
-            let entries = entries.into_iter().map(|e| self.committed(region, e, output));
-            let entries = entries.collect::<Result<Vec<_>, _>>()?;
-            output.committed.push(Committed { region, entries });
-        }
-        if self.raw.raft.state != StateRole::Leader && !self.proposed.is_empty() {
-            let lost = Error::unavailable(format!("this node no longer leads region {region}"));
-            let tokens = std::mem::take(&mut self.proposed);
-            output.refused.extend(tokens.into_values().map(|(_, token)| (token, lost.clone())));
-        }
-        Ok(())
-    }
-
-    fn committed(
-        &mut self,
-        region: RegionId,
-        entry: Entry,
-        output: &mut Output,
-    ) -> Result<CommittedEntry, LogError> {
-        if entry.get_entry_type() != EntryType::EntryNormal {
-            return Err(LogError::Corruption(format!(
-                "region {region}: entry {} changes members, which this version never writes",
-                entry.index
-            )));
-        }
-        let token = match self.proposed.remove(&entry.index) {
-            Some((term, token)) if term == entry.term => Some(token),
-            Some((_, token)) => {
-                let lost = Error::unavailable(format!("another leader of region {region} took the place"));
-                output.refused.push((token, lost));
-                None
-            }
-            None => None,
-        };
-        Ok(CommittedEntry { index: entry.index, term: entry.term, data: entry.data, token })
-    }
-}
-

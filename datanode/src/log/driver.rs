@@ -45,7 +45,11 @@ enum Command {
     Propose(Proposal, oneshot::Sender<Result<Applied>>),
     Initialise(Initialise, oneshot::Sender<Result<()>>),
     Drop(RegionId, oneshot::Sender<Result<()>>),
-    Trim { region: RegionId, through: u64, checkpoint: Bytes },
+    Trim {
+        region: RegionId,
+        through: u64,
+        checkpoint: Bytes,
+    },
     Stop,
 }
 
@@ -82,7 +86,12 @@ impl LogHandle {
 
     /// Forgets entries whose rows are in files, and keeps what a restart needs instead.
     pub async fn trim(&self, region: RegionId, through: u64, checkpoint: Bytes) -> Result<()> {
-        self.send(Command::Trim { region, through, checkpoint }).await
+        self.send(Command::Trim {
+            region,
+            through,
+            checkpoint,
+        })
+        .await
     }
 
     /// Ends the loop after what was queued before; returns when the log is closed.
@@ -123,7 +132,9 @@ impl LogHandle {
     }
 
     fn gone(&self) -> Error {
-        let reason = self.failure().unwrap_or_else(|| "the node is shutting down".into());
+        let reason = self
+            .failure()
+            .unwrap_or_else(|| "the node is shutting down".into());
         Error::unavailable(format!("{reason}; whether the request was done is unknown"))
     }
 }
@@ -169,7 +180,10 @@ pub fn start(core: LogCore, machine: Arc<dyn Apply>, queue: usize, turn_bytes: u
             Err(panic) => Some(format!("the log loop panicked: {}", panic_text(panic.as_ref()))),
         };
         if let Some(reason) = reason {
-            tracing::error!(reason, "the log has failed; this node takes no more writes and must restart");
+            tracing::error!(
+                reason,
+                "the log has failed; this node takes no more writes and must restart"
+            );
             failed.send_replace(Some(reason));
         }
         // Closes the log, and answers everybody who waits; a log engine that has panicked may do so again.
@@ -225,9 +239,18 @@ impl Driver {
                 let token = self.next_token;
                 self.next_token += 1;
                 let (region, request, bytes) = (proposal.region, proposal.request, proposal.data.len());
-                let pending = Pending { region, request, reply, _reservation: proposal.reservation };
+                let pending = Pending {
+                    region,
+                    request,
+                    reply,
+                    _reservation: proposal.reservation,
+                };
                 self.pending.insert(token, pending);
-                self.core.step(Input::Propose { region, token, data: proposal.data });
+                self.core.step(Input::Propose {
+                    region,
+                    token,
+                    data: proposal.data,
+                });
                 bytes
             }
             Command::Initialise(initialise, reply) if self.core.has_group(initialise.region) => {
@@ -235,7 +258,10 @@ impl Driver {
                 0
             }
             Command::Initialise(initialise, reply) => {
-                self.initialising.entry(initialise.region).or_default().push(reply);
+                self.initialising
+                    .entry(initialise.region)
+                    .or_default()
+                    .push(reply);
                 self.core.step(Input::Initialise(initialise));
                 0
             }
@@ -248,9 +274,17 @@ impl Driver {
                 self.stopping = true;
                 0
             }
-            Command::Trim { region, through, checkpoint } => {
+            Command::Trim {
+                region,
+                through,
+                checkpoint,
+            } => {
                 let bytes = checkpoint.len();
-                self.core.step(Input::Trim { region, through, checkpoint });
+                self.core.step(Input::Trim {
+                    region,
+                    through,
+                    checkpoint,
+                });
                 bytes
             }
         }
@@ -274,7 +308,9 @@ impl Driver {
             }
         }
         for (token, error) in output.refused {
-            let Some(pending) = self.pending.remove(&token) else { continue };
+            let Some(pending) = self.pending.remove(&token) else {
+                continue;
+            };
             if let Some(request) = pending.request {
                 self.machine.refused(pending.region, request);
             }

@@ -50,7 +50,10 @@ impl EngineLog {
         let files = Arc::new(LogFiles::new(fsyncs));
         let engine = Engine::open_with_file_system(config, Arc::clone(&files))
             .map_err(|e| LogError::Corruption(format!("{}: {e}", options.dir.display())))?;
-        Ok(Self { engine, cuts: files.recovered() })
+        Ok(Self {
+            engine,
+            cuts: files.recovered(),
+        })
     }
 
     /// What recovery cut off.
@@ -122,7 +125,10 @@ impl LogStore for EngineLog {
     }
 
     fn reclaim(&self) -> Result<Vec<RegionId>, LogError> {
-        let behind = self.engine.purge_expired_files().map_err(|e| LogError::Write(e.to_string()))?;
+        let behind = self
+            .engine
+            .purge_expired_files()
+            .map_err(|e| LogError::Write(e.to_string()))?;
         Ok(behind.into_iter().map(RegionId::from_u64).collect())
     }
 }

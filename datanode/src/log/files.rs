@@ -40,8 +40,14 @@ pub struct WatchedFile {
 impl LogFiles {
     /// Until [`Self::recovered`], truncation is what recovery does to torn tails.
     pub fn new(fsyncs: Counter) -> Self {
-        let watch = Watch { fsyncs, recovering: AtomicBool::new(true), cuts: Mutex::default() };
-        Self { watch: Arc::new(watch) }
+        let watch = Watch {
+            fsyncs,
+            recovering: AtomicBool::new(true),
+            cuts: Mutex::default(),
+        };
+        Self {
+            watch: Arc::new(watch),
+        }
     }
 
     pub fn recovered(&self) -> Vec<Cut> {
@@ -50,7 +56,11 @@ impl LogFiles {
     }
 
     fn watched(&self, inner: Inner, path: &Path) -> WatchedFile {
-        WatchedFile { inner: Arc::new(inner), path: path.to_owned(), watch: Arc::clone(&self.watch) }
+        WatchedFile {
+            inner: Arc::new(inner),
+            path: path.to_owned(),
+            watch: Arc::clone(&self.watch),
+        }
     }
 }
 
@@ -61,10 +71,19 @@ impl WatchedFile {
         let mut reader = DefaultFileSystem.new_reader(Arc::clone(&self.inner))?;
         reader.seek(SeekFrom::Start(offset as u64))?;
         let mut tail = Vec::new();
-        reader.take(size.saturating_sub(offset) as u64).read_to_end(&mut tail)?;
-        let bytes = tail.iter().rposition(|b| *b != 0).map_or(0, |last| last as u64 + 1);
+        reader
+            .take(size.saturating_sub(offset) as u64)
+            .read_to_end(&mut tail)?;
+        let bytes = tail
+            .iter()
+            .rposition(|b| *b != 0)
+            .map_or(0, |last| last as u64 + 1);
         if bytes > 0 {
-            self.watch.cuts.lock().push(Cut { file: self.path.clone(), offset: offset as u64, bytes });
+            self.watch.cuts.lock().push(Cut {
+                file: self.path.clone(),
+                offset: offset as u64,
+                bytes,
+            });
         }
         Ok(())
     }

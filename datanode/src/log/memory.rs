@@ -65,8 +65,15 @@ impl MemoryLog {
     pub fn reopen(&self) -> Self {
         let mut old = self.disk.lock();
         old.failed = true;
-        let disk = Disk { regions: old.regions.clone(), torn_tails: old.torn_tails, ..Disk::default() };
-        Self { disk: Arc::new(Mutex::new(disk)), syncs: Arc::new(AtomicU64::new(0)) }
+        let disk = Disk {
+            regions: old.regions.clone(),
+            torn_tails: old.torn_tails,
+            ..Disk::default()
+        };
+        Self {
+            disk: Arc::new(Mutex::new(disk)),
+            syncs: Arc::new(AtomicU64::new(0)),
+        }
     }
 }
 
@@ -84,7 +91,8 @@ impl Disk {
             if let Some(first) = changes.entries.first() {
                 log.entries.split_off(&first.index);
             }
-            log.entries.extend(changes.entries.into_iter().map(|e| (e.index, e)));
+            log.entries
+                .extend(changes.entries.into_iter().map(|e| (e.index, e)));
             log.keys.extend(changes.put);
         }
     }
@@ -122,7 +130,12 @@ impl LogStore for MemoryLog {
 
     fn regions(&self) -> Result<Vec<RegionId>, LogError> {
         let disk = self.disk.lock();
-        Ok(disk.regions.iter().filter(|(_, r)| r.keys.contains_key(&Key::Group)).map(|(id, _)| *id).collect())
+        Ok(disk
+            .regions
+            .iter()
+            .filter(|(_, r)| r.keys.contains_key(&Key::Group))
+            .map(|(id, _)| *id)
+            .collect())
     }
 
     fn bounds(&self, region: RegionId) -> Option<(u64, u64)> {
@@ -133,7 +146,9 @@ impl LogStore for MemoryLog {
 
     fn entries(&self, region: RegionId, low: u64, high: u64, max_bytes: u64) -> Result<Vec<Entry>, LogError> {
         let disk = self.disk.lock();
-        let Some(log) = disk.regions.get(&region) else { return Ok(Vec::new()) };
+        let Some(log) = disk.regions.get(&region) else {
+            return Ok(Vec::new());
+        };
         let (mut bytes, mut taken) = (0, Vec::new());
         for entry in log.entries.range(low..high).map(|(_, e)| e) {
             bytes += entry.data.len() as u64;
@@ -146,7 +161,12 @@ impl LogStore for MemoryLog {
     }
 
     fn get(&self, region: RegionId, key: Key) -> Result<Option<Bytes>, LogError> {
-        Ok(self.disk.lock().regions.get(&region).and_then(|r| r.keys.get(&key).cloned()))
+        Ok(self
+            .disk
+            .lock()
+            .regions
+            .get(&region)
+            .and_then(|r| r.keys.get(&key).cloned()))
     }
 
     fn reclaim(&self) -> Result<Vec<RegionId>, LogError> {

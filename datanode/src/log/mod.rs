@@ -8,12 +8,15 @@ mod core;
 mod driver;
 mod engine;
 mod files;
+mod group;
 mod memory;
 mod record;
 mod storage;
 mod timed;
 
-pub use self::core::{Committed, CommittedEntry, GroupStatus, Initialise, Input, LogCore, LogOptions, Output};
+pub use self::core::{
+    Committed, CommittedEntry, GroupStatus, Initialise, Input, LogCore, LogOptions, Output,
+};
 pub use driver::{Applied, Apply, LogHandle, Proposal, start};
 pub use engine::{EngineLog, EngineOptions};
 pub use files::Cut;

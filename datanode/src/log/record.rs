@@ -45,8 +45,15 @@ struct GroupBytes {
 
 impl GroupRecord {
     pub fn new(raft_id: u64, voters: Vec<u64>) -> Self {
-        let members = ConfState { voters, ..Default::default() };
-        Self { raft_id, members, trimmed: FIRST_POSITION }
+        let members = ConfState {
+            voters,
+            ..Default::default()
+        };
+        Self {
+            raft_id,
+            members,
+            trimmed: FIRST_POSITION,
+        }
     }
 
     /// Whether the group needs nobody else to elect and commit.
@@ -66,14 +73,20 @@ impl GroupRecord {
     }
 
     pub fn load(store: &dyn LogStore, region: RegionId) -> Result<Self, LogError> {
-        let damaged = |e: &dyn std::fmt::Display| LogError::Corruption(format!("group of region {region}: {e}"));
-        let bytes = store.get(region, Key::Group)?.ok_or_else(|| damaged(&"it is missing"))?;
+        let damaged =
+            |e: &dyn std::fmt::Display| LogError::Corruption(format!("group of region {region}: {e}"));
+        let bytes = store
+            .get(region, Key::Group)?
+            .ok_or_else(|| damaged(&"it is missing"))?;
         let record = GroupBytes::decode(bytes).map_err(|e| damaged(&e))?;
         format::check("the group record", record.format).map_err(|e| damaged(&e))?;
         Ok(Self {
             raft_id: record.raft_id,
             members: ConfState::parse_from_bytes(&record.members).map_err(|e| damaged(&e))?,
-            trimmed: Position { index: record.trimmed_index, term: record.trimmed_term },
+            trimmed: Position {
+                index: record.trimmed_index,
+                term: record.trimmed_term,
+            },
         })
     }
 }
@@ -88,5 +101,8 @@ pub fn load_hard_state(store: &dyn LogStore, region: RegionId) -> Result<HardSta
 
 /// Encodes a message of Raft. Its messages have no required fields, so this cannot fail.
 pub fn encode_raft(message: &impl protobuf::Message) -> Bytes {
-    message.write_to_bytes().expect("messages of raft have no required fields").into()
+    message
+        .write_to_bytes()
+        .expect("messages of raft have no required fields")
+        .into()
 }

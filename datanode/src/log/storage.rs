@@ -29,9 +29,19 @@ impl RegionStorage {
         let mut hard_state = load_hard_state(store.as_ref(), region)?;
         hard_state.commit = hard_state.commit.max(record.trimmed.index).max(flushed);
         hard_state.term = hard_state.term.max(record.trimmed.term);
-        let mut storage =
-            Self { region, store, last: record.trimmed, record, hard_state, recent: VecDeque::new() };
-        if let Some((first, last)) = storage.store.bounds(region).filter(|(_, last)| *last > storage.last.index) {
+        let mut storage = Self {
+            region,
+            store,
+            last: record.trimmed,
+            record,
+            hard_state,
+            recent: VecDeque::new(),
+        };
+        if let Some((first, last)) = storage
+            .store
+            .bounds(region)
+            .filter(|(_, last)| *last > storage.last.index)
+        {
             if first > storage.record.trimmed.index + 1 {
                 return Err(LogError::Corruption(format!(
                     "region {region} is trimmed through {}, but its log begins at {first}",
@@ -39,7 +49,10 @@ impl RegionStorage {
                 )));
             }
             let entry = storage.read(last, last + 1, u64::MAX)?;
-            storage.last = Position { index: last, term: entry[0].term };
+            storage.last = Position {
+                index: last,
+                term: entry[0].term,
+            };
         }
         if storage.hard_state.commit > storage.last.index {
             return Err(LogError::Corruption(format!(
@@ -57,7 +70,10 @@ impl RegionStorage {
             self.recent.pop_back();
         }
         if let Some(last) = entries.last() {
-            self.last = Position { index: last.index, term: last.term };
+            self.last = Position {
+                index: last.index,
+                term: last.term,
+            };
         }
         self.recent.extend(entries);
     }
@@ -78,7 +94,10 @@ impl RegionStorage {
         let entries = self.store.entries(self.region, low, high, max_bytes)?;
         match entries.first() {
             Some(entry) if entry.index == low => Ok(entries),
-            _ => Err(LogError::Corruption(format!("region {}: entry {low} is missing", self.region))),
+            _ => Err(LogError::Corruption(format!(
+                "region {}: entry {low} is missing",
+                self.region
+            ))),
         }
     }
 
@@ -105,7 +124,10 @@ fn other(error: LogError) -> raft::Error {
 
 impl Storage for RegionStorage {
     fn initial_state(&self) -> raft::Result<RaftState> {
-        Ok(RaftState::new(self.hard_state.clone(), self.record.members.clone()))
+        Ok(RaftState::new(
+            self.hard_state.clone(),
+            self.record.members.clone(),
+        ))
     }
 
     fn entries(
@@ -144,7 +166,9 @@ impl Storage for RegionStorage {
         if let Some(entries) = self.recent(index, index + 1, u64::MAX) {
             return Ok(entries[0].term);
         }
-        self.read(index, index + 1, u64::MAX).map(|entries| entries[0].term).map_err(other)
+        self.read(index, index + 1, u64::MAX)
+            .map(|entries| entries[0].term)
+            .map_err(other)
     }
 
     fn first_index(&self) -> raft::Result<u64> {

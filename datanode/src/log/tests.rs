@@ -22,7 +22,11 @@ fn initialise(number: u32) -> Input {
 }
 
 fn propose(number: u32, token: u64, data: &'static str) -> Input {
-    Input::Propose { region: region(number), token, data: Bytes::from_static(data.as_bytes()) }
+    Input::Propose {
+        region: region(number),
+        token,
+        data: Bytes::from_static(data.as_bytes()),
+    }
 }
 
 fn open(store: &Arc<dyn LogStore>, flushed: &[(u32, u64)]) -> LogCore {
@@ -44,14 +48,25 @@ fn settle(core: &mut LogCore) -> Result<Vec<(RegionId, CommittedEntry)>, LogErro
         }
         applied.extend(output.refused.into_iter().map(|(token, error)| {
             let data = Bytes::from(error.to_string());
-            (RegionId::from_u64(0), CommittedEntry { index: 0, term: 0, data, token: Some(token) })
+            (
+                RegionId::from_u64(0),
+                CommittedEntry {
+                    index: 0,
+                    term: 0,
+                    data,
+                    token: Some(token),
+                },
+            )
         }));
     }
     Ok(applied)
 }
 
 fn texts(entries: &[(RegionId, CommittedEntry)]) -> Vec<String> {
-    entries.iter().map(|(_, e)| String::from_utf8(e.data.to_vec()).unwrap()).collect()
+    entries
+        .iter()
+        .map(|(_, e)| String::from_utf8(e.data.to_vec()).unwrap())
+        .collect()
 }
 
 fn memory() -> (MemoryLog, Arc<dyn LogStore>) {
@@ -122,15 +137,48 @@ fn a_trimmed_log_goes_on_from_its_position_even_if_it_is_empty() {
     core.step(propose(0, 1, "x"));
     let last = settle(&mut core).unwrap().pop().unwrap().1.index;
     let checkpoint = Bytes::from_static(b"in files");
-    core.step(Input::Trim { region: region(0), through: last, checkpoint: checkpoint.clone() });
+    core.step(Input::Trim {
+        region: region(0),
+        through: last,
+        checkpoint: checkpoint.clone(),
+    });
     settle(&mut core).unwrap();
     assert_eq!(log.bounds(region(0)), None);
     let reopened: Arc<dyn LogStore> = Arc::new(log.reopen());
-    assert_eq!(reopened.get(region(0), Key::Checkpoint).unwrap(), Some(checkpoint));
+    assert_eq!(
+        reopened.get(region(0), Key::Checkpoint).unwrap(),
+        Some(checkpoint)
+    );
     let mut core = open(&reopened, &[(0, last)]);
     let entries = settle(&mut core).unwrap();
     assert_eq!(entries[0].1.index, last + 1);
     assert!(entries[0].1.term > 1);
+}
+
+#[test]
+fn a_group_goes_on_while_its_beginning_is_trimmed() {
+    let (log, store) = memory();
+    let mut core = open(&store, &[]);
+    core.step(initialise(0));
+    settle(&mut core).unwrap();
+    let mut flushed = 1;
+    for token in 0..40 {
+        core.step(propose(0, token, "x"));
+        let last = settle(&mut core).unwrap().pop().unwrap().1.index;
+        if token % 5 == 4 {
+            flushed = last - 3;
+            core.step(Input::Trim {
+                region: region(0),
+                through: flushed,
+                checkpoint: Bytes::new(),
+            });
+            settle(&mut core).unwrap();
+            assert_eq!(log.bounds(region(0)), Some((flushed + 1, last)));
+        }
+    }
+    let reopened: Arc<dyn LogStore> = Arc::new(log.reopen());
+    let mut core = open(&reopened, &[(0, flushed)]);
+    assert_eq!(texts(&settle(&mut core).unwrap()), ["x", "x", "x", ""]);
 }
 
 #[test]
@@ -140,7 +188,11 @@ fn a_trim_beyond_what_is_applied_does_nothing() {
     core.step(initialise(0));
     settle(&mut core).unwrap();
     let before = log.bounds(region(0));
-    core.step(Input::Trim { region: region(0), through: 1000, checkpoint: Bytes::new() });
+    core.step(Input::Trim {
+        region: region(0),
+        through: 1000,
+        checkpoint: Bytes::new(),
+    });
     settle(&mut core).unwrap();
     assert_eq!(log.bounds(region(0)), before);
 }
@@ -168,7 +220,11 @@ fn a_long_log_is_replayed_in_bounded_pieces() {
     settle(&mut core).unwrap();
     let payload = Bytes::from(vec![7; 1 << 20]);
     for token in 0..10 {
-        core.step(Input::Propose { region: region(0), token, data: payload.clone() });
+        core.step(Input::Propose {
+            region: region(0),
+            token,
+            data: payload.clone(),
+        });
         settle(&mut core).unwrap();
     }
     let reopened: Arc<dyn LogStore> = Arc::new(log.reopen());
@@ -186,8 +242,11 @@ fn a_long_log_is_replayed_in_bounded_pieces() {
 }
 
 fn engine(dir: &std::path::Path) -> EngineLog {
-    let options =
-        EngineOptions { dir: dir.to_owned(), file_size: 1 << 20, purge_threshold: 2 << 20 };
+    let options = EngineOptions {
+        dir: dir.to_owned(),
+        file_size: 1 << 20,
+        purge_threshold: 2 << 20,
+    };
     EngineLog::open(&options, Counter::default()).unwrap()
 }
 
@@ -204,7 +263,11 @@ fn the_engine_keeps_entries_keys_and_trims_across_a_reopen() {
         core.step(propose(1, 2, "y"));
         let last = settle(&mut core).unwrap().pop().unwrap().1.index;
         let checkpoint = Bytes::from_static(b"in files");
-        core.step(Input::Trim { region: region(0), through: last, checkpoint });
+        core.step(Input::Trim {
+            region: region(0),
+            through: last,
+            checkpoint,
+        });
         settle(&mut core).unwrap();
         last
     };
@@ -216,7 +279,15 @@ fn the_engine_keeps_entries_keys_and_trims_across_a_reopen() {
     let store: Arc<dyn LogStore> = Arc::new(log);
     let mut core = open(&store, &[(0, last), (1, 1)]);
     let replayed = settle(&mut core).unwrap();
-    let of = |n| texts(&replayed.iter().filter(|(r, _)| *r == region(n)).cloned().collect::<Vec<_>>());
+    let of = |n| {
+        texts(
+            &replayed
+                .iter()
+                .filter(|(r, _)| *r == region(n))
+                .cloned()
+                .collect::<Vec<_>>(),
+        )
+    };
     assert_eq!(of(0), [""]);
     assert_eq!(of(1), ["", "y", ""]);
     core.step(Input::Drop { region: region(1) });
@@ -238,12 +309,20 @@ fn a_torn_tail_is_cut_and_its_place_is_known() {
         core.step(propose(0, 2, "torn"));
         settle(&mut core).unwrap();
     }
-    let mut files: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|f| f.unwrap().path()).collect();
+    let mut files: Vec<_> = std::fs::read_dir(dir.path())
+        .unwrap()
+        .map(|f| f.unwrap().path())
+        .collect();
     files.retain(|f| f.extension().is_some_and(|e| e == "raftlog"));
     files.sort();
     let file = files.last().unwrap();
     let length = std::fs::metadata(file).unwrap().len();
-    std::fs::OpenOptions::new().write(true).open(file).unwrap().set_len(length - 3).unwrap();
+    std::fs::OpenOptions::new()
+        .write(true)
+        .open(file)
+        .unwrap()
+        .set_len(length - 3)
+        .unwrap();
     let log = engine(dir.path());
     assert_eq!(log.cuts().len(), 1, "{:?}", log.cuts());
     assert_eq!(&log.cuts()[0].file, file);
@@ -265,22 +344,40 @@ fn old_files_of_the_engine_are_removed_once_trimmed() {
         // Not compressible, so that files fill up.
         let mut x = token + 1;
         let mut next = || {
-            x = x.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            x = x
+                .wrapping_mul(6364136223846793005)
+                .wrapping_add(1442695040888963407);
             (x >> 33) as u8
         };
         let data: Vec<u8> = (0..128 << 10).map(|_| next()).collect();
-        core.step(Input::Propose { region: region(0), token, data: data.into() });
+        core.step(Input::Propose {
+            region: region(0),
+            token,
+            data: data.into(),
+        });
         last = settle(&mut core).unwrap().pop().unwrap().1.index;
     }
     let size = |dir: &std::path::Path| -> u64 {
-        std::fs::read_dir(dir).unwrap().map(|f| f.unwrap().metadata().unwrap().len()).sum()
+        std::fs::read_dir(dir)
+            .unwrap()
+            .map(|f| f.unwrap().metadata().unwrap().len())
+            .sum()
     };
     assert!(size(dir.path()) > 8 << 20);
-    core.step(Input::Trim { region: region(0), through: last, checkpoint: Bytes::new() });
+    core.step(Input::Trim {
+        region: region(0),
+        through: last,
+        checkpoint: Bytes::new(),
+    });
     settle(&mut core).unwrap();
     store.reclaim().unwrap();
     let names = |dir: &std::path::Path| std::fs::read_dir(dir).unwrap().count();
-    assert!(size(dir.path()) < 8 << 20, "{} bytes in {} files", size(dir.path()), names(dir.path()));
+    assert!(
+        size(dir.path()) < 8 << 20,
+        "{} bytes in {} files",
+        size(dir.path()),
+        names(dir.path())
+    );
     drop((core, store));
     let store: Arc<dyn LogStore> = Arc::new(engine(dir.path()));
     let mut core = open(&store, &[(0, last)]);

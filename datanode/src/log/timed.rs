@@ -22,14 +22,22 @@ pub struct TimedLog {
 
 impl TimedLog {
     pub fn new(inner: Arc<dyn LogStore>, clock: SharedClock, seconds: Histogram) -> Self {
-        Self { inner, clock, seconds, started: AtomicU64::new(0) }
+        Self {
+            inner,
+            clock,
+            seconds,
+            started: AtomicU64::new(0),
+        }
     }
 
     /// How long the append under way has taken.
     pub fn oldest_append(&self) -> Duration {
         match self.started.load(Ordering::SeqCst) {
             0 => Duration::ZERO,
-            started => self.clock.now().saturating_sub(Duration::from_micros(started - 1)),
+            started => self
+                .clock
+                .now()
+                .saturating_sub(Duration::from_micros(started - 1)),
         }
     }
 }
@@ -37,10 +45,12 @@ impl TimedLog {
 impl LogStore for TimedLog {
     fn append(&self, batch: Batch) -> Result<(), LogError> {
         let started = self.clock.now();
-        self.started.store(started.as_micros() as u64 + 1, Ordering::SeqCst);
+        self.started
+            .store(started.as_micros() as u64 + 1, Ordering::SeqCst);
         let result = self.inner.append(batch);
         self.started.store(0, Ordering::SeqCst);
-        self.seconds.observe(self.clock.now().saturating_sub(started).as_secs_f64());
+        self.seconds
+            .observe(self.clock.now().saturating_sub(started).as_secs_f64());
         result
     }
 

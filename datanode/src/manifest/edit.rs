@@ -61,12 +61,14 @@ impl Edit {
     }
 
     pub fn encode(&self) -> Result<bytes::Bytes> {
-        serde_json::to_vec(self).map(Into::into).map_err(|e| Error::internal(e.to_string()))
+        serde_json::to_vec(self)
+            .map(Into::into)
+            .map_err(|e| Error::internal(e.to_string()))
     }
 
     pub fn decode(bytes: &[u8], what: &str) -> Result<Self> {
-        let edit: Self =
-            serde_json::from_slice(bytes).map_err(|e| Error::corruption(format!("manifest edit {what}: {e}")))?;
+        let edit: Self = serde_json::from_slice(bytes)
+            .map_err(|e| Error::corruption(format!("manifest edit {what}: {e}")))?;
         format::check(&format!("manifest edit {what}"), edit.format)?;
         Ok(edit)
     }
@@ -126,7 +128,8 @@ impl View {
         }
         let (table, requests) = (edit.table.clone(), edit.requests.clone());
         next.flushed = Some(Arc::new(FlushedState { table, requests }));
-        next.files.extend(edit.add.iter().map(|f| (f.name.clone(), f.clone())));
+        next.files
+            .extend(edit.add.iter().map(|f| (f.name.clone(), f.clone())));
         Ok(next)
     }
 

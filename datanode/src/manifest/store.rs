@@ -47,10 +47,16 @@ impl ManifestStore {
             Err(object_store::Error::NotFound { .. }) => return Ok(None),
             Err(error) => return Err(store_error(&format!("reading {key}"), &error)),
         };
-        let bytes = found.bytes().await.map_err(|e| store_error(&format!("reading {key}"), &e))?;
+        let bytes = found
+            .bytes()
+            .await
+            .map_err(|e| store_error(&format!("reading {key}"), &e))?;
         let edit = Edit::decode(&bytes, key.as_ref())?;
         if edit.version != version {
-            return Err(Error::corruption(format!("{key} is the edit of version {}", edit.version)));
+            return Err(Error::corruption(format!(
+                "{key} is the edit of version {}",
+                edit.version
+            )));
         }
         Ok(Some(edit))
     }
@@ -61,7 +67,8 @@ impl ManifestStore {
         if newest == 0 {
             return Ok(View::default());
         }
-        let missing = |v: u64| Error::corruption(format!("{} is missing, though later ones exist", self.key(v)));
+        let missing =
+            |v: u64| Error::corruption(format!("{} is missing, though later ones exist", self.key(v)));
         let base = Edit::base_of(newest);
         let edit = self.read(base).await?.ok_or_else(|| missing(base))?;
         let mut view = View::before(&edit)?.apply(&edit)?;
@@ -117,12 +124,21 @@ impl ManifestStore {
         let (key, bytes) = (self.key(edit.version), edit.encode()?);
         let mut retry = FIRST_RETRY;
         loop {
-            let options = PutOptions { mode: PutMode::Create, ..Default::default() };
-            let put = self.bucket.store.put_opts(&key, bytes.clone().into(), options).await;
+            let options = PutOptions {
+                mode: PutMode::Create,
+                ..Default::default()
+            };
+            let put = self
+                .bucket
+                .store
+                .put_opts(&key, bytes.clone().into(), options)
+                .await;
             // Whatever the put answered, only the object tells.
             let reason = match self.read(edit.version).await {
                 Ok(Some(found)) => return self.outcome(view, edit, &found).await,
-                Ok(None) => put.err().map_or("it is not there after a put".to_owned(), |e| e.to_string()),
+                Ok(None) => put
+                    .err()
+                    .map_or("it is not there after a put".to_owned(), |e| e.to_string()),
                 Err(error) if !error.is_retryable() => return Err(error),
                 Err(error) => error.message,
             };

@@ -12,7 +12,10 @@ const HOME: RegionId = RegionId::new(1024, 0);
 
 fn store() -> (Arc<FaultyStore>, ManifestStore) {
     let faulty = Arc::new(FaultyStore::default());
-    let bucket = Bucket { store: Arc::clone(&faulty) as _, root: Path::from("root") };
+    let bucket = Bucket {
+        store: Arc::clone(&faulty) as _,
+        root: Path::from("root"),
+    };
     (faulty, ManifestStore::new(bucket, HOME))
 }
 
@@ -60,7 +63,11 @@ async fn any_length_of_the_chain_is_found_from_any_hint() {
         let written = chain(&fresh, length).await;
         for hint in [0, 1, length / 2, length.saturating_sub(1), length] {
             if hint <= length {
-                assert_eq!(fresh.load(hint).await.unwrap(), written, "length {length}, hint {hint}");
+                assert_eq!(
+                    fresh.load(hint).await.unwrap(),
+                    written,
+                    "length {length}, hint {hint}"
+                );
             }
         }
     }
@@ -84,8 +91,14 @@ async fn of_two_writers_one_is_adopted_and_the_other_learns_it() {
     let (one, two) = (edit(&view, "one"), edit(&view, "two"));
     let (first, second) = tokio::join!(manifest.commit(&view, &one), manifest.commit(&view, &two));
     let outcomes = [first.unwrap(), second.unwrap()];
-    assert!(matches!(&outcomes[0], Commit::Adopted(v) if v.files.contains_key("one")), "{outcomes:?}");
-    assert!(matches!(&outcomes[1], Commit::Lost(v) if v.files.contains_key("one")), "{outcomes:?}");
+    assert!(
+        matches!(&outcomes[0], Commit::Adopted(v) if v.files.contains_key("one")),
+        "{outcomes:?}"
+    );
+    assert!(
+        matches!(&outcomes[1], Commit::Lost(v) if v.files.contains_key("one")),
+        "{outcomes:?}"
+    );
 }
 
 #[tokio::test]
@@ -105,7 +118,10 @@ async fn a_newer_format_is_refused_and_names_both_versions() {
     let (faulty, manifest) = store();
     let mut newer = edit(&View::default(), "newer");
     newer.format = 99;
-    faulty.put(&manifest.key(1), newer.encode().unwrap().into()).await.unwrap();
+    faulty
+        .put(&manifest.key(1), newer.encode().unwrap().into())
+        .await
+        .unwrap();
     let error = manifest.load(0).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::Unsupported);
     assert!(error.message.contains("99"), "{error}");

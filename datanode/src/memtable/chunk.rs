@@ -55,7 +55,13 @@ impl Chunk {
 
     fn new(batch: RecordBatch, bytes: usize, min_sequence: u64, max_sequence: u64) -> Self {
         let rows = batch.num_rows();
-        Self { rows, bytes, min_sequence, max_sequence, batch: Mutex::new(Rows { batch, sorted: None }) }
+        Self {
+            rows,
+            bytes,
+            min_sequence,
+            max_sequence,
+            batch: Mutex::new(Rows { batch, sorted: None }),
+        }
     }
 
     /// Two neighbours as one. A sorted one loses its order, so only small ones are joined.
@@ -67,7 +73,10 @@ impl Chunk {
             let mut fields: Vec<FieldRef> = a.schema().fields().to_vec();
             let more = b.schema();
             fields.extend(
-                more.fields().iter().filter(|f| a.schema().column_with_name(f.name()).is_none()).cloned(),
+                more.fields()
+                    .iter()
+                    .filter(|f| a.schema().column_with_name(f.name()).is_none())
+                    .cloned(),
             );
             Arc::new(Schema::new(fields))
         };
@@ -75,14 +84,24 @@ impl Chunk {
         let batch = concat_batches(&schema, &parts).map_err(arrow_error)?;
         let bytes = batch.get_array_memory_size() + BYTES_PER_CHUNK;
         let min = first.min_sequence.min(second.min_sequence);
-        Ok(Self::new(batch, bytes, min, first.max_sequence.max(second.max_sequence)))
+        Ok(Self::new(
+            batch,
+            bytes,
+            min,
+            first.max_sequence.max(second.max_sequence),
+        ))
     }
 
     /// Only the rows with a sequence above `through`.
     pub fn after(&self, through: u64) -> Result<Self> {
         let batch = rows_after(&self.batch(), through)?;
         let bytes = batch.get_array_memory_size() + BYTES_PER_CHUNK;
-        Ok(Self::new(batch, bytes, self.min_sequence.max(through + 1), self.max_sequence))
+        Ok(Self::new(
+            batch,
+            bytes,
+            self.min_sequence.max(through + 1),
+            self.max_sequence,
+        ))
     }
 
     pub fn rows(&self) -> usize {
@@ -121,7 +140,11 @@ impl Chunk {
             }
             rows.batch.clone()
         };
-        if after < self.min_sequence { Ok(batch) } else { rows_after(&batch, after) }
+        if after < self.min_sequence {
+            Ok(batch)
+        } else {
+            rows_after(&batch, after)
+        }
     }
 }
 

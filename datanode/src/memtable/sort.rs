@@ -3,7 +3,9 @@
 use std::cmp::Reverse;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, UInt32Array, UInt64Array, new_null_array};
+use arrow::array::{
+    Array, ArrayRef, RecordBatch, RecordBatchOptions, UInt32Array, UInt64Array, new_null_array,
+};
 use arrow::compute::{SortOptions, take_record_batch};
 use arrow::datatypes::{DataType, SchemaRef};
 use arrow::row::{RowConverter, SortField};
@@ -11,8 +13,14 @@ use greptime_types::schema::SEQUENCE_COLUMN;
 use greptime_types::{Error, Result, TableInfo};
 
 /// NULL sorts first and equals NULL.
-pub const ASCENDING: SortOptions = SortOptions { descending: false, nulls_first: true };
-pub const DESCENDING: SortOptions = SortOptions { descending: true, nulls_first: true };
+pub const ASCENDING: SortOptions = SortOptions {
+    descending: false,
+    nulls_first: true,
+};
+pub const DESCENDING: SortOptions = SortOptions {
+    descending: true,
+    nulls_first: true,
+};
 
 /// The columns that say which row is which.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,8 +36,15 @@ impl KeyColumns {
         let schema = &table.schema;
         let time = schema.time_index().name.as_str();
         let names = schema.primary_key.iter().map(String::as_str).chain([time]);
-        let column = |name: &str| schema.column(name).map(|c| (c.name.clone(), c.column_type.to_arrow()));
-        Self { columns: names.filter_map(column).collect(), append_mode: table.options.append_mode }
+        let column = |name: &str| {
+            schema
+                .column(name)
+                .map(|c| (c.name.clone(), c.column_type.to_arrow()))
+        };
+        Self {
+            columns: names.filter_map(column).collect(),
+            append_mode: table.options.append_mode,
+        }
     }
 
     pub fn contains(&self, name: &str) -> bool {
@@ -64,16 +79,23 @@ pub fn sort_batch(batch: &RecordBatch, key: &KeyColumns) -> Result<RecordBatch> 
         .and_then(|c| c.as_any().downcast_ref::<UInt64Array>())
         .ok_or_else(|| Error::internal("rows in memory without a sequence"))?;
     // A column that the rows lack is the same for all of them.
-    let present: Vec<&ArrayRef> =
-        key.columns.iter().filter_map(|(name, _)| batch.column_by_name(name)).collect();
-    let fields = present.iter().map(|c| SortField::new_with_options(c.data_type().clone(), ASCENDING));
+    let present: Vec<&ArrayRef> = key
+        .columns
+        .iter()
+        .filter_map(|(name, _)| batch.column_by_name(name))
+        .collect();
+    let fields = present
+        .iter()
+        .map(|c| SortField::new_with_options(c.data_type().clone(), ASCENDING));
     let converter = RowConverter::new(fields.collect()).map_err(arrow_error)?;
     let arrays: Vec<ArrayRef> = present.into_iter().map(Arc::clone).collect();
     let rows = converter.convert_columns(&arrays).map_err(arrow_error)?;
     let mut order: Vec<u32> = (0..batch.num_rows() as u32).collect();
     order.sort_unstable_by(|a, b| {
         let rank = |i: u32| (Reverse(sequence.value(i as usize)), Reverse(i));
-        rows.row(*a as usize).cmp(&rows.row(*b as usize)).then_with(|| rank(*a).cmp(&rank(*b)))
+        rows.row(*a as usize)
+            .cmp(&rows.row(*b as usize))
+            .then_with(|| rank(*a).cmp(&rank(*b)))
     });
     if !key.append_mode {
         order.dedup_by(|b, a| {

@@ -39,7 +39,11 @@ fn what_is_in_files_is_forgotten_row_by_row() {
     for sequence in 1..=100 {
         insert(&mut memtable, sequence, &[row("a", sequence as i64, 1.0)]);
     }
-    assert_eq!(sequences(&memtable, 37), (38..=100).collect::<Vec<_>>(), "a reader can skip them before");
+    assert_eq!(
+        sequences(&memtable, 37),
+        (38..=100).collect::<Vec<_>>(),
+        "a reader can skip them before"
+    );
     let before = memtable.bytes();
     memtable.forget_through(37).unwrap();
     assert_eq!(sequences(&memtable, 0), (38..=100).collect::<Vec<_>>());
@@ -62,12 +66,32 @@ fn a_reader_keeps_what_it_saw_while_rows_are_added() {
 #[test]
 fn rows_are_sorted_by_key_and_newest_first() {
     let mut memtable = Memtable::default();
-    insert(&mut memtable, 1, &[row("b", 1, 1.0), (None, 9, Some(2.0)), row("a", 2, 3.0), row("a", 1, 4.0)]);
+    insert(
+        &mut memtable,
+        1,
+        &[
+            row("b", 1, 1.0),
+            (None, 9, Some(2.0)),
+            row("a", 2, 3.0),
+            row("a", 1, 4.0),
+        ],
+    );
     insert(&mut memtable, 2, &[row("a", 1, 5.0), row("a", 1, 6.0)]);
     let key = KeyColumns::of(&table(1, false));
     let chunk = Chunk::join(&memtable.chunks()[0], memtable.chunks().last().unwrap());
-    let chunk = if memtable.chunks().len() == 1 { Arc::clone(&memtable.chunks()[0]) } else { Arc::new(chunk.unwrap()) };
+    let chunk = if memtable.chunks().len() == 1 {
+        Arc::clone(&memtable.chunks()[0])
+    } else {
+        Arc::new(chunk.unwrap())
+    };
     let sorted = chunk.sorted(&key, 0).unwrap();
-    let usage = sorted.column_by_name("usage").unwrap().as_primitive::<Float64Type>();
-    assert_eq!(usage.values(), &[2.0, 6.0, 4.0, 3.0, 1.0], "and in one entry the later row wins");
+    let usage = sorted
+        .column_by_name("usage")
+        .unwrap()
+        .as_primitive::<Float64Type>();
+    assert_eq!(
+        usage.values(),
+        &[2.0, 6.0, 4.0, 3.0, 1.0],
+        "and in one entry the later row wins"
+    );
 }

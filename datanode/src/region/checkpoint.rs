@@ -20,7 +20,9 @@ pub struct Checkpoint {
 
 impl Checkpoint {
     pub fn encode(&self) -> Result<Bytes> {
-        serde_json::to_vec(self).map(Bytes::from).map_err(|e| Error::internal(e.to_string()))
+        serde_json::to_vec(self)
+            .map(Bytes::from)
+            .map_err(|e| Error::internal(e.to_string()))
     }
 
     pub fn decode(bytes: &[u8]) -> Result<Self> {

@@ -95,7 +95,12 @@ impl RegionEntry {
                 table_json: serde_json::to_string(table).map_err(|e| Error::internal(e.to_string()))?,
             }),
         };
-        Ok(EntryBytes { format: format::FORMAT_VERSION, body: Some(body) }.encode_to_vec().into())
+        Ok(EntryBytes {
+            format: format::FORMAT_VERSION,
+            body: Some(body),
+        }
+        .encode_to_vec()
+        .into())
     }
 
     pub fn decode(data: Bytes) -> Result<Self> {
@@ -107,7 +112,10 @@ impl RegionEntry {
         format::check("a log entry", entry.format)?;
         match entry.body {
             Some(BodyBytes::Write(write)) => Ok(Self::Write(WriteEntry {
-                request: RequestId { incarnation: write.incarnation, number: write.number },
+                request: RequestId {
+                    incarnation: write.incarnation,
+                    number: write.number,
+                },
                 lowest_unfinished: write.lowest_unfinished,
                 schema_version: write.schema_version,
                 op: match write.op {
@@ -122,7 +130,9 @@ impl RegionEntry {
                     .map_err(|e| Error::corruption(format!("a log entry has no table: {e}")))?;
                 Ok(Self::Alter(Box::new(table)))
             }
-            None => Err(Error::corruption("a log entry has a body that this version does not know")),
+            None => Err(Error::corruption(
+                "a log entry has a body that this version does not know",
+            )),
         }
     }
 }

@@ -42,8 +42,12 @@ pub async fn flush(with: &Flusher, region: &Arc<Region>) -> Result<u64> {
             return Ok(view.flushed_seq);
         };
         let file = upload(with, region, &frozen, epoch, view.flushed_seq).await?;
-        let mut edit =
-            view.edit(epoch, with.ids.uuid(), frozen.table.as_ref().clone(), frozen.requests.clone());
+        let mut edit = view.edit(
+            epoch,
+            with.ids.uuid(),
+            frozen.table.as_ref().clone(),
+            frozen.requests.clone(),
+        );
         edit.flushed_seq = frozen.sequence;
         edit.add.extend(file.clone());
         match manifest.commit(&view, &edit).await? {
@@ -71,13 +75,32 @@ pub async fn load_manifest(with: &Flusher, region: &Arc<Region>) -> Result<()> {
     trim(with, region).await
 }
 
-/// Adopts a view that others may have written, unless it shows that this node has been replaced.
+/// Adopts a view that others may have written, unless it shows that this node cannot go on.
 fn take_view(region: &Region, view: View) -> Result<()> {
-    let epoch = region.with_state(RegionState::leading_epoch)?;
+    let (epoch, applied) = region.with_state(|s| (s.leading_epoch(), s.applied()));
+    let epoch = epoch?;
     if view.epoch > epoch {
-        let reason = format!("its manifest has epoch {}, this node led in epoch {epoch}", view.epoch);
+        let reason = format!(
+            "its manifest has epoch {}, this node led in epoch {epoch}",
+            view.epoch
+        );
         region.fail(reason.clone());
-        return Err(Error::conflict(format!("region {} has another leader: {reason}", region.id())));
+        return Err(Error::conflict(format!(
+            "region {} has another leader: {reason}",
+            region.id()
+        )));
+    }
+    if view.flushed_seq > applied {
+        // New rows would get sequences that readers take for rows in files.
+        let reason = format!(
+            "its files have rows through {}, its log ends at {applied}",
+            view.flushed_seq
+        );
+        region.fail(reason.clone());
+        return Err(Error::corruption(format!(
+            "region {} has lost a part of its log: {reason}",
+            region.id()
+        )));
     }
     region.adopt(view)
 }
@@ -87,7 +110,10 @@ fn leading_view(region: &Region) -> Result<(u64, Arc<View>)> {
         let epoch = state.leading_epoch()?;
         let view = state.view().cloned();
         let view = view.ok_or_else(|| {
-            Error::unavailable(format!("region {} does not know its files yet; retry", region.id()))
+            Error::unavailable(format!(
+                "region {} does not know its files yet; retry",
+                region.id()
+            ))
         })?;
         Ok((epoch, view))
     })
@@ -95,7 +121,9 @@ fn leading_view(region: &Region) -> Result<(u64, Arc<View>)> {
 
 /// Trims the log through what the adopted view has in files.
 async fn trim(with: &Flusher, region: &Region) -> Result<()> {
-    let Some(checkpoint) = region.change(RegionState::next_checkpoint) else { return Ok(()) };
+    let Some(checkpoint) = region.change(RegionState::next_checkpoint) else {
+        return Ok(());
+    };
     let bytes = checkpoint.encode()?;
     with.log.trim(region.id(), checkpoint.flushed_seq, bytes).await
 }
@@ -103,7 +131,11 @@ async fn trim(with: &Flusher, region: &Region) -> Result<()> {
 /// Columns of a file: those of the table that any row has, in the table's order.
 fn file_schema(frozen: &Frozen) -> SchemaRef {
     let present = |name: &str| {
-        frozen.memtable.chunks().iter().any(|c| c.schema().column_with_name(name).is_some())
+        frozen
+            .memtable
+            .chunks()
+            .iter()
+            .any(|c| c.schema().column_with_name(name).is_some())
     };
     let key = KeyColumns::of(&frozen.table);
     let columns = frozen.table.schema.columns.iter();
@@ -111,7 +143,11 @@ fn file_schema(frozen: &Frozen) -> SchemaRef {
         .filter(|c| key.contains(&c.name) || present(&c.name))
         .map(|c| Field::new(&c.name, c.column_type.to_arrow(), true))
         .collect();
-    fields.push(Field::new(SEQUENCE_COLUMN, arrow::datatypes::DataType::UInt64, true));
+    fields.push(Field::new(
+        SEQUENCE_COLUMN,
+        arrow::datatypes::DataType::UInt64,
+        true,
+    ));
     fields.push(Field::new(OP_COLUMN, arrow::datatypes::DataType::UInt8, true));
     Arc::new(Schema::new(fields))
 }
@@ -127,7 +163,12 @@ async fn upload(
     let key = KeyColumns::of(&frozen.table);
     let schema = file_schema(frozen);
     let mut runs = Vec::new();
-    for chunk in frozen.memtable.chunks().iter().filter(|c| c.max_sequence() > after) {
+    for chunk in frozen
+        .memtable
+        .chunks()
+        .iter()
+        .filter(|c| c.max_sequence() > after)
+    {
         let rows = align(&chunk.sorted(&key, after)?, &schema)?;
         runs.push(stream_of(rows, BATCH_ROWS));
     }

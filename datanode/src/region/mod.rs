@@ -43,9 +43,19 @@ pub struct Admitted {
 
 impl Region {
     /// `manifest` is known for a region that has just been started, and is loaded for all others.
-    pub fn new(id: RegionId, checkpoint: Checkpoint, manifest: Option<View>, budget: Arc<Budget>) -> Arc<Self> {
+    pub fn new(
+        id: RegionId,
+        checkpoint: Checkpoint,
+        manifest: Option<View>,
+        budget: Arc<Budget>,
+    ) -> Arc<Self> {
         let state = Mutex::new(RegionState::new(id, checkpoint, manifest));
-        Arc::new(Self { id, state, budget, files: tokio::sync::Mutex::new(()) })
+        Arc::new(Self {
+            id,
+            state,
+            budget,
+            files: tokio::sync::Mutex::new(()),
+        })
     }
 
     pub fn id(&self) -> RegionId {
@@ -88,7 +98,10 @@ impl Region {
                     state.table().schema.version
                 )));
             }
-            Ok(Admitted { table: Arc::clone(state.table()), epoch: current })
+            Ok(Admitted {
+                table: Arc::clone(state.table()),
+                epoch: current,
+            })
         })
     }
 
@@ -115,6 +128,11 @@ impl Region {
     pub fn fail(&self, reason: String) {
         tracing::error!(region = %self.id, reason, "the region cannot serve");
         self.change(|state| state.fail(reason));
+    }
+
+    /// Something a person should know, though the region serves; shown in its report.
+    pub fn set_note(&self, note: String) {
+        self.change(|state| state.set_note(note));
     }
 
     /// A view of the manifest that is known to be there. Rows that it has in files leave the memory.

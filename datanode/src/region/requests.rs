@@ -61,7 +61,10 @@ mod tests {
     use super::*;
 
     fn id(number: u64) -> RequestId {
-        RequestId { incarnation: 7, number }
+        RequestId {
+            incarnation: 7,
+            number,
+        }
     }
 
     #[test]

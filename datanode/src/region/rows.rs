@@ -11,7 +11,8 @@ use super::entry::RowOp;
 
 /// Reads one Arrow IPC stream as one batch. Its buffers stay where they are.
 pub fn decode_rows(bytes: &Bytes) -> Result<RecordBatch> {
-    let invalid = |e: &dyn std::fmt::Display| Error::invalid(format!("rows are not an Arrow IPC stream: {e}"));
+    let invalid =
+        |e: &dyn std::fmt::Display| Error::invalid(format!("rows are not an Arrow IPC stream: {e}"));
     let mut buffer = Buffer::from(bytes.clone());
     let mut decoder = StreamDecoder::new();
     let mut batches = Vec::new();
@@ -34,7 +35,9 @@ pub fn decode_rows(bytes: &Bytes) -> Result<RecordBatch> {
 pub fn check_rows(batch: &RecordBatch, table: &TableInfo, op: RowOp) -> Result<()> {
     let name = table.full_name();
     if op == RowOp::Delete && table.options.append_mode {
-        return Err(Error::unsupported(format!("table {name} is append-only, its rows cannot be deleted")));
+        return Err(Error::unsupported(format!(
+            "table {name} is append-only, its rows cannot be deleted"
+        )));
     }
     let schema = batch.schema();
     for (i, field) in schema.fields().iter().enumerate() {
@@ -52,19 +55,34 @@ pub fn check_rows(batch: &RecordBatch, table: &TableInfo, op: RowOp) -> Result<(
             )));
         }
         if !column.nullable && batch.column(i).null_count() > 0 {
-            return Err(Error::invalid(format!("column `{}` of table {name} cannot be null", column.name)));
+            return Err(Error::invalid(format!(
+                "column `{}` of table {name} cannot be null",
+                column.name
+            )));
         }
-        if schema.fields().iter().skip(i + 1).any(|other| other.name() == field.name()) {
-            return Err(Error::invalid(format!("the rows have column `{}` twice", field.name())));
+        if schema
+            .fields()
+            .iter()
+            .skip(i + 1)
+            .any(|other| other.name() == field.name())
+        {
+            return Err(Error::invalid(format!(
+                "the rows have column `{}` twice",
+                field.name()
+            )));
         }
     }
     // A delete names identities only, so fields may be absent.
     let needed = table.schema.columns.iter().filter(|c| {
-        c.semantic == Semantic::Timestamp || (!c.nullable && (op == RowOp::Put || c.semantic == Semantic::Tag))
+        c.semantic == Semantic::Timestamp
+            || (!c.nullable && (op == RowOp::Put || c.semantic == Semantic::Tag))
     });
     for column in needed {
         if schema.column_with_name(&column.name).is_none() {
-            return Err(Error::invalid(format!("the rows lack column `{}` of table {name}", column.name)));
+            return Err(Error::invalid(format!(
+                "the rows lack column `{}` of table {name}",
+                column.name
+            )));
         }
     }
     Ok(())

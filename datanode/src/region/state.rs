@@ -57,6 +57,8 @@ pub struct RegionState {
     manifest: Option<Arc<View>>,
     manifest_problem: Option<String>,
     failed: Option<String>,
+    /// Something a person should know, though the region serves.
+    note: Option<String>,
 }
 
 impl RegionState {
@@ -78,6 +80,7 @@ impl RegionState {
             manifest: manifest.map(Arc::new),
             manifest_problem: None,
             failed: None,
+            note: None,
         }
     }
 
@@ -122,6 +125,11 @@ impl RegionState {
         self.active.bytes()
     }
 
+    /// Rows were taken for a flush that is not done.
+    pub fn is_flushing(&self) -> bool {
+        self.frozen.is_some()
+    }
+
     pub fn oldest_row(&self) -> Option<Duration> {
         self.oldest_row
     }
@@ -130,13 +138,22 @@ impl RegionState {
     /// that everything that any earlier leader had acknowledged is applied too.
     pub fn leading_epoch(&self) -> Result<u64> {
         if let Some(reason) = &self.failed {
-            return Err(Error::unavailable(format!("region {} has failed on this node: {reason}", self.id)));
+            return Err(Error::unavailable(format!(
+                "region {} has failed on this node: {reason}",
+                self.id
+            )));
         }
         if !self.status.leads {
-            return Err(Error::unavailable(format!("this node does not lead region {}", self.id)));
+            return Err(Error::unavailable(format!(
+                "this node does not lead region {}",
+                self.id
+            )));
         }
         if self.applied_term != self.status.term {
-            return Err(Error::unavailable(format!("region {} is opening; retry", self.id)));
+            return Err(Error::unavailable(format!(
+                "region {} is opening; retry",
+                self.id
+            )));
         }
         Ok(self.status.term)
     }
@@ -147,9 +164,9 @@ impl RegionState {
 
     pub fn begin(&mut self, request: RequestId) -> Result<Seen> {
         match self.requests.look_up(request) {
-            Seen::New if !self.under_way.insert(request) => {
-                Err(Error::unavailable("the same request is being written; retry to learn its outcome"))
-            }
+            Seen::New if !self.under_way.insert(request) => Err(Error::unavailable(
+                "the same request is being written; retry to learn its outcome",
+            )),
             seen => Ok(seen),
         }
     }
@@ -160,9 +177,17 @@ impl RegionState {
 
     pub fn apply(&mut self, entry: &CommittedEntry, now: Duration) -> Result<Applied> {
         if let Some(reason) = &self.failed {
-            return Err(Error::unavailable(format!("region {} has failed: {reason}", self.id)));
+            return Err(Error::unavailable(format!(
+                "region {} has failed: {reason}",
+                self.id
+            )));
         }
-        debug_assert_eq!(entry.index, self.applied + 1, "region {}: entries are applied in order", self.id);
+        debug_assert_eq!(
+            entry.index,
+            self.applied + 1,
+            "region {}: entries are applied in order",
+            self.id
+        );
         let result = self.apply_entry(entry, now);
         match &result {
             Ok(_) => {
@@ -182,7 +207,11 @@ impl RegionState {
     }
 
     fn apply_entry(&mut self, entry: &CommittedEntry, now: Duration) -> Result<Applied> {
-        let mut applied = Applied { index: entry.index, term: entry.term, duplicate: false };
+        let mut applied = Applied {
+            index: entry.index,
+            term: entry.term,
+            duplicate: false,
+        };
         match RegionEntry::decode(entry.data.clone())? {
             RegionEntry::Noop => {}
             RegionEntry::Alter(table) => {
@@ -217,6 +246,10 @@ impl RegionState {
 
     pub fn fail(&mut self, reason: String) {
         self.failed.get_or_insert(reason);
+    }
+
+    pub fn set_note(&mut self, note: String) {
+        self.note = Some(note);
     }
 
     pub fn close(&mut self, reason: String) {
@@ -297,7 +330,10 @@ impl RegionState {
         let (role, problem) = match (&self.failed, self.leading_epoch()) {
             (Some(reason), _) => (RegionRole::Failed, reason.clone()),
             (None, Err(waiting)) => (RegionRole::Opening, waiting.message),
-            (None, Ok(_)) => (RegionRole::Leader, self.manifest_problem.clone().unwrap_or_default()),
+            (None, Ok(_)) => (
+                RegionRole::Leader,
+                self.manifest_problem.clone().unwrap_or_default(),
+            ),
         };
         RegionReport {
             region_id: self.id.as_u64(),
@@ -305,7 +341,10 @@ impl RegionState {
             role: role.into(),
             epoch: self.status.term,
             last_index: self.status.last_index,
-            flushed_index: self.manifest.as_ref().map_or(self.checkpoint_seq, |view| view.flushed_seq),
+            flushed_index: self
+                .manifest
+                .as_ref()
+                .map_or(self.checkpoint_seq, |view| view.flushed_seq),
             schema_version: self.table.schema.version,
             problem,
         }

@@ -79,7 +79,10 @@ fn changes(column: &ArrayRef, last: Option<&ArrayRef>) -> Result<BooleanArray> {
         Some(last) => distinct(&column.slice(0, 1), last)?,
         None => BooleanArray::from(vec![true]),
     };
-    let rest = distinct(&column.slice(1, column.len() - 1), &column.slice(0, column.len() - 1))?;
+    let rest = distinct(
+        &column.slice(1, column.len() - 1),
+        &column.slice(0, column.len() - 1),
+    )?;
     let joined = concat(&[&first as &dyn Array, &rest])?;
     joined
         .as_any()

@@ -25,7 +25,7 @@ use datafusion::scalar::ScalarValue;
 use futures::{StreamExt, TryStreamExt};
 use greptime_object_store::Bucket;
 use greptime_query::{RegionScanSpec, into_datafusion};
-use greptime_types::Result as OurResult;
+use greptime_types::{Error, Result as OurResult};
 
 use super::dedup::{Deletes, dedup};
 use super::merge::{merge, stream_of};
@@ -66,7 +66,13 @@ impl ScanExec {
             EmissionType::Incremental,
             Boundedness::Bounded,
         );
-        Ok(Self { spec, region, bucket, manifest, properties: Arc::new(properties) })
+        Ok(Self {
+            spec,
+            region,
+            bucket,
+            manifest,
+            properties: Arc::new(properties),
+        })
     }
 }
 
@@ -110,10 +116,7 @@ impl ExecutionPlan for ScanExec {
         Ok(self)
     }
 
-    fn with_new_children(
-        self: Arc<Self>,
-        _: Vec<Arc<dyn ExecutionPlan>>,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
+    fn with_new_children(self: Arc<Self>, _: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
         Ok(self)
     }
 
@@ -151,8 +154,17 @@ impl Reader {
             let mut rows = self.read()?;
             match rows.next().await {
                 Some(Err(error)) if attempt < ATTEMPTS && is_missing_file(&error) => {
-                    self.manifest.reload(&self.region).await.map_err(into_datafusion)?;
+                    self.manifest
+                        .reload(&self.region)
+                        .await
+                        .map_err(into_datafusion)?;
                     attempt += 1;
+                }
+                Some(Err(error)) if is_missing_file(&error) => {
+                    return Err(into_datafusion(Error::corruption(format!(
+                        "a file that the manifest of region {} names is not there: {error}",
+                        self.region.id()
+                    ))));
                 }
                 first => {
                     let schema = rows.schema();
@@ -177,7 +189,11 @@ impl Reader {
             let rows = futures::stream::iter(runs).flatten();
             Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&plan.schema), rows))
         } else {
-            dedup(merge(runs, &plan.schema, key, &self.ctx)?, key.clone(), Deletes::Drop)
+            dedup(
+                merge(runs, &plan.schema, key, &self.ctx)?,
+                key.clone(),
+                Deletes::Drop,
+            )
         };
         Ok(finish(rows, plan))
     }
@@ -276,7 +292,11 @@ fn project(batch: &RecordBatch, output: &SchemaRef) -> Result<RecordBatch> {
     };
     let columns: Vec<ArrayRef> = output.fields().iter().map(column).collect();
     let options = RecordBatchOptions::new().with_row_count(Some(rows));
-    Ok(RecordBatch::try_new_with_options(Arc::clone(output), columns, &options)?)
+    Ok(RecordBatch::try_new_with_options(
+        Arc::clone(output),
+        columns,
+        &options,
+    )?)
 }
 
 fn is_missing_file(error: &DataFusionError) -> bool {

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use datafusion::error::Result;
+use datafusion::execution::memory_pool::MemoryConsumer;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr::{LexOrdering, PhysicalSortExpr};
 use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet};
 use datafusion::physical_plan::sorts::streaming_merge::StreamingMergeBuilder;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion::execution::memory_pool::MemoryConsumer;
 use greptime_types::schema::SEQUENCE_COLUMN;
 
 use crate::memtable::{ASCENDING, DESCENDING, KeyColumns};
@@ -22,7 +22,10 @@ pub fn ordering(schema: &SchemaRef, key: &KeyColumns) -> Result<LexOrdering> {
     let mut sorts = Vec::new();
     for (name, options) in names.chain([(SEQUENCE_COLUMN, DESCENDING)]) {
         let column = Column::new(name, schema.index_of(name)?);
-        sorts.push(PhysicalSortExpr { expr: Arc::new(column), options });
+        sorts.push(PhysicalSortExpr {
+            expr: Arc::new(column),
+            options,
+        });
     }
     LexOrdering::new(sorts)
         .ok_or_else(|| datafusion::common::internal_datafusion_err!("a region without key columns"))
@@ -56,6 +59,11 @@ pub fn merge(
 pub fn stream_of(batch: RecordBatch, batch_size: usize) -> SendableRecordBatchStream {
     let schema = batch.schema();
     let rows = batch.num_rows();
-    let slices = (0..rows).step_by(batch_size.max(1)).map(move |start| Ok(batch.slice(start, batch_size.min(rows - start))));
-    Box::pin(RecordBatchStreamAdapter::new(schema, futures::stream::iter(slices)))
+    let slices = (0..rows)
+        .step_by(batch_size.max(1))
+        .map(move |start| Ok(batch.slice(start, batch_size.min(rows - start))));
+    Box::pin(RecordBatchStreamAdapter::new(
+        schema,
+        futures::stream::iter(slices),
+    ))
 }

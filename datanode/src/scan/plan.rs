@@ -38,14 +38,21 @@ pub struct ScanPlan {
 impl ScanPlan {
     pub fn new(spec: &RegionScanSpec, snapshot: &Snapshot) -> Result<Self> {
         let output = spec.output_schema()?;
-        let filters: Vec<Expr> =
-            spec.filters.iter().flat_map(split_conjunction).cloned().map(unqualified).collect::<Result<_>>()?;
+        let filters: Vec<Expr> = spec
+            .filters
+            .iter()
+            .flat_map(split_conjunction)
+            .cloned()
+            .map(unqualified)
+            .collect::<Result<_>>()?;
         let mut names: BTreeSet<String> = output.fields().iter().map(|f| f.name().clone()).collect();
         for filter in &filters {
             names.extend(filter.column_refs().into_iter().map(|c| c.name.clone()));
         }
         let schema = read_schema(&names, snapshot);
-        let compiler = Compiler { schema: DFSchema::try_from(Arc::clone(&schema))? };
+        let compiler = Compiler {
+            schema: DFSchema::try_from(Arc::clone(&schema))?,
+        };
         let (mut before, mut after, mut complete) = (Vec::new(), Vec::new(), true);
         for filter in &filters {
             // What cannot be evaluated here is evaluated by the plan above.
@@ -53,7 +60,10 @@ impl ScanPlan {
                 complete = false;
                 continue;
             };
-            let on_identity = filter.column_refs().iter().all(|c| snapshot.key.contains(&c.name));
+            let on_identity = filter
+                .column_refs()
+                .iter()
+                .all(|c| snapshot.key.contains(&c.name));
             if (on_identity || snapshot.key.append_mode) && !filter.is_volatile() {
                 before.push(Arc::clone(&expr));
             }
@@ -79,8 +89,9 @@ fn read_schema(names: &BTreeSet<String>, snapshot: &Snapshot) -> SchemaRef {
         names.contains(name) || name == time || (!snapshot.key.append_mode && snapshot.key.contains(name))
     };
     let columns = table.columns.iter().filter(|c| needed(&c.name));
-    let mut fields: Vec<Field> =
-        columns.map(|c| Field::new(&c.name, c.column_type.to_arrow(), true)).collect();
+    let mut fields: Vec<Field> = columns
+        .map(|c| Field::new(&c.name, c.column_type.to_arrow(), true))
+        .collect();
     if !snapshot.key.append_mode {
         fields.push(Field::new(SEQUENCE_COLUMN, DataType::UInt64, true));
         fields.push(Field::new(OP_COLUMN, DataType::UInt8, true));
@@ -91,9 +102,9 @@ fn read_schema(names: &BTreeSet<String>, snapshot: &Snapshot) -> SchemaRef {
 /// Filters name columns of one table; the reader knows them without it.
 fn unqualified(filter: Expr) -> Result<Expr> {
     let strip = |expr: Expr| match expr {
-        Expr::Column(column) if column.relation.is_some() => {
-            Ok(Transformed::yes(Expr::Column(Column::new_unqualified(column.name))))
-        }
+        Expr::Column(column) if column.relation.is_some() => Ok(Transformed::yes(Expr::Column(
+            Column::new_unqualified(column.name),
+        ))),
         other => Ok(Transformed::no(other)),
     };
     filter.transform(strip).map(|t| t.data)

@@ -46,9 +46,9 @@ impl Filter {
             Self::TimeBelow(t) => col("ts").lt(time(*t)),
             Self::UsageAbove(u) => col("usage").gt(lit(f64::from(*u))),
             Self::UsageIsNull => col("usage").is_null(),
-            Self::HostOrUsage(n, u) => {
-                col("host").eq(lit(host(*n))).or(col("usage").lt_eq(lit(f64::from(*u))))
-            }
+            Self::HostOrUsage(n, u) => col("host")
+                .eq(lit(host(*n)))
+                .or(col("usage").lt_eq(lit(f64::from(*u)))),
         }
     }
 
@@ -61,15 +61,17 @@ impl Filter {
             Self::TimeBelow(t) => row.1 < *t,
             Self::UsageAbove(u) => row.2.is_some_and(|v| v > f64::from(*u)),
             Self::UsageIsNull => row.2.is_none(),
-            Self::HostOrUsage(n, u) => {
-                row.0 == Some(host(*n)) || row.2.is_some_and(|v| v <= f64::from(*u))
-            }
+            Self::HostOrUsage(n, u) => row.0 == Some(host(*n)) || row.2.is_some_and(|v| v <= f64::from(*u)),
         }
     }
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let cell = (proptest::option::weighted(0.8, 0..4u8), 0..6i64, proptest::option::weighted(0.8, 0..5u8));
+    let cell = (
+        proptest::option::weighted(0.8, 0..4u8),
+        0..6i64,
+        proptest::option::weighted(0.8, 0..5u8),
+    );
     let step = prop_oneof![
         6 => prop::collection::vec(cell, 1..8).prop_map(Step::Write),
         2 => Just(Step::Flush),
@@ -93,13 +95,19 @@ fn filters() -> impl Strategy<Value = Vec<Filter>> {
 }
 
 async fn check(append_mode: bool, steps: Vec<Step>, queries: Vec<Vec<Filter>>) {
-    let mut node = if append_mode { Node::appending().await } else { Node::new().await };
+    let mut node = if append_mode {
+        Node::appending().await
+    } else {
+        Node::new().await
+    };
     let (mut latest, mut all) = (BTreeMap::new(), Vec::new());
     for step in steps {
         match step {
             Step::Write(cells) => {
-                let rows: Vec<Row> =
-                    cells.iter().map(|(h, t, u)| (h.map(host), *t, u.map(f64::from))).collect();
+                let rows: Vec<Row> = cells
+                    .iter()
+                    .map(|(h, t, u)| (h.map(host), *t, u.map(f64::from)))
+                    .collect();
                 node.write(&rows).await.unwrap();
                 latest.extend(rows.iter().map(|r| ((r.0.clone(), r.1), r.2)));
                 all.extend(rows);
@@ -107,17 +115,26 @@ async fn check(append_mode: bool, steps: Vec<Step>, queries: Vec<Vec<Filter>>) {
             Step::Flush => drop(node.flush().await.unwrap()),
             Step::Crash => {
                 node = node.crash().await;
-                node.wait_for("files are known", || node.datanode.regions().all()[0].snapshot().is_ok()).await;
+                node.wait_for("files are known", || {
+                    node.datanode.regions().all()[0].snapshot().is_ok()
+                })
+                .await;
             }
         }
     }
     let newest: Vec<Row> = latest.into_iter().map(|((h, t), u)| (h, t, u)).collect();
     let rows = if append_mode { all } else { newest };
     for query in queries {
-        let mut expected: Vec<Row> =
-            rows.iter().filter(|r| query.iter().all(|f| f.holds(r))).cloned().collect();
+        let mut expected: Vec<Row> = rows
+            .iter()
+            .filter(|r| query.iter().all(|f| f.holds(r)))
+            .cloned()
+            .collect();
         expected.sort_by(|a, b| a.partial_cmp(b).unwrap());
-        let found = node.read_where(query.iter().map(Filter::expr).collect()).await.unwrap();
+        let found = node
+            .read_where(query.iter().map(Filter::expr).collect())
+            .await
+            .unwrap();
         assert_eq!(found, expected, "{query:?}");
     }
 }

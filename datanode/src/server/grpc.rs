@@ -53,11 +53,19 @@ impl Datanode {
 #[tonic::async_trait]
 impl Region for Service {
     async fn write(&self, request: Request<v1::WriteRequest>) -> Result<Response<v1::WriteResponse>, Status> {
-        self.0.write(request.into_inner()).await.map(Response::new).map_err(status_from_error)
+        self.0
+            .write(request.into_inner())
+            .await
+            .map(Response::new)
+            .map_err(status_from_error)
     }
 
     async fn flush(&self, request: Request<v1::FlushRequest>) -> Result<Response<v1::FlushResponse>, Status> {
-        self.0.flush(request.into_inner()).await.map(Response::new).map_err(status_from_error)
+        self.0
+            .flush(request.into_inner())
+            .await
+            .map(Response::new)
+            .map_err(status_from_error)
     }
 }
 

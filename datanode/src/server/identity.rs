@@ -44,7 +44,10 @@ impl DataDir {
             .open(&file)
             .map_err(|e| failed("opening", &file, &e))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
+            Ok(()) => Ok(Self {
+                path: path.to_owned(),
+                _lock: lock,
+            }),
             Err(TryLockError::WouldBlock) => Err(Error::conflict(format!(
                 "another process uses the data directory {}; stop it first",
                 path.display()

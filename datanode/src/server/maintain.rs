@@ -47,7 +47,10 @@ impl FlushBook {
         let mut regions = self.regions.lock();
         match regions.remove(&region) {
             Some(FlushState::Running { retry }) if !worked => {
-                let next = FlushState::Waiting { until: now + retry, retry: (retry * 2).min(LAST_RETRY) };
+                let next = FlushState::Waiting {
+                    until: now + retry,
+                    retry: (retry * 2).min(LAST_RETRY),
+                };
                 regions.insert(region, next);
             }
             _ => {}
@@ -74,10 +77,7 @@ impl Datanode {
                 let node = Arc::clone(&self);
                 self.tasks.spawn(async move { node.probe_bucket().await });
             }
-            tokio::select! {
-                () = tokio::time::sleep(TICK) => {}
-                () = self.shutdown.cancelled() => return,
-            }
+            tokio::time::sleep(TICK).await;
         }
     }
 
@@ -95,19 +95,20 @@ impl Datanode {
 
     fn flush_what_is_due(self: &Arc<Self>) {
         let now = self.clock.now();
-        let mut regions: Vec<(usize, Option<Duration>, Arc<Region>)> = Vec::new();
+        let mut regions: Vec<(usize, bool, Arc<Region>)> = Vec::new();
         for region in self.regions.all() {
-            let (bytes, oldest) = region.with_state(|s| (s.memory(), s.oldest_row()));
+            let due = |since| now.saturating_sub(since) >= self.config.flush_age;
+            let (bytes, due) =
+                region.with_state(|s| (s.memory(), s.is_flushing() || s.oldest_row().is_some_and(due)));
             if bytes > 0 {
-                regions.push((bytes, oldest, region));
+                regions.push((bytes, due, region));
             }
         }
         regions.sort_by_key(|(bytes, _, region)| (std::cmp::Reverse(*bytes), region.id()));
         let mut excess = self.budget.excess();
-        for (bytes, oldest, region) in regions {
+        for (bytes, due, region) in regions {
             let large = bytes as u64 >= self.config.flush_size;
-            let old = oldest.is_some_and(|since| now.saturating_sub(since) >= self.config.flush_age);
-            if large || old || excess > 0 {
+            if large || due || excess > 0 {
                 excess = excess.saturating_sub(bytes as u64);
                 self.flush_in_background(&region);
             }
@@ -120,12 +121,8 @@ impl Datanode {
         }
         let (node, region) = (Arc::clone(self), Arc::clone(region));
         self.tasks.spawn(async move {
-            tokio::select! {
-                result = node.flush_one(&region) => {
-                    node.flushes.finish(region.id(), result.is_ok(), node.clock.now());
-                }
-                () = node.shutdown.cancelled() => {}
-            }
+            let result = node.flush_one(&region).await;
+            node.flushes.finish(region.id(), result.is_ok(), node.clock.now());
         });
     }
 
@@ -168,10 +165,7 @@ impl Datanode {
             } else {
                 Duration::from_millis(5)
             };
-            tokio::select! {
-                () = tokio::time::sleep(wait) => {}
-                () = self.shutdown.cancelled() => return,
-            }
+            tokio::time::sleep(wait).await;
         }
     }
 

@@ -63,13 +63,26 @@ impl Datanode {
         };
         let fsyncs = metrics.log_fsyncs.clone();
         let opened = tokio::task::spawn_blocking(move || EngineLog::open(&options, fsyncs)).await;
-        let engine = opened.map_err(|e| Error::internal(e.to_string()))?.map_err(log_error)?;
+        let engine = opened
+            .map_err(|e| Error::internal(e.to_string()))?
+            .map_err(log_error)?;
         for cut in engine.cuts() {
             metrics.log_tail_truncated_bytes.inc_by(cut.bytes);
             tracing::warn!(file = %cut.file.display(), offset = cut.offset, bytes = cut.bytes,
                 "TailTruncated: an incomplete write at the end of the log was cut; it was not acknowledged");
         }
-        Self::open(parts, data_dir, metrics, Arc::new(engine)).await
+        let cuts = engine.cuts().to_vec();
+        let node = Self::open(parts, data_dir, metrics, Arc::new(engine)).await?;
+        if let Some(cut) = cuts.first() {
+            // The log is one for all regions, so which of them lost the incomplete write is not known.
+            let (file, offset) = (cut.file.display(), cut.offset);
+            let note = format!("TailTruncated: an incomplete write was cut off {file} at {offset}");
+            node.regions
+                .all()
+                .iter()
+                .for_each(|region| region.set_note(note.clone()));
+        }
+        Ok(node)
     }
 
     /// As [`Self::start`], over another log store.
@@ -91,17 +104,29 @@ impl Datanode {
         let budget = Budget::new(config.memtable_soft_limit, config.memtable_hard_limit);
         let regions = Regions::new(Arc::clone(&parts.clock));
         let clock = Arc::clone(&parts.clock);
-        let appends = Arc::new(TimedLog::new(Arc::clone(&store), clock, metrics.log_append_seconds.clone()));
+        let appends = Arc::new(TimedLog::new(
+            Arc::clone(&store),
+            clock,
+            metrics.log_append_seconds.clone(),
+        ));
         let flushed = open_regions(store.as_ref(), &regions, &budget)?;
-        let options = LogOptions { turn_bytes: config.log_turn_size, ..LogOptions::default() };
+        let options = LogOptions {
+            turn_bytes: config.log_turn_size,
+            ..LogOptions::default()
+        };
         let (core, failed) = LogCore::open(Arc::clone(&appends) as Arc<dyn LogStore>, options, &flushed);
         for (region, error) in failed {
             regions.get(region)?.fail(error.to_string());
         }
         let machine = Arc::clone(&regions) as Arc<dyn log::Apply>;
         let log = log::start(core, machine, config.write_queue, config.log_turn_size as usize)?;
+        let shutdown = CancellationToken::new();
         let (orders, mut arriving) = mpsc::channel(ORDER_QUEUE);
-        let flusher = Flusher { bucket: parts.bucket, ids: Arc::clone(&parts.ids), log: log.clone() };
+        let flusher = Flusher {
+            bucket: parts.bucket,
+            ids: Arc::clone(&parts.ids),
+            log: log.clone(),
+        };
         let node = Arc::new(Self {
             queries: query_context(&config, &data_dir, &flusher.bucket)?,
             address: parts.address,
@@ -125,8 +150,8 @@ impl Datanode {
             reported: Mutex::default(),
             bucket_problem: Mutex::default(),
             fatal: watch::Sender::new(None),
-            tasks: Tasks::new(),
-            shutdown: CancellationToken::new(),
+            tasks: Tasks::new(shutdown.clone()),
+            shutdown,
             config,
         });
         node.resume_drops().await?;
@@ -136,11 +161,8 @@ impl Datanode {
         node.tasks.spawn(Arc::clone(&node).maintain());
         let worker = Arc::clone(&node);
         node.tasks.spawn(async move {
-            loop {
-                tokio::select! {
-                    Some(order) = arriving.recv() => worker.obey(order).await,
-                    () = worker.shutdown.cancelled() => return,
-                }
+            while let Some(order) = arriving.recv().await {
+                worker.obey(order).await;
             }
         });
         if let Some(meta) = parts.meta {

@@ -2,11 +2,14 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use datafusion::error::Result as DataFusionResult;
 use datafusion::execution::SendableRecordBatchStream;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
+use futures::StreamExt;
 use greptime_proto::v1;
 use greptime_query::{RegionScanSpec, ResolveScan, decode_plan, from_datafusion, into_datafusion};
 use greptime_types::{Error, RegionId, Result};
@@ -18,17 +21,39 @@ use crate::scan::{ReloadManifest, ScanExec};
 impl Datanode {
     /// Runs a plan over one region. It sees every write that was acknowledged before.
     pub async fn query(&self, request: v1::QueryRequest) -> Result<SendableRecordBatchStream> {
-        self.check_header(request.header.as_ref())?;
+        let deadline = self.check_header(request.header.as_ref())?;
         self.check_alive()?;
         let region = self.regions.get(RegionId::from_u64(request.region_id))?;
         region.admit(request.epoch, request.schema_version)?;
         region.snapshot()?;
         let ctx = self.queries.task_ctx();
-        let resolver = Resolver { region, flusher: self.flusher.clone() };
+        let resolver = Resolver {
+            region,
+            flusher: self.flusher.clone(),
+        };
         let plan = decode_plan(&request.plan, &ctx, Arc::new(resolver)).map_err(|e| from_datafusion(&e))?;
         self.metrics.queries.inc();
-        execute_stream(plan, ctx).map_err(|e| from_datafusion(&e))
+        let rows = execute_stream(plan, ctx).map_err(|e| from_datafusion(&e))?;
+        Ok(match deadline {
+            None => rows,
+            Some(left) => until(rows, left),
+        })
     }
+}
+
+/// The rows, or an error once the deadline has passed.
+fn until(rows: SendableRecordBatchStream, left: Duration) -> SendableRecordBatchStream {
+    let (schema, end) = (rows.schema(), tokio::time::Instant::now() + left);
+    let bounded = futures::stream::try_unfold(rows, move |mut rows| async move {
+        match tokio::time::timeout_at(end, rows.next()).await {
+            Ok(Some(batch)) => Ok(Some((batch?, rows))),
+            Ok(None) => Ok(None),
+            Err(_) => Err(into_datafusion(Error::deadline(
+                "the deadline of the query passed",
+            ))),
+        }
+    });
+    Box::pin(RecordBatchStreamAdapter::new(schema, bounded))
 }
 
 /// Puts the region in the place of the leaf.
@@ -52,9 +77,16 @@ impl ResolveScan for Resolver {
                 self.region.id()
             ))));
         }
-        let reload = Arc::new(Reload { flusher: self.flusher.clone() });
+        let reload = Arc::new(Reload {
+            flusher: self.flusher.clone(),
+        });
         let bucket = self.flusher.bucket.clone();
-        Ok(Arc::new(ScanExec::try_new(spec, Arc::clone(&self.region), bucket, reload)?))
+        Ok(Arc::new(ScanExec::try_new(
+            spec,
+            Arc::clone(&self.region),
+            bucket,
+            reload,
+        )?))
     }
 }
 

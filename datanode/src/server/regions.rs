@@ -18,12 +18,16 @@ pub struct Regions {
 
 impl Regions {
     pub fn new(clock: SharedClock) -> Arc<Self> {
-        Arc::new(Self { map: RwLock::default(), clock })
+        Arc::new(Self {
+            map: RwLock::default(),
+            clock,
+        })
     }
 
     /// The region, or that this node does not have it, which a request with a stale route retries elsewhere.
     pub fn get(&self, id: RegionId) -> Result<Arc<Region>> {
-        self.find(id).ok_or_else(|| Error::unavailable(format!("region {id} is not on this node")))
+        self.find(id)
+            .ok_or_else(|| Error::unavailable(format!("region {id} is not on this node")))
     }
 
     pub fn find(&self, id: RegionId) -> Option<Arc<Region>> {
@@ -43,7 +47,10 @@ impl Regions {
     }
 
     pub fn reports(&self) -> Vec<RegionReport> {
-        self.all().iter().map(|region| region.with_state(|s| s.report())).collect()
+        self.all()
+            .iter()
+            .map(|region| region.with_state(|s| s.report()))
+            .collect()
     }
 }
 

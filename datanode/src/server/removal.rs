@@ -46,9 +46,14 @@ impl Datanode {
 
     /// Drops that a restart interrupted.
     pub(super) async fn resume_drops(self: &Arc<Self>) -> Result<()> {
-        let Ok(markers) = std::fs::read_dir(self.data_dir.path("dropping")) else { return Ok(()) };
+        let Ok(markers) = std::fs::read_dir(self.data_dir.path("dropping")) else {
+            return Ok(());
+        };
         let names = markers.filter_map(|m| m.ok()?.file_name().into_string().ok());
-        for id in names.filter_map(|name| name.parse::<u64>().ok()).map(RegionId::from_u64) {
+        for id in names
+            .filter_map(|name| name.parse::<u64>().ok())
+            .map(RegionId::from_u64)
+        {
             self.finish_drop(id).await?;
         }
         Ok(())
@@ -72,10 +77,8 @@ impl Datanode {
                     tracing::warn!(region = %id, %error, "objects of a dropped region remain; trying again");
                 }
             }
-            tokio::select! {
-                () = tokio::time::sleep(retry) => retry = (retry * 2).min(LAST_RETRY),
-                () = self.shutdown.cancelled() => return,
-            }
+            tokio::time::sleep(retry).await;
+            retry = (retry * 2).min(LAST_RETRY);
         }
     }
 
@@ -84,6 +87,10 @@ impl Datanode {
         let (store, prefix) = (&self.flusher.bucket.store, self.flusher.bucket.key(&prefix));
         let failed = |e: object_store::Error| store_error(&format!("deleting {prefix}"), &e);
         let listed = store.list(Some(&prefix)).map_ok(|meta| meta.location).boxed();
-        store.delete_stream(listed).try_for_each(|_| futures::future::ready(Ok(()))).await.map_err(failed)
+        store
+            .delete_stream(listed)
+            .try_for_each(|_| futures::future::ready(Ok(())))
+            .await
+            .map_err(failed)
     }
 }

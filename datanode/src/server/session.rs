@@ -61,22 +61,27 @@ impl SessionHandler for Datanode {
             push::Body::Initialise(_)
             | push::Body::Alter(_)
             | push::Body::Drop(_)
-            | push::Body::AssignmentsComplete(_) => {
-                if self.orders.try_send(push).is_err() {
-                    // Whoever ordered repeats it until a report shows that it was done.
-                    tracing::warn!("too many orders of metasrv wait; one was dropped");
-                }
-            }
+            | push::Body::AssignmentsComplete(_) => self.take_order(push),
             _ => {}
         }
     }
 
     fn disconnected(&self, reason: &str) {
-        tracing::warn!(reason, "the session with metasrv ended; regions go on, and it is opened again");
+        tracing::warn!(
+            reason,
+            "the session with metasrv ended; regions go on, and it is opened again"
+        );
     }
 }
 
 impl Datanode {
+    fn take_order(&self, order: push::Body) {
+        if self.orders.try_send(order).is_err() {
+            // Whoever ordered repeats it until a report shows that it was done.
+            tracing::warn!("too many orders of metasrv wait; one was dropped");
+        }
+    }
+
     fn welcome(&self, welcome: &v1::Welcome) {
         let mut identity = self.identity.lock();
         if identity.cluster_id == welcome.cluster_id {
@@ -126,7 +131,9 @@ impl Datanode {
             return Ok(());
         }
         if self.is_being_dropped(id) {
-            return Err(Error::conflict(format!("region {id} was dropped; its number is not used again")));
+            return Err(Error::conflict(format!(
+                "region {id} was dropped; its number is not used again"
+            )));
         }
         let checkpoint = Checkpoint {
             format: format::FORMAT_VERSION,
@@ -139,9 +146,16 @@ impl Datanode {
         // Nobody has ever written to a region that is started now, so its manifest is known to be empty.
         let region = Region::new(id, checkpoint, Some(View::default()), Arc::clone(&self.budget));
         self.regions.insert(region);
-        let initialise =
-            Initialise { region: id, raft_id: order.raft_id, voters: order.voters, checkpoint: bytes };
-        self.log.initialise(initialise).await.inspect_err(|_| drop(self.regions.remove(id)))?;
+        let initialise = Initialise {
+            region: id,
+            raft_id: order.raft_id,
+            voters: order.voters,
+            checkpoint: bytes,
+        };
+        self.log
+            .initialise(initialise)
+            .await
+            .inspect_err(|_| drop(self.regions.remove(id)))?;
         tracing::info!(region = %id, raft_id = order.raft_id, "region initialised");
         Ok(())
     }
@@ -153,12 +167,14 @@ impl Datanode {
         if table.schema.version <= region.with_state(|s| s.table().schema.version) {
             return Ok(());
         }
-        self.propose(id, RegionEntry::Alter(Box::new(table)).encode()?).await
+        self.propose(id, RegionEntry::Alter(Box::new(table)).encode()?)
+            .await
     }
 }
 
 fn table_from(json: &str) -> Result<TableInfo> {
-    let table: TableInfo = serde_json::from_str(json).map_err(|e| Error::invalid(format!("the table: {e}")))?;
+    let table: TableInfo =
+        serde_json::from_str(json).map_err(|e| Error::invalid(format!("the table: {e}")))?;
     format::check("the table", table.format)?;
     Ok(table)
 }

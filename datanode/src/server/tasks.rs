@@ -2,22 +2,32 @@
 
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Tasks {
     running: Mutex<Option<JoinSet<()>>>,
+    shutdown: CancellationToken,
 }
 
 impl Tasks {
-    pub fn new() -> Self {
-        Self { running: Mutex::new(Some(JoinSet::new())) }
+    pub fn new(shutdown: CancellationToken) -> Self {
+        let running = Mutex::new(Some(JoinSet::new()));
+        Self { running, shutdown }
     }
 
-    /// Starts a task, unless the end has begun.
+    /// Starts a task, unless the end has begun. At the end it is dropped at whatever it waits for: everything
+    /// that runs here can be interrupted like a process.
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         if let Some(running) = self.running.lock().as_mut() {
             while running.try_join_next().is_some() {}
-            running.spawn(task);
+            let shutdown = self.shutdown.clone();
+            running.spawn(async move {
+                tokio::select! {
+                    () = task => {}
+                    () = shutdown.cancelled() => {}
+                }
+            });
         }
     }
 

@@ -18,14 +18,19 @@ impl Datanode {
         let result = within(deadline, self.write_rows(request)).await;
         if let Err(error) = &result {
             let reason = format!("{:?}", error.kind);
-            self.metrics.write_rejected.get_or_create(&Reason { reason }).inc();
+            self.metrics
+                .write_rejected
+                .get_or_create(&Reason { reason })
+                .inc();
         }
         result
     }
 
     async fn write_rows(&self, request: v1::WriteRequest) -> Result<v1::WriteResponse> {
         self.check_alive()?;
-        let id = request.request_id.ok_or_else(|| Error::invalid("a write without a request id"))?;
+        let id = request
+            .request_id
+            .ok_or_else(|| Error::invalid("a write without a request id"))?;
         let (id, op) = (RequestId::from(id), row_op(request.op)?);
         let size = request.rows.len() as u64;
         if size > self.config.max_write_size {
@@ -55,16 +60,31 @@ impl Datanode {
         let data = entry.encode()?;
         match region.begin(id)? {
             Seen::New => {}
-            Seen::Applied => return Ok(v1::WriteResponse { duplicate: true, ..answer }),
+            Seen::Applied => {
+                return Ok(v1::WriteResponse {
+                    duplicate: true,
+                    ..answer
+                });
+            }
             Seen::Finished => {
-                return Err(Error::conflict("the request was finished before; this copy is late"));
+                return Err(Error::conflict(
+                    "the request was finished before; this copy is late",
+                ));
             }
         }
-        let proposal =
-            Proposal { region: region.id(), data, request: Some(id), reservation: Some(reservation) };
+        let proposal = Proposal {
+            region: region.id(),
+            data,
+            request: Some(id),
+            reservation: Some(reservation),
+        };
         let queued = self.log.propose(proposal).inspect_err(|_| region.refused(id))?;
         let applied = queued.await?;
-        self.metrics.rows_written.inc_by(if applied.duplicate { 0 } else { answer.affected_rows });
+        self.metrics.rows_written.inc_by(if applied.duplicate {
+            0
+        } else {
+            answer.affected_rows
+        });
         answer.epoch = applied.term;
         answer.sequence = applied.index;
         answer.duplicate = applied.duplicate;
@@ -73,7 +93,12 @@ impl Datanode {
 
     /// Puts an entry without a request id into a region's log.
     pub(super) async fn propose(&self, region: RegionId, data: Bytes) -> Result<()> {
-        let proposal = Proposal { region, data, request: None, reservation: None };
+        let proposal = Proposal {
+            region,
+            data,
+            request: None,
+            reservation: None,
+        };
         self.log.propose(proposal)?.await.map(drop)
     }
 
@@ -101,7 +126,9 @@ fn row_op(op: i32) -> Result<RowOp> {
     match v1::WriteOp::try_from(op) {
         Ok(v1::WriteOp::Put) => Ok(RowOp::Put),
         Ok(v1::WriteOp::Delete) => Ok(RowOp::Delete),
-        Err(_) => Err(Error::unsupported(format!("write operation {op} is unknown to this version"))),
+        Err(_) => Err(Error::unsupported(format!(
+            "write operation {op} is unknown to this version"
+        ))),
     }
 }
 
@@ -113,7 +140,9 @@ pub(super) async fn within<T>(
     match deadline {
         None => work.await,
         Some(left) => tokio::time::timeout(left, work).await.unwrap_or_else(|_| {
-            Err(Error::deadline("the deadline passed; whether the request will still be done is unknown"))
+            Err(Error::deadline(
+                "the deadline passed; whether the request will still be done is unknown",
+            ))
         }),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, RecordBatch, Int64Array, UInt64Array};
+use arrow::array::{Array, Int64Array, RecordBatch, UInt64Array};
 use arrow::compute::{cast, max, min};
 use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::execution::SendableRecordBatchStream;
@@ -10,9 +10,9 @@ use futures::StreamExt;
 use greptime_object_store::{Bucket, store_error};
 use greptime_types::schema::SEQUENCE_COLUMN;
 use greptime_types::{Error, RegionId, Result, TableInfo, format};
+use object_store::ObjectStoreExt;
 use object_store::buffered::BufWriter;
 use object_store::path::Path;
-use object_store::ObjectStoreExt;
 use parquet::arrow::AsyncArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::metadata::{KeyValue, SortingColumn};
@@ -70,7 +70,12 @@ pub async fn write_file(
         return Ok(None);
     };
     writer.close().await.map_err(|e| parquet_error(&key, &e))?;
-    let head = file.bucket.store.head(&key).await.map_err(|e| store_error(&format!("checking {key}"), &e))?;
+    let head = file
+        .bucket
+        .store
+        .head(&key)
+        .await
+        .map_err(|e| store_error(&format!("checking {key}"), &e))?;
     Ok(Some(FileMeta {
         name: file.name,
         home: file.region,
@@ -89,9 +94,18 @@ impl FileWriter<'_> {
         let table = serde_json::to_string(self.table).map_err(|e| Error::internal(e.to_string()))?;
         let pair = |key: &str, value: String| KeyValue::new(key.to_owned(), value);
         let position = |name: &str| schema.index_of(name).ok().map(|i| i as i32);
-        let ascending = |i| SortingColumn { column_idx: i, descending: false, nulls_first: true };
-        let mut sorting: Vec<SortingColumn> =
-            self.key.columns.iter().filter_map(|(name, _)| position(name)).map(ascending).collect();
+        let ascending = |i| SortingColumn {
+            column_idx: i,
+            descending: false,
+            nulls_first: true,
+        };
+        let mut sorting: Vec<SortingColumn> = self
+            .key
+            .columns
+            .iter()
+            .filter_map(|(name, _)| position(name))
+            .map(ascending)
+            .collect();
         sorting.extend(position(SEQUENCE_COLUMN).map(|i| SortingColumn {
             column_idx: i,
             descending: true,
@@ -118,7 +132,9 @@ impl Ranges {
             return Ok(());
         }
         let column = |name: &str| {
-            batch.column_by_name(name).ok_or_else(|| Error::internal(format!("rows without `{name}`")))
+            batch
+                .column_by_name(name)
+                .ok_or_else(|| Error::internal(format!("rows without `{name}`")))
         };
         let sequence = column(SEQUENCE_COLUMN)?.as_any().downcast_ref::<UInt64Array>();
         let sequence = sequence.and_then(|s| Some((min(s)?, max(s)?)));

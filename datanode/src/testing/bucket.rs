@@ -35,7 +35,10 @@ pub struct FaultyStore {
 }
 
 fn broken() -> Error {
-    Error::Generic { store: "faulty", source: "connection refused".into() }
+    Error::Generic {
+        store: "faulty",
+        source: "connection refused".into(),
+    }
 }
 
 impl FaultyStore {
@@ -53,11 +56,20 @@ impl FaultyStore {
     }
 
     pub async fn keys(&self) -> Vec<String> {
-        self.inner.list(None).map_ok(|m| m.location.to_string()).try_collect().await.unwrap()
+        self.inner
+            .list(None)
+            .map_ok(|m| m.location.to_string())
+            .try_collect()
+            .await
+            .unwrap()
     }
 
     fn check(&self) -> Result<()> {
-        if self.faults.lock().away { Err(broken()) } else { Ok(()) }
+        if self.faults.lock().away {
+            Err(broken())
+        } else {
+            Ok(())
+        }
     }
 
     fn put_fault(&self, location: &Path) -> Option<PutFault> {

@@ -4,7 +4,7 @@ mod bucket;
 mod node;
 
 pub use bucket::{FaultyStore, PutFault};
-pub use node::{Node, Row, WriteOptions, row};
+pub use node::{Node, Row, WriteOptions, row, rows_of};
 
 use std::sync::Arc;
 
@@ -19,14 +19,25 @@ use greptime_types::{
 
 pub fn column(name: &str, column_type: ColumnType, semantic: Semantic) -> ColumnSchema {
     let nullable = semantic != Semantic::Timestamp;
-    ColumnSchema { id: 0, name: name.into(), column_type, semantic, nullable, default: None }
+    ColumnSchema {
+        id: 0,
+        name: name.into(),
+        column_type,
+        semantic,
+        nullable,
+        default: None,
+    }
 }
 
 /// `host` is the tag, `ts` the time, `usage` the field.
 pub fn table(id: u32, append_mode: bool) -> TableInfo {
     let columns = vec![
         column("host", ColumnType::String, Semantic::Tag),
-        column("ts", ColumnType::Timestamp(TimeUnit::Millisecond), Semantic::Timestamp),
+        column(
+            "ts",
+            ColumnType::Timestamp(TimeUnit::Millisecond),
+            Semantic::Timestamp,
+        ),
         column("usage", ColumnType::Float64, Semantic::Field),
     ];
     TableInfo {
@@ -35,8 +46,14 @@ pub fn table(id: u32, append_mode: bool) -> TableInfo {
         database: "public".into(),
         name: "cpu".into(),
         schema: TableSchema::new(columns, vec!["host".into()]).unwrap(),
-        options: TableOptions { append_mode, ..TableOptions::default() },
-        partition: PartitionRule { columns: vec![], partitions: vec![] },
+        options: TableOptions {
+            append_mode,
+            ..TableOptions::default()
+        },
+        partition: PartitionRule {
+            columns: vec![],
+            partitions: vec![],
+        },
         state: TableState::Ready,
         created_ms: 0,
     }
@@ -51,7 +68,11 @@ pub fn batch(rows: &[Row]) -> RecordBatch {
     ]);
     let columns: Vec<ArrayRef> = vec![
         Arc::new(rows.iter().map(|r| r.0.clone()).collect::<StringArray>()),
-        Arc::new(rows.iter().map(|r| Some(r.1)).collect::<TimestampMillisecondArray>()),
+        Arc::new(
+            rows.iter()
+                .map(|r| Some(r.1))
+                .collect::<TimestampMillisecondArray>(),
+        ),
         Arc::new(rows.iter().map(|r| r.2).collect::<Float64Array>()),
     ];
     RecordBatch::try_new(Arc::new(schema), columns).unwrap()

@@ -61,12 +61,24 @@ impl Node {
     }
 
     pub async fn with(config: DatanodeConfig, append_mode: bool) -> Self {
-        let (log, store, dir) =
-            (MemoryLog::default(), Arc::new(FaultyStore::default()), tempfile::tempdir().unwrap());
+        let (log, store, dir) = (
+            MemoryLog::default(),
+            Arc::new(FaultyStore::default()),
+            tempfile::tempdir().unwrap(),
+        );
         let datanode = start(&config, &log, &store, &dir).await;
         let region = RegionId::new(1024, 0);
         let table = table(1024, append_mode);
-        let node = Self { log, store, config, region, table, dir, datanode, next: AtomicU64::new(1) };
+        let node = Self {
+            log,
+            store,
+            config,
+            region,
+            table,
+            dir,
+            datanode,
+            next: AtomicU64::new(1),
+        };
         node.initialise().await.unwrap();
         node.wait_until_leading().await;
         node
@@ -91,11 +103,29 @@ impl Node {
     }
 
     pub async fn restart_on(self, log: MemoryLog) -> Self {
-        let Self { store, config, region, table, dir, datanode, next, .. } = self;
+        let Self {
+            store,
+            config,
+            region,
+            table,
+            dir,
+            datanode,
+            next,
+            ..
+        } = self;
         datanode.shutdown().await;
         drop(datanode);
         let datanode = start(&config, &log, &store, &dir).await;
-        Self { log, store, config, region, table, dir, datanode, next }
+        Self {
+            log,
+            store,
+            config,
+            region,
+            table,
+            dir,
+            datanode,
+            next,
+        }
     }
 
     pub async fn wait_until_leading(&self) {
@@ -103,7 +133,8 @@ impl Node {
         let leads = |r: &v1::RegionReport| {
             r.region_id == region && r.role == i32::from(v1::RegionRole::Leader) && r.epoch > 0
         };
-        self.wait_for("the region leads", || self.datanode.reports().iter().any(leads)).await;
+        self.wait_for("the region leads", || self.datanode.reports().iter().any(leads))
+            .await;
     }
 
     pub async fn wait_for(&self, what: &str, condition: impl Fn() -> bool) {
@@ -118,14 +149,24 @@ impl Node {
 
     pub fn header(&self) -> Option<v1::RequestHeader> {
         let identity = self.datanode.identity();
-        Some(v1::RequestHeader { cluster_id: identity.cluster_id, target_node: 0, deadline_ms: 0 })
+        Some(v1::RequestHeader {
+            cluster_id: identity.cluster_id,
+            target_node: 0,
+            deadline_ms: 0,
+        })
     }
 
     /// Options of a next write that says nothing special.
     pub fn options(&self) -> WriteOptions {
         let number = self.next.fetch_add(1, Ordering::SeqCst);
         let op = v1::WriteOp::Put;
-        WriteOptions { number, lowest_unfinished: 1, schema_version: 1, op, epoch: 0 }
+        WriteOptions {
+            number,
+            lowest_unfinished: 1,
+            schema_version: 1,
+            op,
+            epoch: 0,
+        }
     }
 
     pub async fn write(&self, rows: &[Row]) -> Result<v1::WriteResponse> {
@@ -141,7 +182,10 @@ impl Node {
             header: self.header(),
             region_id: self.region.as_u64(),
             epoch: options.epoch,
-            request_id: Some(v1::RequestId { incarnation: 99, number: options.number }),
+            request_id: Some(v1::RequestId {
+                incarnation: 99,
+                number: options.number,
+            }),
             lowest_unfinished: options.lowest_unfinished,
             schema_version: options.schema_version,
             op: options.op.into(),
@@ -151,7 +195,10 @@ impl Node {
     }
 
     pub async fn flush(&self) -> Result<u64> {
-        let request = v1::FlushRequest { header: self.header(), region_id: self.region.as_u64() };
+        let request = v1::FlushRequest {
+            header: self.header(),
+            region_id: self.region.as_u64(),
+        };
         Ok(self.datanode.flush(request).await?.flushed_index)
     }
 
@@ -185,7 +232,10 @@ impl Node {
     }
 
     pub async fn read_where(&self, filters: Vec<Expr>) -> Result<Vec<Row>> {
-        let spec = RegionScanSpec { filters, ..self.spec() };
+        let spec = RegionScanSpec {
+            filters,
+            ..self.spec()
+        };
         let mut rows: Vec<Row> = self.scan(spec).await?.iter().flat_map(rows_of).collect();
         rows.sort_by(|a, b| a.partial_cmp(b).unwrap());
         Ok(rows)
@@ -194,8 +244,14 @@ impl Node {
 
 pub fn rows_of(batch: &RecordBatch) -> Vec<Row> {
     let hosts = batch.column_by_name("host").unwrap().as_string::<i32>();
-    let times = batch.column_by_name("ts").unwrap().as_primitive::<TimestampMillisecondType>();
-    let usages = batch.column_by_name("usage").unwrap().as_primitive::<Float64Type>();
+    let times = batch
+        .column_by_name("ts")
+        .unwrap()
+        .as_primitive::<TimestampMillisecondType>();
+    let usages = batch
+        .column_by_name("usage")
+        .unwrap()
+        .as_primitive::<Float64Type>();
     let row = |i: usize| {
         let host = hosts.is_valid(i).then(|| hosts.value(i).to_owned());
         (host, times.value(i), usages.is_valid(i).then(|| usages.value(i)))
@@ -214,11 +270,16 @@ async fn start(
         node_id: 0,
         address: "127.0.0.1:0".into(),
         data_dir: dir.path().to_owned(),
-        bucket: Bucket { store: Arc::clone(store) as _, root: Path::from("test/root") },
+        bucket: Bucket {
+            store: Arc::clone(store) as _,
+            root: Path::from("test/root"),
+        },
         clock: SystemClock::shared(),
         ids: SystemIds::shared(),
         metrics: Metrics::default(),
         meta: None,
     };
-    Datanode::start_with_log(parts, Arc::new(log.clone())).await.unwrap()
+    Datanode::start_with_log(parts, Arc::new(log.clone()))
+        .await
+        .unwrap()
 }

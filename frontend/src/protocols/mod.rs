@@ -2,4 +2,5 @@
 
 pub mod http;
 pub mod line_protocol;
+pub mod mysql;
 pub mod remote_write;

@@ -12,12 +12,10 @@ mod status;
 mod storage;
 
 pub use amount::Amount;
-pub use cluster::{
-    AuthSpec, DeletionPolicy, GreptimeCluster, GreptimeClusterSpec, LocalSecret, PortsSpec,
-};
+pub use cluster::{AuthSpec, DeletionPolicy, GreptimeCluster, GreptimeClusterSpec, LocalSecret, PortsSpec};
 pub use roles::{
-    DatanodeSpec, DatanodeStorageSpec, FrontendServiceSpec, FrontendSpec, MetasrvSpec, ResourcesSpec, Retention,
-    RetentionSpec, RoleSpec, SchedulingSpec, ServiceType, Toleration,
+    DatanodeSpec, DatanodeStorageSpec, FrontendServiceSpec, FrontendSpec, MetasrvSpec, ResourcesSpec,
+    Retention, RetentionSpec, RoleSpec, SchedulingSpec, ServiceType, Toleration,
 };
 pub use status::{EndpointsStatus, GreptimeClusterStatus, RoleStatus};
 pub use storage::{EtcdSpec, ObjectStoreSpec, S3Spec, StoreSpec};

@@ -120,7 +120,10 @@ impl DatanodeSpec {
 pub struct DatanodeStorageSpec {
     /// Default: 10Gi.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 32), regex(pattern = r"^[0-9]+(\.[0-9]+)?(Ki|Mi|Gi|Ti|Pi|Ei|k|M|G|T|P|E)?$"))]
+    #[schemars(
+        length(max = 32),
+        regex(pattern = r"^[0-9]+(\.[0-9]+)?(Ki|Mi|Gi|Ti|Pi|Ei|k|M|G|T|P|E)?$")
+    )]
     pub size: Option<String>,
     /// The cluster's default class if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -47,7 +47,10 @@ fn only_datanode_replicas_has_a_default_in_the_schema() {
     collect_defaults(schema, String::new(), &mut defaults);
     assert_eq!(
         defaults,
-        [("/spec/datanode".to_owned(), serde_json::json!({})), ("/spec/datanode/replicas".to_owned(), serde_json::json!(3))]
+        [
+            ("/spec/datanode".to_owned(), serde_json::json!({})),
+            ("/spec/datanode/replicas".to_owned(), serde_json::json!(3))
+        ]
     );
 }
 

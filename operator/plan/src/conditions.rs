@@ -1,314 +1,448 @@
-//! The conditions of a cluster: each with its truth, a reason, and words for a person.
+//! What is true of a cluster, each with a reason and a message that says what to do.
+//!
+//! `Progressing` and `Degraded` divide the same fact by history: pods that are not ready *yet* belong to a
+//! change under way, pods that are not ready *any more* are a fault. A change ends when everything was ready.
 
-use greptime_operator_api::condition;
+use greptime_operator_api::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
+use crate::choices::{Choices, Datanodes, Volume, Volumes};
+use crate::metasrv_report::MetasrvReport;
 use crate::names::Role;
-use crate::observed::{ClusterView, Remote};
-use crate::plan::{Plan, Step};
-use crate::report::Facts;
+use crate::rollout::{Rollout, Stage};
+use crate::secrets::{Examined, SecretProblem};
+use crate::troubles::{self, Trouble};
+use crate::{Fact, Observed};
 
-/// Names by which metasrv reports what it depends on.
-pub const ETCD: &str = "etcd";
-pub const OBJECT_STORE: &str = "object_store";
-
-/// As many examples as fit into a message that is still read.
-const EXAMPLES: usize = 4;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Truth {
-    True,
-    False,
-    Unknown,
+/// Types of conditions, in the order in which they are told.
+pub mod types {
+    pub const READY: &str = "Ready";
+    pub const AVAILABLE: &str = "Available";
+    pub const PROGRESSING: &str = "Progressing";
+    pub const DEGRADED: &str = "Degraded";
+    pub const SPEC_VALID: &str = "SpecValid";
+    pub const SECRETS_FOUND: &str = "SecretsFound";
+    pub const DEPENDENCIES_REACHABLE: &str = "DependenciesReachable";
+    pub const NOT_REPLICATED: &str = "NotReplicated";
+    pub const SCALE_IN_BLOCKED: &str = "ScaleInBlocked";
+    pub const STORAGE_CHANGE_BLOCKED: &str = "StorageChangeBlocked";
 }
+use types::*;
 
-impl Truth {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Truth::True => "True",
-            Truth::False => "False",
-            Truth::Unknown => "Unknown",
-        }
-    }
+/// Reason of `Progressing=False` once everything was ready.
+const SETTLED: &str = "Settled";
+
+/// Everything that conditions are concluded from.
+pub struct Situation<'a> {
+    pub observed: &'a Observed,
+    /// Problems of the spec; nothing is applied while there are any.
+    pub invalid: Vec<String>,
+    pub secrets: Examined,
+    pub choices: Choices,
+    pub rollouts: [Rollout; 3],
 }
 
 /// A condition without its times.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finding {
+#[derive(Clone, Debug, PartialEq)]
+pub struct Verdict {
     pub type_: &'static str,
-    pub truth: Truth,
+    pub status: &'static str,
     pub reason: &'static str,
     pub message: String,
 }
 
-impl Finding {
-    fn new(type_: &'static str, truth: Truth, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { type_, truth, reason, message: message.into() }
+fn verdict(
+    type_: &'static str,
+    status: &'static str,
+    reason: &'static str,
+    message: impl Into<String>,
+) -> Verdict {
+    Verdict {
+        type_,
+        status,
+        reason,
+        message: message.into(),
+    }
+}
+
+impl Situation<'_> {
+    /// All conditions, always the same ones in the same order.
+    pub fn verdicts(&self) -> Vec<Verdict> {
+        let troubles = troubles::of_pods(&self.observed.pods);
+        vec![
+            self.ready(&troubles),
+            self.available(),
+            self.progressing(),
+            self.degraded(&troubles),
+            self.spec_valid(),
+            self.secrets_found(),
+            self.dependencies_reachable(),
+            self.not_replicated(),
+            self.scale_in_blocked(),
+            self.storage_change_blocked(),
+        ]
     }
 
-    /// Whether a person should care.
-    pub fn is_bad(&self) -> bool {
-        let bad = match self.type_ {
-            condition::READY
-            | condition::AVAILABLE
-            | condition::SECRETS_FOUND
-            | condition::ETCD_REACHABLE
-            | condition::OBJECT_STORE_REACHABLE => Truth::False,
-            _ => Truth::True,
+    pub fn report(&self) -> Option<&MetasrvReport> {
+        match &self.observed.metasrv {
+            Fact::Known(report) => Some(report),
+            Fact::Absent | Fact::Unknown(_) => None,
+        }
+    }
+
+    /// Why metasrv's view is missing.
+    fn silence(&self) -> Option<String> {
+        match &self.observed.metasrv {
+            Fact::Known(_) => None,
+            Fact::Absent => Some("metasrv has not started to answer".to_owned()),
+            Fact::Unknown(why) => Some(format!("metasrv does not answer: {why}")),
+        }
+    }
+
+    fn ready(&self, troubles: &[Trouble]) -> Verdict {
+        match self.obstacle(troubles) {
+            Some((status, reason, message)) => verdict(READY, status, reason, message),
+            None => verdict(READY, "True", "AllReady", "all pods are ready and metasrv leads"),
+        }
+    }
+
+    /// The first thing that keeps the cluster from being ready, causes before consequences.
+    fn obstacle(&self, troubles: &[Trouble]) -> Option<(&'static str, &'static str, String)> {
+        if !self.invalid.is_empty() {
+            return Some(("False", "InvalidSpec", self.invalid.join("; ")));
+        }
+        if let Some(first) = self.secrets.problems.first() {
+            let known = |problem: &SecretProblem| !matches!(problem, SecretProblem::Unreadable { .. });
+            let status = if self.secrets.problems.iter().any(known) {
+                "False"
+            } else {
+                "Unknown"
+            };
+            return Some((status, first.reason(), self.secret_problems()));
+        }
+        if let Some(message) = self.failing_dependencies() {
+            return Some(("False", "DependencyUnreachable", message));
+        }
+        if !troubles.is_empty() {
+            return Some(("False", "PodsFailing", troubles::describe(troubles)));
+        }
+        if let Some(message) = self.unsettled(Stage::Settled) {
+            let rolling = self.rollouts.iter().any(|rollout| rollout.stage < Stage::Unready);
+            return Some((
+                "False",
+                if rolling { "RollingOut" } else { "PodsNotReady" },
+                message,
+            ));
+        }
+        let Some(report) = self.report() else {
+            return Some((
+                "Unknown",
+                "MetasrvUnreachable",
+                self.silence().unwrap_or_default(),
+            ));
         };
-        self.truth == bad && self.type_ != condition::PROGRESSING
-    }
-}
-
-/// All conditions, in the order in which they are shown.
-pub(crate) fn judge(facts: &Facts<'_>, plan: &Plan) -> Vec<Finding> {
-    vec![
-        ready(facts, plan),
-        available(facts),
-        progressing(facts, plan),
-        degraded(facts),
-        stalled(facts),
-        secrets(facts),
-        dependency(facts, condition::ETCD_REACHABLE, ETCD),
-        dependency(facts, condition::OBJECT_STORE_REACHABLE, OBJECT_STORE),
-        not_replicated(facts),
-        scale_in(facts),
-        volume_change(facts),
-    ]
-}
-
-/// The conditions of a resource that cannot be read.
-pub fn unreadable(why: &str) -> Vec<Finding> {
-    let message = format!("the resource cannot be read: {why}; nothing is changed until it is mended");
-    vec![
-        Finding::new(condition::READY, Truth::False, "InvalidSpec", message.clone()),
-        Finding::new(condition::STALLED, Truth::True, "InvalidSpec", message),
-    ]
-}
-
-/// What keeps the cluster from being ready, the most basic first.
-fn ready(facts: &Facts<'_>, plan: &Plan) -> Finding {
-    let no = |reason, message: String| Finding::new(condition::READY, Truth::False, reason, message);
-    if !facts.refusals.is_empty() {
-        return no("InvalidSpec", facts.refusals.join("; "));
-    }
-    if !facts.taken.is_empty() {
-        return no("NameTaken", taken_message(facts));
-    }
-    if !facts.missing_secrets.is_empty() {
-        return no("SecretMissing", facts.missing_secrets.join("; "));
-    }
-    if !facts.unread_secrets.is_empty() {
-        return no("SecretUnreadable", facts.unread_secrets.join("; "));
-    }
-    if let Some(waiting) = waiting(facts, plan) {
-        return no("WaitingForPods", waiting);
-    }
-    if let Some((reason, message)) = unwell(facts) {
-        return no(reason, message);
-    }
-    let counts: Vec<_> = Role::ALL.iter().map(|role| format!("{} {}", ready_count(facts, *role), role.as_str())).collect();
-    Finding::new(condition::READY, Truth::True, "ClusterReady", format!("{} ready", counts.join(", ")))
-}
-
-fn ready_count(facts: &Facts<'_>, role: Role) -> i32 {
-    facts.progress.get(&role).map_or(0, |p| p.counts.ready)
-}
-
-fn taken_message(facts: &Facts<'_>) -> String {
-    let names: Vec<_> = facts.taken.iter().map(ToString::to_string).collect();
-    format!("{} exists and is not of this cluster; delete it or give the cluster another name", names.join(", "))
-}
-
-/// What is not yet as it should be.
-fn waiting(facts: &Facts<'_>, plan: &Plan) -> Option<String> {
-    let mut waits = Vec::new();
-    for role in Role::ALL {
-        let progress = facts.progress.get(&role).copied().unwrap_or_default();
-        let counts = progress.counts;
-        if !progress.complete {
-            let name = role.as_str();
-            waits.push(match counts.updated < counts.desired {
-                true => format!("{name}: {} of {} ready, {} up to date", counts.ready, counts.desired, counts.updated),
-                false => format!("{name}: {} of {} ready", counts.ready, counts.desired),
-            });
+        if !report.has_leader() {
+            return Some(("False", "NoLeader", "no metasrv leads".to_owned()));
         }
+        unserved(report).map(|message| ("False", "RegionsUnavailable", message))
     }
-    waits.extend(facts.leaving.iter().map(|id| format!("{id} is being deleted first")));
-    if waits.is_empty() && plan.steps.iter().any(|step| matches!(step, Step::Apply { .. })) {
-        waits.push("objects are being applied".into());
-    }
-    waits.extend(few(&facts.trouble));
-    (!waits.is_empty()).then(|| waits.join("; "))
-}
 
-fn few(messages: &[String]) -> Vec<String> {
-    let mut shown: Vec<String> = messages.iter().take(EXAMPLES).cloned().collect();
-    if messages.len() > EXAMPLES {
-        shown.push(format!("and {} more", messages.len() - EXAMPLES));
-    }
-    shown
-}
-
-/// What does not work although the pods run, as metasrv sees it.
-fn unwell(facts: &Facts<'_>) -> Option<(&'static str, String)> {
-    let view = facts.view()?;
-    if !view.leader {
-        return Some(("NoMetasrvLeader", "no metasrv leads; tables cannot be changed and nodes are not watched".into()));
-    }
-    if let Some(message) = complaint(view, ETCD) {
-        return Some(("EtcdUnreachable", message));
-    }
-    if let Some(message) = complaint(view, OBJECT_STORE) {
-        return Some(("ObjectStoreUnreachable", message));
-    }
-    leaderless(view).map(|message| ("RegionsWithoutLeader", message))
-}
-
-/// What is said about a dependency that is away; several may say it.
-fn complaint(view: &ClusterView, name: &str) -> Option<String> {
-    let mut messages: Vec<_> =
-        view.dependencies.iter().filter(|d| d.name == name && !d.ok).map(|d| d.message.clone()).collect();
-    messages.dedup();
-    (!messages.is_empty()).then(|| few(&messages).join("; "))
-}
-
-fn leaderless(view: &ClusterView) -> Option<String> {
-    let down: Vec<String> = view
-        .regions
-        .iter()
-        .filter(|region| matches!(region.state.as_str(), "no_leader" | "disk_lost"))
-        .map(|region| match region.region.as_str() {
-            Some(id) => format!("{id} ({})", region.state),
-            None => format!("{} ({})", region.region, region.state),
-        })
-        .collect();
-    let total = view.regions.len();
-    (!down.is_empty()).then(|| format!("{} of {total} regions have no leader: {}", down.len(), few(&down).join(", ")))
-}
-
-/// Whether requests can be served. While metasrv cannot be asked, ready pods are all there is to go by.
-fn available(facts: &Facts<'_>) -> Finding {
-    let no = |reason, message: String| Finding::new(condition::AVAILABLE, Truth::False, reason, message);
-    let without: Vec<_> = Role::ALL.iter().filter(|role| ready_count(facts, **role) == 0).map(|r| r.as_str()).collect();
-    // Running frontends and datanodes go on without metasrv.
-    if without.iter().any(|role| *role != Role::Metasrv.as_str()) {
-        return no("NoPodReady", format!("no pod is ready: {}", without.join(", ")));
-    }
-    if let Some(message) = facts.view().and_then(leaderless) {
-        return no("RegionsWithoutLeader", message);
-    }
-    Finding::new(condition::AVAILABLE, Truth::True, "Serving", "requests can be served")
-}
-
-fn progressing(facts: &Facts<'_>, plan: &Plan) -> Finding {
-    let no = |reason, message: &str| Finding::new(condition::PROGRESSING, Truth::False, reason, message);
-    if !facts.refusals.is_empty() {
-        return no("InvalidSpec", "the spec is refused; see Stalled");
-    }
-    if !facts.missing_secrets.is_empty() || !facts.unread_secrets.is_empty() {
-        return no("WaitingForSecret", "a secret is missing; see SecretsFound");
-    }
-    match waiting(facts, plan) {
-        Some(message) => Finding::new(condition::PROGRESSING, Truth::True, "WaitingForPods", message),
-        None => no("Complete", "every pod runs what the spec says"),
-    }
-}
-
-/// Something that worked, or must work, does not; pods that merely start are progress.
-fn degraded(facts: &Facts<'_>) -> Finding {
-    let yes = |reason, message: String| Finding::new(condition::DEGRADED, Truth::True, reason, message);
-    if !facts.trouble.is_empty() {
-        return yes("PodsFailing", few(&facts.trouble).join("; "));
-    }
-    if !facts.missing_secrets.is_empty() {
-        return yes("SecretMissing", facts.missing_secrets.join("; "));
-    }
-    if let Some((reason, message)) = unwell(facts) {
-        return yes(reason, message);
-    }
-    Finding::new(condition::DEGRADED, Truth::False, "AsExpected", "nothing is known to be wrong")
-}
-
-/// kstatus, and so Argo CD and Flux, read this one as failed.
-fn stalled(facts: &Facts<'_>) -> Finding {
-    if !facts.refusals.is_empty() {
-        let message = format!("{}; nothing is changed until the spec is mended", facts.refusals.join("; "));
-        return Finding::new(condition::STALLED, Truth::True, "InvalidSpec", message);
-    }
-    if !facts.taken.is_empty() {
-        return Finding::new(condition::STALLED, Truth::True, "NameTaken", taken_message(facts));
-    }
-    Finding::new(condition::STALLED, Truth::False, "SpecAccepted", "the spec can work")
-}
-
-fn secrets(facts: &Facts<'_>) -> Finding {
-    let type_ = condition::SECRETS_FOUND;
-    if !facts.missing_secrets.is_empty() {
-        return Finding::new(type_, Truth::False, "SecretMissing", facts.missing_secrets.join("; "));
-    }
-    if !facts.unread_secrets.is_empty() {
-        return Finding::new(type_, Truth::Unknown, "SecretUnreadable", facts.unread_secrets.join("; "));
-    }
-    Finding::new(type_, Truth::True, "SecretsFound", "every secret that the spec names exists and has its keys")
-}
-
-fn dependency(facts: &Facts<'_>, type_: &'static str, name: &'static str) -> Finding {
-    let view = match facts.metasrv {
-        Remote::Known(view) => view,
-        Remote::Unknown(why) => return Finding::new(type_, Truth::Unknown, "MetasrvSilent", why.clone()),
-        Remote::Absent | Remote::NotAsked => {
-            return Finding::new(type_, Truth::Unknown, "MetasrvNotRunning", "no metasrv runs that could be asked");
-        }
-    };
-    if let Some(message) = complaint(view, name) {
-        return Finding::new(type_, Truth::False, "Unreachable", message);
-    }
-    if view.dependencies.iter().any(|d| d.name == name) {
-        return Finding::new(type_, Truth::True, "Reachable", "metasrv reaches it");
-    }
-    Finding::new(type_, Truth::Unknown, "NotTried", "metasrv has not tried it yet")
-}
-
-/// A region has one voter until the datanodes replicate their logs.
-fn not_replicated(facts: &Facts<'_>) -> Finding {
-    let type_ = condition::NOT_REPLICATED;
-    let single = "rows that are not yet in files lie on the disk of one datanode only: while that datanode is away \
-                  they cannot be read, and if its volume is lost so are they";
-    match facts.view() {
-        Some(view) if !view.regions.is_empty() => {
-            let alone = view.regions.iter().filter(|region| region.voters.len() < 2).count();
-            if alone == 0 {
-                return Finding::new(type_, Truth::False, "SeveralVoters", "every region's log has several voters");
+    /// Whether clients are served at all.
+    fn available(&self) -> Verdict {
+        for (role, reason) in [(Role::Frontend, "NoFrontend"), (Role::Datanode, "NoDatanode")] {
+            if self
+                .rollouts
+                .iter()
+                .any(|rollout| rollout.role == role && rollout.status.ready_replicas == 0)
+            {
+                return verdict(
+                    AVAILABLE,
+                    "False",
+                    reason,
+                    format!("no {} is ready", role.as_str()),
+                );
             }
-            Finding::new(type_, Truth::True, "OneVoter", format!("logs have one voter: {single}"))
         }
-        _ => Finding::new(type_, Truth::True, "OneVoter", format!("logs have one voter: {single}")),
-    }
-}
-
-fn scale_in(facts: &Facts<'_>) -> Finding {
-    let type_ = condition::SCALE_IN_BLOCKED;
-    match facts.scale_in {
-        Some((asked, kept)) => Finding::new(
-            type_,
-            Truth::True,
-            "DrainNotSupported",
-            format!(
-                "datanode.replicas is {asked}, but there are {kept} datanodes and regions may live on each; they are kept, \
-                 because draining a datanode is not supported yet. Set datanode.replicas to {kept}; the rest of the spec is applied"
+        let Some(report) = self.report() else {
+            return verdict(
+                AVAILABLE,
+                "Unknown",
+                "MetasrvUnreachable",
+                self.silence().unwrap_or_default(),
+            );
+        };
+        if !report.has_leader() {
+            return verdict(AVAILABLE, "False", "NoLeader", "no metasrv leads");
+        }
+        match unserved(report) {
+            Some(message) => verdict(AVAILABLE, "False", "RegionsUnavailable", message),
+            None => verdict(
+                AVAILABLE,
+                "True",
+                "Serving",
+                "frontends and every region are served",
             ),
-        ),
-        None => Finding::new(type_, Truth::False, "NoScaleIn", "no datanode is asked to go"),
+        }
+    }
+
+    fn progressing(&self) -> Verdict {
+        if !self.invalid.is_empty() {
+            return verdict(
+                PROGRESSING,
+                "False",
+                "InvalidSpec",
+                "waits for a spec that can work",
+            );
+        }
+        if !self.secrets.problems.is_empty() {
+            return verdict(PROGRESSING, "False", "SecretsMissing", "waits for secrets");
+        }
+        if let Some(message) = self.unsettled(Stage::Unready) {
+            return verdict(PROGRESSING, "True", "RollingOut", message);
+        }
+        match self.unsettled(Stage::Settled) {
+            Some(message) if !self.settled_before() => verdict(PROGRESSING, "True", "Starting", message),
+            _ => verdict(
+                PROGRESSING,
+                "False",
+                SETTLED,
+                "all pods are of the wanted template",
+            ),
+        }
+    }
+
+    fn degraded(&self, troubles: &[Trouble]) -> Verdict {
+        if !troubles.is_empty() {
+            return verdict(DEGRADED, "True", "PodsFailing", troubles::describe(troubles));
+        }
+        if let Some(message) = self.failing_dependencies() {
+            return verdict(DEGRADED, "True", "DependencyUnreachable", message);
+        }
+        let changing = self.unsettled(Stage::Unready).is_some() || !self.settled_before();
+        if !changing && let Some(message) = self.unsettled(Stage::Settled) {
+            return verdict(DEGRADED, "True", "PodsNotReady", message);
+        }
+        // While pods roll or start, regions are without a leader for a moment; a lost disk does not pass.
+        let lost =
+            |report: &&MetasrvReport| !changing || report.regions.iter().any(|r| r.state == "disk_lost");
+        match self.report().filter(lost).and_then(unserved) {
+            Some(message) => verdict(DEGRADED, "True", "RegionsUnavailable", message),
+            None => verdict(
+                DEGRADED,
+                "False",
+                "AsExpected",
+                "nothing that was ready has failed",
+            ),
+        }
+    }
+
+    fn spec_valid(&self) -> Verdict {
+        if self.invalid.is_empty() {
+            return verdict(SPEC_VALID, "True", "Valid", "the spec can work");
+        }
+        let message = format!(
+            "nothing is applied until this is mended: {}",
+            self.invalid.join("; ")
+        );
+        verdict(SPEC_VALID, "False", "InvalidSpec", message)
+    }
+
+    fn secrets_found(&self) -> Verdict {
+        let problems = &self.secrets.problems;
+        // What is missing for sure says more than what could not be looked at.
+        let missing = problems
+            .iter()
+            .find(|problem| !matches!(problem, SecretProblem::Unreadable { .. }));
+        match (missing, problems.first()) {
+            (Some(missing), _) => verdict(SECRETS_FOUND, "False", missing.reason(), self.secret_problems()),
+            (None, Some(unreadable)) => verdict(
+                SECRETS_FOUND,
+                "Unknown",
+                unreadable.reason(),
+                self.secret_problems(),
+            ),
+            (None, None) => verdict(
+                SECRETS_FOUND,
+                "True",
+                "Found",
+                "every secret that the spec names is there",
+            ),
+        }
+    }
+
+    fn secret_problems(&self) -> String {
+        let problems: Vec<_> = self.secrets.problems.iter().map(ToString::to_string).collect();
+        format!("{}; what needs them stays as it is", problems.join("; "))
+    }
+
+    fn dependencies_reachable(&self) -> Verdict {
+        let type_ = DEPENDENCIES_REACHABLE;
+        let Some(report) = self.report() else {
+            return verdict(
+                type_,
+                "Unknown",
+                "MetasrvUnreachable",
+                self.silence().unwrap_or_default(),
+            );
+        };
+        match self.failing_dependencies() {
+            Some(message) => verdict(type_, "False", "DependencyUnreachable", message),
+            None if report.dependencies.is_empty() => verdict(
+                type_,
+                "Unknown",
+                "NotTried",
+                "metasrv has not tried to reach etcd and the bucket yet",
+            ),
+            None => verdict(type_, "True", "Reachable", "etcd and the bucket answer"),
+        }
+    }
+
+    fn failing_dependencies(&self) -> Option<String> {
+        let failing = self.report()?.failing();
+        let described: Vec<_> = failing
+            .iter()
+            .map(|d| format!("{}: {}", d.name, d.message))
+            .collect();
+        Some(described.join("; ")).filter(|message| !message.is_empty())
+    }
+
+    /// True while a lost disk loses rows that are not in the bucket yet.
+    fn not_replicated(&self) -> Verdict {
+        let single =
+            "the log of each region has one voter; rows that are not in the bucket yet die with its disk";
+        let Some(report) = self.report() else {
+            // What was told stays told; before the first answer nothing is known.
+            return match self.old(NOT_REPLICATED) {
+                Some(old) if old.status == "True" => verdict(NOT_REPLICATED, "True", "SingleVoter", single),
+                Some(old) if old.status == "False" => {
+                    verdict(NOT_REPLICATED, "False", "Replicated", &*old.message)
+                }
+                _ => verdict(
+                    NOT_REPLICATED,
+                    "Unknown",
+                    "MetasrvUnreachable",
+                    self.silence().unwrap_or_default(),
+                ),
+            };
+        };
+        let replicated =
+            !report.regions.is_empty() && report.regions.iter().all(|region| region.voters.len() > 1);
+        match replicated {
+            true => verdict(
+                NOT_REPLICATED,
+                "False",
+                "Replicated",
+                "every region's log has several voters",
+            ),
+            false => verdict(NOT_REPLICATED, "True", "SingleVoter", single),
+        }
+    }
+
+    fn scale_in_blocked(&self) -> Verdict {
+        match self.choices.datanodes {
+            Datanodes::AsAsked(_) => verdict(
+                SCALE_IN_BLOCKED,
+                "False",
+                "NotAsked",
+                "no datanode is to be taken away",
+            ),
+            Datanodes::ScaleInBlocked { asked, kept } => verdict(
+                SCALE_IN_BLOCKED,
+                "True",
+                "DrainNotSupported",
+                format!(
+                    "{asked} datanodes are asked for, {kept} are kept: each may hold the only copy of rows, and \
+                     this version cannot move them away first; set spec.datanode.replicas to {kept}"
+                ),
+            ),
+        }
+    }
+
+    fn storage_change_blocked(&self) -> Verdict {
+        let type_ = STORAGE_CHANGE_BLOCKED;
+        match &self.choices.volumes {
+            Volumes::AsAsked(_) => verdict(type_, "False", "NotAsked", "volumes are as the spec says"),
+            Volumes::ChangeBlocked { asked, kept } => verdict(
+                type_,
+                "True",
+                "ResizeNotSupported",
+                format!(
+                    "spec.datanode.storage asks for {}, volumes have {}: this version cannot change volumes that \
+                     exist; set it back, or make a new cluster",
+                    describe_volume(asked),
+                    describe_volume(kept)
+                ),
+            ),
+        }
+    }
+
+    /// What the roles below a stage wait for.
+    fn unsettled(&self, stage: Stage) -> Option<String> {
+        let waiting: Vec<_> = self
+            .rollouts
+            .iter()
+            .filter(|r| r.stage < stage)
+            .map(Rollout::describe)
+            .collect();
+        Some(waiting.join("; ")).filter(|message| !message.is_empty())
+    }
+
+    /// Whether everything was ready since the last change.
+    fn settled_before(&self) -> bool {
+        let old = self.old(PROGRESSING);
+        old.is_some_and(|old| old.status == "False" && old.reason == SETTLED)
+    }
+
+    fn old(&self, type_: &str) -> Option<&Condition> {
+        let status = self.observed.cluster.status.as_ref()?;
+        status
+            .conditions
+            .iter()
+            .find(|condition| condition.type_ == type_)
     }
 }
 
-fn volume_change(facts: &Facts<'_>) -> Finding {
-    let type_ = condition::VOLUME_CHANGE_BLOCKED;
-    match &facts.volume_blocked {
-        Some(message) => {
-            let message = format!("{message}. The volumes stay as they are; the rest of the spec is applied");
-            Finding::new(type_, Truth::True, "VolumesAreFixed", message)
-        }
-        None => Finding::new(type_, Truth::False, "NoVolumeChange", "volumes are as the spec says"),
+fn describe_volume(volume: &Volume) -> String {
+    match &volume.storage_class_name {
+        Some(class) => format!("{} of class {class}", volume.size),
+        None => volume.size.clone(),
     }
+}
+
+fn unserved(report: &MetasrvReport) -> Option<String> {
+    let unserved: Vec<_> = report.unserved().collect();
+    let first = unserved.first()?;
+    let table = first
+        .table
+        .as_deref()
+        .map(|table| format!(" of table {table}"))
+        .unwrap_or_default();
+    let count = unserved.len();
+    Some(format!(
+        "{count} of {} regions are not served; the first is {}{table}: {}",
+        report.regions.len(),
+        first.region,
+        first.state
+    ))
+}
+
+/// Gives a verdict its times: `lastTransitionTime` moves only when the status does.
+pub fn settle(verdict: Verdict, old: &[Condition], generation: Option<i64>, now: &str) -> Condition {
+    let before = old.iter().find(|condition| condition.type_ == verdict.type_);
+    let since = before
+        .filter(|before| before.status == verdict.status)
+        .map(|b| b.last_transition_time.clone());
+    Condition {
+        type_: verdict.type_.to_owned(),
+        status: verdict.status.to_owned(),
+        reason: verdict.reason.to_owned(),
+        message: verdict.message,
+        observed_generation: generation,
+        last_transition_time: since.unwrap_or_else(|| time(now)),
+    }
+}
+
+fn time(text: &str) -> Time {
+    let parsed = serde_json::from_value(serde_json::Value::String(text.to_owned()));
+    parsed.unwrap_or(Time(k8s_openapi::jiff::Timestamp::UNIX_EPOCH))
 }

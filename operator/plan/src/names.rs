@@ -1,10 +1,17 @@
-//! Names and labels of everything that belongs to a cluster. They never change: they are how a pod's volume and
-//! a service's pods are found again.
+//! Names, labels, ports and addresses of everything that belongs to a cluster.
 
 use std::collections::BTreeMap;
 
-/// What a pod of the cluster does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+use greptime_operator_api::{GROUP, GreptimeCluster, KIND, RoleSpec, VERSION};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+
+/// Ports that only the cluster itself uses; the ports of clients are in the spec.
+pub const METASRV_GRPC_PORT: i32 = 3002;
+pub const DATANODE_GRPC_PORT: i32 = 3001;
+/// Probes, metrics and metasrv's view on metasrv and datanodes.
+pub const INNER_HTTP_PORT: i32 = 4000;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Role {
     Metasrv,
     Datanode,
@@ -12,6 +19,7 @@ pub enum Role {
 }
 
 impl Role {
+    /// In the order in which each finds what it needs.
     pub const ALL: [Role; 3] = [Role::Metasrv, Role::Datanode, Role::Frontend];
 
     pub fn as_str(self) -> &'static str {
@@ -22,109 +30,162 @@ impl Role {
         }
     }
 
-    pub fn parse(text: &str) -> Option<Role> {
-        Role::ALL.into_iter().find(|role| role.as_str() == text)
+    /// Of the StatefulSet, service account, disruption budget, and of the service for clients.
+    pub fn child_name(self, cluster: &GreptimeCluster) -> String {
+        format!("{}-{}", name(cluster), self.as_str())
     }
 
-    /// The port that other nodes dial.
-    pub fn grpc_port(self) -> i32 {
+    /// The headless service that gives each pod a name.
+    pub fn peers_name(self, cluster: &GreptimeCluster) -> String {
+        format!("{}-{}-peers", name(cluster), self.as_str())
+    }
+
+    pub fn config_name(self, cluster: &GreptimeCluster) -> String {
+        format!("{}-{}-config", name(cluster), self.as_str())
+    }
+
+    pub fn spec(self, cluster: &GreptimeCluster) -> RoleSpec<'_> {
         match self {
-            Role::Metasrv => 3002,
-            Role::Datanode => 3001,
-            Role::Frontend => 4001,
+            Role::Metasrv => cluster.spec.metasrv.common(),
+            Role::Datanode => cluster.spec.datanode.common(),
+            Role::Frontend => cluster.spec.frontend.common(),
+        }
+    }
+
+    pub fn grpc_port(self, cluster: &GreptimeCluster) -> i32 {
+        match self {
+            Role::Metasrv => METASRV_GRPC_PORT,
+            Role::Datanode => DATANODE_GRPC_PORT,
+            Role::Frontend => cluster.spec.ports.grpc(),
+        }
+    }
+
+    pub fn http_port(self, cluster: &GreptimeCluster) -> i32 {
+        match self {
+            Role::Metasrv | Role::Datanode => INNER_HTTP_PORT,
+            Role::Frontend => cluster.spec.ports.http(),
         }
     }
 }
 
-/// Probes, metrics and the HTTP API of every role.
-pub const HTTP_PORT: i32 = 4000;
-pub const MYSQL_PORT: i32 = 4002;
-pub const POSTGRES_PORT: i32 = 4003;
-
-/// The one field manager: whose fields an object has is how drift is told from other people's additions.
-pub const FIELD_MANAGER: &str = "greptime-operator";
-
-pub const LABEL_NAME: &str = "app.kubernetes.io/name";
-pub const LABEL_INSTANCE: &str = "app.kubernetes.io/instance";
-pub const LABEL_COMPONENT: &str = "app.kubernetes.io/component";
-pub const LABEL_MANAGED_BY: &str = "app.kubernetes.io/managed-by";
-pub const LABEL_PART_OF: &str = "app.kubernetes.io/part-of";
-/// Set by Kubernetes on the pods of a StatefulSet; the node id.
-pub const LABEL_POD_INDEX: &str = "apps.kubernetes.io/pod-index";
-/// On pod templates, so that pods roll when what they read at their start changes.
-pub const ANNOTATION_CONFIG_HASH: &str = "greptimecluster.io/config-hash";
-
-const APPLICATION: &str = "greptime";
-
-/// Names within one cluster.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Names {
-    pub cluster: String,
-    pub namespace: String,
+pub fn name(cluster: &GreptimeCluster) -> &str {
+    cluster.metadata.name.as_deref().unwrap_or_default()
 }
 
-impl Names {
-    pub fn new(cluster: impl Into<String>, namespace: impl Into<String>) -> Self {
-        Self { cluster: cluster.into(), namespace: namespace.into() }
-    }
+pub fn namespace(cluster: &GreptimeCluster) -> &str {
+    cluster.metadata.namespace.as_deref().unwrap_or("default")
+}
 
-    /// The StatefulSet, and what goes with it: config map, service account, disruption budget.
-    pub fn role(&self, role: Role) -> String {
-        format!("{}-{}", self.cluster, role.as_str())
-    }
-
-    /// The headless service by which the pods of a role find each other before they are ready.
-    pub fn peers(&self, role: Role) -> String {
-        format!("{}-{}-peers", self.cluster, role.as_str())
-    }
-
-    /// The service that clients of a role connect to; it leads to ready pods only.
-    pub fn client_service(&self, role: Role) -> String {
-        self.role(role)
-    }
-
-    pub fn destroy_job(&self) -> String {
-        format!("{}-destroy", self.cluster)
-    }
-
-    /// DNS name of a service.
-    pub fn host(&self, service: &str) -> String {
-        format!("{service}.{}.svc", self.namespace)
-    }
-
-    /// The labels by which the pods of a role are found; a StatefulSet's selector cannot be changed.
-    pub fn selector(&self, role: Role) -> BTreeMap<String, String> {
-        [
-            (LABEL_NAME, APPLICATION),
-            (LABEL_INSTANCE, self.cluster.as_str()),
-            (LABEL_COMPONENT, role.as_str()),
-        ]
+/// Labels of every child of a role and of its pods; with them pods are selected, so they never change.
+pub fn labels(cluster: &GreptimeCluster, role: Role) -> BTreeMap<String, String> {
+    let labels = [
+        ("app.kubernetes.io/name", "greptime"),
+        ("app.kubernetes.io/instance", name(cluster)),
+        ("app.kubernetes.io/component", role.as_str()),
+        ("app.kubernetes.io/managed-by", "greptime-operator"),
+    ];
+    labels
         .into_iter()
         .map(|(key, value)| (key.to_owned(), value.to_owned()))
         .collect()
-    }
+}
 
-    /// The labels of an object of a role.
-    pub fn labels(&self, role: Role) -> BTreeMap<String, String> {
-        let mut labels = self.selector(role);
-        labels.insert(LABEL_MANAGED_BY.into(), FIELD_MANAGER.into());
-        labels.insert(LABEL_PART_OF.into(), "greptimecluster".into());
-        labels
-    }
+/// The same as a selector in text, for the scale subresource and for listing pods.
+pub fn selector(cluster: &GreptimeCluster, role: Role) -> String {
+    let labels = labels(cluster, role);
+    labels
+        .iter()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect::<Vec<_>>()
+        .join(",")
+}
 
-    /// The selector of a role as the text that label selectors and the scale subresource take.
-    pub fn selector_text(&self, role: Role) -> String {
-        let pairs: Vec<_> = self.selector(role).into_iter().map(|(k, v)| format!("{k}={v}")).collect();
-        pairs.join(",")
-    }
-
-    /// Selects the pods and the volume claims of all roles.
-    pub fn cluster_selector_text(&self) -> String {
-        format!("{LABEL_NAME}={APPLICATION},{LABEL_INSTANCE}={}", self.cluster)
+pub fn metadata(cluster: &GreptimeCluster, role: Role, name: String) -> ObjectMeta {
+    ObjectMeta {
+        name: Some(name),
+        namespace: Some(namespace(cluster).to_owned()),
+        labels: Some(labels(cluster, role)),
+        owner_references: Some(vec![owner_reference(cluster)]),
+        ..ObjectMeta::default()
     }
 }
 
-/// Selects every object that the operator made, of whichever cluster.
-pub fn managed_selector_text() -> String {
-    format!("{LABEL_MANAGED_BY}={FIELD_MANAGER}")
+fn owner_reference(cluster: &GreptimeCluster) -> OwnerReference {
+    OwnerReference {
+        api_version: format!("{GROUP}/{VERSION}"),
+        kind: KIND.to_owned(),
+        name: name(cluster).to_owned(),
+        uid: cluster.metadata.uid.clone().unwrap_or_default(),
+        controller: Some(true),
+        // Needs the right to update finalizers of the owner, which the operator has.
+        block_owner_deletion: Some(true),
+    }
+}
+
+/// Where datanodes, frontends and its own peers find metasrv: each pod by its name.
+pub fn metasrv_addresses(cluster: &GreptimeCluster) -> Vec<String> {
+    let pods = Role::Metasrv.child_name(cluster);
+    let peers = Role::Metasrv.peers_name(cluster);
+    let namespace = namespace(cluster);
+    (0..Role::Metasrv.spec(cluster).replicas)
+        .map(|ordinal| format!("{pods}-{ordinal}.{peers}.{namespace}.svc:{METASRV_GRPC_PORT}"))
+        .collect()
+}
+
+/// Where metasrv tells about the cluster. The service also leads to pods that are not ready, since a metasrv
+/// that waits for etcd is the one that can say so.
+pub fn metasrv_url(cluster: &GreptimeCluster) -> String {
+    let service = Role::Metasrv.child_name(cluster);
+    format!(
+        "http://{service}.{}.svc:{INNER_HTTP_PORT}/v1/cluster",
+        namespace(cluster)
+    )
+}
+
+/// The image of the database: the spec's own; or the operator's, with the tag that `version` says.
+pub fn image(cluster: &GreptimeCluster, default_image: &str) -> String {
+    let spec = &cluster.spec;
+    match (&spec.image, &spec.version) {
+        (Some(image), _) => image.clone(),
+        (None, Some(version)) => format!("{}:{version}", split_image(default_image).0),
+        (None, None) => default_image.to_owned(),
+    }
+}
+
+/// What to tell as the version: as asked, else the tag of the image.
+pub fn version(cluster: &GreptimeCluster, default_image: &str) -> Option<String> {
+    let image = image(cluster, default_image);
+    cluster
+        .spec
+        .version
+        .clone()
+        .or_else(|| split_image(&image).1.map(str::to_owned))
+}
+
+/// Repository and tag. A colon before the last slash belongs to the registry's port.
+fn split_image(image: &str) -> (&str, Option<&str>) {
+    let without_digest = image.split_once('@').map_or(image, |(before, _)| before);
+    match without_digest.rsplit_once(':') {
+        Some((repository, tag)) if !tag.contains('/') => (repository, Some(tag)),
+        _ => (without_digest, None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::split_image;
+
+    #[test]
+    fn a_registry_port_is_no_tag() {
+        assert_eq!(
+            split_image("registry:5000/greptime"),
+            ("registry:5000/greptime", None)
+        );
+        assert_eq!(
+            split_image("registry:5000/greptime:0.1"),
+            ("registry:5000/greptime", Some("0.1"))
+        );
+        assert_eq!(split_image("greptime@sha256:ab"), ("greptime", None));
+        assert_eq!(split_image("greptime:1@sha256:ab"), ("greptime", Some("1")));
+    }
 }

@@ -1,232 +1,237 @@
-//! The configuration file of each role: what the operator says, and what the user adds by name.
+//! The settings file of each role: what the operator knows, and the role's own `config` over it.
 
 use std::collections::BTreeMap;
 
-use toml::{Table, Value};
+use greptime_operator_api::GreptimeCluster;
+use toml::Value;
 
-use crate::names::{HTTP_PORT, MYSQL_PORT, POSTGRES_PORT, Role};
-use crate::resolved::Resolved;
+use crate::names::{self, Role};
+use crate::secrets::{Examined, Purpose};
 
-pub const CONFIG_FILE: &str = "config.toml";
 pub const CONFIG_DIR: &str = "/etc/greptime/config";
-pub const ETCD_TLS_DIR: &str = "/etc/greptime/etcd-tls";
-pub const S3_CA_DIR: &str = "/etc/greptime/s3-ca";
-pub const AUTH_DIR: &str = "/etc/greptime/auth";
+pub const CONFIG_FILE: &str = "/etc/greptime/config/config.toml";
 pub const DATA_DIR: &str = "/data";
 
-/// Settings that a user may not set by name, and where they belong instead. A trailing dot stands for the section.
-const RESERVED: [(&str, &str); 13] = [
-    ("cluster.", "the name of the cluster is that of its resource"),
-    ("node.", "the operator gives each pod its identity"),
-    ("http.", "the pods' ports are fixed; spec.ports sets those of the service"),
-    ("grpc.", "the pods' ports are fixed; spec.ports sets those of the service"),
-    ("mysql.address", "the pods' ports are fixed; spec.ports sets those of the service"),
-    ("postgres.address", "the pods' ports are fixed; spec.ports sets those of the service"),
-    ("metasrv.addresses", "the operator tells every pod where metasrv is"),
-    ("store.", "use spec.metasrv.store"),
-    ("object_store.", "use spec.objectStorage"),
-    ("auth.", "use spec.auth.secretName"),
-    ("cluster", "the name of the cluster is that of its resource"),
-    ("store", "use spec.metasrv.store"),
-    ("object_store", "use spec.objectStorage"),
+/// Settings that the operator or a secret decides, and where to say it instead. A section ends with a dot.
+const RESERVED: [(&str, &str); 10] = [
+    ("cluster.name", "it is the name of this object"),
+    ("node.", "it is different for each pod"),
+    ("http.address", "use spec.ports"),
+    ("grpc.address", "use spec.ports"),
+    ("mysql.address", "use spec.ports"),
+    ("postgres.address", "use spec.ports"),
+    ("metasrv.addresses", "the operator knows them"),
+    ("store.etcd.", "use spec.metasrv.store.etcd"),
+    ("object_store.", "use spec.objectStore.s3"),
+    ("auth.", "use spec.auth"),
 ];
 
-/// Reads the settings that a user gave by name.
-pub fn parse(role: Role, settings: &BTreeMap<String, String>) -> Result<Table, Vec<String>> {
-    let mut table = Table::new();
-    let mut errors = Vec::new();
-    for (key, text) in settings {
-        let outcome = check_key(key)
-            .and_then(|()| check_value(key, text))
-            .and_then(|()| insert(&mut table, key, value(text)));
-        if let Err(why) = outcome {
-            errors.push(format!("{}.config `{key}`: {why}", role.as_str()));
-        }
-    }
-    if errors.is_empty() { Ok(table) } else { Err(errors) }
-}
-
-fn check_key(key: &str) -> Result<(), String> {
-    let part_ok = |part: &str| {
-        part.starts_with(|c: char| c.is_ascii_lowercase())
-            && part.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
-    };
-    if !key.split('.').all(part_ok) {
-        return Err("a setting is named like `log.level`: lower-case words with '_', joined by dots".into());
-    }
-    if !key.contains('.') {
-        return Err("a setting is named with its section, like `log.level`".into());
-    }
-    let reserved = RESERVED.iter().find(|(name, _)| match name.strip_suffix('.') {
-        Some(section) => key.strip_prefix(section).is_some_and(|rest| rest.starts_with('.')),
+/// Why a setting cannot be made in `config`.
+pub fn reserved(key: &str) -> Option<&'static str> {
+    let hit = RESERVED.iter().find(|(name, _)| match name.strip_suffix('.') {
+        Some(section) => key == section || key.starts_with(name),
         None => key == *name,
     });
-    reserved.map_or(Ok(()), |(_, why)| Err(format!("it is the operator's: {why}")))
+    hit.map(|(_, instead)| *instead)
 }
 
-/// Durations and sizes are recognised by their names, so that a misspelt unit is refused here, with its name, instead
-/// of by each pod at its start.
-fn check_value(key: &str, text: &str) -> Result<(), String> {
-    let ends = |suffixes: &[&str]| suffixes.iter().any(|s| key.ends_with(s));
-    if text.chars().any(|c| c.is_control()) {
-        return Err("a value is one line".into());
-    }
-    if ends(&["_timeout", "_interval", "_ttl", ".ttl"]) && !is_duration(text) {
-        return Err(format!("`{text}` is no duration, such as 30s or 5m"));
-    }
-    if ends(&["_size", "_bytes"]) && !is_size(text) {
-        return Err(format!("`{text}` is no size, such as 64MiB"));
-    }
-    Ok(())
-}
+/// Settings by dotted name. Ordered by segments, which is the order of the file.
+#[derive(Default)]
+pub struct Settings(BTreeMap<Vec<String>, Value>);
 
-fn number_and_unit(text: &str) -> Option<(&str, &str)> {
-    let text = text.trim().trim_matches('"');
-    let end = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
-    let number = &text[..end];
-    number.parse::<f64>().is_ok().then(|| (number, text[end..].trim_start()))
-}
-
-fn is_duration(text: &str) -> bool {
-    // One or several numbers with units, as in `1h 30m`.
-    let units = ["ns", "us", "ms", "s", "sec", "m", "min", "h", "hr", "d", "day", "days", "w", "week", "weeks"];
-    let mut rest = text.trim().trim_matches('"');
-    if rest.is_empty() {
-        return false;
-    }
-    while !rest.is_empty() {
-        let Some((_, after)) = number_and_unit(rest) else { return false };
-        let end = after.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(after.len());
-        if !units.contains(&&after[..end]) {
-            return false;
+impl Settings {
+    /// Of one role, with its `config` merged over.
+    pub fn of(cluster: &GreptimeCluster, role: Role, secrets: &Examined) -> Self {
+        let mut settings = Self::default();
+        settings.add_common(cluster, role);
+        match role {
+            Role::Metasrv => {
+                settings.add_etcd(cluster, secrets.etcd_client_certificate);
+                settings.add_object_store(cluster);
+            }
+            Role::Datanode => {
+                settings.set("node.data_dir", DATA_DIR);
+                settings.add_object_store(cluster);
+            }
+            Role::Frontend => settings.add_frontend(cluster),
         }
-        rest = after[end..].trim_start();
-    }
-    true
-}
-
-fn is_size(text: &str) -> bool {
-    let units = ["", "B", "KB", "MB", "GB", "TB", "KiB", "MiB", "GiB", "TiB", "K", "M", "G", "T"];
-    number_and_unit(text).is_some_and(|(_, unit)| units.contains(&unit))
-}
-
-/// Numbers, booleans, lists and quoted strings are what TOML makes of them; everything else is a string as it stands.
-fn value(text: &str) -> Value {
-    let parsed: Option<Table> = toml::from_str(&format!("v = {text}")).ok();
-    match parsed.and_then(|mut table| table.remove("v")) {
-        Some(value @ (Value::Integer(_) | Value::Float(_) | Value::Boolean(_) | Value::Array(_) | Value::String(_))) => {
-            value
+        for (key, text) in role.spec(cluster).config {
+            settings.set(key, value(text));
         }
-        _ => Value::String(text.to_owned()),
+        settings
     }
-}
 
-fn insert(table: &mut Table, key: &str, value: Value) -> Result<(), String> {
-    let (head, rest) = match key.split_once('.') {
-        Some((head, rest)) => (head, Some(rest)),
-        None => (key, None),
-    };
-    match (rest, table.get_mut(head)) {
-        (None, None) => {
-            table.insert(head.to_owned(), value);
-            Ok(())
-        }
-        (None, Some(_)) => Err("it is set twice, or is a section of another setting".into()),
-        (Some(rest), Some(Value::Table(inner))) => insert(inner, rest, value),
-        (Some(_), Some(_)) => Err(format!("`{head}` is a setting, so it has no settings inside")),
-        (Some(rest), None) => {
-            let mut inner = Table::new();
-            insert(&mut inner, rest, value)?;
-            table.insert(head.to_owned(), Value::Table(inner));
-            Ok(())
+    fn set(&mut self, key: &str, value: impl Into<Value>) {
+        self.0
+            .insert(key.split('.').map(str::to_owned).collect(), value.into());
+    }
+
+    fn add_common(&mut self, cluster: &GreptimeCluster, role: Role) {
+        self.set("cluster.name", names::name(cluster));
+        self.set("http.address", listen(role.http_port(cluster)));
+        self.set("grpc.address", listen(role.grpc_port(cluster)));
+        self.set("metasrv.addresses", names::metasrv_addresses(cluster));
+        self.set("log.format", "json");
+    }
+
+    fn add_frontend(&mut self, cluster: &GreptimeCluster) {
+        let ports = &cluster.spec.ports;
+        self.set("mysql.address", listen(ports.mysql()));
+        self.set("postgres.address", listen(ports.postgres()));
+        if cluster.spec.auth.is_some() {
+            self.set("auth.users_file", mounted(Purpose::Users, "users"));
         }
     }
-}
 
-/// The text of a role's configuration file. `etcd_client_certificate` is whether the secret has one.
-pub fn render(resolved: &Resolved<'_>, role: Role, etcd_client_certificate: bool) -> String {
-    let mut table = resolved.settings.get(&role).cloned().unwrap_or_default();
-    let listen = |port: i32| text(&format!("0.0.0.0:{port}"));
-    put(&mut table, "cluster", "name", text(&resolved.names.cluster));
-    put(&mut table, "http", "address", listen(HTTP_PORT));
-    put(&mut table, "grpc", "address", listen(role.grpc_port()));
-    let peers = resolved.names.host(&resolved.names.peers(Role::Metasrv));
-    let metasrv = Value::Array(vec![text(&format!("{peers}:{}", Role::Metasrv.grpc_port()))]);
-    put(&mut table, "metasrv", "addresses", metasrv);
-    match role {
-        Role::Metasrv => {
-            etcd(&mut table, resolved, etcd_client_certificate);
-            object_store(&mut table, resolved);
+    fn add_etcd(&mut self, cluster: &GreptimeCluster, client_certificate: bool) {
+        let etcd = &cluster.spec.metasrv.store.etcd;
+        self.set("store.etcd.endpoints", etcd.endpoints.clone());
+        self.set("store.etcd.prefix", prefix(cluster));
+        if etcd.tls_secret_name.is_some() {
+            self.set("store.etcd.ca_file", mounted(Purpose::EtcdTls, "ca.crt"));
         }
-        Role::Datanode => {
-            put(&mut table, "node", "data_dir", text(DATA_DIR));
-            object_store(&mut table, resolved);
+        if client_certificate {
+            self.set("store.etcd.cert_file", mounted(Purpose::EtcdTls, "tls.crt"));
+            self.set("store.etcd.key_file", mounted(Purpose::EtcdTls, "tls.key"));
         }
-        Role::Frontend => {
-            put(&mut table, "mysql", "address", listen(MYSQL_PORT));
-            put(&mut table, "postgres", "address", listen(POSTGRES_PORT));
-            if resolved.cluster.spec.auth.is_some() {
-                put(&mut table, "auth", "users_file", text(&format!("{AUTH_DIR}/users")));
+    }
+
+    fn add_object_store(&mut self, cluster: &GreptimeCluster) {
+        let s3 = &cluster.spec.object_store.s3;
+        self.set("object_store.kind", "s3");
+        self.set("object_store.bucket", s3.bucket.as_str());
+        self.set("object_store.root", root(cluster));
+        self.set("object_store.region", s3.region.as_deref().unwrap_or("us-east-1"));
+        self.set("object_store.path_style", s3.path_style.unwrap_or(false));
+        if let Some(endpoint) = &s3.endpoint {
+            self.set("object_store.endpoint", endpoint.as_str());
+        }
+        if s3.ca_secret_name.is_some() {
+            self.set("object_store.ca_file", mounted(Purpose::S3Ca, "ca.crt"));
+        }
+    }
+
+    /// A setting that is also a section of another: `(log, log.level)`.
+    pub fn conflict(&self) -> Option<(String, String)> {
+        let mut keys = self.0.keys().peekable();
+        while let (Some(key), Some(next)) = (keys.next(), keys.peek()) {
+            // Sorted by segments, a prefix stands right before what it is a prefix of.
+            if next.starts_with(key) {
+                return Some((key.join("."), next.join(".")));
             }
         }
+        None
     }
-    sorted(table).to_string()
-}
 
-/// Whether a table keeps the order of insertion depends on what else is built; the file must not.
-fn sorted(table: Table) -> Table {
-    let entries: BTreeMap<String, Value> = table.into_iter().collect();
-    entries
-        .into_iter()
-        .map(|(key, value)| match value {
-            Value::Table(inner) => (key, Value::Table(sorted(inner))),
-            other => (key, other),
-        })
-        .collect()
-}
-
-fn etcd(table: &mut Table, resolved: &Resolved<'_>, client_certificate: bool) {
-    let spec = &resolved.cluster.spec.metasrv.store.etcd;
-    let mut section = Table::new();
-    section.insert("endpoints".into(), Value::Array(spec.endpoints.iter().map(|e| text(e)).collect()));
-    section.insert("prefix".into(), text(&resolved.etcd_prefix));
-    if spec.tls_secret_name.is_some() {
-        section.insert("ca_file".into(), text(&format!("{ETCD_TLS_DIR}/ca.crt")));
-        if client_certificate {
-            section.insert("cert_file".into(), text(&format!("{ETCD_TLS_DIR}/tls.crt")));
-            section.insert("key_file".into(), text(&format!("{ETCD_TLS_DIR}/tls.key")));
+    /// The file. Without conflicts.
+    pub fn to_toml(&self) -> String {
+        let mut root = toml::Table::new();
+        for (path, value) in &self.0 {
+            insert(&mut root, path, value);
         }
-    }
-    put(table, "store", "etcd", Value::Table(section));
-}
-
-fn object_store(table: &mut Table, resolved: &Resolved<'_>) {
-    let s3 = &resolved.cluster.spec.object_storage.s3;
-    let mut set = |key: &str, value: Value| put(table, "object_store", key, value);
-    set("kind", text("s3"));
-    set("bucket", text(&s3.bucket));
-    set("root", text(&resolved.s3_root));
-    set("region", text(s3.region.as_deref().unwrap_or("us-east-1")));
-    set("path_style", Value::Boolean(s3.path_style.unwrap_or(false)));
-    if let Some(endpoint) = &s3.endpoint {
-        set("endpoint", text(endpoint));
-    }
-    if s3.ca_secret_name.is_some() {
-        set("ca_file", text(&format!("{S3_CA_DIR}/ca.crt")));
+        let body = toml::to_string(&root).unwrap_or_default();
+        format!("# Written by greptime-operator; changes are overwritten.\n\n{body}")
     }
 }
 
-fn text(value: &str) -> Value {
-    Value::String(value.to_owned())
+fn insert(table: &mut toml::Table, path: &[String], value: &Value) {
+    let Some((first, rest)) = path.split_first() else {
+        return;
+    };
+    if rest.is_empty() {
+        table.insert(first.clone(), value.clone());
+        return;
+    }
+    let section = table
+        .entry(first.clone())
+        .or_insert_with(|| Value::Table(toml::Table::new()));
+    if let Value::Table(section) = section {
+        insert(section, rest, value);
+    }
 }
 
-/// The user's settings cannot be in the way: [`parse`] refuses the names that are set here.
-fn put(table: &mut Table, section: &str, key: &str, value: Value) {
-    let entry = table.entry(section).or_insert_with(|| Value::Table(Table::new()));
-    if let Value::Table(section) = entry {
-        section.insert(key.to_owned(), value);
+/// `3`, `true` and `["a"]` mean what they look like; everything else is text, as it is in the environment.
+/// Quotes make text of what looks like a number.
+fn value(text: &str) -> Value {
+    let parsed: Option<toml::Table> = toml::from_str(&format!("value = {text}")).ok();
+    let only = parsed
+        .filter(|table| table.len() == 1)
+        .and_then(|mut table| table.remove("value"));
+    match only {
+        Some(Value::Datetime(_) | Value::Table(_)) | None => Value::String(text.to_owned()),
+        Some(value) => value,
     }
+}
+
+fn listen(port: i32) -> String {
+    format!("0.0.0.0:{port}")
+}
+
+/// Of the catalog's keys in etcd.
+pub fn prefix(cluster: &GreptimeCluster) -> String {
+    let own = || format!("/greptime/{}/{}", names::namespace(cluster), names::name(cluster));
+    cluster.spec.metasrv.store.etcd.prefix.clone().unwrap_or_else(own)
+}
+
+/// Of the cluster's objects in the bucket.
+pub fn root(cluster: &GreptimeCluster) -> String {
+    let own = || format!("{}/{}", names::namespace(cluster), names::name(cluster));
+    cluster.spec.object_store.s3.root.clone().unwrap_or_else(own)
+}
+
+/// Where a secret's files lie; `None` for those that go into the environment.
+pub fn mount_dir(purpose: Purpose) -> Option<&'static str> {
+    match purpose {
+        Purpose::EtcdTls => Some("/etc/greptime/etcd-tls"),
+        Purpose::S3Ca => Some("/etc/greptime/s3-ca"),
+        Purpose::Users => Some("/etc/greptime/auth"),
+        Purpose::EtcdAuth | Purpose::S3Credentials => None,
+    }
+}
+
+fn mounted(purpose: Purpose, key: &str) -> String {
+    format!("{}/{key}", mount_dir(purpose).unwrap_or_default())
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use toml::Value;
+
+    use super::{Settings, reserved, value};
+
+    #[test]
+    fn a_value_means_what_it_looks_like() {
+        assert_eq!(value("3"), Value::Integer(3));
+        assert_eq!(value("true"), Value::Boolean(true));
+        assert_eq!(value("\"3\""), Value::String("3".into()));
+        for text in [
+            "30s",
+            "64MiB",
+            "debug",
+            "2024-01-01",
+            "1\nother = 2",
+            "{ a = 1 }",
+            "",
+        ] {
+            assert_eq!(value(text), Value::String(text.into()));
+        }
+    }
+
+    #[test]
+    fn what_the_operator_decides_is_reserved() {
+        assert!(reserved("node.id").is_some());
+        assert!(reserved("node").is_some());
+        assert!(reserved("metasrv.addresses").is_some());
+        assert!(reserved("metasrv.session_timeout").is_none());
+        assert!(reserved("log.level").is_none());
+    }
+
+    #[test]
+    fn a_setting_that_is_also_a_section_is_found() {
+        let mut settings = Settings::default();
+        settings.set("log.level", "info");
+        settings.set("log", "debug");
+        settings.set("log-x", "x");
+        assert_eq!(settings.conflict(), Some(("log".into(), "log.level".into())));
+    }
+}

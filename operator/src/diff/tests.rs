@@ -2,7 +2,10 @@ use serde_json::{Value, json};
 
 use super::{Owner, difference};
 
-const US: Owner<'static> = Owner { manager: "us", subresource: None };
+const US: Owner<'static> = Owner {
+    manager: "us",
+    subresource: None,
+};
 
 /// A live object that we own the given fields of.
 fn live(mut object: Value, owned: Value) -> Value {
@@ -20,7 +23,8 @@ fn check(desired: Value, object: Value) -> Option<String> {
 
 #[test]
 fn what_the_server_added_is_no_difference() {
-    let desired = json!({"apiVersion": "v1", "spec": {"ports": [{"port": 4000, "name": "http"}], "type": null}});
+    let desired =
+        json!({"apiVersion": "v1", "spec": {"ports": [{"port": 4000, "name": "http"}], "type": null}});
     let object = json!({"spec": {
         "clusterIP": "10.0.0.1", "ports": [{"port": 4000, "name": "http", "protocol": "TCP", "targetPort": 4000}]}});
     assert_eq!(check(desired, object), None);
@@ -54,13 +58,20 @@ fn other_lists_are_one_value() {
     assert_eq!(found.as_deref(), Some("args: 2 entries instead of 1"));
     assert!(check(json!({"args": ["a", "b"]}), json!({"args": ["b", "a"]})).is_some());
     let template = json!({"volumeClaimTemplates": [{"metadata": {"name": "data"}}]});
-    let defaulted = json!({"volumeClaimTemplates": [{"metadata": {"name": "data"}, "status": {"phase": "Pending"}}]});
+    let defaulted =
+        json!({"volumeClaimTemplates": [{"metadata": {"name": "data"}, "status": {"phase": "Pending"}}]});
     assert_eq!(check(template, defaulted), None);
 }
 
 #[test]
 fn a_zero_may_be_dropped_by_the_server_unless_its_absence_means_something() {
-    assert_eq!(check(json!({"spec": {"hostNetwork": false, "labels": {}}}), json!({"spec": {}})), None);
+    assert_eq!(
+        check(
+            json!({"spec": {"hostNetwork": false, "labels": {}}}),
+            json!({"spec": {}})
+        ),
+        None
+    );
     let found = check(json!({"automountServiceAccountToken": false}), json!({}));
     assert_eq!(found.as_deref(), Some("automountServiceAccountToken: missing"));
 }
@@ -68,21 +79,31 @@ fn a_zero_may_be_dropped_by_the_server_unless_its_absence_means_something() {
 #[test]
 fn a_key_added_to_a_selector_is_a_difference_and_one_added_to_the_labels_is_not() {
     let desired = json!({"spec": {"selector": {"app": "a"}}, "metadata": {"labels": {"app": "a"}}});
-    let object = json!({"spec": {"selector": {"app": "a", "x": "y"}}, "metadata": {"labels": {"app": "a", "x": "y"}}});
-    assert_eq!(check(desired, object).as_deref(), Some("spec.selector.x: not wanted"));
+    let object =
+        json!({"spec": {"selector": {"app": "a", "x": "y"}}, "metadata": {"labels": {"app": "a", "x": "y"}}});
+    assert_eq!(
+        check(desired, object).as_deref(),
+        Some("spec.selector.x: not wanted")
+    );
 }
 
 #[test]
 fn quantities_are_compared_by_value_and_only_where_quantities_are() {
     let desired = json!({"resources": {"requests": {"cpu": "1000m"}}});
-    assert_eq!(check(desired, json!({"resources": {"requests": {"cpu": "1"}}})), None);
+    assert_eq!(
+        check(desired, json!({"resources": {"requests": {"cpu": "1"}}})),
+        None
+    );
     assert!(check(json!({"data": {"cpu": "1000m"}}), json!({"data": {"cpu": "1"}})).is_some());
 }
 
 #[test]
 fn an_object_that_we_do_not_manage_yet_differs() {
     let found = difference(&json!({"data": {}}), &json!({"data": {}, "metadata": {}}), US);
-    assert_eq!(found.as_deref(), Some("metadata.managedFields: us does not manage it yet"));
+    assert_eq!(
+        found.as_deref(),
+        Some("metadata.managedFields: us does not manage it yet")
+    );
 }
 
 #[test]

@@ -41,6 +41,12 @@ fn a_renewal_starts_the_wait_again() {
     let (_, seen) = decide(Some(&lease("b", "1")), "a", None, at(0));
     let (step, seen) = decide(Some(&lease("b", "2")), "a", seen, at(14));
     assert_eq!(step, Step::Wait);
-    assert_eq!(decide(Some(&lease("b", "2")), "a", seen.clone(), at(28)).0, Step::Wait);
-    assert_eq!(decide(Some(&lease("b", "2")), "a", seen, at(29)).0, Step::TakeOver);
+    assert_eq!(
+        decide(Some(&lease("b", "2")), "a", seen.clone(), at(28)).0,
+        Step::Wait
+    );
+    assert_eq!(
+        decide(Some(&lease("b", "2")), "a", seen, at(29)).0,
+        Step::TakeOver
+    );
 }

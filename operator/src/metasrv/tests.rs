@@ -23,8 +23,13 @@ async fn server() -> std::net::SocketAddr {
 async fn ask(pods: &[&str]) -> Result<Value, String> {
     let address = server().await;
     let client = MetasrvClient::new(&format!("http://{{ip}}:{}/{{pod}}", address.port()));
-    let instances: Vec<_> =
-        pods.iter().map(|pod| Instance { pod: pod.to_string(), ip: address.ip().to_string() }).collect();
+    let instances: Vec<_> = pods
+        .iter()
+        .map(|pod| Instance {
+            pod: pod.to_string(),
+            ip: address.ip().to_string(),
+        })
+        .collect();
     client.ask("ns", "demo", &instances).await
 }
 

@@ -13,13 +13,21 @@ use crate::manifest::{ManifestStore, View};
 use crate::testing::{Node, PutFault, Row, row};
 
 fn manifest(node: &Node) -> ManifestStore {
-    let bucket = Bucket { store: node.store.clone(), root: Path::from("test/root") };
+    let bucket = Bucket {
+        store: node.store.clone(),
+        root: Path::from("test/root"),
+    };
     ManifestStore::new(bucket, node.region)
 }
 
 /// An edit of somebody else, put as the next version.
 async fn intrude(node: &Node, view: &View, epoch: u64) {
-    let edit = view.edit(epoch, "somebody else".into(), node.table.clone(), Default::default());
+    let edit = view.edit(
+        epoch,
+        "somebody else".into(),
+        node.table.clone(),
+        Default::default(),
+    );
     let key = manifest(node).key(edit.version);
     node.store.put(&key, edit.encode().unwrap().into()).await.unwrap();
 }
@@ -36,7 +44,10 @@ fn some_rows() -> Vec<Row> {
 }
 
 async fn until_files_are_known(node: &Node) {
-    node.wait_for("files are known", || node.datanode.regions().all()[0].snapshot().is_ok()).await;
+    node.wait_for("files are known", || {
+        node.datanode.regions().all()[0].snapshot().is_ok()
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -45,7 +56,10 @@ async fn a_crash_before_the_edit_leaves_the_rows_in_the_log() {
     let node = with_rows(Node::appending().await, &rows).await;
     node.store.fail_puts("manifest", PutFault::Refused, usize::MAX);
     let flush = tokio::time::timeout(Duration::from_millis(300), node.flush()).await;
-    assert!(flush.is_err(), "the outcome of the edit is not known, so the flush goes on trying");
+    assert!(
+        flush.is_err(),
+        "the outcome of the edit is not known, so the flush goes on trying"
+    );
     node.store.fail_puts("manifest", PutFault::Refused, 0);
     let uploads = node.store.keys().await.len();
     assert_eq!(uploads, 1, "the upload alone");
@@ -69,7 +83,10 @@ async fn a_crash_between_edit_and_trim_shows_no_row_twice() {
     node.wait_until_leading().await;
     until_files_are_known(&node).await;
     assert_eq!(node.read().await.unwrap(), rows);
-    node.wait_for("the trim is made up for", || node.log.bounds(region).is_none_or(|(f, _)| f > 5)).await;
+    node.wait_for("the trim is made up for", || {
+        node.log.bounds(region).is_none_or(|(f, _)| f > 5)
+    })
+    .await;
     node.flush().await.unwrap();
     assert_eq!(node.read().await.unwrap(), rows);
 }
@@ -83,7 +100,11 @@ async fn a_put_that_happened_but_answered_an_error_is_found() {
         while node.flush().await.is_err() {}
         assert_eq!(node.store.faults_left(), 0);
         assert_eq!(node.read().await.unwrap(), rows);
-        assert_eq!(manifest(&node).load(0).await.unwrap().version, 1, "one edit, not two");
+        assert_eq!(
+            manifest(&node).load(0).await.unwrap().version,
+            1,
+            "one edit, not two"
+        );
     }
 }
 
@@ -95,7 +116,13 @@ async fn an_edit_that_lost_its_version_is_made_anew() {
     node.flush().await.unwrap();
     let view = manifest(&node).load(0).await.unwrap();
     assert_eq!((view.version, view.files.len()), (2, 1));
-    let files = node.store.keys().await.into_iter().filter(|k| k.contains("/sst/")).count();
+    let files = node
+        .store
+        .keys()
+        .await
+        .into_iter()
+        .filter(|k| k.contains("/sst/"))
+        .count();
     assert_eq!(files, 1, "the upload of the lost edit is deleted");
     assert_eq!(node.read().await.unwrap(), rows);
 }
@@ -106,7 +133,10 @@ async fn a_leader_that_meets_a_higher_epoch_stops_for_good() {
     intrude(&node, &View::default(), 1000).await;
     let error = node.flush().await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::Conflict, "{error}");
-    assert_eq!(node.write(&[row("b", 1, 1.0)]).await.unwrap_err().kind, ErrorKind::Unavailable);
+    assert_eq!(
+        node.write(&[row("b", 1, 1.0)]).await.unwrap_err().kind,
+        ErrorKind::Unavailable
+    );
     assert_eq!(node.read().await.unwrap_err().kind, ErrorKind::Unavailable);
     let report = &node.datanode.reports()[0];
     assert_eq!(report.role, i32::from(greptime_proto::v1::RegionRole::Failed));
@@ -166,8 +196,14 @@ async fn at_the_memory_limit_writes_are_refused_until_the_bucket_is_back() {
 #[tokio::test]
 async fn rows_are_flushed_by_age_and_by_size() {
     for config in [
-        DatanodeConfig { flush_age: Duration::from_millis(100), ..DatanodeConfig::default() },
-        DatanodeConfig { flush_size: 1, ..DatanodeConfig::default() },
+        DatanodeConfig {
+            flush_age: Duration::from_millis(100),
+            ..DatanodeConfig::default()
+        },
+        DatanodeConfig {
+            flush_size: 1,
+            ..DatanodeConfig::default()
+        },
     ] {
         let node = with_rows(Node::with(config, false).await, &some_rows()).await;
         let flushed = || node.datanode.regions().all()[0].with_state(|s| s.memory() == 0);
@@ -180,7 +216,24 @@ async fn rows_are_flushed_by_age_and_by_size() {
 async fn a_file_that_is_missing_is_an_error_and_not_fewer_rows() {
     let node = with_rows(Node::new().await, &some_rows()).await;
     node.flush().await.unwrap();
-    let file = node.store.keys().await.into_iter().find(|k| k.contains("/sst/")).unwrap();
+    let file = node
+        .store
+        .keys()
+        .await
+        .into_iter()
+        .find(|k| k.contains("/sst/"))
+        .unwrap();
     node.store.delete(&Path::from(file)).await.unwrap();
-    node.read().await.unwrap_err();
+    assert_eq!(node.read().await.unwrap_err().kind, ErrorKind::Corruption);
+}
+
+#[tokio::test]
+async fn a_flush_that_failed_is_tried_again_without_another_write() {
+    let node = with_rows(Node::new().await, &some_rows()).await;
+    node.store.set_away(true);
+    node.flush().await.unwrap_err();
+    node.store.set_away(false);
+    let flushed = || node.datanode.regions().all()[0].with_state(|s| s.memory() == 0);
+    node.wait_for("the rows are in files", flushed).await;
+    assert_eq!(node.read().await.unwrap(), some_rows());
 }

@@ -14,9 +14,15 @@ async fn a_restart_replays_the_log() {
     let before = node.read().await.unwrap();
     let epoch = node.datanode.reports()[0].epoch;
     node = node.crash().await;
-    node.wait_for("files are known", || node.datanode.regions().all()[0].snapshot().is_ok()).await;
+    node.wait_for("files are known", || {
+        node.datanode.regions().all()[0].snapshot().is_ok()
+    })
+    .await;
     assert_eq!(node.read().await.unwrap(), before);
-    assert!(node.datanode.reports()[0].epoch > epoch, "a new leader has a new epoch");
+    assert!(
+        node.datanode.reports()[0].epoch > epoch,
+        "a new leader has a new epoch"
+    );
 }
 
 #[tokio::test]
@@ -25,7 +31,10 @@ async fn the_log_is_synced_before_a_write_is_acknowledged() {
     for i in 0..10 {
         let before = node.log.syncs();
         node.write(&[row("a", i, 1.0)]).await.unwrap();
-        assert!(node.log.syncs() > before, "write {i} was acknowledged without a sync");
+        assert!(
+            node.log.syncs() > before,
+            "write {i} was acknowledged without a sync"
+        );
     }
 }
 
@@ -51,7 +60,10 @@ struct Dice(u64);
 
 impl Dice {
     fn roll(&mut self, sides: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        self.0 = self
+            .0
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
         (self.0 >> 33) % sides
     }
 }
@@ -79,16 +91,28 @@ async fn survives_power_cuts(seed: u64) {
                 }
             }
         }
-        assert!(node.write(&[row("late", ts, 0.0)]).await.is_err(), "seed {seed}: a failed log took a write");
+        assert!(
+            node.write(&[row("late", ts, 0.0)]).await.is_err(),
+            "seed {seed}: a failed log took a write"
+        );
         node = node.crash().await;
-        node.wait_for("files are known", || node.datanode.regions().all()[0].snapshot().is_ok()).await;
+        node.wait_for("files are known", || {
+            node.datanode.regions().all()[0].snapshot().is_ok()
+        })
+        .await;
         let found = node.read().await.unwrap();
         for row in &acknowledged {
             let times = found.iter().filter(|r| *r == row).count();
-            assert_eq!(times, 1, "seed {seed}: acknowledged {row:?} is there {times} times");
+            assert_eq!(
+                times, 1,
+                "seed {seed}: acknowledged {row:?} is there {times} times"
+            );
         }
         for row in &found {
-            assert!(acknowledged.contains(row) || unknown.contains(row), "seed {seed}: nobody wrote {row:?}");
+            assert!(
+                acknowledged.contains(row) || unknown.contains(row),
+                "seed {seed}: nobody wrote {row:?}"
+            );
         }
         // What is there although its answer was lost stays there.
         acknowledged.extend(unknown.extract_if(.., |row| found.contains(row)));
@@ -109,9 +133,21 @@ async fn after_a_failed_sync_the_node_says_so_and_takes_nothing() {
     node.write(&[row("a", 1, 1.0)]).await.unwrap();
     node.log.fail_at(1, Fault::SyncFailedButKept);
     let options = node.options();
-    assert_eq!(node.write_with(options, &[row("a", 2, 2.0)]).await.unwrap_err().kind, ErrorKind::Unavailable);
+    assert_eq!(
+        node.write_with(options, &[row("a", 2, 2.0)])
+            .await
+            .unwrap_err()
+            .kind,
+        ErrorKind::Unavailable
+    );
     assert!(node.datanode.failed().await.contains("could not be written"));
-    assert!(node.write(&[row("a", 3, 3.0)]).await.unwrap_err().message.contains("must restart"));
+    assert!(
+        node.write(&[row("a", 3, 3.0)])
+            .await
+            .unwrap_err()
+            .message
+            .contains("must restart")
+    );
     // The retry under the same id learns that the row was written, and does not write it twice.
     let node = node.crash().await;
     let retried = node.write_with(options, &[row("a", 2, 2.0)]).await.unwrap();
@@ -126,12 +162,21 @@ async fn a_flush_trims_the_log_and_a_restart_goes_on_from_there() {
     }
     let flushed = node.flush().await.unwrap();
     let region = node.region;
-    node.wait_for("the log is trimmed", || node.log.bounds(region).is_none_or(|(f, _)| f > flushed)).await;
+    node.wait_for("the log is trimmed", || {
+        node.log.bounds(region).is_none_or(|(f, _)| f > flushed)
+    })
+    .await;
     node = node.crash().await;
-    node.wait_for("files are known", || node.datanode.regions().all()[0].snapshot().is_ok()).await;
+    node.wait_for("files are known", || {
+        node.datanode.regions().all()[0].snapshot().is_ok()
+    })
+    .await;
     assert_eq!(node.read().await.unwrap().len(), 10);
     let written = node.write(&[row("b", 1, 1.0)]).await.unwrap();
-    assert!(written.sequence > flushed, "a sequence never goes back, even if the log was empty");
+    assert!(
+        written.sequence > flushed,
+        "a sequence never goes back, even if the log was empty"
+    );
     assert_eq!(node.read().await.unwrap().len(), 11);
 }
 

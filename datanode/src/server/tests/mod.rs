@@ -5,3 +5,4 @@ mod durability;
 mod retries;
 mod rows;
 mod session;
+mod wire;

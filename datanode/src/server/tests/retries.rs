@@ -16,7 +16,10 @@ async fn a_repeated_write_is_applied_once_before_and_after_flush_and_restart() {
     assert!(node.write_with(options, &rows).await.unwrap().duplicate);
     node = node.crash().await;
     assert!(node.write_with(options, &rows).await.unwrap().duplicate);
-    node.wait_for("files are known", || node.datanode.regions().all()[0].snapshot().is_ok()).await;
+    node.wait_for("files are known", || {
+        node.datanode.regions().all()[0].snapshot().is_ok()
+    })
+    .await;
     assert_eq!(node.read().await.unwrap(), rows);
 }
 
@@ -26,7 +29,10 @@ async fn a_late_copy_does_not_overwrite_a_newer_row() {
     let first = node.options();
     node.write_with(first, &[row("a", 1, 1.0)]).await.unwrap();
     let second = node.options();
-    let second = WriteOptions { lowest_unfinished: second.number, ..second };
+    let second = WriteOptions {
+        lowest_unfinished: second.number,
+        ..second
+    };
     node.write_with(second, &[row("a", 1, 2.0)]).await.unwrap();
     let error = node.write_with(first, &[row("a", 1, 1.0)]).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::Conflict);

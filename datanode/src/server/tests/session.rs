@@ -50,7 +50,12 @@ async fn initialise_is_repeated_harmlessly_and_another_replica_is_refused() {
 #[tokio::test]
 async fn a_cluster_is_kept_and_a_foreign_one_is_refused_loudly() {
     let node = Node::new().await;
-    let welcome = |id: &str| push::Body::Welcome(v1::Welcome { cluster_id: id.into(), ..Default::default() });
+    let welcome = |id: &str| {
+        push::Body::Welcome(v1::Welcome {
+            cluster_id: id.into(),
+            ..Default::default()
+        })
+    };
     order(&node, welcome("one"));
     let node = node.crash().await;
     assert_eq!(node.datanode.identity().cluster_id, "one");
@@ -67,9 +72,12 @@ async fn a_dropped_region_leaves_nothing_even_if_the_bucket_was_away() {
     node.flush().await.unwrap();
     assert!(!node.store.keys().await.is_empty());
     node.store.set_away(true);
-    let drop = v1::DropRegion { region_id: node.region.as_u64() };
+    let drop = v1::DropRegion {
+        region_id: node.region.as_u64(),
+    };
     order(&node, push::Body::Drop(drop));
-    node.wait_for("the region is gone", || node.datanode.reports().is_empty()).await;
+    node.wait_for("the region is gone", || node.datanode.reports().is_empty())
+        .await;
     assert!(node.initialise().await.is_err(), "its number is not used again");
     // The deletion of its objects survives a restart.
     let log = node.log.reopen();
@@ -88,9 +96,20 @@ async fn a_dropped_region_leaves_nothing_even_if_the_bucket_was_away() {
 #[tokio::test]
 async fn an_order_to_alter_reaches_the_region() {
     let mut node = Node::new().await;
-    let column = crate::testing::column("dc", greptime_types::ColumnType::String, greptime_types::Semantic::Tag);
+    let column = crate::testing::column(
+        "dc",
+        greptime_types::ColumnType::String,
+        greptime_types::Semantic::Tag,
+    );
     node.table.schema = node.table.schema.with_columns(&[column]).unwrap().unwrap();
     let table_json = serde_json::to_string(&node.table).unwrap();
-    order(&node, push::Body::Alter(v1::AlterRegion { region_id: node.region.as_u64(), table_json }));
-    node.wait_for("version 2", || node.datanode.reports()[0].schema_version == 2).await;
+    order(
+        &node,
+        push::Body::Alter(v1::AlterRegion {
+            region_id: node.region.as_u64(),
+            table_json,
+        }),
+    );
+    node.wait_for("version 2", || node.datanode.reports()[0].schema_version == 2)
+        .await;
 }

@@ -1,0 +1,48 @@
+//! MySQL: text queries, prepared statements, native passwords.
+
+mod shim;
+mod values;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use opensrv_mysql::AsyncMysqlIntermediary;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+
+use crate::frontend::Frontend;
+
+use shim::Connection;
+
+/// How long open connections may go on after the server was told to stop.
+pub(super) const GRACE: Duration = Duration::from_secs(2);
+
+impl Frontend {
+    /// Serves until `shutdown` resolves.
+    pub async fn serve_mysql(self: &Arc<Self>, listener: TcpListener, shutdown: impl Future<Output = ()> + Send) {
+        let mut connections = JoinSet::new();
+        tokio::pin!(shutdown);
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                Some(_) = connections.join_next() => continue,
+                () = &mut shutdown => break,
+            };
+            let Ok((stream, peer)) = accepted else {
+                // Out of file descriptors: do not spin.
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            };
+            let _ = stream.set_nodelay(true);
+            let shim = Connection::new(Arc::clone(self));
+            connections.spawn(async move {
+                let (reader, writer) = stream.into_split();
+                if let Err(error) = AsyncMysqlIntermediary::run_on(shim, reader, writer).await {
+                    tracing::debug!(%peer, %error, "mysql connection ended");
+                }
+            });
+        }
+        let _ = tokio::time::timeout(GRACE, async { while connections.join_next().await.is_some() {} }).await;
+    }
+}
