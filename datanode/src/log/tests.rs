@@ -333,6 +333,34 @@ fn a_torn_tail_is_cut_and_its_place_is_known() {
 }
 
 #[test]
+fn what_a_killed_process_leaves_is_complete_and_its_allocated_zeros_are_no_cut() {
+    let (dir, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let fsyncs = Counter::default();
+    let options = EngineOptions {
+        dir: dir.path().to_owned(),
+        file_size: 1 << 20,
+        purge_threshold: 2 << 20,
+    };
+    let store: Arc<dyn LogStore> = Arc::new(EngineLog::open(&options, fsyncs.clone()).unwrap());
+    let mut core = open(&store, &[]);
+    core.step(initialise(0));
+    settle(&mut core).unwrap();
+    for token in 0..20 {
+        let before = fsyncs.get();
+        core.step(propose(0, token, "x"));
+        assert_eq!(settle(&mut core).unwrap().len(), 1);
+        assert_eq!(fsyncs.get(), before + 1, "committed without a sync of the file");
+    }
+    // The files as they are while the engine still runs.
+    for file in std::fs::read_dir(dir.path()).unwrap().map(Result::unwrap) {
+        std::fs::copy(file.path(), copy.path().join(file.file_name())).unwrap();
+    }
+    let log = engine(copy.path());
+    assert!(log.cuts().is_empty(), "{:?}", log.cuts());
+    assert_eq!(log.bounds(region(0)), store.bounds(region(0)));
+}
+
+#[test]
 fn old_files_of_the_engine_are_removed_once_trimmed() {
     let dir = tempfile::tempdir().unwrap();
     let store: Arc<dyn LogStore> = Arc::new(engine(dir.path()));

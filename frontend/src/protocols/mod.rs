@@ -3,4 +3,5 @@
 pub mod http;
 pub mod line_protocol;
 pub mod mysql;
+pub mod postgres;
 pub mod remote_write;

@@ -5,6 +5,8 @@ mod delete;
 mod insert;
 mod show;
 
+pub use insert::insert_columns;
+
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::SchemaRef;

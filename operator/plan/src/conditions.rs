@@ -68,7 +68,7 @@ fn verdict(
 impl Situation<'_> {
     /// All conditions, always the same ones in the same order.
     pub fn verdicts(&self) -> Vec<Verdict> {
-        let troubles = troubles::of_pods(&self.observed.pods);
+        let troubles = troubles::of_pods(&self.observed.pods, &self.observed.now);
         vec![
             self.ready(&troubles),
             self.available(),

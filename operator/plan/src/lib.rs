@@ -64,7 +64,7 @@ pub struct Observed {
     pub secrets: BTreeMap<String, Fact<SecretFact>>,
     /// What metasrv answered to `GET /v1/cluster`.
     pub metasrv: Fact<MetasrvReport>,
-    /// RFC 3339; becomes `lastTransitionTime` of the conditions that change.
+    /// RFC 3339; becomes `lastTransitionTime` of the conditions that change, and tells how long pods wait.
     pub now: String,
 }
 

@@ -1,11 +1,14 @@
 //! What pods complain about, in words that stay the same while nothing changes.
 
-use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod, PodCondition};
+use k8s_openapi::jiff::Timestamp;
 
 /// Conditions name this many pods; the others mostly say the same.
 const NAMED: usize = 3;
 /// The end of a log is enough to recognize a cause; the whole is in the log.
 const MAX_MESSAGE: usize = 300;
+/// A pod finds no place for a moment while its volume is made; after this, in seconds, it is a trouble.
+const PLACELESS: i64 = 30;
 
 /// Waiting for one of these does not end by waiting.
 const HOPELESS: [&str; 8] = [
@@ -27,13 +30,13 @@ pub struct Trouble {
     pub message: String,
 }
 
-/// Of all pods that will not become ready by waiting, by name.
-pub fn of_pods(pods: &[Pod]) -> Vec<Trouble> {
-    let mut troubles: Vec<_> = pods
+/// Of all pods that will not become ready by waiting, by name. `now` is RFC 3339.
+pub fn of_pods(pods: &[Pod], now: &str) -> Vec<Trouble> {
+    let now: Option<Timestamp> = now.parse().ok();
+    let staying = pods
         .iter()
-        .filter(|pod| pod.metadata.deletion_timestamp.is_none())
-        .filter_map(of_pod)
-        .collect();
+        .filter(|pod| pod.metadata.deletion_timestamp.is_none());
+    let mut troubles: Vec<_> = staying.filter_map(|pod| of_pod(pod, now)).collect();
     troubles.sort_by(|a, b| a.pod.cmp(&b.pod));
     troubles
 }
@@ -53,12 +56,14 @@ pub fn describe(troubles: &[Trouble]) -> String {
     said.join("; ")
 }
 
-fn of_pod(pod: &Pod) -> Option<Trouble> {
+fn of_pod(pod: &Pod, now: Option<Timestamp>) -> Option<Trouble> {
     let status = pod.status.as_ref()?;
     let name = pod.metadata.name.clone().unwrap_or_default();
-    let unschedulable = status.conditions.iter().flatten().find(|condition| {
-        condition.type_ == "PodScheduled" && condition.reason.as_deref() == Some("Unschedulable")
-    });
+    let unschedulable = status
+        .conditions
+        .iter()
+        .flatten()
+        .find(|condition| is_placeless(condition, now));
     if let Some(condition) = unschedulable {
         let message = shorten(condition.message.as_deref().unwrap_or_default());
         return Some(Trouble {
@@ -77,6 +82,15 @@ fn of_pod(pod: &Pod) -> Option<Trouble> {
         reason,
         message,
     })
+}
+
+fn is_placeless(condition: &PodCondition, now: Option<Timestamp>) -> bool {
+    let since = condition.last_transition_time.as_ref().map(|time| time.0);
+    let long = match (now, since) {
+        (Some(now), Some(since)) => now.as_second() - since.as_second() >= PLACELESS,
+        _ => true,
+    };
+    condition.type_ == "PodScheduled" && condition.reason.as_deref() == Some("Unschedulable") && long
 }
 
 fn of_container(container: &ContainerStatus) -> Option<(String, String)> {
@@ -157,7 +171,7 @@ mod tests {
             "lastState": {"terminated": {"exitCode": 2, "message": "unknown setting `log.lvel`\n"}},
         });
         let image = json!({"state": {"waiting": {"reason": "ErrImagePull", "message": "not found"}}});
-        let troubles = of_pods(&[pod("b", image), pod("a", crash)]);
+        let troubles = of_pods(&[pod("b", image), pod("a", crash)], "");
         assert_eq!(
             describe(&troubles),
             "pod a: CrashLoopBackOff: exit code 2: unknown setting `log.lvel`; pod b: ErrImagePull: not found"
@@ -167,8 +181,22 @@ mod tests {
     #[test]
     fn a_pod_that_only_starts_is_no_trouble() {
         let starting = json!({"state": {"waiting": {"reason": "ContainerCreating"}}});
-        assert!(of_pods(&[pod("a", starting)]).is_empty());
+        assert!(of_pods(&[pod("a", starting)], "").is_empty());
         let running = json!({"state": {"running": {}}});
-        assert!(of_pods(&[pod("a", running)]).is_empty());
+        assert!(of_pods(&[pod("a", running)], "").is_empty());
+    }
+
+    #[test]
+    fn a_pod_without_a_place_is_a_trouble_after_a_while() {
+        let pod = serde_json::from_value(json!({"metadata": {"name": "a"}, "status": {"conditions": [{
+            "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes fit",
+            "lastTransitionTime": "2026-01-01T00:00:00Z",
+        }]}}));
+        let pods = [pod.unwrap()];
+        assert!(of_pods(&pods, "2026-01-01T00:00:10Z").is_empty());
+        assert_eq!(
+            describe(&of_pods(&pods, "2026-01-01T00:00:30Z")),
+            "pod a: Unschedulable: 0/3 nodes fit"
+        );
     }
 }

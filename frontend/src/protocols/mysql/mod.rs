@@ -16,7 +16,7 @@ use crate::frontend::Frontend;
 use shim::Connection;
 
 /// How long open connections may go on after the server was told to stop.
-pub(super) const GRACE: Duration = Duration::from_secs(2);
+pub(crate) const GRACE: Duration = Duration::from_secs(2);
 
 impl Frontend {
     /// Serves until `shutdown` resolves.

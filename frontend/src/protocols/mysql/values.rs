@@ -116,7 +116,13 @@ pub fn literal_of(value: Value<'_>) -> Result<Literal> {
             Ok(text) => Literal::SingleQuotedString(text.to_string()),
             Err(_) => Literal::HexStringLiteral(bytes.iter().map(|b| format!("{b:02x}")).collect()),
         },
-        ValueInner::Date(_) | ValueInner::Datetime(_) => {
+        // Year in two bytes, month, day.
+        ValueInner::Date([low, high, month, day, ..]) => {
+            let year = u16::from_le_bytes([*low, *high]);
+            Literal::SingleQuotedString(format!("{year:04}-{month:02}-{day:02}"))
+        }
+        ValueInner::Date(_) => return Err(Error::invalid("a bound DATE is empty")),
+        ValueInner::Datetime(_) => {
             let time = to_naive_datetime(value)
                 .map_err(|e| Error::invalid(format!("a bound time cannot be read: {e:?}")))?;
             Literal::SingleQuotedString(time.format("%Y-%m-%d %H:%M:%S%.6f").to_string())

@@ -1,0 +1,278 @@
+//! One connection: statements in, rows out.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::execution::SendableRecordBatchStream;
+use datafusion::sql::sqlparser::ast::{self, SetExpr};
+use futures::{Sink, StreamExt, TryStreamExt};
+use greptime_query::from_datafusion;
+use greptime_types::catalog::DEFAULT_DATABASE;
+use greptime_types::{Error, Result};
+use parking_lot::Mutex;
+use pgwire::api::auth::StartupHandler;
+use pgwire::api::portal::{Format, Portal};
+use pgwire::api::query::{ExtendedQueryHandler, SimpleQueryHandler};
+use pgwire::api::results::{FieldInfo, QueryResponse, Response, Tag};
+use pgwire::api::stmt::QueryParser;
+use pgwire::api::store::PortalStore;
+use pgwire::api::{
+    ClientInfo, ClientPortalStore, METADATA_DATABASE, METADATA_USER, PgWireServerHandlers, Type,
+};
+use pgwire::error::{ErrorInfo, PgWireError, PgWireResult};
+use pgwire::messages::PgWireBackendMessage;
+
+use super::startup::Startup;
+use super::values::{fields_of, literal_of, rows_of, type_of, type_of_column};
+use crate::frontend::Frontend;
+use crate::query::{Protocol, Session};
+use crate::sql::{Lexer, Statement, params, parse_statements};
+use crate::statement::Output;
+
+/// Everything that one connection needs; it is made for it.
+pub struct Connection {
+    handler: Arc<Handler>,
+    startup: Arc<Startup>,
+}
+
+impl Connection {
+    pub fn new(frontend: Arc<Frontend>) -> Self {
+        let startup = Arc::new(Startup::new(&frontend));
+        Self { handler: Arc::new(Handler { frontend, database: Mutex::new(None) }), startup }
+    }
+}
+
+impl PgWireServerHandlers for Connection {
+    fn simple_query_handler(&self) -> Arc<impl SimpleQueryHandler> {
+        Arc::clone(&self.handler)
+    }
+
+    fn extended_query_handler(&self) -> Arc<impl ExtendedQueryHandler> {
+        Arc::clone(&self.handler)
+    }
+
+    fn startup_handler(&self) -> Arc<impl StartupHandler> {
+        Arc::clone(&self.startup)
+    }
+}
+
+pub struct Handler {
+    frontend: Arc<Frontend>,
+    /// What `USE` chose; else the one that the connection was opened with.
+    database: Mutex<Option<String>>,
+}
+
+/// A statement with what its client must be told before it runs.
+#[derive(Clone)]
+pub struct Prepared {
+    statement: Statement,
+    parameters: Vec<Type>,
+    columns: Option<SchemaRef>,
+}
+
+fn to_pgwire(error: &Error) -> PgWireError {
+    let info = ErrorInfo::new("ERROR".into(), error.kind.codes().sqlstate.into(), error.message.clone());
+    PgWireError::UserError(Box::new(info))
+}
+
+impl Handler {
+    fn session<C: ClientInfo>(&self, client: &C) -> Session {
+        let metadata = client.metadata();
+        let named = metadata.get(METADATA_DATABASE).cloned();
+        let chosen = self.database.lock().clone().or(named);
+        Session {
+            database: chosen.unwrap_or_else(|| DEFAULT_DATABASE.to_string()),
+            user: metadata.get(METADATA_USER).cloned().unwrap_or_default(),
+            protocol: Protocol::Postgres,
+        }
+    }
+
+    async fn run(&self, session: &Session, statement: &Statement, format: &Format) -> PgWireResult<Response> {
+        let start = self.frontend.clock.now();
+        let output = self.frontend.executor.execute(session, statement).await;
+        self.done(&output, start);
+        let tag = Tag::new(statement.tag());
+        Ok(match output.map_err(|e| to_pgwire(&e))? {
+            Output::Rows(rows) => Response::Query(stream(rows, format, statement.tag()).await?),
+            Output::Affected(rows) => match statement {
+                Statement::Insert(_) => Response::Execution(tag.with_oid(0).with_rows(rows as usize)),
+                Statement::Delete(_) => Response::Execution(tag.with_rows(rows as usize)),
+                Statement::Ignored("BEGIN") => Response::TransactionStart(tag),
+                Statement::Ignored("COMMIT" | "ROLLBACK") => Response::TransactionEnd(tag),
+                _ => Response::Execution(tag),
+            },
+            Output::Database(database) => {
+                *self.database.lock() = Some(database);
+                Response::Execution(tag)
+            }
+        })
+    }
+
+    fn done<T>(&self, result: &Result<T>, start: Duration) {
+        let took = self.frontend.clock.now().saturating_sub(start);
+        self.frontend.metrics.request("postgres", result, took);
+    }
+
+    async fn prepare(&self, session: &Session, sql: &str, given: &[Option<Type>]) -> Result<Option<Prepared>> {
+        let mut statements = parse_statements(sql, Lexer::Standard)?;
+        let Some(mut statement) = statements.pop() else { return Ok(None) };
+        if !statements.is_empty() {
+            return Err(Error::invalid("prepare one statement at a time"));
+        }
+        let count = params::number(&mut statement);
+        let mut parameters = vec![Type::UNKNOWN; count];
+        let mut columns = None;
+        match &statement {
+            Statement::Query(_) => match self.frontend.executor.plan(session, &statement).await {
+                Ok(planned) => {
+                    columns = Some(Arc::clone(planned.plan.schema().inner()));
+                    let types = planned.plan.get_parameter_types();
+                    let types = types.map_err(|e| from_datafusion(&e))?;
+                    for (i, parameter) in parameters.iter_mut().enumerate() {
+                        if let Some(Some(found)) = types.get(&format!("${}", i + 1)) {
+                            *parameter = type_of(found);
+                        }
+                    }
+                }
+                Err(error) => return Err(error),
+            },
+            Statement::Insert(insert) => self.insert_types(session, insert, &mut parameters)?,
+            other => columns = self.frontend.executor.columns_of(session, other).await?,
+        }
+        for (parameter, given) in parameters.iter_mut().zip(given) {
+            if let Some(given) = given.as_ref().filter(|t| **t != Type::UNKNOWN) {
+                *parameter = given.clone();
+            }
+        }
+        Ok(Some(Prepared { statement, parameters, columns }))
+    }
+
+    /// A parameter in VALUES has the type of its column.
+    fn insert_types(&self, session: &Session, insert: &ast::Insert, types: &mut [Type]) -> Result<()> {
+        let table = self.frontend.executor.insert_target(session, insert)?;
+        let names = crate::statement::insert_columns(&table.schema, insert)?;
+        let Some(SetExpr::Values(values)) = insert.source.as_ref().map(|s| s.body.as_ref()) else {
+            return Ok(());
+        };
+        for row in &values.rows {
+            for (expr, name) in row.iter().zip(&names) {
+                let ast::Expr::Value(value) = expr else { continue };
+                let ast::Value::Placeholder(placeholder) = &value.value else { continue };
+                let position = placeholder.trim_start_matches('$').parse::<usize>().ok();
+                let slot = position.and_then(|p| types.get_mut(p.checked_sub(1)?));
+                if let (Some(slot), Some(column)) = (slot, table.schema.column(name)) {
+                    *slot = type_of_column(column.column_type);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The rows as they come. The first batch is awaited, so that most failures come instead of a result.
+async fn stream(mut rows: SendableRecordBatchStream, format: &Format, tag: &str) -> PgWireResult<QueryResponse> {
+    let fields = Arc::new(fields_of(&rows.schema(), format));
+    let first = rows.try_next().await.map_err(|e| to_pgwire(&from_datafusion(&e)))?;
+    let all = futures::stream::iter(first.map(Ok)).chain(rows);
+    let encoded_fields = Arc::clone(&fields);
+    let encoded = all.map(move |batch| {
+        let batch = batch.map_err(|e| from_datafusion(&e));
+        let rows = batch.and_then(|batch| rows_of(&batch, &encoded_fields));
+        let rows = rows.map_err(|e| to_pgwire(&e))?;
+        Ok::<_, PgWireError>(futures::stream::iter(rows.into_iter().map(Ok)))
+    });
+    let mut response = QueryResponse::new(fields, encoded.try_flatten());
+    response.set_command_tag(tag);
+    Ok(response)
+}
+
+#[async_trait]
+impl SimpleQueryHandler for Handler {
+    async fn do_query<C>(&self, client: &mut C, query: &str) -> PgWireResult<Vec<Response>>
+    where
+        C: ClientInfo + ClientPortalStore + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
+        C::PortalStore: PortalStore,
+        C::Error: fmt::Debug,
+        PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
+    {
+        let statements = parse_statements(query, Lexer::Standard).inspect_err(|e| {
+            self.done::<()>(&Err(e.clone()), self.frontend.clock.now());
+        });
+        let statements = statements.map_err(|e| to_pgwire(&e))?;
+        if statements.is_empty() {
+            return Ok(vec![Response::EmptyQuery]);
+        }
+        let mut responses = Vec::new();
+        for statement in &statements {
+            let session = self.session(client);
+            match self.run(&session, statement, &Format::UnifiedText).await {
+                Ok(response) => responses.push(response),
+                Err(PgWireError::UserError(info)) => {
+                    // What came before it has been done and is answered; what comes after is not done.
+                    responses.push(Response::Error(info));
+                    break;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(responses)
+    }
+}
+
+/// A view of the handler at the time of the request.
+pub struct Parser {
+    frontend: Arc<Frontend>,
+    database: Option<String>,
+}
+
+#[async_trait]
+impl QueryParser for Parser {
+    type Statement = Prepared;
+
+    async fn parse_sql<C>(&self, client: &C, sql: &str, types: &[Option<Type>]) -> PgWireResult<Option<Prepared>>
+    where
+        C: ClientInfo + Unpin + Send + Sync,
+    {
+        let database = Mutex::new(self.database.clone());
+        let handler = Handler { frontend: Arc::clone(&self.frontend), database };
+        let session = handler.session(client);
+        handler.prepare(&session, sql, types).await.map_err(|e| to_pgwire(&e))
+    }
+
+    fn get_parameter_types(&self, prepared: &Prepared) -> PgWireResult<Vec<Type>> {
+        Ok(prepared.parameters.clone())
+    }
+
+    fn get_result_schema(&self, prepared: &Prepared, format: Option<&Format>) -> PgWireResult<Vec<FieldInfo>> {
+        let text = Format::UnifiedText;
+        let columns = prepared.columns.as_ref();
+        Ok(columns.map(|c| fields_of(c, format.unwrap_or(&text))).unwrap_or_default())
+    }
+}
+
+#[async_trait]
+impl ExtendedQueryHandler for Handler {
+    type Statement = Prepared;
+    type QueryParser = Parser;
+
+    fn query_parser(&self) -> Arc<Parser> {
+        Arc::new(Parser { frontend: Arc::clone(&self.frontend), database: self.database.lock().clone() })
+    }
+
+    async fn do_query<C>(&self, client: &mut C, portal: &Portal<Prepared>, _: usize) -> PgWireResult<Response>
+    where
+        C: ClientInfo + ClientPortalStore + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
+        C::PortalStore: PortalStore<Statement = Prepared>,
+        C::Error: fmt::Debug,
+        PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
+    {
+        let prepared = &portal.statement.statement;
+        let literals = prepared.parameters.iter().enumerate().map(|(i, kind)| literal_of(portal, i, kind));
+        let bound = literals.collect::<Result<Vec<_>>>().and_then(|values| params::bind(&prepared.statement, &values));
+        let bound = bound.map_err(|e| to_pgwire(&e))?;
+        self.run(&self.session(client), &bound, &portal.result_column_format).await
+    }
+}

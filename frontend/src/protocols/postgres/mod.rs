@@ -1,0 +1,48 @@
+//! PostgreSQL: simple and extended queries, SCRAM passwords.
+
+mod handlers;
+mod startup;
+mod values;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+
+use super::mysql::GRACE;
+use crate::frontend::Frontend;
+
+use handlers::Connection;
+
+impl Frontend {
+    /// Serves until `shutdown` resolves.
+    pub async fn serve_postgres(
+        self: &Arc<Self>,
+        listener: TcpListener,
+        shutdown: impl Future<Output = ()> + Send,
+    ) {
+        let mut connections = JoinSet::new();
+        tokio::pin!(shutdown);
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                Some(_) = connections.join_next() => continue,
+                () = &mut shutdown => break,
+            };
+            let Ok((stream, peer)) = accepted else {
+                // Out of file descriptors: do not spin.
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            };
+            let handlers = Connection::new(Arc::clone(self));
+            connections.spawn(async move {
+                if let Err(error) = pgwire::tokio::process_socket(stream, None, handlers).await {
+                    tracing::debug!(%peer, %error, "postgres connection ended");
+                }
+            });
+        }
+        let _ = tokio::time::timeout(GRACE, async { while connections.join_next().await.is_some() {} }).await;
+    }
+}

@@ -1,0 +1,75 @@
+//! Who is let in.
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures::Sink;
+use pgwire::api::ClientInfo;
+use pgwire::api::auth::noop::NoopStartupHandler;
+use pgwire::api::auth::sasl::SASLAuthStartupHandler;
+use pgwire::api::auth::sasl::scram::{SCRAM_ITERATIONS, ScramAuth, gen_salted_password};
+use pgwire::api::auth::{AuthSource, DefaultServerParameterProvider, LoginInfo, Password, StartupHandler};
+use pgwire::error::{PgWireError, PgWireResult};
+use pgwire::messages::{PgWireBackendMessage, PgWireFrontendMessage};
+
+use crate::frontend::Frontend;
+use crate::query::functions::POSTGRES_VERSION;
+
+/// With a users file SCRAM-SHA-256, without one nothing.
+pub enum Startup {
+    Open(Open),
+    Password(SASLAuthStartupHandler<DefaultServerParameterProvider>),
+}
+
+impl Startup {
+    pub fn new(frontend: &Arc<Frontend>) -> Self {
+        if !frontend.users.required() {
+            return Self::Open(Open);
+        }
+        let mut parameters = DefaultServerParameterProvider::default();
+        parameters.server_version = POSTGRES_VERSION.to_string();
+        let scram = ScramAuth::new(Arc::new(UsersFile(Arc::clone(frontend))));
+        Self::Password(SASLAuthStartupHandler::new(Arc::new(parameters)).with_scram(scram))
+    }
+}
+
+pub struct Open;
+
+impl NoopStartupHandler for Open {}
+
+#[async_trait]
+impl StartupHandler for Startup {
+    async fn on_startup<C>(&self, client: &mut C, message: PgWireFrontendMessage) -> PgWireResult<()>
+    where
+        C: ClientInfo + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
+        C::Error: fmt::Debug,
+        PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
+    {
+        match self {
+            Self::Open(open) => open.on_startup(client, message).await,
+            Self::Password(password) => password.on_startup(client, message).await,
+        }
+    }
+}
+
+struct UsersFile(Arc<Frontend>);
+
+impl fmt::Debug for UsersFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("UsersFile")
+    }
+}
+
+#[async_trait]
+impl AuthSource for UsersFile {
+    /// An unknown user gets a random password, so that the answer does not tell which names exist.
+    async fn get_password(&self, login: &LoginInfo) -> PgWireResult<Password> {
+        let random = || self.0.ids.random_u64().to_le_bytes();
+        let known = login.user().and_then(|user| self.0.users.password(user));
+        let password = known.unwrap_or_else(|| self.0.ids.uuid());
+        let salt = [random(), random()].concat();
+        let hashed = gen_salted_password(&password, &salt, SCRAM_ITERATIONS);
+        Ok(Password::new(Some(salt), hashed))
+    }
+}

@@ -1,0 +1,112 @@
+//! The program as a person starts it who just wants the database.
+#![allow(clippy::disallowed_methods)] // Real processes.
+
+mod support;
+
+use std::process::Command;
+
+use serde_json::json;
+use support::{PROGRAM, Standalone};
+
+const CPU: &str = "CREATE TABLE cpu (hostname STRING, ts TIMESTAMP(3) TIME INDEX, usage DOUBLE, \
+    PRIMARY KEY (hostname)) PARTITION ON COLUMNS (hostname) (hostname < 'm', hostname >= 'm')";
+
+#[tokio::test]
+async fn what_was_acknowledged_survives_kill_9() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Standalone::start(dir.path(), &[], &[]).await;
+    node.run(CPU).await;
+    let mut acknowledged = 0;
+    for round in 0..20 {
+        let lines: Vec<String> =
+            (0..10).map(|i| format!("cpu,hostname={}{i} usage={round} {round}", ["a", "z"][i % 2])).collect();
+        let (status, body) = node.lines(&lines.join("\n")).await;
+        assert!((200..300).contains(&status), "{body}");
+        acknowledged += 10;
+    }
+    node.run("INSERT INTO cpu VALUES ('a0', 0, 99.5)").await;
+    node.kill();
+    let node = Standalone::start(dir.path(), &[], &[]).await;
+    assert_eq!(node.rows("SELECT count(*) FROM cpu").await, json!([[acknowledged]]));
+    let newest = node.rows("SELECT usage FROM cpu WHERE hostname = 'a0' AND ts = 0").await;
+    assert_eq!(newest, json!([[99.5]]), "the same tags and time overwrite");
+    let sums = node.rows("SELECT hostname, count(*) FROM cpu GROUP BY hostname ORDER BY hostname LIMIT 1").await;
+    assert_eq!(sums, json!([["a0", 20]]));
+}
+
+/// An acknowledgement means that the rows are on disk: between two answers to writes lies a finished fdatasync.
+#[tokio::test]
+async fn every_acknowledgement_follows_a_sync() {
+    let dir = tempfile::tempdir().unwrap();
+    let trace = dir.path().join("trace");
+    let wrapper = ["strace", "-f", "-s", "16", "-e", "trace=fdatasync,fsync,write,writev,sendto,sendmsg", "-o"];
+    let wrapper: Vec<&str> = wrapper.into_iter().chain([trace.to_str().unwrap()]).collect();
+    let node = Standalone::start(dir.path(), &wrapper, &[]).await;
+    node.run(CPU).await;
+    let before = std::fs::read_to_string(&trace).unwrap().len();
+    const WRITES: usize = 20;
+    for i in 0..WRITES {
+        let (status, body) = node.lines(&format!("cpu,hostname=a usage=1 {i}")).await;
+        assert_eq!(status, 204, "{body}");
+    }
+    node.kill();
+    let text = std::fs::read_to_string(&trace).unwrap();
+    let (mut synced, mut answers) = (false, 0);
+    for line in text[before..].lines() {
+        let is_sync = line.contains("fdatasync") || line.contains("fsync");
+        if is_sync && line.trim_end().ends_with("= 0") {
+            synced = true;
+        } else if line.contains("HTTP/1.1 204") {
+            assert!(synced, "answer {answers} was sent without a sync before it");
+            (synced, answers) = (false, answers + 1);
+        }
+    }
+    assert_eq!(answers, WRITES, "the trace must show every answer");
+}
+
+#[tokio::test]
+async fn wrong_input_says_what_is_wrong() {
+    let dir = tempfile::tempdir().unwrap();
+    let flags = ["--set", "frontend.max_body=64KiB", "--set", "frontend.query_memory=4MiB"];
+    let node = Standalone::start(dir.path(), &[], &flags).await;
+    node.run(CPU).await;
+    let table = "CREATE TABLE t (h STRING, ts TIMESTAMP TIME INDEX, PRIMARY KEY (h)) PARTITION ON COLUMNS (h)";
+    for (statement, status, text) in [
+        (format!("{table} (h < 'a', h > 'a')"), 400, "gap"),
+        (format!("{table} (h <= 'a', h >= 'a')"), 400, "overlap"),
+        (CPU.to_string(), 409, "cpu"),
+        ("SELECT nothing FROM cpu".to_string(), 400, "nothing"),
+        ("SELECT * FROM nowhere".to_string(), 404, "nowhere"),
+        ("INSERT INTO cpu VALUES ('a', 1, 'many')".to_string(), 400, "usage"),
+        ("INSERT INTO cpu (hostname, ts, nothing) VALUES ('a', 1, 1)".to_string(), 400, "nothing"),
+        ("SELEC 1".to_string(), 400, "SELEC"),
+    ] {
+        let (found, answer) = node.sql(&statement).await;
+        assert!(found == status && answer.to_string().contains(text), "{statement}: {found} {answer}");
+    }
+    let (status, body) = node.lines("cpu,hostname=good usage=1 1\ncpu,hostname=bad usage= 2\n").await;
+    assert!(status == 400 && body.contains("line 2"), "{status} {body}");
+    let good = node.rows("SELECT count(*) FROM cpu WHERE hostname = 'good'").await;
+    assert_eq!(good, json!([[1]]), "the good lines of a batch are written");
+    let (status, body) = node.post("/v1/influxdb/write", vec![b'x'; 100 << 10]).await;
+    assert_eq!(status, 413, "{body}");
+    let (status, body) = node.post("/v1/prometheus/write", vec![0xff; 10]).await;
+    assert_eq!(status, 400, "{body}");
+}
+
+#[test]
+fn the_command_line_explains_itself() {
+    let run = |args: &[&str]| {
+        let output = Command::new(PROGRAM).args(args).output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+    };
+    let (code, help, _) = run(&["--help"]);
+    assert!(code == 0 && help.contains("standalone") && help.contains("GREPTIME__"), "{help}");
+    let (code, printed, _) = run(&["standalone", "--print-config", "--http-addr", "127.0.0.1:1"]);
+    assert!(code == 0 && printed.contains("address = \"127.0.0.1:1\""), "{printed}");
+    let (code, _, error) = run(&["standalone", "--set", "datanode.flsh_size=1MiB"]);
+    assert!(code == 2 && error.contains("flsh_size") && error.contains("did you mean"), "{error}");
+    let (code, _, error) = run(&["standalone", "--config-file", "/nowhere.toml"]);
+    assert!(code == 2 && error.contains("/nowhere.toml"), "{error}");
+}
