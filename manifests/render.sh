@@ -8,7 +8,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 
-built="${GREPTIMECLUSTER_CACHE:-$HOME/.cache/greptimecluster}/tools/bin/helm"
+built="${GREPTIME_CACHE:-$HOME/.cache/greptimecluster}/tools/bin/helm"
 if [ -z "${HELM:-}" ]; then
   if command -v helm >/dev/null; then HELM=helm
   elif [ -x "$built" ]; then HELM=$built

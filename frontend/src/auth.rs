@@ -28,7 +28,11 @@ pub struct Users {
 
 impl Users {
     pub fn new(file: Option<PathBuf>, clock: SharedClock) -> Self {
-        Self { file, clock, known: Mutex::default() }
+        Self {
+            file,
+            clock,
+            known: Mutex::default(),
+        }
     }
 
     pub fn required(&self) -> bool {
@@ -106,7 +110,9 @@ mod tests {
 
     #[test]
     fn without_a_file_everybody_is_let_in() {
-        Users::new(None, ManualClock::shared()).check("anyone", "").unwrap();
+        Users::new(None, ManualClock::shared())
+            .check("anyone", "")
+            .unwrap();
     }
 
     #[test]

@@ -57,7 +57,13 @@ impl Frontend {
     /// Starts the session with metasrv; serving is up to the caller (`http_router`, `serve_mysql`,
     /// `serve_postgres`). Must be called inside a tokio runtime.
     pub fn start(parts: FrontendParts) -> Result<Arc<Self>> {
-        let FrontendParts { config, link, clock, ids, .. } = parts;
+        let FrontendParts {
+            config,
+            link,
+            clock,
+            ids,
+            ..
+        } = parts;
         let view = Arc::new(View::default());
         let metrics = FrontendMetrics::new(&parts.metrics);
         let incarnation = ids.random_u64();
@@ -74,8 +80,16 @@ impl Frontend {
             policy,
             metrics.clone(),
         ));
-        let ddl = Ddl { link: Arc::clone(&link), view: Arc::clone(&view), clock: Arc::clone(&clock) };
-        let ingestor = Arc::new(Ingestor::new(Arc::clone(&router), config.write_memory, config.write_part));
+        let ddl = Ddl {
+            link: Arc::clone(&link),
+            view: Arc::clone(&view),
+            clock: Arc::clone(&clock),
+        };
+        let ingestor = Arc::new(Ingestor::new(
+            Arc::clone(&router),
+            config.write_memory,
+            config.write_part,
+        ));
         let engine = Engine::new(&config, router, Arc::clone(&link))?;
         let executor = Arc::new(Executor {
             engine,

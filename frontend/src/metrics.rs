@@ -22,8 +22,9 @@ struct ProtocolLabels {
 }
 
 /// Seconds.
-const BUCKETS: [f64; 15] =
-    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+const BUCKETS: [f64; 15] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
+];
 
 #[derive(Clone, Debug)]
 pub struct FrontendMetrics {
@@ -45,15 +46,31 @@ impl FrontendMetrics {
             held: Gauge::default(),
             retries: Counter::default(),
         };
-        registry.register("greptime_frontend_requests", "Requests by protocol and result", new.requests.clone());
-        registry.register("greptime_frontend_request_seconds", "Duration of requests", new.seconds.clone());
+        registry.register(
+            "greptime_frontend_requests",
+            "Requests by protocol and result",
+            new.requests.clone(),
+        );
+        registry.register(
+            "greptime_frontend_request_seconds",
+            "Duration of requests",
+            new.seconds.clone(),
+        );
         registry.register(
             "greptime_frontend_rows_ingested",
             "Rows acknowledged to writers",
             new.rows_ingested.clone(),
         );
-        registry.register("greptime_frontend_held_requests", "Requests waiting for a region", new.held.clone());
-        registry.register("greptime_frontend_retries", "Attempts after the first", new.retries.clone());
+        registry.register(
+            "greptime_frontend_held_requests",
+            "Requests waiting for a region",
+            new.held.clone(),
+        );
+        registry.register(
+            "greptime_frontend_retries",
+            "Attempts after the first",
+            new.retries.clone(),
+        );
         new
     }
 
@@ -63,12 +80,18 @@ impl FrontendMetrics {
             Ok(_) => "Ok",
             Err(error) => kind_name(error.kind),
         };
-        self.requests.get_or_create(&RequestLabels { protocol, code }).inc();
-        self.seconds.get_or_create(&ProtocolLabels { protocol }).observe(took.as_secs_f64());
+        self.requests
+            .get_or_create(&RequestLabels { protocol, code })
+            .inc();
+        self.seconds
+            .get_or_create(&ProtocolLabels { protocol })
+            .observe(took.as_secs_f64());
     }
 
     pub fn ingested(&self, protocol: &'static str, rows: u64) {
-        self.rows_ingested.get_or_create(&ProtocolLabels { protocol }).inc_by(rows);
+        self.rows_ingested
+            .get_or_create(&ProtocolLabels { protocol })
+            .inc_by(rows);
     }
 }
 

@@ -8,7 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use greptime_types::catalog::DEFAULT_DATABASE;
 use greptime_types::format::FORMAT_VERSION;
-use greptime_types::{ClusterId, DatabaseInfo, Error, NodeId, RegionId, Result, TableId, TableInfo, TableState, format};
+use greptime_types::{
+    ClusterId, DatabaseInfo, Error, NodeId, RegionId, Result, TableId, TableInfo, TableState, format,
+};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -87,7 +89,10 @@ pub enum Edit {
     PutDatanode(NodeId, DatanodeRecord),
     BucketClaimed,
     /// Ids taken from the root's counters.
-    TakeIds { tables: u32, rafts: u64 },
+    TakeIds {
+        tables: u32,
+        rafts: u64,
+    },
 }
 
 /// What a new root is made of, should there be none.
@@ -155,7 +160,10 @@ impl Catalog {
         match edit {
             Edit::PutDatabase(database) => {
                 self.databases.insert(database.name.clone(), database.clone());
-                changes.push(Change::Put(format!("{DATABASE}{}", database.name), encode(database)?));
+                changes.push(Change::Put(
+                    format!("{DATABASE}{}", database.name),
+                    encode(database)?,
+                ));
             }
             Edit::DeleteDatabase(name) => {
                 self.databases.remove(name);
@@ -191,7 +199,10 @@ impl Catalog {
     /// The table of that name which users can see or whose name is taken.
     pub fn table_by_name(&self, database: &str, name: &str) -> Option<&TableInfo> {
         let same = |t: &&TableInfo| t.database == database && t.name == name;
-        self.tables.values().filter(|t| t.state != TableState::Dropping).find(same)
+        self.tables
+            .values()
+            .filter(|t| t.state != TableState::Dropping)
+            .find(same)
     }
 
     pub fn dropping(&self) -> BTreeSet<TableId> {
@@ -202,7 +213,9 @@ impl Catalog {
     /// Replicas that should exist of a region.
     pub fn members(&self, region: RegionId) -> &[Member] {
         let membership = self.memberships.get(&region.table());
-        membership.and_then(|m| m.regions.get(&region.number())).map_or(&[], Vec::as_slice)
+        membership
+            .and_then(|m| m.regions.get(&region.number()))
+            .map_or(&[], Vec::as_slice)
     }
 
     /// Regions that each datanode should hold, of tables that are not being dropped.
@@ -240,8 +253,9 @@ async fn load<K: Ord, V: DeserializeOwned>(
 ) -> Result<BTreeMap<K, V>> {
     let mut records = BTreeMap::new();
     for (key, found) in store.list(prefix).await? {
-        let name = parse(key.strip_prefix(prefix).unwrap_or(&key))
-            .ok_or_else(|| Error::corruption(format!("metasrv's store has a key `{key}` that it never writes")))?;
+        let name = parse(key.strip_prefix(prefix).unwrap_or(&key)).ok_or_else(|| {
+            Error::corruption(format!("metasrv's store has a key `{key}` that it never writes"))
+        })?;
         records.insert(name, decode(&key, &found)?);
     }
     Ok(records)
@@ -269,11 +283,19 @@ mod tests {
     use crate::store::MemoryStore;
 
     fn birth(id: &str) -> Birth {
-        Birth { cluster_id: id.into(), name: "test".into(), now_ms: 0 }
+        Birth {
+            cluster_id: id.into(),
+            name: "test".into(),
+            now_ms: 0,
+        }
     }
 
     fn database(name: &str) -> Edit {
-        Edit::PutDatabase(DatabaseInfo { format: 1, name: name.into(), options: BTreeMap::new() })
+        Edit::PutDatabase(DatabaseInfo {
+            format: 1,
+            name: name.into(),
+            options: BTreeMap::new(),
+        })
     }
 
     #[tokio::test]
@@ -293,8 +315,17 @@ mod tests {
     async fn a_record_of_a_newer_format_is_refused_by_name() {
         let store = MemoryStore::default();
         let record = br#"{"format": 99, "name": "x"}"#.to_vec();
-        store.commit(Expect::Absent("x".into()), vec![Change::Put("database/x".into(), record)]).await.unwrap();
+        store
+            .commit(
+                Expect::Absent("x".into()),
+                vec![Change::Put("database/x".into(), record)],
+            )
+            .await
+            .unwrap();
         let error = Catalog::take_over(&store, birth("a")).await.unwrap_err();
-        assert!(error.message.contains("database/x") && error.message.contains("99"), "{error}");
+        assert!(
+            error.message.contains("database/x") && error.message.contains("99"),
+            "{error}"
+        );
     }
 }

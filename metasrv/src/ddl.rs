@@ -23,7 +23,9 @@ impl Metasrv {
             0 => DEFAULT_DEADLINE,
             ms => Duration::from_millis(ms),
         };
-        let body = request.body.ok_or_else(|| Error::invalid("the request names no change"))?;
+        let body = request
+            .body
+            .ok_or_else(|| Error::invalid("the request names no change"))?;
         tokio::time::timeout(deadline, self.ddl_body(body)).await.unwrap_or_else(|_| {
             Err(Error::deadline(
                 "the change was recorded or not, but is not in force within the deadline; it goes on in the \
@@ -63,7 +65,10 @@ impl Metasrv {
 
     async fn drop_database(&self, request: v1::DropDatabase) -> Result<v1::DdlResponse> {
         if request.name == greptime_types::catalog::DEFAULT_DATABASE {
-            return Err(Error::invalid(format!("database `{}` cannot be dropped", request.name)));
+            return Err(Error::invalid(format!(
+                "database `{}` cannot be dropped",
+                request.name
+            )));
         }
         let mut changed = true;
         let catalog = self
@@ -88,7 +93,10 @@ impl Metasrv {
         let catalog = self
             .change(|catalog| {
                 if !catalog.databases.contains_key(&wanted.database) {
-                    return Err(Error::not_found(format!("database `{}` does not exist", wanted.database)));
+                    return Err(Error::not_found(format!(
+                        "database `{}` does not exist",
+                        wanted.database
+                    )));
                 }
                 if catalog.table_by_name(&wanted.database, &wanted.name).is_some() {
                     return exists(request.if_not_exists, format!("table `{}`", wanted.full_name()));
@@ -130,7 +138,13 @@ impl Metasrv {
             .zip(chosen)
             .enumerate()
             .map(|(i, (partition, node))| {
-                (partition.region, vec![Member { raft_id: first_raft_id + i as u64, node }])
+                (
+                    partition.region,
+                    vec![Member {
+                        raft_id: first_raft_id + i as u64,
+                        node,
+                    }],
+                )
             })
             .collect();
         let table = TableInfo {
@@ -141,8 +155,17 @@ impl Metasrv {
             ..wanted.clone()
         };
         Ok(vec![
-            Edit::TakeIds { tables: 1, rafts: count as u64 },
-            Edit::PutMembership(table.id, Membership { format: FORMAT_VERSION, regions }),
+            Edit::TakeIds {
+                tables: 1,
+                rafts: count as u64,
+            },
+            Edit::PutMembership(
+                table.id,
+                Membership {
+                    format: FORMAT_VERSION,
+                    regions,
+                },
+            ),
             Edit::PutTable(table),
         ])
     }
@@ -156,7 +179,10 @@ impl Metasrv {
                 Some(TableState::Ready) => return Ok(catalog),
                 Some(TableState::Creating) => {}
                 Some(TableState::Dropping) | None => {
-                    return Err(Error::conflict(format!("table `{}` was dropped meanwhile", wanted.full_name())));
+                    return Err(Error::conflict(format!(
+                        "table `{}` was dropped meanwhile",
+                        wanted.full_name()
+                    )));
                 }
             }
             if changes.changed().await.is_err() {
@@ -168,13 +194,18 @@ impl Metasrv {
     async fn drop_table(&self, request: v1::DropTable) -> Result<v1::DdlResponse> {
         let mut dropped = 0;
         let catalog = self
-            .change(|catalog| match catalog.table_by_name(&request.database, &request.name) {
-                Some(table) => {
-                    dropped = table.id;
-                    Ok(vec![dropping(table)])
-                }
-                None => missing(request.if_exists, format!("table `{}.{}`", request.database, request.name)),
-            })
+            .change(
+                |catalog| match catalog.table_by_name(&request.database, &request.name) {
+                    Some(table) => {
+                        dropped = table.id;
+                        Ok(vec![dropping(table)])
+                    }
+                    None => missing(
+                        request.if_exists,
+                        format!("table `{}.{}`", request.database, request.name),
+                    ),
+                },
+            )
             .await?;
         Ok(response(&catalog, dropped, dropped != 0))
     }
@@ -188,12 +219,20 @@ impl Metasrv {
                     .table_by_name(&request.database, &request.name)
                     .filter(|t| t.state == TableState::Ready)
                     .ok_or_else(|| {
-                        Error::not_found(format!("table `{}.{}` does not exist", request.database, request.name))
+                        Error::not_found(format!(
+                            "table `{}.{}` does not exist",
+                            request.database, request.name
+                        ))
                     })?;
                 id = table.id;
-                let Some(schema) = table.schema.with_columns(&columns)? else { return Ok(vec![]) };
+                let Some(schema) = table.schema.with_columns(&columns)? else {
+                    return Ok(vec![]);
+                };
                 changed = true;
-                Ok(vec![Edit::PutTable(TableInfo { schema, ..table.clone() })])
+                Ok(vec![Edit::PutTable(TableInfo {
+                    schema,
+                    ..table.clone()
+                })])
             })
             .await?;
         Ok(response(&catalog, id, changed))
@@ -205,19 +244,34 @@ fn parse<T: serde::de::DeserializeOwned>(what: &str, json: &str) -> Result<T> {
 }
 
 fn response(catalog: &Catalog, table_id: TableId, changed: bool) -> v1::DdlResponse {
-    v1::DdlResponse { revision: catalog.root.revision, table_id, changed }
+    v1::DdlResponse {
+        revision: catalog.root.revision,
+        table_id,
+        changed,
+    }
 }
 
 fn dropping(table: &TableInfo) -> Edit {
-    Edit::PutTable(TableInfo { state: TableState::Dropping, ..table.clone() })
+    Edit::PutTable(TableInfo {
+        state: TableState::Dropping,
+        ..table.clone()
+    })
 }
 
 fn exists(accepted: bool, what: String) -> Result<Vec<Edit>> {
-    if accepted { Ok(vec![]) } else { Err(Error::already_exists(format!("{what} already exists"))) }
+    if accepted {
+        Ok(vec![])
+    } else {
+        Err(Error::already_exists(format!("{what} already exists")))
+    }
 }
 
 fn missing(accepted: bool, what: String) -> Result<Vec<Edit>> {
-    if accepted { Ok(vec![]) } else { Err(Error::not_found(format!("{what} does not exist"))) }
+    if accepted {
+        Ok(vec![])
+    } else {
+        Err(Error::not_found(format!("{what} does not exist")))
+    }
 }
 
 fn check_name(what: &str, name: &str) -> Result<()> {
@@ -225,17 +279,28 @@ fn check_name(what: &str, name: &str) -> Result<()> {
     if fine {
         return Ok(());
     }
-    Err(Error::invalid(format!("`{name}` cannot be the name of a {what}: 1 to 255 bytes without `/`")))
+    Err(Error::invalid(format!(
+        "`{name}` cannot be the name of a {what}: 1 to 255 bytes without `/`"
+    )))
 }
 
 fn check_table(table: &TableInfo) -> Result<()> {
     check_name("table", &table.name)?;
     let regions = table.partition.partitions.len();
     if regions == 0 || regions > MAX_REGIONS {
-        return Err(Error::invalid(format!("a table has 1 to {MAX_REGIONS} regions, not {regions}")));
+        return Err(Error::invalid(format!(
+            "a table has 1 to {MAX_REGIONS} regions, not {regions}"
+        )));
     }
-    if let Some(column) = table.partition.columns.iter().find(|c| table.schema.column(c).is_none()) {
-        return Err(Error::invalid(format!("partition column `{column}` is not a column of the table")));
+    if let Some(column) = table
+        .partition
+        .columns
+        .iter()
+        .find(|c| table.schema.column(c).is_none())
+    {
+        return Err(Error::invalid(format!(
+            "partition column `{column}` is not a column of the table"
+        )));
     }
     Ok(())
 }

@@ -49,24 +49,43 @@ fn step(metasrv: &Metasrv) -> Vec<Edit> {
     }
     metasrv.metrics.is_leader.set(i64::from(state.catalog.is_some()));
     metasrv.metrics.nodes.set(state.sessions.iter().count() as i64);
-    let Some(catalog) = state.catalog.clone() else { return vec![] };
+    let Some(catalog) = state.catalog.clone() else {
+        return vec![];
+    };
     tell_datanodes(metasrv, state, &catalog, now);
     let states = view::region_states(state);
-    let leading = states.values().filter(|s| matches!(s, RegionState::Leading { .. })).count();
+    let leading = states
+        .values()
+        .filter(|s| matches!(s, RegionState::Leading { .. }))
+        .count();
     metasrv.metrics.regions_leading.set(leading as i64);
-    metasrv.metrics.regions_waiting.set((states.len() - leading) as i64);
+    metasrv
+        .metrics
+        .regions_waiting
+        .set((states.len() - leading) as i64);
     let next = view::routes(state, &states);
     if let Some(update) = state.routes.update(next) {
-        state.sessions.broadcast(NodeRole::Frontend, &push::Body::Routes(update));
+        state
+            .sessions
+            .broadcast(NodeRole::Frontend, &push::Body::Routes(update));
     }
     let is_leading = |region: &RegionId| matches!(states.get(region), Some(RegionState::Leading { .. }));
-    let created = catalog.tables.values().filter(|t| t.state == TableState::Creating);
-    let ready = created.filter(|t| t.regions().all(|r| is_leading(&r))).map(|table| {
-        let mut table = table.clone();
-        table.state = TableState::Ready;
-        Edit::PutTable(table)
-    });
-    let gone = catalog.dropping().into_iter().filter(|id| is_gone(state, &catalog, *id)).map(Edit::DeleteTable);
+    let created = catalog
+        .tables
+        .values()
+        .filter(|t| t.state == TableState::Creating);
+    let ready = created
+        .filter(|t| t.regions().all(|r| is_leading(&r)))
+        .map(|table| {
+            let mut table = table.clone();
+            table.state = TableState::Ready;
+            Edit::PutTable(table)
+        });
+    let gone = catalog
+        .dropping()
+        .into_iter()
+        .filter(|id| is_gone(state, &catalog, *id))
+        .map(Edit::DeleteTable);
     ready.chain(gone).collect()
 }
 
@@ -74,7 +93,11 @@ fn step(metasrv: &Metasrv) -> Vec<Edit> {
 fn tell_datanodes(metasrv: &Metasrv, state: &mut State, catalog: &Catalog, now: Duration) {
     let by_node = catalog.regions_by_node();
     let dropping = catalog.dropping();
-    let connected: Vec<NodeId> = state.sessions.of_role(NodeRole::Datanode).map(|(id, _)| id).collect();
+    let connected: Vec<NodeId> = state
+        .sessions
+        .of_role(NodeRole::Datanode)
+        .map(|(id, _)| id)
+        .collect();
     for node in connected {
         let assignments: Vec<Assignment> = by_node
             .get(&node)
@@ -82,7 +105,9 @@ fn tell_datanodes(metasrv: &Metasrv, state: &mut State, catalog: &Catalog, now: 
             .flatten()
             .map(|(region, member)| assignment(catalog, *region, member.raft_id))
             .collect();
-        let Some(session) = state.sessions.datanode_mut(node) else { continue };
+        let Some(session) = state.sessions.datanode_mut(node) else {
+            continue;
+        };
         for command in tell(&assignments, &dropping, &session.reported()) {
             let (region, body) = say(catalog, &command);
             if session.should_say(region, &command, now) {
@@ -111,7 +136,9 @@ fn assignment(catalog: &Catalog, region: RegionId, raft_id: u64) -> Assignment {
 fn say(catalog: &Catalog, command: &Command) -> (RegionId, push::Body) {
     let table_json = |region: RegionId| {
         let table = catalog.tables.get(&region.table());
-        table.and_then(|t| serde_json::to_string(t).ok()).unwrap_or_default()
+        table
+            .and_then(|t| serde_json::to_string(t).ok())
+            .unwrap_or_default()
     };
     match command {
         Command::Initialise(a) => {
@@ -124,18 +151,26 @@ fn say(catalog: &Catalog, command: &Command) -> (RegionId, push::Body) {
             (a.region, push::Body::Initialise(body))
         }
         Command::Alter(region) => {
-            let body = v1::AlterRegion { region_id: region.as_u64(), table_json: table_json(*region) };
+            let body = v1::AlterRegion {
+                region_id: region.as_u64(),
+                table_json: table_json(*region),
+            };
             (*region, push::Body::Alter(body))
         }
-        Command::Drop(region) => {
-            (*region, push::Body::Drop(v1::DropRegion { region_id: region.as_u64() }))
-        }
+        Command::Drop(region) => (
+            *region,
+            push::Body::Drop(v1::DropRegion {
+                region_id: region.as_u64(),
+            }),
+        ),
     }
 }
 
 /// Every datanode that should have held a region of the table is there and has none of them any more.
 fn is_gone(state: &State, catalog: &Catalog, id: TableId) -> bool {
-    let Some(table) = catalog.tables.get(&id) else { return false };
+    let Some(table) = catalog.tables.get(&id) else {
+        return false;
+    };
     table.regions().all(|region| {
         catalog.members(region).iter().all(|member| {
             let session = state.sessions.get(NodeRole::Datanode, member.node);
@@ -162,7 +197,12 @@ pub(crate) async fn watch_dependencies(metasrv: Arc<Metasrv>) {
     while !metasrv.is_shut_down() {
         let store = &metasrv.options.store;
         metasrv.note_dependency(store.name(), &store.probe().await);
-        let claimed = metasrv.state.lock().catalog.clone().filter(|c| c.root.bucket_claimed);
+        let claimed = metasrv
+            .state
+            .lock()
+            .catalog
+            .clone()
+            .filter(|c| c.root.bucket_claimed);
         match claimed {
             // Checks the marker's content too: the bucket may have been swapped.
             Some(catalog) => drop(metasrv.claim_bucket(&catalog).await),

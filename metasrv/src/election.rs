@@ -19,7 +19,9 @@ pub enum Leadership {
     #[default]
     Unknown,
     /// Somebody else leads, at this address.
-    Follower { leader: String },
+    Follower {
+        leader: String,
+    },
     Leader,
 }
 
@@ -58,13 +60,21 @@ pub struct EtcdElection {
 
 impl EtcdElection {
     pub fn new(store: Arc<EtcdStore>, address: String, clock: SharedClock) -> Self {
-        Self { store, address, clock }
+        Self {
+            store,
+            address,
+            clock,
+        }
     }
 
     /// One term: waits for the key, then leads until the lease cannot be renewed.
     async fn term(&self, tell: &watch::Sender<Leadership>, shutdown: &CancellationToken) -> Result<()> {
         let mut client = self.store.client().await?;
-        let lease = client.lease_grant(SESSION_SECONDS, None).await.map_err(|e| away(&e))?.id();
+        let lease = client
+            .lease_grant(SESSION_SECONDS, None)
+            .await
+            .map_err(|e| away(&e))?
+            .id();
         let mut renewed = self.clock.now();
         let (mut keeper, mut answers) = client.lease_keep_alive(lease).await.map_err(|e| away(&e))?;
         loop {
@@ -76,7 +86,9 @@ impl EtcdElection {
                     }
                     Some(leader) => {
                         tell.send_if_modified(|now| {
-                            let next = Leadership::Follower { leader: leader.clone() };
+                            let next = Leadership::Follower {
+                                leader: leader.clone(),
+                            };
                             let changed = *now != next;
                             *now = next;
                             changed
@@ -96,7 +108,9 @@ impl EtcdElection {
             let renewal = async {
                 keeper.keep_alive().await.map_err(|e| away(&e))?;
                 let answer = answers.message().await.map_err(|e| away(&e))?;
-                answer.filter(|a| a.ttl() > 0).ok_or_else(|| Error::unavailable("the lease has ended"))
+                answer
+                    .filter(|a| a.ttl() > 0)
+                    .ok_or_else(|| Error::unavailable("the lease has ended"))
             };
             let left = GIVE_UP.saturating_sub(self.clock.now().saturating_sub(renewed));
             match tokio::time::timeout(left, renewal).await {
@@ -111,7 +125,11 @@ impl EtcdElection {
     async fn try_create(&self, lease: i64) -> Result<Option<String>> {
         let key = self.store.key(KEY);
         let mut client = self.store.client().await?;
-        let put = TxnOp::put(key.clone(), self.address.clone(), Some(PutOptions::new().with_lease(lease)));
+        let put = TxnOp::put(
+            key.clone(),
+            self.address.clone(),
+            Some(PutOptions::new().with_lease(lease)),
+        );
         let txn = Txn::new()
             .when([Compare::version(key.clone(), CompareOp::Equal, 0)])
             .and_then([put])
@@ -128,7 +146,11 @@ impl EtcdElection {
         if found.as_ref().is_some_and(|(_, owner)| *owner == lease) {
             return Ok(None);
         }
-        Ok(Some(found.map(|(value, _)| String::from_utf8_lossy(&value).into_owned()).unwrap_or_default()))
+        Ok(Some(
+            found
+                .map(|(value, _)| String::from_utf8_lossy(&value).into_owned())
+                .unwrap_or_default(),
+        ))
     }
 }
 

@@ -45,16 +45,27 @@ impl meta_server::Meta for MetaService {
         request: Request<Streaming<v1::Beat>>,
     ) -> Result<Response<Self::HeartbeatStream>, Status> {
         // A broken stream ends the session; why it broke is in the next registration's log.
-        let beats = request.into_inner().take_while(|b| std::future::ready(b.is_ok())).filter_map(|b| async { b.ok() });
+        let beats = request
+            .into_inner()
+            .take_while(|b| std::future::ready(b.is_ok()))
+            .filter_map(|b| async { b.ok() });
         let pushes = self.metasrv.open_session(beats.boxed()).await;
-        Ok(Response::new(pushes.map(|push| push.map_err(status_from_error)).boxed()))
+        Ok(Response::new(
+            pushes.map(|push| push.map_err(status_from_error)).boxed(),
+        ))
     }
 
     async fn ddl(&self, request: Request<v1::DdlRequest>) -> Result<Response<v1::DdlResponse>, Status> {
-        self.metasrv.ddl(request.into_inner()).await.map(Response::new).map_err(|e| self.status(e))
+        self.metasrv
+            .ddl(request.into_inner())
+            .await
+            .map(Response::new)
+            .map_err(|e| self.status(e))
     }
 
     async fn cluster(&self, _: Request<v1::ClusterRequest>) -> Result<Response<v1::ClusterResponse>, Status> {
-        Ok(Response::new(v1::ClusterResponse { json: self.metasrv.cluster_json() }))
+        Ok(Response::new(v1::ClusterResponse {
+            json: self.metasrv.cluster_json(),
+        }))
     }
 }

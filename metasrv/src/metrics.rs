@@ -18,13 +18,37 @@ impl MetasrvMetrics {
     pub(crate) fn register(metrics: &Metrics) -> Self {
         let all = Self::default();
         let gauge = |name, help, gauge: &Gauge| metrics.register(name, help, gauge.clone());
-        gauge("greptime_metasrv_is_leader", "1 on the metasrv that leads", &all.is_leader);
-        gauge("greptime_metasrv_connected_nodes", "Nodes with a session", &all.nodes);
-        gauge("greptime_metasrv_regions_leading", "Regions that have a leader", &all.regions_leading);
-        gauge("greptime_metasrv_regions_waiting", "Regions without a leader", &all.regions_waiting);
+        gauge(
+            "greptime_metasrv_is_leader",
+            "1 on the metasrv that leads",
+            &all.is_leader,
+        );
+        gauge(
+            "greptime_metasrv_connected_nodes",
+            "Nodes with a session",
+            &all.nodes,
+        );
+        gauge(
+            "greptime_metasrv_regions_leading",
+            "Regions that have a leader",
+            &all.regions_leading,
+        );
+        gauge(
+            "greptime_metasrv_regions_waiting",
+            "Regions without a leader",
+            &all.regions_waiting,
+        );
         let counter = |name, help, counter: &Counter| metrics.register(name, help, counter.clone());
-        counter("greptime_metasrv_catalog_changes", "Committed changes of the catalog", &all.catalog_changes);
-        counter("greptime_metasrv_commands_sent", "Commands sent to datanodes", &all.commands_sent);
+        counter(
+            "greptime_metasrv_catalog_changes",
+            "Committed changes of the catalog",
+            &all.catalog_changes,
+        );
+        counter(
+            "greptime_metasrv_commands_sent",
+            "Commands sent to datanodes",
+            &all.commands_sent,
+        );
         all
     }
 }

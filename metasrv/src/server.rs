@@ -37,7 +37,10 @@ pub struct MetasrvConfig {
 
 impl Default for MetasrvConfig {
     fn default() -> Self {
-        Self { heartbeat_interval: Duration::from_millis(100), session_timeout: Duration::from_secs(3) }
+        Self {
+            heartbeat_interval: Duration::from_millis(100),
+            session_timeout: Duration::from_secs(3),
+        }
     }
 }
 
@@ -194,7 +197,9 @@ impl Metasrv {
         let mut catalog = Catalog::take_over(self.options.store.as_ref(), birth).await?;
         if !catalog.root.bucket_claimed {
             self.claim_bucket(&catalog).await?;
-            catalog = catalog.commit(self.options.store.as_ref(), &[Edit::BucketClaimed]).await?;
+            catalog = catalog
+                .commit(self.options.store.as_ref(), &[Edit::BucketClaimed])
+                .await?;
         }
         let (epoch, tables) = (catalog.root.metasrv_epoch, catalog.tables.len());
         info!(cluster = %catalog.root.cluster_id, epoch, tables, "leading with the catalog loaded");
@@ -216,8 +221,16 @@ impl Metasrv {
     }
 
     pub(crate) fn note_dependency(&self, name: &str, outcome: &Result<()>) {
-        let message = outcome.as_ref().err().map(ToString::to_string).unwrap_or_default();
-        let entry = v1::Dependency { name: name.into(), ok: outcome.is_ok(), message };
+        let message = outcome
+            .as_ref()
+            .err()
+            .map(ToString::to_string)
+            .unwrap_or_default();
+        let entry = v1::Dependency {
+            name: name.into(),
+            ok: outcome.is_ok(),
+            message,
+        };
         let mut state = self.state.lock();
         match state.dependencies.iter_mut().find(|d| d.name == name) {
             Some(known) => *known = entry,
@@ -231,20 +244,30 @@ impl Metasrv {
         let update = view::catalog_update(state.catalog.as_ref(), &catalog);
         state.catalog = Some(catalog);
         state.stale = false;
-        state.sessions.broadcast(NodeRole::Frontend, &push::Body::Catalog(update));
+        state
+            .sessions
+            .broadcast(NodeRole::Frontend, &push::Body::Catalog(update));
         drop(state);
         self.note_change();
     }
 
     pub(crate) fn not_leading(&self) -> Error {
         let leader = self.leader_address();
-        let hint = if leader.is_empty() { "nobody leads yet".into() } else { format!("{leader} leads") };
+        let hint = if leader.is_empty() {
+            "nobody leads yet".into()
+        } else {
+            format!("{leader} leads")
+        };
         Error::unavailable(format!("this metasrv does not lead; {hint}"))
     }
 
     /// The catalog in force; an error if this metasrv does not lead.
     pub(crate) fn catalog(&self) -> Result<Catalog> {
-        self.state.lock().catalog.clone().ok_or_else(|| self.not_leading())
+        self.state
+            .lock()
+            .catalog
+            .clone()
+            .ok_or_else(|| self.not_leading())
     }
 
     /// Changes the catalog: `decide` sees the newest one and returns what to change, or nothing.
@@ -278,7 +301,10 @@ impl Metasrv {
     async fn admit(&self, register: &v1::Register) -> Result<NodeKey> {
         let identity = register.identity.clone().unwrap_or_default();
         let role = NodeRole::try_from(identity.role())?;
-        let key = NodeKey { role, id: identity.node_id };
+        let key = NodeKey {
+            role,
+            id: identity.node_id,
+        };
         let catalog = self.catalog()?;
         let cluster_id = &catalog.root.cluster_id;
         if !identity.cluster_id.is_empty() && identity.cluster_id != *cluster_id {
@@ -293,7 +319,12 @@ impl Metasrv {
                 register.min_format, register.max_format
             )));
         }
-        if let Some(reason) = self.state.lock().sessions.occupied(key, identity.incarnation, self.now()) {
+        if let Some(reason) = self
+            .state
+            .lock()
+            .sessions
+            .occupied(key, identity.incarnation, self.now())
+        {
             return Err(Error::permission_denied(reason));
         }
         if role == NodeRole::Datanode {
@@ -306,15 +337,27 @@ impl Metasrv {
         if disk_id.is_empty() {
             return Err(Error::permission_denied("a datanode must say its disk id"));
         }
-        let record = DatanodeRecord { format: FORMAT_VERSION, disk_id: disk_id.into() };
+        let record = DatanodeRecord {
+            format: FORMAT_VERSION,
+            disk_id: disk_id.into(),
+        };
         let changed = self
             .change(|catalog| {
                 let known = catalog.datanodes.get(&key.id);
                 if let Some(known) = known.filter(|known| known.disk_id != disk_id) {
-                    warn!(node = key.id, old = known.disk_id, new = disk_id, "a datanode came with another disk");
+                    warn!(
+                        node = key.id,
+                        old = known.disk_id,
+                        new = disk_id,
+                        "a datanode came with another disk"
+                    );
                 }
                 let news = known != Some(&record);
-                Ok(if news { vec![Edit::PutDatanode(key.id, record.clone())] } else { vec![] })
+                Ok(if news {
+                    vec![Edit::PutDatanode(key.id, record.clone())]
+                } else {
+                    vec![]
+                })
             })
             .await;
         changed.map(|_| ())
@@ -341,7 +384,11 @@ impl Metasrv {
         }
         drop(guard);
         self.note_change();
-        if said { Ok(serial) } else { Err(Error::internal("a new session does not take pushes")) }
+        if said {
+            Ok(serial)
+        } else {
+            Err(Error::internal("a new session does not take pushes"))
+        }
     }
 
     /// Takes in the beats of one session until it ends.
@@ -380,7 +427,11 @@ impl Metasrv {
         let key = match self.admit(&register).await {
             Ok(key) => key,
             Err(error) if error.is_retryable() => return futures::stream::iter([Err(error)]).boxed(),
-            Err(error) => return only(push::Body::Refused(v1::Refused { reason: error.message })),
+            Err(error) => {
+                return only(push::Body::Refused(v1::Refused {
+                    reason: error.message,
+                }));
+            }
         };
         let (push, pushes) = mpsc::channel(PUSH_QUEUE);
         match self.welcome(key, register, push) {

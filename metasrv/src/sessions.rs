@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use greptime_metasrv_plan::{Command, Reported};
 use greptime_metasrv_plan::assignment::Replica;
+use greptime_metasrv_plan::{Command, Reported};
 use greptime_proto::v1::{self, push};
 use greptime_types::{NodeId, NodeRole, RegionId};
 use tokio::sync::mpsc;
@@ -66,13 +66,18 @@ impl Session {
             schema_version: report.schema_version,
             leading: report.role() == v1::RegionRole::Leader,
         };
-        self.reports.iter().map(|(region, report)| (*region, reported(report))).collect()
+        self.reports
+            .iter()
+            .map(|(region, report)| (*region, reported(report)))
+            .collect()
     }
 
     pub(crate) fn replica(&self, region: RegionId) -> Replica {
         match self.reports.get(&region) {
             None => Replica::Missing,
-            Some(report) if report.role() == v1::RegionRole::Leader => Replica::Leading { epoch: report.epoch },
+            Some(report) if report.role() == v1::RegionRole::Leader => {
+                Replica::Leading { epoch: report.epoch }
+            }
             Some(_) => Replica::Opening,
         }
     }
@@ -126,7 +131,9 @@ impl Sessions {
 
     /// Takes in a tick; returns whether anything but the time of the beat changed.
     pub(crate) fn tick(&mut self, key: NodeKey, serial: u64, tick: v1::Tick, now: Duration) -> bool {
-        let Some(session) = self.by_node.get_mut(&key).filter(|s| s.serial == serial) else { return false };
+        let Some(session) = self.by_node.get_mut(&key).filter(|s| s.serial == serial) else {
+            return false;
+        };
         session.last_beat = now;
         session.oldest_append_ms = tick.oldest_append_ms;
         session.dependencies = tick.dependencies;
@@ -153,7 +160,12 @@ impl Sessions {
     /// Cuts off whoever has been silent for longer than `limit`.
     pub(crate) fn expire(&mut self, now: Duration, limit: Duration) -> Vec<NodeKey> {
         let silent = |s: &Session| now.saturating_sub(s.last_beat) > limit;
-        let gone: Vec<NodeKey> = self.by_node.iter().filter(|(_, s)| silent(s)).map(|(k, _)| *k).collect();
+        let gone: Vec<NodeKey> = self
+            .by_node
+            .iter()
+            .filter(|(_, s)| silent(s))
+            .map(|(k, _)| *k)
+            .collect();
         self.by_node.retain(|_, s| !silent(s));
         gone
     }
@@ -167,11 +179,17 @@ impl Sessions {
     }
 
     pub(crate) fn datanode_mut(&mut self, id: NodeId) -> Option<&mut Session> {
-        self.by_node.get_mut(&NodeKey { role: NodeRole::Datanode, id })
+        self.by_node.get_mut(&NodeKey {
+            role: NodeRole::Datanode,
+            id,
+        })
     }
 
     pub(crate) fn of_role(&self, role: NodeRole) -> impl Iterator<Item = (NodeId, &Session)> {
-        self.by_node.iter().filter(move |(k, _)| k.role == role).map(|(k, s)| (k.id, s))
+        self.by_node
+            .iter()
+            .filter(move |(k, _)| k.role == role)
+            .map(|(k, s)| (k.id, s))
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (NodeKey, &Session)> {
@@ -180,23 +198,37 @@ impl Sessions {
 
     /// Says the same to all nodes of a role; those that do not listen are cut off.
     pub(crate) fn broadcast(&mut self, role: NodeRole, body: &push::Body) {
-        self.by_node.retain(|key, session| key.role != role || session.say(body.clone()));
+        self.by_node
+            .retain(|key, session| key.role != role || session.say(body.clone()));
     }
 }
 
 fn by_region(reports: &[v1::RegionReport]) -> BTreeMap<RegionId, v1::RegionReport> {
-    reports.iter().map(|r| (RegionId::from_u64(r.region_id), r.clone())).collect()
+    reports
+        .iter()
+        .map(|r| (RegionId::from_u64(r.region_id), r.clone()))
+        .collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const KEY: NodeKey = NodeKey { role: NodeRole::Datanode, id: 1 };
+    const KEY: NodeKey = NodeKey {
+        role: NodeRole::Datanode,
+        id: 1,
+    };
 
     fn register(incarnation: u64) -> v1::Register {
-        let identity = v1::NodeIdentity { node_id: 1, incarnation, ..Default::default() };
-        v1::Register { identity: Some(identity), ..Default::default() }
+        let identity = v1::NodeIdentity {
+            node_id: 1,
+            incarnation,
+            ..Default::default()
+        };
+        v1::Register {
+            identity: Some(identity),
+            ..Default::default()
+        }
     }
 
     #[test]
@@ -204,7 +236,12 @@ mod tests {
         let mut sessions = Sessions::default();
         let (push, _pushes) = mpsc::channel(8);
         sessions.admit(KEY, register(7), push, Duration::ZERO);
-        assert!(sessions.occupied(KEY, 8, Duration::from_secs(1)).unwrap().contains("already running"));
+        assert!(
+            sessions
+                .occupied(KEY, 8, Duration::from_secs(1))
+                .unwrap()
+                .contains("already running")
+        );
         assert_eq!(sessions.occupied(KEY, 7, Duration::from_secs(1)), None);
         assert_eq!(sessions.occupied(KEY, 8, Duration::from_secs(3)), None);
     }

@@ -19,15 +19,25 @@ use crate::server::{Metasrv, State};
 
 /// The state of every region of a table that is not being dropped.
 pub(crate) fn region_states(state: &State) -> BTreeMap<RegionId, RegionState> {
-    let Some(catalog) = &state.catalog else { return BTreeMap::new() };
+    let Some(catalog) = &state.catalog else {
+        return BTreeMap::new();
+    };
     let mut states = BTreeMap::new();
-    for table in catalog.tables.values().filter(|t| t.state != TableState::Dropping) {
+    for table in catalog
+        .tables
+        .values()
+        .filter(|t| t.state != TableState::Dropping)
+    {
         for region in table.regions() {
             let replica = |node: NodeId| {
                 let session = state.sessions.get(NodeRole::Datanode, node);
                 session.map_or(Replica::Away, |s| s.replica(region))
             };
-            let replicas: Vec<_> = catalog.members(region).iter().map(|m| (m.node, replica(m.node))).collect();
+            let replicas: Vec<_> = catalog
+                .members(region)
+                .iter()
+                .map(|m| (m.node, replica(m.node)))
+                .collect();
             states.insert(region, region_state(table.state == TableState::Ready, &replicas));
         }
     }
@@ -51,18 +61,35 @@ impl Routes {
 
     /// Takes in the newest routes; returns what frontends must be told, if anything.
     pub(crate) fn update(&mut self, next: BTreeMap<RegionId, v1::Route>) -> Option<v1::RouteUpdate> {
-        let routes: Vec<v1::Route> =
-            next.iter().filter(|(id, route)| self.known.get(id) != Some(route)).map(|(_, r)| r.clone()).collect();
-        let dropped: Vec<u64> = self.known.keys().filter(|id| !next.contains_key(id)).map(|id| id.as_u64()).collect();
+        let routes: Vec<v1::Route> = next
+            .iter()
+            .filter(|(id, route)| self.known.get(id) != Some(route))
+            .map(|(_, r)| r.clone())
+            .collect();
+        let dropped: Vec<u64> = self
+            .known
+            .keys()
+            .filter(|id| !next.contains_key(id))
+            .map(|id| id.as_u64())
+            .collect();
         self.known = next;
         let news = !routes.is_empty() || !dropped.is_empty();
-        news.then_some(v1::RouteUpdate { complete: false, routes, dropped_regions: dropped })
+        news.then_some(v1::RouteUpdate {
+            complete: false,
+            routes,
+            dropped_regions: dropped,
+        })
     }
 }
 
 /// The route of every region as the datanodes report it now.
-pub(crate) fn routes(state: &State, states: &BTreeMap<RegionId, RegionState>) -> BTreeMap<RegionId, v1::Route> {
-    let Some(catalog) = &state.catalog else { return BTreeMap::new() };
+pub(crate) fn routes(
+    state: &State,
+    states: &BTreeMap<RegionId, RegionState>,
+) -> BTreeMap<RegionId, v1::Route> {
+    let Some(catalog) = &state.catalog else {
+        return BTreeMap::new();
+    };
     let address = |node: NodeId| {
         let session = state.sessions.get(NodeRole::Datanode, node);
         session.map(|s| s.register.address.clone()).unwrap_or_default()
@@ -73,7 +100,16 @@ pub(crate) fn routes(state: &State, states: &BTreeMap<RegionId, RegionState>) ->
             _ => (0, 0, String::new()),
         };
         let voters = catalog.members(*region).iter().map(|m| m.node).collect();
-        (*region, v1::Route { region_id: region.as_u64(), epoch, leader_node, leader_address, voters })
+        (
+            *region,
+            v1::Route {
+                region_id: region.as_u64(),
+                epoch,
+                leader_node,
+                leader_address,
+                voters,
+            },
+        )
     };
     states.iter().map(route).collect()
 }
@@ -102,7 +138,11 @@ pub(crate) fn catalog_update(old: Option<&Catalog>, new: &Catalog) -> v1::Catalo
             .filter(|t| old_tables.get(&t.id) != Some(t))
             .map(|t| json(serde_json::to_string(t)))
             .collect(),
-        dropped_tables: old_tables.keys().filter(|id| !new_tables.contains_key(id)).copied().collect(),
+        dropped_tables: old_tables
+            .keys()
+            .filter(|id| !new_tables.contains_key(id))
+            .copied()
+            .collect(),
         dropped_databases: old_names
             .into_iter()
             .filter(|name| !new.databases.contains_key(*name))
@@ -120,7 +160,10 @@ impl Metasrv {
         let state = self.state.lock();
         let states = region_states(&state);
         let nodes: Vec<_> = nodes(&state, now);
-        let regions: Vec<_> = states.iter().map(|(region, s)| region_json(&state, *region, *s)).collect();
+        let regions: Vec<_> = states
+            .iter()
+            .map(|(region, s)| region_json(&state, *region, *s))
+            .collect();
         let root = state.catalog.as_ref().map(|c| &c.root);
         let cluster = json!({
             "cluster_id": root.map(|r| &r.cluster_id),
@@ -140,10 +183,13 @@ impl Metasrv {
 /// metasrv's own dependencies, then those that datanodes complain about.
 fn dependencies(state: &State) -> Vec<serde_json::Value> {
     let own = state.dependencies.iter().map(|d| (String::new(), d));
-    let theirs = state.sessions.of_role(NodeRole::Datanode).flat_map(|(id, session)| {
-        let unwell = session.dependencies.iter().filter(|d| !d.ok);
-        unwell.map(move |d| (format!("datanode {id}: "), d))
-    });
+    let theirs = state
+        .sessions
+        .of_role(NodeRole::Datanode)
+        .flat_map(|(id, session)| {
+            let unwell = session.dependencies.iter().filter(|d| !d.ok);
+            unwell.map(move |d| (format!("datanode {id}: "), d))
+        });
     own.chain(theirs)
         .map(|(who, d)| json!({"name": d.name, "ok": d.ok, "message": if d.ok { String::new() } else { format!("{who}{}", d.message) }}))
         .collect()
@@ -151,7 +197,11 @@ fn dependencies(state: &State) -> Vec<serde_json::Value> {
 
 fn nodes(state: &State, now: std::time::Duration) -> Vec<serde_json::Value> {
     let leaders = |session: &crate::sessions::Session| {
-        session.reports.values().filter(|r| r.role() == v1::RegionRole::Leader).count()
+        session
+            .reports
+            .values()
+            .filter(|r| r.role() == v1::RegionRole::Leader)
+            .count()
     };
     let mut nodes: Vec<_> = state
         .sessions
@@ -180,9 +230,12 @@ fn nodes(state: &State, now: std::time::Duration) -> Vec<serde_json::Value> {
 
 fn region_json(state: &State, region: RegionId, region_state: RegionState) -> serde_json::Value {
     let catalog = state.catalog.as_ref();
-    let table = catalog.and_then(|c| c.tables.get(&region.table())).map(|t| t.full_name());
-    let voters: Vec<NodeId> =
-        catalog.map(|c| c.members(region).iter().map(|m| m.node).collect()).unwrap_or_default();
+    let table = catalog
+        .and_then(|c| c.tables.get(&region.table()))
+        .map(|t| t.full_name());
+    let voters: Vec<NodeId> = catalog
+        .map(|c| c.members(region).iter().map(|m| m.node).collect())
+        .unwrap_or_default();
     let (epoch, leader) = match region_state {
         RegionState::Leading { node, epoch } => (epoch, Some(node)),
         _ => (0, None),
@@ -192,7 +245,13 @@ fn region_json(state: &State, region: RegionId, region_state: RegionState) -> se
         .and_then(|session| session.reports.get(&region));
     let problems: Vec<&str> = voters
         .iter()
-        .filter_map(|node| state.sessions.get(NodeRole::Datanode, *node)?.reports.get(&region))
+        .filter_map(|node| {
+            state
+                .sessions
+                .get(NodeRole::Datanode, *node)?
+                .reports
+                .get(&region)
+        })
         .map(|report| report.problem.as_str())
         .filter(|problem| !problem.is_empty())
         .collect();

@@ -42,7 +42,12 @@ impl FakeNode {
             disk_id: disk_id.into(),
             incarnation,
         };
-        Arc::new(Self { identity, regions: Mutex::default(), told: Mutex::default(), refused: Mutex::default() })
+        Arc::new(Self {
+            identity,
+            regions: Mutex::default(),
+            told: Mutex::default(),
+            refused: Mutex::default(),
+        })
     }
 
     fn reports(&self) -> Vec<v1::RegionReport> {
@@ -80,7 +85,12 @@ impl SessionHandler for FakeNode {
     }
 
     fn tick(&self, number: u64) -> v1::Tick {
-        v1::Tick { number, regions: self.reports(), regions_complete: true, ..Default::default() }
+        v1::Tick {
+            number,
+            regions: self.reports(),
+            regions_complete: true,
+            ..Default::default()
+        }
     }
 
     fn told(&self, body: push::Body) {
@@ -106,9 +116,17 @@ struct World {
 impl World {
     async fn start(store: Arc<dyn Store>) -> Self {
         let ids: SharedIds = SequentialIds::starting_at(1);
-        let bucket = ObjectStoreConfig { kind: StoreKind::Memory, ..Default::default() }.open().unwrap();
+        let bucket = ObjectStoreConfig {
+            kind: StoreKind::Memory,
+            ..Default::default()
+        }
+        .open()
+        .unwrap();
         let metasrv = Metasrv::start(MetasrvOptions {
-            config: MetasrvConfig { heartbeat_interval: Duration::from_millis(10), ..Default::default() },
+            config: MetasrvConfig {
+                heartbeat_interval: Duration::from_millis(10),
+                ..Default::default()
+            },
             name: "test".into(),
             address: "metasrv:3002".into(),
             store,
@@ -136,18 +154,28 @@ impl World {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        tokio::time::timeout(PATIENCE, wait).await.expect("it happens within the time that a test has");
+        tokio::time::timeout(PATIENCE, wait)
+            .await
+            .expect("it happens within the time that a test has");
     }
 
     async fn ddl(&self, body: ddl_request::Body) -> greptime_types::Result<v1::DdlResponse> {
-        self.metasrv.ddl(v1::DdlRequest { body: Some(body), deadline_ms: 5_000 }).await
+        self.metasrv
+            .ddl(v1::DdlRequest {
+                body: Some(body),
+                deadline_ms: 5_000,
+            })
+            .await
     }
 
     /// Regions by the label of their state.
     fn states(&self) -> Vec<String> {
         let cluster: serde_json::Value = serde_json::from_str(&self.metasrv.cluster_json()).unwrap();
         let regions = cluster["regions"].as_array().unwrap();
-        regions.iter().map(|r| r["state"].as_str().unwrap().to_string()).collect()
+        regions
+            .iter()
+            .map(|r| r["state"].as_str().unwrap().to_string())
+            .collect()
     }
 }
 
@@ -162,7 +190,11 @@ fn table(name: &str) -> TableInfo {
     };
     let columns = vec![
         column("host", ColumnType::String, Semantic::Tag),
-        column("ts", ColumnType::Timestamp(TimeUnit::Millisecond), Semantic::Timestamp),
+        column(
+            "ts",
+            ColumnType::Timestamp(TimeUnit::Millisecond),
+            Semantic::Timestamp,
+        ),
     ];
     let side = |op| PartitionExpr::compare("host", op, Value::String("m".into()));
     TableInfo {
@@ -180,7 +212,10 @@ fn table(name: &str) -> TableInfo {
 
 fn create(name: &str) -> ddl_request::Body {
     let table_json = serde_json::to_string(&table(name)).unwrap();
-    ddl_request::Body::CreateTable(v1::CreateTable { table_json, if_not_exists: false })
+    ddl_request::Body::CreateTable(v1::CreateTable {
+        table_json,
+        if_not_exists: false,
+    })
 }
 
 fn drop_table(name: &str) -> ddl_request::Body {
@@ -204,11 +239,15 @@ async fn a_table_is_spread_over_the_datanodes_and_frontends_are_told() {
     let complete = |b: &push::Body| matches!(b, push::Body::AssignmentsComplete(_));
     world.until(|| nodes.iter().all(|n| n.saw(complete))).await;
     let made = world.ddl(create("cpu")).await.unwrap();
-    assert_eq!(nodes.each_ref().map(|n| n.reports().len()), [1, 1], "one region each");
-    world.until(|| frontend.saw(|b| matches!(b, push::Body::Catalog(c) if c.revision == made.revision))).await;
-    let routed = |b: &push::Body| {
-        matches!(b, push::Body::Routes(r) if r.routes.iter().any(|r| r.leader_address == "10.0.0.1:3001"))
-    };
+    assert_eq!(
+        nodes.each_ref().map(|n| n.reports().len()),
+        [1, 1],
+        "one region each"
+    );
+    world
+        .until(|| frontend.saw(|b| matches!(b, push::Body::Catalog(c) if c.revision == made.revision)))
+        .await;
+    let routed = |b: &push::Body| matches!(b, push::Body::Routes(r) if r.routes.iter().any(|r| r.leader_address == "10.0.0.1:3001"));
     world.until(|| frontend.saw(routed)).await;
     let error = world.ddl(create("cpu")).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::AlreadyExists);
@@ -222,14 +261,19 @@ async fn a_datanode_that_comes_back_without_its_disk_is_not_given_an_empty_regio
     let world = World::start(Arc::new(MemoryStore::default())).await;
     let node = FakeNode::datanode(0, "a", 1);
     let stop = world.join(&node);
-    world.until(|| node.saw(|b| matches!(b, push::Body::AssignmentsComplete(_)))).await;
+    world
+        .until(|| node.saw(|b| matches!(b, push::Body::AssignmentsComplete(_))))
+        .await;
     world.ddl(create("cpu")).await.unwrap();
     stop.cancel();
     world.until(|| world.states() == ["no_leader", "no_leader"]).await;
     let replaced = FakeNode::datanode(0, "b", 2);
     world.join(&replaced);
     world.until(|| world.states() == ["disk_lost", "disk_lost"]).await;
-    assert!(replaced.reports().is_empty(), "an empty region would hide that rows are lost");
+    assert!(
+        replaced.reports().is_empty(),
+        "an empty region would hide that rows are lost"
+    );
     world.ddl(drop_table("cpu")).await.unwrap();
 }
 
@@ -238,7 +282,9 @@ async fn a_second_process_and_a_foreign_disk_are_refused_with_the_reason() {
     let world = World::start(Arc::new(MemoryStore::default())).await;
     let first = FakeNode::datanode(0, "a", 1);
     world.join(&first);
-    world.until(|| first.saw(|b| matches!(b, push::Body::Welcome(_)))).await;
+    world
+        .until(|| first.saw(|b| matches!(b, push::Body::Welcome(_))))
+        .await;
     let second = FakeNode::datanode(0, "a", 2);
     world.join(&second);
     let says = |node: &FakeNode, text: &str| node.refused.lock().as_ref().is_some_and(|r| r.contains(text));
@@ -261,7 +307,9 @@ async fn added_columns_reach_the_regions_and_a_restarted_metasrv_knows_them() {
     let world = World::start(store.clone()).await;
     let node = FakeNode::datanode(0, "a", 1);
     let stop = world.join(&node);
-    world.until(|| node.saw(|b| matches!(b, push::Body::AssignmentsComplete(_)))).await;
+    world
+        .until(|| node.saw(|b| matches!(b, push::Body::AssignmentsComplete(_))))
+        .await;
     let made = world.ddl(create("cpu")).await.unwrap();
     let column = ColumnSchema {
         id: 0,
@@ -277,13 +325,22 @@ async fn added_columns_reach_the_regions_and_a_restarted_metasrv_knows_them() {
         columns_json: serde_json::to_string(&[column]).unwrap(),
     });
     assert!(world.ddl(add.clone()).await.unwrap().changed);
-    assert!(!world.ddl(add).await.unwrap().changed, "adding it again changes nothing");
-    world.until(|| node.reports().iter().all(|r| r.schema_version == 2)).await;
+    assert!(
+        !world.ddl(add).await.unwrap().changed,
+        "adding it again changes nothing"
+    );
+    world
+        .until(|| node.reports().iter().all(|r| r.schema_version == 2))
+        .await;
     stop.cancel();
     world.metasrv.shutdown();
 
     let world = World::start(store).await;
     world.join(&node);
     world.until(|| world.states() == ["leading", "leading"]).await;
-    assert!(node.reports().iter().any(|r| r.region_id == RegionId::new(made.table_id, 1).as_u64()));
+    assert!(
+        node.reports()
+            .iter()
+            .any(|r| r.region_id == RegionId::new(made.table_id, 1).as_u64())
+    );
 }

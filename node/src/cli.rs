@@ -89,11 +89,15 @@ impl Common {
         flag("log.level", self.log_level.clone());
         if !self.metasrv.is_empty() {
             let quoted: Vec<String> = self.metasrv.iter().map(|a| format!("{a:?}")).collect();
-            flags.push(("metasrv.addresses".to_string(), format!("[{}]", quoted.join(", "))));
+            flags.push((
+                "metasrv.addresses".to_string(),
+                format!("[{}]", quoted.join(", ")),
+            ));
         }
         for pair in &self.set {
-            let (key, value) =
-                pair.split_once('=').with_context(|| format!("--set {pair}: write KEY=VALUE"))?;
+            let (key, value) = pair
+                .split_once('=')
+                .with_context(|| format!("--set {pair}: write KEY=VALUE"))?;
             flags.push((key.to_string(), value.to_string()));
         }
         Ok(greptime_settings::load(self.config_file.as_deref(), &flags)?)

@@ -47,7 +47,12 @@ fn main() -> ExitCode {
         eprintln!("greptime-node: {error}");
         return ExitCode::from(EXIT_USAGE);
     }
-    tracing::info!(role, version = env!("CARGO_PKG_VERSION"), node = settings.node.id, "starting");
+    tracing::info!(
+        role,
+        version = env!("CARGO_PKG_VERSION"),
+        node = settings.node.id,
+        "starting"
+    );
     let outcome = Runtime::new().and_then(|runtime| {
         runtime.block_on(async {
             match cli.command {

@@ -23,7 +23,11 @@ impl Runtime {
 
 /// Binds `address`, or all interfaces at `default_port` if it is empty.
 pub async fn bind(what: &str, address: &str, default_port: u16) -> anyhow::Result<TcpListener> {
-    let address = if address.is_empty() { format!("0.0.0.0:{default_port}") } else { address.to_string() };
+    let address = if address.is_empty() {
+        format!("0.0.0.0:{default_port}")
+    } else {
+        address.to_string()
+    };
     let listener = TcpListener::bind(&address).await;
     let listener = listener.with_context(|| format!("{what}: cannot listen on {address}"))?;
     tracing::info!(what, address = %listener.local_addr()?, "listening");
@@ -36,7 +40,11 @@ pub fn advertised(setting: &str, listener: &TcpListener) -> anyhow::Result<Strin
         return Ok(setting.to_string());
     }
     let bound = listener.local_addr()?;
-    let ip = if bound.ip().is_unspecified() { [127, 0, 0, 1].into() } else { bound.ip() };
+    let ip = if bound.ip().is_unspecified() {
+        [127, 0, 0, 1].into()
+    } else {
+        bound.ip()
+    };
     Ok(SocketAddr::new(ip, bound.port()).to_string())
 }
 

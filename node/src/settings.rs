@@ -38,7 +38,9 @@ pub struct Cluster {
 
 impl Default for Cluster {
     fn default() -> Self {
-        Self { name: "greptime".into() }
+        Self {
+            name: "greptime".into(),
+        }
     }
 }
 
@@ -54,7 +56,11 @@ pub struct Node {
 
 impl Default for Node {
     fn default() -> Self {
-        Self { id: 0, advertise_address: String::new(), data_dir: "./greptime-data".into() }
+        Self {
+            id: 0,
+            advertise_address: String::new(),
+            data_dir: "./greptime-data".into(),
+        }
     }
 }
 
@@ -95,14 +101,24 @@ pub struct Metasrv {
 
 impl Default for Metasrv {
     fn default() -> Self {
-        let MetasrvConfig { heartbeat_interval, session_timeout } = MetasrvConfig::default();
-        Self { addresses: vec![], heartbeat_interval, session_timeout }
+        let MetasrvConfig {
+            heartbeat_interval,
+            session_timeout,
+        } = MetasrvConfig::default();
+        Self {
+            addresses: vec![],
+            heartbeat_interval,
+            session_timeout,
+        }
     }
 }
 
 impl Metasrv {
     pub fn config(&self) -> MetasrvConfig {
-        MetasrvConfig { heartbeat_interval: self.heartbeat_interval, session_timeout: self.session_timeout }
+        MetasrvConfig {
+            heartbeat_interval: self.heartbeat_interval,
+            session_timeout: self.session_timeout,
+        }
     }
 }
 

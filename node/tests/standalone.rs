@@ -18,8 +18,9 @@ async fn what_was_acknowledged_survives_kill_9() {
     node.run(CPU).await;
     let mut acknowledged = 0;
     for round in 0..20 {
-        let lines: Vec<String> =
-            (0..10).map(|i| format!("cpu,hostname={}{i} usage={round} {round}", ["a", "z"][i % 2])).collect();
+        let lines: Vec<String> = (0..10)
+            .map(|i| format!("cpu,hostname={}{i} usage={round} {round}", ["a", "z"][i % 2]))
+            .collect();
         let (status, body) = node.lines(&lines.join("\n")).await;
         assert!((200..300).contains(&status), "{body}");
         acknowledged += 10;
@@ -27,10 +28,17 @@ async fn what_was_acknowledged_survives_kill_9() {
     node.run("INSERT INTO cpu VALUES ('a0', 0, 99.5)").await;
     node.kill();
     let node = Standalone::start(dir.path(), &[], &[]).await;
-    assert_eq!(node.rows("SELECT count(*) FROM cpu").await, json!([[acknowledged]]));
-    let newest = node.rows("SELECT usage FROM cpu WHERE hostname = 'a0' AND ts = 0").await;
+    assert_eq!(
+        node.rows("SELECT count(*) FROM cpu").await,
+        json!([[acknowledged]])
+    );
+    let newest = node
+        .rows("SELECT usage FROM cpu WHERE hostname = 'a0' AND ts = 0")
+        .await;
     assert_eq!(newest, json!([[99.5]]), "the same tags and time overwrite");
-    let sums = node.rows("SELECT hostname, count(*) FROM cpu GROUP BY hostname ORDER BY hostname LIMIT 1").await;
+    let sums = node
+        .rows("SELECT hostname, count(*) FROM cpu GROUP BY hostname ORDER BY hostname LIMIT 1")
+        .await;
     assert_eq!(sums, json!([["a0", 20]]));
 }
 
@@ -39,7 +47,15 @@ async fn what_was_acknowledged_survives_kill_9() {
 async fn every_acknowledgement_follows_a_sync() {
     let dir = tempfile::tempdir().unwrap();
     let trace = dir.path().join("trace");
-    let wrapper = ["strace", "-f", "-s", "16", "-e", "trace=fdatasync,fsync,write,writev,sendto,sendmsg", "-o"];
+    let wrapper = [
+        "strace",
+        "-f",
+        "-s",
+        "16",
+        "-e",
+        "trace=fdatasync,fsync,write,writev,sendto,sendmsg",
+        "-o",
+    ];
     let wrapper: Vec<&str> = wrapper.into_iter().chain([trace.to_str().unwrap()]).collect();
     let node = Standalone::start(dir.path(), &wrapper, &[]).await;
     node.run(CPU).await;
@@ -67,26 +83,47 @@ async fn every_acknowledgement_follows_a_sync() {
 #[tokio::test]
 async fn wrong_input_says_what_is_wrong() {
     let dir = tempfile::tempdir().unwrap();
-    let flags = ["--set", "frontend.max_body=64KiB", "--set", "frontend.query_memory=4MiB"];
+    let flags = [
+        "--set",
+        "frontend.max_body=64KiB",
+        "--set",
+        "frontend.query_memory=4MiB",
+    ];
     let node = Standalone::start(dir.path(), &[], &flags).await;
     node.run(CPU).await;
-    let table = "CREATE TABLE t (h STRING, ts TIMESTAMP TIME INDEX, PRIMARY KEY (h)) PARTITION ON COLUMNS (h)";
+    let table =
+        "CREATE TABLE t (h STRING, ts TIMESTAMP TIME INDEX, PRIMARY KEY (h)) PARTITION ON COLUMNS (h)";
     for (statement, status, text) in [
         (format!("{table} (h < 'a', h > 'a')"), 400, "gap"),
         (format!("{table} (h <= 'a', h >= 'a')"), 400, "overlap"),
         (CPU.to_string(), 409, "cpu"),
         ("SELECT nothing FROM cpu".to_string(), 400, "nothing"),
         ("SELECT * FROM nowhere".to_string(), 404, "nowhere"),
-        ("INSERT INTO cpu VALUES ('a', 1, 'many')".to_string(), 400, "usage"),
-        ("INSERT INTO cpu (hostname, ts, nothing) VALUES ('a', 1, 1)".to_string(), 400, "nothing"),
+        (
+            "INSERT INTO cpu VALUES ('a', 1, 'many')".to_string(),
+            400,
+            "usage",
+        ),
+        (
+            "INSERT INTO cpu (hostname, ts, nothing) VALUES ('a', 1, 1)".to_string(),
+            400,
+            "nothing",
+        ),
         ("SELEC 1".to_string(), 400, "SELEC"),
     ] {
         let (found, answer) = node.sql(&statement).await;
-        assert!(found == status && answer.to_string().contains(text), "{statement}: {found} {answer}");
+        assert!(
+            found == status && answer.to_string().contains(text),
+            "{statement}: {found} {answer}"
+        );
     }
-    let (status, body) = node.lines("cpu,hostname=good usage=1 1\ncpu,hostname=bad usage= 2\n").await;
+    let (status, body) = node
+        .lines("cpu,hostname=good usage=1 1\ncpu,hostname=bad usage= 2\n")
+        .await;
     assert!(status == 400 && body.contains("line 2"), "{status} {body}");
-    let good = node.rows("SELECT count(*) FROM cpu WHERE hostname = 'good'").await;
+    let good = node
+        .rows("SELECT count(*) FROM cpu WHERE hostname = 'good'")
+        .await;
     assert_eq!(good, json!([[1]]), "the good lines of a batch are written");
     let (status, body) = node.post("/v1/influxdb/write", vec![b'x'; 100 << 10]).await;
     assert_eq!(status, 413, "{body}");
@@ -99,14 +136,27 @@ fn the_command_line_explains_itself() {
     let run = |args: &[&str]| {
         let output = Command::new(PROGRAM).args(args).output().unwrap();
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-        (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+        (
+            output.status.code().unwrap(),
+            text(output.stdout),
+            text(output.stderr),
+        )
     };
     let (code, help, _) = run(&["--help"]);
-    assert!(code == 0 && help.contains("standalone") && help.contains("GREPTIME__"), "{help}");
+    assert!(
+        code == 0 && help.contains("standalone") && help.contains("GREPTIME__"),
+        "{help}"
+    );
     let (code, printed, _) = run(&["standalone", "--print-config", "--http-addr", "127.0.0.1:1"]);
-    assert!(code == 0 && printed.contains("address = \"127.0.0.1:1\""), "{printed}");
+    assert!(
+        code == 0 && printed.contains("address = \"127.0.0.1:1\""),
+        "{printed}"
+    );
     let (code, _, error) = run(&["standalone", "--set", "datanode.flsh_size=1MiB"]);
-    assert!(code == 2 && error.contains("flsh_size") && error.contains("did you mean"), "{error}");
+    assert!(
+        code == 2 && error.contains("flsh_size") && error.contains("did you mean"),
+        "{error}"
+    );
     let (code, _, error) = run(&["standalone", "--config-file", "/nowhere.toml"]);
     assert!(code == 2 && error.contains("/nowhere.toml"), "{error}");
 }

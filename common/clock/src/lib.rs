@@ -33,7 +33,9 @@ pub struct SystemClock {
 impl SystemClock {
     #[allow(clippy::disallowed_methods)]
     pub fn shared() -> SharedClock {
-        Arc::new(Self { start: std::time::Instant::now() })
+        Arc::new(Self {
+            start: std::time::Instant::now(),
+        })
     }
 }
 
@@ -105,7 +107,9 @@ pub struct SequentialIds {
 
 impl SequentialIds {
     pub fn starting_at(first: u64) -> Arc<Self> {
-        Arc::new(Self { next: AtomicU64::new(first) })
+        Arc::new(Self {
+            next: AtomicU64::new(first),
+        })
     }
 }
 

@@ -79,7 +79,9 @@ impl ObjectStoreConfig {
                 .map_err(|e| Error::invalid(format!("object_store.ca_file {}: {e}", file.display())))?;
             let certificates = Certificate::from_pem_bundle(&pem)
                 .map_err(|e| Error::invalid(format!("object_store.ca_file {}: {e}", file.display())))?;
-            client = certificates.into_iter().fold(client, ClientOptions::with_root_certificate);
+            client = certificates
+                .into_iter()
+                .fold(client, ClientOptions::with_root_certificate);
         }
         let retry = RetryConfig {
             max_retries: 3,
@@ -102,7 +104,9 @@ impl ObjectStoreConfig {
         if let (Some(id), Some(secret)) = (&self.access_key_id, &self.secret_access_key) {
             builder = builder.with_access_key_id(id).with_secret_access_key(secret);
         }
-        builder.build().map_err(|e| Error::invalid(format!("object_store: {e}")))
+        builder
+            .build()
+            .map_err(|e| Error::invalid(format!("object_store: {e}")))
     }
 
     fn open_local(&self) -> Result<SyncedLocal> {
@@ -122,7 +126,10 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_named() {
-        let s3 = ObjectStoreConfig { kind: StoreKind::S3, ..Default::default() };
+        let s3 = ObjectStoreConfig {
+            kind: StoreKind::S3,
+            ..Default::default()
+        };
         assert!(s3.open().unwrap_err().message.contains("object_store.bucket"));
         let local = ObjectStoreConfig::default();
         assert!(local.open().unwrap_err().message.contains("object_store.dir"));
@@ -130,7 +137,10 @@ mod tests {
 
     #[test]
     fn the_secret_is_not_printed_with_the_settings() {
-        let config = ObjectStoreConfig { secret_access_key: Some("hush".into()), ..Default::default() };
+        let config = ObjectStoreConfig {
+            secret_access_key: Some("hush".into()),
+            ..Default::default()
+        };
         assert!(!serde_json::to_string(&config).unwrap().contains("hush"));
     }
 }

@@ -30,8 +30,16 @@ impl Bucket {
 
     /// Deletes everything below the root; returns how many objects were deleted.
     pub async fn destroy(&self) -> Result<usize> {
-        let listed = self.store.list(Some(&self.root)).map_ok(|meta| meta.location).boxed();
-        let deleted = self.store.delete_stream(listed).try_fold(0, async |n, _| Ok(n + 1)).await;
+        let listed = self
+            .store
+            .list(Some(&self.root))
+            .map_ok(|meta| meta.location)
+            .boxed();
+        let deleted = self
+            .store
+            .delete_stream(listed)
+            .try_fold(0, async |n, _| Ok(n + 1))
+            .await;
         deleted.map_err(|error| store_error("deleting the bucket's prefix", &error))
     }
 

@@ -25,7 +25,10 @@ pub struct ClusterMarker {
 pub async fn claim(bucket: &Bucket, mine: &ClusterMarker) -> Result<()> {
     let key = bucket.key(MARKER_KEY);
     let found = match bucket.store.get(&key).await {
-        Ok(found) => found.bytes().await.map_err(|e| store_error("reading cluster.json", &e))?,
+        Ok(found) => found
+            .bytes()
+            .await
+            .map_err(|e| store_error("reading cluster.json", &e))?,
         Err(object_store::Error::NotFound { .. }) => {
             let bytes = Bytes::from(serde_json::to_vec_pretty(mine).expect("a marker is always JSON"));
             match put_if_absent(bucket.store.as_ref(), &key, bytes).await? {
@@ -54,12 +57,20 @@ mod tests {
     use crate::ObjectStoreConfig;
 
     fn marker(id: &str) -> ClusterMarker {
-        ClusterMarker { format: 1, cluster_id: id.into(), name: id.into(), created_ms: 0 }
+        ClusterMarker {
+            format: 1,
+            cluster_id: id.into(),
+            name: id.into(),
+            created_ms: 0,
+        }
     }
 
     #[tokio::test]
     async fn a_bucket_of_another_cluster_is_refused_by_name() {
-        let config = ObjectStoreConfig { kind: crate::StoreKind::Memory, ..Default::default() };
+        let config = ObjectStoreConfig {
+            kind: crate::StoreKind::Memory,
+            ..Default::default()
+        };
         let bucket = config.open().unwrap();
         claim(&bucket, &marker("one")).await.unwrap();
         claim(&bucket, &marker("one")).await.unwrap();

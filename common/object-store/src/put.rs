@@ -23,9 +23,14 @@ pub enum PutOutcome {
 /// even this could not be done: the outcome is unknown, and the same key must be read before anything is
 /// concluded.
 pub async fn put_if_absent(store: &dyn ObjectStore, key: &Path, bytes: Bytes) -> Result<PutOutcome> {
-    let options = PutOptions { mode: PutMode::Create, ..Default::default() };
+    let options = PutOptions {
+        mode: PutMode::Create,
+        ..Default::default()
+    };
     let put = store.put_opts(key, bytes.clone().into(), options).await;
-    let Err(error) = put else { return Ok(PutOutcome::Created) };
+    let Err(error) = put else {
+        return Ok(PutOutcome::Created);
+    };
     match read(store, key).await? {
         Some(found) if found == bytes => Ok(PutOutcome::Created),
         Some(found) => Ok(PutOutcome::Exists(found)),
@@ -36,7 +41,10 @@ pub async fn put_if_absent(store: &dyn ObjectStore, key: &Path, bytes: Bytes) ->
 async fn read(store: &dyn ObjectStore, key: &Path) -> Result<Option<Bytes>> {
     match store.get(key).await {
         Ok(found) => {
-            let bytes = found.bytes().await.map_err(|e| store_error(&format!("reading {key}"), &e))?;
+            let bytes = found
+                .bytes()
+                .await
+                .map_err(|e| store_error(&format!("reading {key}"), &e))?;
             Ok(Some(bytes))
         }
         Err(object_store::Error::NotFound { .. }) => Ok(None),
@@ -45,7 +53,9 @@ async fn read(store: &dyn ObjectStore, key: &Path) -> Result<Option<Bytes>> {
 }
 
 fn unknown(key: &Path, error: &object_store::Error) -> Error {
-    Error::unavailable(format!("putting {key}: {error}; it is not there, but may still arrive"))
+    Error::unavailable(format!(
+        "putting {key}: {error}; it is not there, but may still arrive"
+    ))
 }
 
 #[cfg(test)]
@@ -60,6 +70,9 @@ mod tests {
         let put = async |text: &'static str| put_if_absent(&store, &key, Bytes::from(text)).await.unwrap();
         assert!(matches!(put("one").await, PutOutcome::Created));
         assert!(matches!(put("two").await, PutOutcome::Exists(found) if found == "one"));
-        assert!(matches!(put("one").await, PutOutcome::Created), "an own earlier put counts as success");
+        assert!(
+            matches!(put("one").await, PutOutcome::Created),
+            "an own earlier put counts as success"
+        );
     }
 }

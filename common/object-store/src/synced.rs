@@ -26,7 +26,8 @@ pub(crate) struct SyncedLocal {
 
 impl SyncedLocal {
     pub(crate) fn new(dir: &FsPath) -> Result<Self> {
-        let invalid = |e: &dyn fmt::Display| Error::invalid(format!("object_store.dir {}: {e}", dir.display()));
+        let invalid =
+            |e: &dyn fmt::Display| Error::invalid(format!("object_store.dir {}: {e}", dir.display()));
         let dir = dir.canonicalize().map_err(|e| invalid(&e))?;
         let inner = LocalFileSystem::new_with_prefix(&dir).map_err(|e| invalid(&e))?;
         Ok(Self { inner, dir })
@@ -52,7 +53,10 @@ async fn sync_up(file: PathBuf, top: PathBuf) -> StoreResult<()> {
         store: "local",
         source,
     };
-    synced.await.map_err(|e| failed(e.into()))?.map_err(|e| failed(e.into()))
+    synced
+        .await
+        .map_err(|e| failed(e.into()))?
+        .map_err(|e| failed(e.into()))
 }
 
 impl fmt::Display for SyncedLocal {
@@ -63,7 +67,12 @@ impl fmt::Display for SyncedLocal {
 
 #[async_trait]
 impl ObjectStore for SyncedLocal {
-    async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> StoreResult<PutResult> {
+    async fn put_opts(
+        &self,
+        location: &Path,
+        payload: PutPayload,
+        opts: PutOptions,
+    ) -> StoreResult<PutResult> {
         let put = self.inner.put_opts(location, payload, opts).await?;
         self.sync(location).await?;
         Ok(put)
@@ -76,7 +85,11 @@ impl ObjectStore for SyncedLocal {
     ) -> StoreResult<Box<dyn MultipartUpload>> {
         let inner = self.inner.put_multipart_opts(location, opts).await?;
         let file = self.inner.path_to_filesystem(location)?;
-        Ok(Box::new(SyncedUpload { inner, file, top: self.dir.clone() }))
+        Ok(Box::new(SyncedUpload {
+            inner,
+            file,
+            top: self.dir.clone(),
+        }))
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> StoreResult<GetResult> {

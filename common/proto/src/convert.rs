@@ -48,13 +48,19 @@ impl TryFrom<v1::NodeRole> for NodeRole {
 
 impl From<RequestId> for v1::RequestId {
     fn from(id: RequestId) -> Self {
-        Self { incarnation: id.incarnation, number: id.number }
+        Self {
+            incarnation: id.incarnation,
+            number: id.number,
+        }
     }
 }
 
 impl From<v1::RequestId> for RequestId {
     fn from(id: v1::RequestId) -> Self {
-        Self { incarnation: id.incarnation, number: id.number }
+        Self {
+            incarnation: id.incarnation,
+            number: id.number,
+        }
     }
 }
 

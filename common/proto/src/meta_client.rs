@@ -39,7 +39,10 @@ impl GrpcMeta {
             .first()
             .cloned()
             .ok_or_else(|| Error::invalid("metasrv.addresses is empty; name at least one host:port"))?;
-        Ok(Arc::new(Self { addresses, preferred: parking_lot::Mutex::new(first) }))
+        Ok(Arc::new(Self {
+            addresses,
+            preferred: parking_lot::Mutex::new(first),
+        }))
     }
 
     /// The preferred address, then the others.
@@ -60,7 +63,9 @@ impl GrpcMeta {
             .connect()
             .await
             .map_err(|e| Error::unavailable(format!("metasrv {address} cannot be reached: {}", cause(&e))))?;
-        Ok(MetaClient::new(channel).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE))
+        Ok(MetaClient::new(channel)
+            .max_decoding_message_size(MAX_MESSAGE)
+            .max_encoding_message_size(MAX_MESSAGE))
     }
 
     fn prefer(&self, address: &str) {
@@ -72,7 +77,11 @@ impl GrpcMeta {
         match leader.filter(|l| !l.is_empty()) {
             Some(leader) => self.prefer(&leader),
             None if *self.preferred.lock() == failed => {
-                let index = self.addresses.iter().position(|a| a == failed).map_or(0, |i| i + 1);
+                let index = self
+                    .addresses
+                    .iter()
+                    .position(|a| a == failed)
+                    .map_or(0, |i| i + 1);
                 self.prefer(&self.addresses[index % self.addresses.len()]);
             }
             None => {}
@@ -100,7 +109,10 @@ impl GrpcMeta {
                     return Ok(response.into_inner());
                 }
                 Err(status) => {
-                    let leader = status.metadata().get(LEADER_METADATA).and_then(|v| v.to_str().ok());
+                    let leader = status
+                        .metadata()
+                        .get(LEADER_METADATA)
+                        .and_then(|v| v.to_str().ok());
                     let error = error_from_status(&status);
                     if leader.is_none() && !error.is_retryable() {
                         return Err(error);
@@ -116,7 +128,9 @@ impl GrpcMeta {
 
 async fn open(mut client: MetaClient<Channel>, beats: Beats) -> Result<Streaming<v1::Push>> {
     let answer = client.heartbeat(beats).await;
-    answer.map(Response::into_inner).map_err(|status| error_from_status(&status))
+    answer
+        .map(Response::into_inner)
+        .map_err(|status| error_from_status(&status))
 }
 
 /// A named stream, since the compiler cannot prove of a boxed one inside a generic call that it is `Send`.
@@ -182,9 +196,11 @@ impl MetaLink for GrpcMeta {
             request.set_timeout(deadline);
             async move { client.ddl(request).await }.boxed()
         });
-        tokio::time::timeout(deadline, call)
-            .await
-            .unwrap_or_else(|_| Err(Error::deadline("metasrv did not finish the change within the deadline")))
+        tokio::time::timeout(deadline, call).await.unwrap_or_else(|_| {
+            Err(Error::deadline(
+                "metasrv did not finish the change within the deadline",
+            ))
+        })
     }
 
     async fn cluster(&self) -> Result<String> {
@@ -213,6 +229,11 @@ mod tests {
 
     #[test]
     fn no_address_is_an_error_that_names_the_setting() {
-        assert!(GrpcMeta::new(vec![]).unwrap_err().message.contains("metasrv.addresses"));
+        assert!(
+            GrpcMeta::new(vec![])
+                .unwrap_err()
+                .message
+                .contains("metasrv.addresses")
+        );
     }
 }

@@ -77,7 +77,9 @@ async fn one_session(
     welcomed: &mut bool,
 ) -> End {
     let (beats, outgoing) = mpsc::channel(QUEUE);
-    let register = v1::Beat { body: Some(beat::Body::Register(handler.register())) };
+    let register = v1::Beat {
+        body: Some(beat::Body::Register(handler.register())),
+    };
     if beats.try_send(register).is_err() {
         return End::Broken("the beat queue is closed".into());
     }

@@ -51,7 +51,11 @@ struct ScanNode {
 
 impl ScanNode {
     fn encode_spec(spec: &RegionScanSpec) -> Result<Self> {
-        let filters = spec.filters.iter().map(|f| f.to_bytes().map(|b| b.to_vec())).collect::<Result<_>>()?;
+        let filters = spec
+            .filters
+            .iter()
+            .map(|f| f.to_bytes().map(|b| b.to_vec()))
+            .collect::<Result<_>>()?;
         Ok(Self {
             region_id: spec.region_id.as_u64(),
             schema_json: serde_json::to_string(spec.schema.as_ref())
@@ -67,13 +71,18 @@ impl ScanNode {
     fn decode_spec(self, ctx: &TaskContext) -> Result<RegionScanSpec> {
         let schema: TableSchema =
             serde_json::from_str(&self.schema_json).map_err(|e| DataFusionError::External(e.into()))?;
-        let filters =
-            self.filters.iter().map(|f| Expr::from_bytes_with_ctx(f, ctx)).collect::<Result<_>>()?;
+        let filters = self
+            .filters
+            .iter()
+            .map(|f| Expr::from_bytes_with_ctx(f, ctx))
+            .collect::<Result<_>>()?;
         Ok(RegionScanSpec {
             region_id: RegionId::from_u64(self.region_id),
             schema: Arc::new(schema),
             append_mode: self.append_mode,
-            projection: self.projected.then(|| self.projection.iter().map(|i| *i as usize).collect()),
+            projection: self
+                .projected
+                .then(|| self.projection.iter().map(|i| *i as usize).collect()),
             filters,
             limit: self.limit.map(|l| l as usize),
         })
@@ -109,9 +118,9 @@ impl PhysicalExtensionCodec for RegionCodec {
         _: &dyn PhysicalProtoConverterExtension,
     ) -> Result<()> {
         match node.downcast_ref::<RegionScan>() {
-            Some(scan) => {
-                ScanNode::encode_spec(scan.spec())?.encode(buf).map_err(|e| DataFusionError::External(e.into()))
-            }
+            Some(scan) => ScanNode::encode_spec(scan.spec())?
+                .encode(buf)
+                .map_err(|e| DataFusionError::External(e.into())),
             None => not_impl_err!("{} cannot run beside a region", node.name()),
         }
     }
@@ -125,7 +134,10 @@ pub fn encode_plan(plan: &Arc<dyn ExecutionPlan>) -> Result<Bytes> {
     let bytes = Bytes::from(node.encode_to_vec());
     // The decoder bounds recursion, the encoder does not; better a smaller plan here than a failed one there.
     PhysicalPlanNode::decode(bytes.as_ref()).map_err(|e| DataFusionError::External(e.into()))?;
-    let envelope = PlanEnvelope { format: format::FORMAT_VERSION, plan: bytes };
+    let envelope = PlanEnvelope {
+        format: format::FORMAT_VERSION,
+        plan: bytes,
+    };
     Ok(envelope.encode_to_vec().into())
 }
 
@@ -140,7 +152,9 @@ pub fn decode_plan(
         return plan_err!("these bytes are not a region plan");
     }
     format::check("the query plan", envelope.format).map_err(into_datafusion)?;
-    let codec = RegionCodec { resolve: Some(resolve) };
+    let codec = RegionCodec {
+        resolve: Some(resolve),
+    };
     physical_plan_from_bytes_with_extension_codec(&envelope.plan, ctx, &codec)
 }
 

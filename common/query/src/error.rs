@@ -1,7 +1,6 @@
 //! Our errors inside DataFusion's, and what DataFusion's own mean.
 
 use datafusion::arrow::error::ArrowError;
-use datafusion::common::SchemaError;
 use datafusion::error::DataFusionError;
 use greptime_types::{Error, ErrorKind};
 
@@ -48,10 +47,7 @@ fn kind_of(error: &DataFusionError) -> ErrorKind {
         DataFusionError::SQL(..) | DataFusionError::Plan(_) | DataFusionError::Configuration(_) => {
             ErrorKind::InvalidArgument
         }
-        DataFusionError::SchemaError(schema, _) => match schema.as_ref() {
-            SchemaError::FieldNotFound { .. } => ErrorKind::NotFound,
-            _ => ErrorKind::InvalidArgument,
-        },
+        DataFusionError::SchemaError(..) => ErrorKind::InvalidArgument,
         DataFusionError::NotImplemented(_) => ErrorKind::Unsupported,
         DataFusionError::ResourcesExhausted(_) => ErrorKind::ResourceExhausted,
         DataFusionError::ArrowError(arrow, _) => match arrow.as_ref() {

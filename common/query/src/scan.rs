@@ -49,7 +49,11 @@ impl fmt::Display for RegionScanSpec {
         write!(f, "region={}", self.region_id)?;
         if let Some(projection) = &self.projection {
             let name = |i: &usize| self.schema.columns.get(*i).map_or("?", |c| c.name.as_str());
-            write!(f, ", projection=[{}]", projection.iter().map(name).collect::<Vec<_>>().join(", "))?;
+            write!(
+                f,
+                ", projection=[{}]",
+                projection.iter().map(name).collect::<Vec<_>>().join(", ")
+            )?;
         }
         if !self.filters.is_empty() {
             let filters = self.filters.iter().map(ToString::to_string).collect::<Vec<_>>();
@@ -83,7 +87,10 @@ impl RegionScan {
             EmissionType::Incremental,
             Boundedness::Bounded,
         );
-        Ok(Self { spec, properties: Arc::new(properties) })
+        Ok(Self {
+            spec,
+            properties: Arc::new(properties),
+        })
     }
 
     pub fn spec(&self) -> &RegionScanSpec {
@@ -125,14 +132,14 @@ impl ExecutionPlan for RegionScan {
         Ok(self)
     }
 
-    fn with_new_children(
-        self: Arc<Self>,
-        _: Vec<Arc<dyn ExecutionPlan>>,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
+    fn with_new_children(self: Arc<Self>, _: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
         Ok(self)
     }
 
     fn execute(&self, _: usize, _: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        internal_err!("the scan of region {} can only be executed where the region is", self.spec.region_id)
+        internal_err!(
+            "the scan of region {} can only be executed where the region is",
+            self.spec.region_id
+        )
     }
 }

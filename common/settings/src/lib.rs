@@ -30,22 +30,34 @@ where
     let defaults = Value::serialize(T::default()).map_err(|error| SettingsError::Invalid(explain(error)))?;
     let mut figment = Figment::from(Serialized::defaults(T::default()));
     if let Some(path) = file {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| SettingsError::File { path: path.display().to_string(), source })?;
+        let text = std::fs::read_to_string(path).map_err(|source| SettingsError::File {
+            path: path.display().to_string(),
+            source,
+        })?;
         figment = figment.merge(Toml::string(&text));
     }
     for (variable, text) in std::env::vars() {
         if let Some(name) = variable.strip_prefix(ENV_PREFIX) {
             let key = name.to_lowercase().replace("__", ".");
             let value = typed(&defaults, &key, &text);
-            figment = figment.merge(Given { origin: format!("environment variable {variable}"), key, value });
+            figment = figment.merge(Given {
+                origin: format!("environment variable {variable}"),
+                key,
+                value,
+            });
         }
     }
     for (key, text) in flags {
         let value = typed(&defaults, key, text);
-        figment = figment.merge(Given { origin: format!("flag for {key}"), key: key.clone(), value });
+        figment = figment.merge(Given {
+            origin: format!("flag for {key}"),
+            key: key.clone(),
+            value,
+        });
     }
-    figment.extract().map_err(|error| SettingsError::Invalid(explain(error)))
+    figment
+        .extract()
+        .map_err(|error| SettingsError::Invalid(explain(error)))
 }
 
 /// One value from outside of the file.
@@ -75,26 +87,44 @@ fn typed(defaults: &Value, key: &str, text: &str) -> Value {
 }
 
 fn explain(error: figment::Error) -> String {
-    error.into_iter().map(|e| explain_one(&e)).collect::<Vec<_>>().join("; ")
+    error
+        .into_iter()
+        .map(|e| explain_one(&e))
+        .collect::<Vec<_>>()
+        .join("; ")
 }
 
 fn explain_one(error: &figment::Error) -> String {
     let mut section: Vec<&str> = error.path.iter().map(String::as_str).collect();
-    let origin = error.metadata.as_ref().map(|m| format!(" (from {})", m.name)).unwrap_or_default();
+    let origin = error
+        .metadata
+        .as_ref()
+        .map(|m| format!(" (from {})", m.name))
+        .unwrap_or_default();
     if let figment::error::Kind::UnknownField(field, known) = &error.kind {
         // The path ends with the unknown field itself where the value came from a map.
         if section.last() == Some(&field.as_str()) {
             section.pop();
         }
-        let name = section.iter().copied().chain([field.as_str()]).collect::<Vec<_>>().join(".");
-        let hint = nearest(field, known).map(|k| format!(", did you mean `{k}`?")).unwrap_or_default();
+        let name = section
+            .iter()
+            .copied()
+            .chain([field.as_str()])
+            .collect::<Vec<_>>()
+            .join(".");
+        let hint = nearest(field, known)
+            .map(|k| format!(", did you mean `{k}`?"))
+            .unwrap_or_default();
         return format!("unknown setting `{name}`{origin}{hint}");
     }
     format!("setting `{}`{origin}: {}", section.join("."), error.kind)
 }
 
 fn nearest<'a>(field: &str, known: &'a [&'static str]) -> Option<&'a str> {
-    known.iter().copied().min_by_key(|k| strsim::damerau_levenshtein(field, k))
+    known
+        .iter()
+        .copied()
+        .min_by_key(|k| strsim::damerau_levenshtein(field, k))
 }
 
 /// The settings in force, as a TOML file; secrets are left out by their types.
@@ -146,8 +176,13 @@ pub mod size {
     }
 
     pub fn format(bytes: u64) -> String {
-        let unit = UNITS[..4].iter().rev().find(|(_, unit)| bytes >= *unit && bytes.is_multiple_of(*unit));
-        unit.map_or(format!("{bytes}B"), |(suffix, unit)| format!("{}{suffix}", bytes / unit))
+        let unit = UNITS[..4]
+            .iter()
+            .rev()
+            .find(|(_, unit)| bytes >= *unit && bytes.is_multiple_of(*unit));
+        unit.map_or(format!("{bytes}B"), |(suffix, unit)| {
+            format!("{}{suffix}", bytes / unit)
+        })
     }
 
     // `u64` by reference is what serde's `with` passes.
@@ -213,14 +248,24 @@ mod tests {
 
     #[test]
     fn an_unknown_key_names_the_nearest_known_one() {
-        let error = from_text("[http]\nadress = \"a\"\n", &[]).unwrap_err().to_string();
-        assert!(error.contains("http.adress") && error.contains("`address`"), "{error}");
+        let error = from_text("[http]\nadress = \"a\"\n", &[])
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("http.adress") && error.contains("`address`"),
+            "{error}"
+        );
     }
 
     #[test]
     fn a_wrong_unit_says_how_to_write_it() {
-        let error = from_text("[http]\nbody_limit = \"many\"\n", &[]).unwrap_err().to_string();
-        assert!(error.contains("http.body_limit") && error.contains("64MiB"), "{error}");
+        let error = from_text("[http]\nbody_limit = \"many\"\n", &[])
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("http.body_limit") && error.contains("64MiB"),
+            "{error}"
+        );
     }
 
     #[test]

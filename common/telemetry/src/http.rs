@@ -35,7 +35,10 @@ pub fn probe_router(metrics: Metrics, readiness: Readiness) -> Router {
             if ready {
                 (StatusCode::OK, "ok")
             } else {
-                (StatusCode::SERVICE_UNAVAILABLE, "not ready: not yet registered, or regions are still opening")
+                (
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "not ready: not yet registered, or regions are still opening",
+                )
             }
         }
     };
@@ -46,7 +49,10 @@ pub fn probe_router(metrics: Metrics, readiness: Readiness) -> Router {
             ([(header::CONTENT_TYPE, content_type)], text).into_response()
         }
     };
-    Router::new().route("/livez", get(|| async { "ok" })).route("/readyz", get(ready)).route("/metrics", get(text))
+    Router::new()
+        .route("/livez", get(|| async { "ok" }))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(text))
 }
 
 /// Serves until `shutdown` resolves, then lets running requests end.
@@ -55,5 +61,7 @@ pub async fn serve(
     router: Router,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
-    axum::serve(listener, router).with_graceful_shutdown(shutdown).await
+    axum::serve(listener, router)
+        .with_graceful_shutdown(shutdown)
+        .await
 }

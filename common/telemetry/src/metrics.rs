@@ -15,7 +15,10 @@ impl Metrics {
     /// Registers a metric under its full name, e.g. `greptime_datanode_rows_written`; counters get `_total` from
     /// the encoding.
     pub fn register(&self, name: &str, help: &str, metric: impl Metric) {
-        self.registry.lock().unwrap_or_else(|e| e.into_inner()).register(name, help, metric);
+        self.registry
+            .lock()
+            .unwrap_or_else(|e| e.into_inner())
+            .register(name, help, metric);
     }
 
     /// OpenMetrics text, as `/metrics` serves it.

@@ -64,7 +64,10 @@ pub struct TableInfo {
 impl TableInfo {
     /// Regions in the order of their partitions.
     pub fn regions(&self) -> impl Iterator<Item = RegionId> + '_ {
-        self.partition.partitions.iter().map(|p| RegionId::new(self.id, p.region))
+        self.partition
+            .partitions
+            .iter()
+            .map(|p| RegionId::new(self.id, p.region))
     }
 
     /// `database.table`, as errors and pages show it.

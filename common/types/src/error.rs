@@ -58,7 +58,13 @@ impl ErrorKind {
     /// The table of codes; the only one.
     pub const fn codes(self) -> Codes {
         const fn row(grpc: i32, http: u16, mysql: u16, sqlstate: &'static str, retryable: bool) -> Codes {
-            Codes { grpc, http, mysql, sqlstate, retryable }
+            Codes {
+                grpc,
+                http,
+                mysql,
+                sqlstate,
+                retryable,
+            }
         }
         match self {
             Self::InvalidArgument => row(3, 400, 1064, "42601", false),
@@ -77,7 +83,10 @@ impl ErrorKind {
     }
 
     pub fn from_grpc(code: i32) -> Self {
-        Self::ALL.into_iter().find(|kind| kind.codes().grpc == code).unwrap_or(Self::Internal)
+        Self::ALL
+            .into_iter()
+            .find(|kind| kind.codes().grpc == code)
+            .unwrap_or(Self::Internal)
     }
 }
 
@@ -121,7 +130,10 @@ constructors! {
 
 impl Error {
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into() }
+        Self {
+            kind,
+            message: message.into(),
+        }
     }
 
     /// Whether the same request may succeed later without a change.

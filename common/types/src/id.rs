@@ -61,7 +61,10 @@ impl FromStr for RegionId {
     fn from_str(text: &str) -> Result<Self> {
         let invalid = || Error::invalid(format!("`{text}` is not a region id; write `table_id:number`"));
         let (table, number) = text.split_once(':').ok_or_else(invalid)?;
-        Ok(Self::new(table.parse().map_err(|_| invalid())?, number.parse().map_err(|_| invalid())?))
+        Ok(Self::new(
+            table.parse().map_err(|_| invalid())?,
+            number.parse().map_err(|_| invalid())?,
+        ))
     }
 }
 

@@ -122,7 +122,11 @@ pub enum PartitionExpr {
 
 impl PartitionExpr {
     pub fn compare(column: impl Into<String>, op: Op, value: Value) -> Self {
-        Self::Compare { column: column.into(), op, value }
+        Self::Compare {
+            column: column.into(),
+            op,
+            value,
+        }
     }
 
     /// Whether the row whose columns `lookup` gives belongs here. NULL compares as the lowest value.
@@ -187,20 +191,32 @@ const MAX_COMBINATIONS: usize = 1_000_000;
 impl PartitionRule {
     /// One region for everything.
     pub fn single() -> Self {
-        Self { columns: vec![], partitions: vec![Partition { region: 0, expr: None }] }
+        Self {
+            columns: vec![],
+            partitions: vec![Partition {
+                region: 0,
+                expr: None,
+            }],
+        }
     }
 
     /// A rule from its expressions, region `i` for expression `i`, checked for gaps and overlaps.
     pub fn new(columns: Vec<String>, exprs: Vec<PartitionExpr>) -> Result<Self> {
         if exprs.is_empty() {
-            return Ok(Self { columns, ..Self::single() });
+            return Ok(Self {
+                columns,
+                ..Self::single()
+            });
         }
         check_columns(&columns, &exprs)?;
         check_cover(&columns, &exprs)?;
         let partitions = exprs
             .into_iter()
             .enumerate()
-            .map(|(number, expr)| Partition { region: number as u32, expr: Some(expr) })
+            .map(|(number, expr)| Partition {
+                region: number as u32,
+                expr: Some(expr),
+            })
             .collect();
         Ok(Self { columns, partitions })
     }
@@ -263,8 +279,14 @@ impl<'a> Axis<'a> {
         }
         constants.sort_by(|a, b| a.compare(b));
         constants.dedup_by(|a, b| a.compare(b).is_eq());
-        let positions = (0..=2 * constants.len()).filter(|&p| !is_empty_gap(&constants, p)).collect();
-        Self { column, constants, positions }
+        let positions = (0..=2 * constants.len())
+            .filter(|&p| !is_empty_gap(&constants, p))
+            .collect();
+        Self {
+            column,
+            constants,
+            positions,
+        }
     }
 
     fn compare(&self, position: usize, constant: &Value) -> Ordering {
@@ -282,7 +304,10 @@ impl<'a> Axis<'a> {
         if position % 2 == 1 {
             return format!("{column} = {}", self.constants[at]);
         }
-        match (at.checked_sub(1).map(|i| self.constants[i]), self.constants.get(at)) {
+        match (
+            at.checked_sub(1).map(|i| self.constants[i]),
+            self.constants.get(at),
+        ) {
             (None, None) => format!("any {column}"),
             (None, Some(high)) => format!("{column} < {high}"),
             (Some(low), None) => format!("{column} > {low}"),
@@ -304,9 +329,13 @@ fn is_empty_gap(constants: &[&Value], position: usize) -> bool {
 
 fn check_cover(columns: &[String], exprs: &[PartitionExpr]) -> Result<()> {
     let axes: Vec<Axis> = columns.iter().map(|c| Axis::new(c, exprs)).collect();
-    let combinations = axes.iter().try_fold(1usize, |n, axis| n.checked_mul(axis.positions.len()));
+    let combinations = axes
+        .iter()
+        .try_fold(1usize, |n, axis| n.checked_mul(axis.positions.len()));
     if combinations.is_none_or(|n| n > MAX_COMBINATIONS) {
-        return Err(Error::invalid("partition rule has too many distinct bounds; use fewer columns or bounds"));
+        return Err(Error::invalid(
+            "partition rule has too many distinct bounds; use fewer columns or bounds",
+        ));
     }
     let mut gaps = BTreeSet::new();
     for mut rest in 0..combinations.unwrap_or(0) {
@@ -334,20 +363,29 @@ fn check_cover(columns: &[String], exprs: &[PartitionExpr]) -> Result<()> {
     }
     match gaps.first() {
         None => Ok(()),
-        Some(gap) => Err(Error::invalid(format!("partitions leave a gap: {gap} belongs to none"))),
+        Some(gap) => Err(Error::invalid(format!(
+            "partitions leave a gap: {gap} belongs to none"
+        ))),
     }
 }
 
 fn contains(expr: &PartitionExpr, axes: &[Axis], point: &[usize]) -> bool {
     expr.decide(&|column, op, value| {
-        let (axis, position) =
-            axes.iter().zip(point).find(|(axis, _)| axis.column == column).expect("columns were checked");
+        let (axis, position) = axes
+            .iter()
+            .zip(point)
+            .find(|(axis, _)| axis.column == column)
+            .expect("columns were checked");
         op.holds(axis.compare(*position, value))
     })
 }
 
 fn describe(axes: &[Axis], point: &[usize]) -> String {
-    axes.iter().zip(point).map(|(axis, p)| axis.describe(*p)).collect::<Vec<_>>().join(" AND ")
+    axes.iter()
+        .zip(point)
+        .map(|(axis, p)| axis.describe(*p))
+        .collect::<Vec<_>>()
+        .join(" AND ")
 }
 
 #[cfg(test)]
@@ -388,9 +426,15 @@ mod tests {
     #[test]
     fn a_gap_is_named() {
         let error = rule(vec![cmp(Op::Lt, "a"), cmp(Op::Gt, "a")]).unwrap_err();
-        assert_eq!(error.message, "partitions leave a gap: host = 'a' belongs to none");
+        assert_eq!(
+            error.message,
+            "partitions leave a gap: host = 'a' belongs to none"
+        );
         let error = rule(vec![cmp(Op::Lt, "a"), cmp(Op::GtEq, "b")]).unwrap_err();
-        assert!(error.message.contains("'a' < host < 'b'") || error.message.contains("host = 'a'"), "{error}");
+        assert!(
+            error.message.contains("'a' < host < 'b'") || error.message.contains("host = 'a'"),
+            "{error}"
+        );
     }
 
     #[test]

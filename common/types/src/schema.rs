@@ -30,7 +30,9 @@ impl TimeUnit {
             3 => Ok(Self::Millisecond),
             6 => Ok(Self::Microsecond),
             9 => Ok(Self::Nanosecond),
-            other => Err(Error::invalid(format!("TIMESTAMP({other}) does not exist; use 0, 3, 6 or 9"))),
+            other => Err(Error::invalid(format!(
+                "TIMESTAMP({other}) does not exist; use 0, 3, 6 or 9"
+            ))),
         }
     }
 
@@ -169,7 +171,12 @@ impl TableSchema {
         for (id, column) in columns.iter_mut().enumerate() {
             column.id = id as u32;
         }
-        let schema = Self { version: 1, next_column_id: columns.len() as u32, columns, primary_key };
+        let schema = Self {
+            version: 1,
+            next_column_id: columns.len() as u32,
+            columns,
+            primary_key,
+        };
         schema.validate()?;
         Ok(schema)
     }
@@ -178,13 +185,23 @@ impl TableSchema {
         let mut names = BTreeSet::new();
         for column in &self.columns {
             if column.name.is_empty() || [SEQUENCE_COLUMN, OP_COLUMN].contains(&column.name.as_str()) {
-                return Err(Error::invalid(format!("`{}` cannot be the name of a column", column.name)));
+                return Err(Error::invalid(format!(
+                    "`{}` cannot be the name of a column",
+                    column.name
+                )));
             }
             if !names.insert(column.name.as_str()) {
-                return Err(Error::invalid(format!("column `{}` is defined twice", column.name)));
+                return Err(Error::invalid(format!(
+                    "column `{}` is defined twice",
+                    column.name
+                )));
             }
         }
-        let times: Vec<_> = self.columns.iter().filter(|c| c.semantic == Semantic::Timestamp).collect();
+        let times: Vec<_> = self
+            .columns
+            .iter()
+            .filter(|c| c.semantic == Semantic::Timestamp)
+            .collect();
         match times[..] {
             [time] if matches!(time.column_type, ColumnType::Timestamp(_)) && !time.nullable => {}
             [time] => {
@@ -194,21 +211,37 @@ impl TableSchema {
                     time.column_type.sql_name()
                 )));
             }
-            [] => return Err(Error::invalid("a table needs one TIME INDEX column of type TIMESTAMP")),
+            [] => {
+                return Err(Error::invalid(
+                    "a table needs one TIME INDEX column of type TIMESTAMP",
+                ));
+            }
             _ => return Err(Error::invalid("a table has one TIME INDEX column, not several")),
         }
         for key in &self.primary_key {
             match self.column(key) {
-                None => return Err(Error::invalid(format!("primary key column `{key}` is not defined"))),
+                None => {
+                    return Err(Error::invalid(format!(
+                        "primary key column `{key}` is not defined"
+                    )));
+                }
                 Some(c) if c.semantic != Semantic::Tag => {
-                    return Err(Error::invalid(format!("`{key}` cannot be primary key and time index at once")));
+                    return Err(Error::invalid(format!(
+                        "`{key}` cannot be primary key and time index at once"
+                    )));
                 }
                 Some(_) => {}
             }
         }
-        let tags = self.columns.iter().filter(|c| c.semantic == Semantic::Tag).count();
+        let tags = self
+            .columns
+            .iter()
+            .filter(|c| c.semantic == Semantic::Tag)
+            .count();
         if tags != self.primary_key.len() {
-            return Err(Error::invalid("each tag is named exactly once in the primary key"));
+            return Err(Error::invalid(
+                "each tag is named exactly once in the primary key",
+            ));
         }
         Ok(())
     }
@@ -218,7 +251,10 @@ impl TableSchema {
     }
 
     pub fn time_index(&self) -> &ColumnSchema {
-        self.columns.iter().find(|c| c.semantic == Semantic::Timestamp).expect("validated: one time index")
+        self.columns
+            .iter()
+            .find(|c| c.semantic == Semantic::Timestamp)
+            .expect("validated: one time index")
     }
 
     /// The unit of the time index.
@@ -258,10 +294,16 @@ impl TableSchema {
                     )));
                 }
                 None if column.semantic == Semantic::Timestamp || !column.nullable => {
-                    return Err(Error::invalid(format!("column `{}` can only be added as nullable", column.name)));
+                    return Err(Error::invalid(format!(
+                        "column `{}` can only be added as nullable",
+                        column.name
+                    )));
                 }
                 None => {
-                    next.columns.push(ColumnSchema { id: next.next_column_id, ..column.clone() });
+                    next.columns.push(ColumnSchema {
+                        id: next.next_column_id,
+                        ..column.clone()
+                    });
                     next.next_column_id += 1;
                     if column.semantic == Semantic::Tag {
                         next.primary_key.push(column.name.clone());
@@ -284,14 +326,25 @@ mod tests {
 
     fn column(name: &str, column_type: ColumnType, semantic: Semantic) -> ColumnSchema {
         let nullable = semantic != Semantic::Timestamp;
-        ColumnSchema { id: 0, name: name.into(), column_type, semantic, nullable, default: None }
+        ColumnSchema {
+            id: 0,
+            name: name.into(),
+            column_type,
+            semantic,
+            nullable,
+            default: None,
+        }
     }
 
     fn cpu() -> TableSchema {
         TableSchema::new(
             vec![
                 column("host", ColumnType::String, Semantic::Tag),
-                column("ts", ColumnType::Timestamp(TimeUnit::Millisecond), Semantic::Timestamp),
+                column(
+                    "ts",
+                    ColumnType::Timestamp(TimeUnit::Millisecond),
+                    Semantic::Timestamp,
+                ),
                 column("usage", ColumnType::Float64, Semantic::Field),
             ],
             vec!["host".into()],
@@ -308,16 +361,25 @@ mod tests {
 
     #[test]
     fn added_columns_get_new_ids_and_a_new_version() {
-        let next = cpu().with_columns(&[column("dc", ColumnType::String, Semantic::Tag)]).unwrap().unwrap();
+        let next = cpu()
+            .with_columns(&[column("dc", ColumnType::String, Semantic::Tag)])
+            .unwrap()
+            .unwrap();
         assert_eq!(next.version, 2);
         assert_eq!(next.column("dc").unwrap().id, 3);
         assert_eq!(next.primary_key, ["host", "dc"]);
-        assert_eq!(next.with_columns(&[column("dc", ColumnType::String, Semantic::Tag)]).unwrap(), None);
+        assert_eq!(
+            next.with_columns(&[column("dc", ColumnType::String, Semantic::Tag)])
+                .unwrap(),
+            None
+        );
     }
 
     #[test]
     fn a_column_cannot_be_added_with_another_type() {
-        let error = cpu().with_columns(&[column("usage", ColumnType::String, Semantic::Field)]).unwrap_err();
+        let error = cpu()
+            .with_columns(&[column("usage", ColumnType::String, Semantic::Field)])
+            .unwrap_err();
         assert_eq!(error.kind, crate::ErrorKind::AlreadyExists);
     }
 }

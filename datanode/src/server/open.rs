@@ -14,6 +14,7 @@ use greptime_clock::{SharedClock, SharedIds};
 use greptime_object_store::Bucket;
 use greptime_proto::run_session;
 use greptime_proto::transport::MetaLink;
+use greptime_proto::v1::push;
 use greptime_telemetry::{Metrics, Readiness};
 use greptime_types::{Error, NodeId, RegionId, Result};
 use parking_lot::Mutex;
@@ -121,7 +122,7 @@ impl Datanode {
         let machine = Arc::clone(&regions) as Arc<dyn log::Apply>;
         let log = log::start(core, machine, config.write_queue, config.log_turn_size as usize)?;
         let shutdown = CancellationToken::new();
-        let (orders, mut arriving) = mpsc::channel(ORDER_QUEUE);
+        let (orders, arriving) = mpsc::channel(ORDER_QUEUE);
         let flusher = Flusher {
             bucket: parts.bucket,
             ids: Arc::clone(&parts.ids),
@@ -154,22 +155,33 @@ impl Datanode {
             shutdown,
             config,
         });
-        node.resume_drops().await?;
-        for region in node.regions.all() {
-            node.tasks.spawn(Arc::clone(&node).load_until_known(region));
+        node.start_loops(arriving, parts.meta, parts.ids).await?;
+        Ok(node)
+    }
+
+    async fn start_loops(
+        self: &Arc<Self>,
+        mut arriving: mpsc::Receiver<push::Body>,
+        meta: Option<Arc<dyn MetaLink>>,
+        ids: SharedIds,
+    ) -> Result<()> {
+        // Before anything is reported: a region whose drop was begun does not exist.
+        self.resume_drops().await?;
+        for region in self.regions.all() {
+            self.tasks.spawn(Arc::clone(self).load_until_known(region));
         }
-        node.tasks.spawn(Arc::clone(&node).maintain());
-        let worker = Arc::clone(&node);
-        node.tasks.spawn(async move {
+        self.tasks.spawn(Arc::clone(self).maintain());
+        let worker = Arc::clone(self);
+        self.tasks.spawn(async move {
             while let Some(order) = arriving.recv().await {
                 worker.obey(order).await;
             }
         });
-        if let Some(meta) = parts.meta {
-            let session = run_session(meta, Arc::clone(&node) as _, parts.ids, node.shutdown.clone());
-            node.tasks.spawn(session);
+        if let Some(meta) = meta {
+            let session = run_session(meta, Arc::clone(self) as _, ids, self.shutdown.clone());
+            self.tasks.spawn(session);
         }
-        Ok(node)
+        Ok(())
     }
 }
 

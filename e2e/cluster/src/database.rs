@@ -24,7 +24,11 @@ pub struct Database {
 
 impl Database {
     pub fn new(cluster: &Cluster, namespace: &str, name: &str) -> Self {
-        Self { cluster: cluster.clone(), namespace: namespace.into(), name: name.into() }
+        Self {
+            cluster: cluster.clone(),
+            namespace: namespace.into(),
+            name: name.into(),
+        }
     }
 
     /// Namespace and credentials: what must be there before the cluster is applied.
@@ -74,12 +78,21 @@ impl Database {
 
     /// The custom resource as it is now.
     pub fn get(&self) -> Result<Value> {
-        Ok(serde_json::from_str(&self.kubectl(&["get", "greptimecluster", &self.name, "-o", "json"])?)?)
+        Ok(serde_json::from_str(&self.kubectl(&[
+            "get",
+            "greptimecluster",
+            &self.name,
+            "-o",
+            "json",
+        ])?)?)
     }
 
     /// The condition of a type, if it is set.
     pub fn condition(&self, kind: &str) -> Result<Option<Value>> {
-        let all = self.get()?["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        let all = self.get()?["status"]["conditions"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
         Ok(all.into_iter().find(|c| c["type"] == kind))
     }
 
@@ -135,8 +148,18 @@ impl Database {
 
     /// Names of the pods of a role.
     pub fn pods(&self, role: &str) -> Result<Vec<String>> {
-        let selector = format!("app.kubernetes.io/instance={},app.kubernetes.io/component={role}", self.name);
-        let names = self.kubectl(&["get", "pods", "-l", &selector, "-o", "jsonpath={.items[*].metadata.name}"])?;
+        let selector = format!(
+            "app.kubernetes.io/instance={},app.kubernetes.io/component={role}",
+            self.name
+        );
+        let names = self.kubectl(&[
+            "get",
+            "pods",
+            "-l",
+            &selector,
+            "-o",
+            "jsonpath={.items[*].metadata.name}",
+        ])?;
         Ok(names.split_whitespace().map(str::to_string).collect())
     }
 
@@ -144,7 +167,14 @@ impl Database {
     pub fn pod_identities(&self) -> Result<String> {
         let path = "jsonpath={range .items[*]}{.metadata.name} {.metadata.uid} \
                     {.status.containerStatuses[0].restartCount}{\"\\n\"}{end}";
-        self.kubectl(&["get", "pods", "-l", &format!("app.kubernetes.io/instance={}", self.name), "-o", path])
+        self.kubectl(&[
+            "get",
+            "pods",
+            "-l",
+            &format!("app.kubernetes.io/instance={}", self.name),
+            "-o",
+            path,
+        ])
     }
 
     /// Deletes a pod and waits until its successor is ready.
@@ -163,19 +193,39 @@ impl Database {
     /// Waits until the pod is ready, is not being deleted, and its uid is as asked for.
     pub fn wait_pod(&self, pod: &str, limit: Duration, uid: impl Fn(&str) -> bool) -> Result<()> {
         let done = || {
-            let Ok(text) = self.kubectl(&["get", "pod", pod, "-o", "json"]) else { return Ok(false) };
+            let Ok(text) = self.kubectl(&["get", "pod", pod, "-o", "json"]) else {
+                return Ok(false);
+            };
             let now: Value = serde_json::from_str(&text)?;
-            let conditions = now["status"]["conditions"].as_array().cloned().unwrap_or_default();
-            let ready = conditions.iter().any(|c| c["type"] == "Ready" && c["status"] == "True");
+            let conditions = now["status"]["conditions"]
+                .as_array()
+                .cloned()
+                .unwrap_or_default();
+            let ready = conditions
+                .iter()
+                .any(|c| c["type"] == "Ready" && c["status"] == "True");
             let alive = now["metadata"]["deletionTimestamp"].is_null();
             Ok(ready && alive && now["metadata"]["uid"].as_str().is_some_and(&uid))
         };
-        wait_until(&format!("{pod} ready again"), limit, Duration::from_millis(100), done, || self.explain())
+        wait_until(
+            &format!("{pod} ready again"),
+            limit,
+            Duration::from_millis(100),
+            done,
+            || self.explain(),
+        )
     }
 
     /// Deletes the namespace and all that is in it, without waiting.
     pub fn discard(&self) -> Result<()> {
-        self.kubectl(&["delete", "namespace", &self.namespace, "--wait=false", "--ignore-not-found"]).map(drop)
+        self.kubectl(&[
+            "delete",
+            "namespace",
+            &self.namespace,
+            "--wait=false",
+            "--ignore-not-found",
+        ])
+        .map(drop)
     }
 }
 

@@ -31,7 +31,10 @@ impl Images {
     /// From the environment, for a cluster of one's own.
     pub fn from_env() -> Result<Self> {
         let get = |name: &str| std::env::var(name).with_context(|| format!("{name} must name an image"));
-        Ok(Self { operator: get("GREPTIME_TEST_OPERATOR_IMAGE")?, database: get("GREPTIME_TEST_DATABASE_IMAGE")? })
+        Ok(Self {
+            operator: get("GREPTIME_TEST_OPERATOR_IMAGE")?,
+            database: get("GREPTIME_TEST_DATABASE_IMAGE")?,
+        })
     }
 
     pub fn of(cluster: &Cluster) -> Result<Self> {
@@ -45,7 +48,11 @@ impl Images {
 fn push(lab: &Lab, program: &str) -> Result<String> {
     let binary = programs()?.join(program);
     let bytes = std::fs::read(&binary).with_context(|| binary.display().to_string())?;
-    let digest: String = Sha256::digest(&bytes).iter().take(6).map(|b| format!("{b:02x}")).collect();
+    let digest: String = Sha256::digest(&bytes)
+        .iter()
+        .take(6)
+        .map(|b| format!("{b:02x}"))
+        .collect();
     let name = format!("registry.lab/{program}:{digest}");
     build_and_push(lab, &ImageSpec::new(&name, &binary, &format!("/{program}")))?;
     Ok(name)
@@ -55,14 +62,22 @@ fn push(lab: &Lab, program: &str) -> Result<String> {
 pub fn programs() -> Result<PathBuf> {
     let own = std::env::current_exe()?;
     let dir = own.parent().context("a program lies in a directory")?;
-    Ok(if dir.ends_with("deps") { dir.parent().unwrap_or(dir).to_path_buf() } else { dir.to_path_buf() })
+    Ok(if dir.ends_with("deps") {
+        dir.parent().unwrap_or(dir).to_path_buf()
+    } else {
+        dir.to_path_buf()
+    })
 }
 
 /// The checkout that this program was built from, or the current directory if that is gone.
 pub fn repository() -> PathBuf {
     let built_from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let here = PathBuf::from(".");
-    if here.join("charts/greptime-operator").exists() { here } else { built_from }
+    if here.join("charts/greptime-operator").exists() {
+        here
+    } else {
+        built_from
+    }
 }
 
 /// `helm upgrade --install` of the operator's chart, and waiting until it is ready.
@@ -71,9 +86,18 @@ pub fn operator(cluster: &Cluster, images: &Images, watch: Stopwatch) -> Result<
     let (repository, tag) = images.operator.rsplit_once(':').context("an image has a tag")?;
     let mut helm = helm(cluster);
     helm.args(["upgrade", "--install", RELEASE]).arg(chart);
-    helm.args(["--namespace", NAMESPACE, "--create-namespace", "--wait", "--timeout", "120s"]);
-    helm.arg("--set").arg(format!("image.repository={repository},image.tag={tag}"));
-    helm.arg("--set").arg(format!("databaseImage={}", images.database));
+    helm.args([
+        "--namespace",
+        NAMESPACE,
+        "--create-namespace",
+        "--wait",
+        "--timeout",
+        "120s",
+    ]);
+    helm.arg("--set")
+        .arg(format!("image.repository={repository},image.tag={tag}"));
+    helm.arg("--set")
+        .arg(format!("databaseImage={}", images.database));
     shell::finish(&mut helm)?;
     watch.say("the operator is installed");
     Ok(())
@@ -85,7 +109,10 @@ pub fn uninstall(cluster: &Cluster) -> Result<()> {
 }
 
 fn helm(cluster: &Cluster) -> std::process::Command {
-    let program = cluster.lab.as_ref().map_or_else(|| PathBuf::from("helm"), |lab| lab.tool("helm"));
+    let program = cluster
+        .lab
+        .as_ref()
+        .map_or_else(|| PathBuf::from("helm"), |lab| lab.tool("helm"));
     let mut command = std::process::Command::new(program);
     command.env("KUBECONFIG", &cluster.kubeconfig);
     command

@@ -19,7 +19,10 @@ impl Http {
     /// `base`, e.g. `http://127.0.0.1:4000`.
     pub fn new(base: &str) -> Result<Self> {
         let client = reqwest::Client::builder().timeout(TIMEOUT).build()?;
-        Ok(Self { base: base.to_string(), client })
+        Ok(Self {
+            base: base.to_string(),
+            client,
+        })
     }
 
     /// Runs a statement; the answer's JSON, or an error with status and message.
@@ -36,7 +39,10 @@ impl Http {
         let answer = self.sql(statement).await?;
         let rows = answer["output"][0]["records"]["rows"].as_array().cloned();
         let rows = rows.with_context(|| format!("{statement}: no rows in {answer}"))?;
-        Ok(rows.into_iter().map(|row| row.as_array().cloned().unwrap_or_default()).collect())
+        Ok(rows
+            .into_iter()
+            .map(|row| row.as_array().cloned().unwrap_or_default())
+            .collect())
     }
 
     /// Status and body of a statement in a format of `/v1/sql`.

@@ -36,15 +36,26 @@ pub async fn verify(http: &Http, table: &str, acknowledged: &Path) -> Result<Ver
         }
     }
     if !lost.is_empty() {
-        bail!("{table}: {} of {} acknowledged rows are lost or changed, e.g. {}", lost.len(), expected.len(), lost[0]);
+        bail!(
+            "{table}: {} of {} acknowledged rows are lost or changed, e.g. {}",
+            lost.len(),
+            expected.len(),
+            lost[0]
+        );
     }
     let checksum = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
-    Ok(Verdict { acknowledged: expected.len(), read_back: found.len(), checksum })
+    Ok(Verdict {
+        acknowledged: expected.len(),
+        read_back: found.len(),
+        checksum,
+    })
 }
 
 fn expected(acknowledged: &Path) -> Result<Rows> {
     let text = std::fs::read_to_string(acknowledged)?;
-    text.lines().map(|line| parse(line, "the writer's file")).collect()
+    text.lines()
+        .map(|line| parse(line, "the writer's file"))
+        .collect()
 }
 
 async fn read_back(http: &Http, table: &str) -> Result<(Rows, usize)> {
@@ -61,8 +72,19 @@ async fn read_back(http: &Http, table: &str) -> Result<(Rows, usize)> {
 
 fn parse(line: &str, source: &str) -> Result<((String, i64), (u64, String))> {
     let cells: Vec<&str> = line.split(',').map(|c| c.trim_matches('"')).collect();
-    let [host, ts, seq, value] = cells[..] else { bail!("{source} has a line of another shape: {line}") };
+    let [host, ts, seq, value] = cells[..] else {
+        bail!("{source} has a line of another shape: {line}")
+    };
     let value: f64 = value.parse().with_context(|| format!("{source}: {line}"))?;
-    let key = (host.to_string(), ts.parse().with_context(|| format!("{source}: {line}"))?);
-    Ok((key, (seq.parse().with_context(|| format!("{source}: {line}"))?, format!("{value:?}"))))
+    let key = (
+        host.to_string(),
+        ts.parse().with_context(|| format!("{source}: {line}"))?,
+    );
+    Ok((
+        key,
+        (
+            seq.parse().with_context(|| format!("{source}: {line}"))?,
+            format!("{value:?}"),
+        ),
+    ))
 }

@@ -75,7 +75,12 @@ fn rows(load: &Load, request: u64, now_ms: i64) -> Vec<(String, i64, u64, f64)> 
         .map(|i| {
             let seq = request * u64::from(load.rows) + i;
             // One time for each request keeps (host, ts) unique, whatever the clock does.
-            (format!("host_{}", i % 9), now_ms + i as i64 / 9, seq, seq as f64 * 0.5)
+            (
+                format!("host_{}", i % 9),
+                now_ms + i as i64 / 9,
+                seq,
+                seq as f64 * 0.5,
+            )
         })
         .collect()
 }
@@ -87,7 +92,12 @@ impl Writer {
         let stop = Arc::new(AtomicBool::new(false));
         let tally = Arc::new(Mutex::new(Tally::default()));
         let task = tokio::spawn(schedule(http, load, stop.clone(), tally.clone(), file));
-        Ok(Self { stop, tally, task, acknowledged: acknowledged.to_path_buf() })
+        Ok(Self {
+            stop,
+            tally,
+            task,
+            acknowledged: acknowledged.to_path_buf(),
+        })
     }
 
     pub fn tally(&self) -> Tally {
@@ -127,7 +137,9 @@ async fn schedule(
         let rows = rows(&load, request, start_ms + request as i64 * step_ms);
         let lines: Vec<String> = rows
             .iter()
-            .map(|(host, ts, seq, value)| format!("{},host={host} seq={seq}i,value={value:?} {ts}", load.table))
+            .map(|(host, ts, seq, value)| {
+                format!("{},host={host} seq={seq}i,value={value:?} {ts}", load.table)
+            })
             .collect();
         let (http, tally, file) = (http.clone(), tally.clone(), file.clone());
         under_way.spawn(async move {

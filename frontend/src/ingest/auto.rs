@@ -26,7 +26,14 @@ pub fn wanted_column(
     semantic: Semantic,
 ) -> ColumnSchema {
     let nullable = semantic != Semantic::Timestamp;
-    ColumnSchema { id: 0, name: name.into(), column_type, semantic, nullable, default: None }
+    ColumnSchema {
+        id: 0,
+        name: name.into(),
+        column_type,
+        semantic,
+        nullable,
+        default: None,
+    }
 }
 
 pub struct AutoSchema {
@@ -37,12 +44,20 @@ pub struct AutoSchema {
 
 impl AutoSchema {
     pub fn new(ddl: Ddl) -> Self {
-        Self { ddl, changing: Mutex::new(()) }
+        Self {
+            ddl,
+            changing: Mutex::new(()),
+        }
     }
 
     /// The table, with all of the wanted columns. A column that exists with another type is left as it is: what
     /// to do with its rows is for the protocol to decide.
-    pub async fn ensure(&self, database: &str, wanted: &WantedTable, deadline: Deadline) -> Result<Arc<TableInfo>> {
+    pub async fn ensure(
+        &self,
+        database: &str,
+        wanted: &WantedTable,
+        deadline: Deadline,
+    ) -> Result<Arc<TableInfo>> {
         if let Some(table) = satisfied(&self.ddl.view.catalog(), database, wanted) {
             return Ok(table);
         }
@@ -54,7 +69,9 @@ impl AutoSchema {
         let body = match catalog.table(database, &wanted.name) {
             None => {
                 if catalog.database(database).is_none() {
-                    return Err(Error::not_found(format!("database `{database}` does not exist; create it first")));
+                    return Err(Error::not_found(format!(
+                        "database `{database}` does not exist; create it first"
+                    )));
                 }
                 create(database, wanted)?
             }
@@ -85,10 +102,23 @@ fn missing<'a>(table: &'a TableInfo, wanted: &'a WantedTable) -> impl Iterator<I
 }
 
 fn create(database: &str, wanted: &WantedTable) -> Result<Body> {
-    let tags = wanted.columns.iter().filter(|c| c.semantic == Semantic::Tag).map(|c| c.name.clone());
+    let tags = wanted
+        .columns
+        .iter()
+        .filter(|c| c.semantic == Semantic::Tag)
+        .map(|c| c.name.clone());
     let schema = TableSchema::new(wanted.columns.clone(), tags.collect())?;
-    let table = new_table(database, &wanted.name, schema, wanted.partition.clone(), TableOptions::default());
-    Ok(Body::CreateTable(CreateTable { table_json: to_json(&table)?, if_not_exists: true }))
+    let table = new_table(
+        database,
+        &wanted.name,
+        schema,
+        wanted.partition.clone(),
+        TableOptions::default(),
+    );
+    Ok(Body::CreateTable(CreateTable {
+        table_json: to_json(&table)?,
+        if_not_exists: true,
+    }))
 }
 
 /// A table that metasrv has not seen yet: it gives the id and the time.

@@ -26,7 +26,10 @@ pub fn cell_of(expr: &ast::Expr) -> Option<Cell> {
             ast::Value::HexStringLiteral(digits) => bytes_of_hex(digits).map(Cell::Bytes),
             _ => None,
         },
-        ast::Expr::UnaryOp { op: ast::UnaryOperator::Minus, expr } => match cell_of(expr)? {
+        ast::Expr::UnaryOp {
+            op: ast::UnaryOperator::Minus,
+            expr,
+        } => match cell_of(expr)? {
             Cell::Number(digits) => match digits.strip_prefix('-') {
                 Some(positive) => Some(Cell::Number(positive.to_string())),
                 None => Some(Cell::Number(format!("-{digits}"))),
@@ -42,7 +45,10 @@ pub fn bytes_of_hex(digits: &str) -> Option<Vec<u8>> {
     if !digits.is_ascii() || digits.len() % 2 != 0 {
         return None;
     }
-    (0..digits.len()).step_by(2).map(|i| u8::from_str_radix(&digits[i..i + 2], 16).ok()).collect()
+    (0..digits.len())
+        .step_by(2)
+        .map(|i| u8::from_str_radix(&digits[i..i + 2], 16).ok())
+        .collect()
 }
 
 /// What a column gets when a row does not say; `now_ms` is the time for `now()`.
@@ -51,15 +57,26 @@ pub fn default_of(column: &ColumnSchema, now_ms: i64) -> Result<Cell> {
         if column.nullable {
             return Ok(Cell::Null);
         }
-        return Err(Error::invalid(format!("column `{}` must have a value: it has no default", column.name)));
+        return Err(Error::invalid(format!(
+            "column `{}` must have a value: it has no default",
+            column.name
+        )));
     };
     let word = text.trim().trim_end_matches("()").to_lowercase();
     if word == "now" || word == "current_timestamp" {
-        return Ok(Cell::Scalar(ScalarValue::TimestampMillisecond(Some(now_ms), None)));
+        return Ok(Cell::Scalar(ScalarValue::TimestampMillisecond(
+            Some(now_ms),
+            None,
+        )));
     }
-    let parsed = Parser::new(&GenericDialect {}).try_with_sql(text).and_then(|mut p| p.parse_expr());
+    let parsed = Parser::new(&GenericDialect {})
+        .try_with_sql(text)
+        .and_then(|mut p| p.parse_expr());
     parsed.ok().as_ref().and_then(cell_of).ok_or_else(|| {
-        Error::unsupported(format!("default of column `{}`: {text} is neither a literal nor now()", column.name))
+        Error::unsupported(format!(
+            "default of column `{}`: {text} is neither a literal nor now()",
+            column.name
+        ))
     })
 }
 
@@ -79,13 +96,24 @@ pub fn batch_from_rows(
             continue;
         }
         let needs_default = position.is_none_or(|p| rows.iter().any(|row| row[p].is_none()));
-        let default = if needs_default { default_of(column, now_ms)? } else { Cell::Null };
+        let default = if needs_default {
+            default_of(column, now_ms)?
+        } else {
+            Cell::Null
+        };
         let cells: Vec<&Cell> = match position {
-            Some(position) => rows.iter().map(|row| row[position].as_ref().unwrap_or(&default)).collect(),
+            Some(position) => rows
+                .iter()
+                .map(|row| row[position].as_ref().unwrap_or(&default))
+                .collect(),
             None => vec![&default; rows.len()],
         };
         arrays.push(column_from_cells(column, cells.into_iter())?);
-        fields.push(Field::new(&column.name, column.column_type.to_arrow(), column.nullable));
+        fields.push(Field::new(
+            &column.name,
+            column.column_type.to_arrow(),
+            column.nullable,
+        ));
     }
     let options = RecordBatchOptions::new().with_row_count(Some(rows.len()));
     RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), arrays, &options)

@@ -43,7 +43,11 @@ impl Cell {
 
 /// A point in time as text, in `unit` since 1970: RFC 3339 and its usual shortenings, UTC unless it says.
 pub fn timestamp_from_text(text: &str, unit: TimeUnit) -> Result<i64> {
-    let invalid = || Error::invalid(format!("'{text}' is not a timestamp; write e.g. '2026-01-31 12:00:00.000'"));
+    let invalid = || {
+        Error::invalid(format!(
+            "'{text}' is not a timestamp; write e.g. '2026-01-31 12:00:00.000'"
+        ))
+    };
     let time = string_to_datetime(&Utc, text.trim()).map_err(|_| invalid())?;
     match unit {
         TimeUnit::Second => Ok(time.timestamp()),
@@ -103,14 +107,22 @@ fn each<'a, T>(
         };
         if null {
             if !column.nullable {
-                return Err(Error::invalid(format!("column `{}`, row {}: cannot be NULL", column.name, row + 1)));
+                return Err(Error::invalid(format!(
+                    "column `{}`, row {}: cannot be NULL",
+                    column.name,
+                    row + 1
+                )));
             }
             append(None);
             continue;
         }
         let value = read(cell).ok_or_else(|| {
             let (name, expected) = (&column.name, column.column_type.sql_name());
-            Error::invalid(format!("column `{name}`, row {}: {} is not {expected}", row + 1, cell.shown()))
+            Error::invalid(format!(
+                "column `{name}`, row {}: {} is not {expected}",
+                row + 1,
+                cell.shown()
+            ))
         })?;
         append(Some(value));
     }
@@ -135,7 +147,9 @@ fn parse_number<T: std::str::FromStr>(cell: &Cell) -> Option<T> {
         // Only numbers: a boolean or a time must not become one silently.
         Cell::Scalar(value) if value.data_type().is_numeric() => {
             let text = value.to_string();
-            text.parse().ok().or_else(|| text.strip_suffix(".0")?.parse().ok())
+            text.parse()
+                .ok()
+                .or_else(|| text.strip_suffix(".0")?.parse().ok())
         }
         _ => None,
     }
@@ -184,7 +198,9 @@ fn date(cell: &Cell) -> Option<i32> {
 fn timestamp(cell: &Cell, unit: TimeUnit) -> Option<i64> {
     match cell {
         Cell::Number(digits) => digits.parse().ok(),
-        Cell::Text(text) => timestamp_from_text(text, unit).ok().or_else(|| text.trim().parse().ok()),
+        Cell::Text(text) => timestamp_from_text(text, unit)
+            .ok()
+            .or_else(|| text.trim().parse().ok()),
         Cell::Scalar(value) if value.data_type().is_integer() => value.to_string().parse().ok(),
         Cell::Scalar(value) if value.data_type().is_temporal() => {
             let target = ColumnType::Timestamp(unit).to_arrow();
@@ -209,7 +225,12 @@ fn timestamps<'a>(
     macro_rules! build {
         ($builder:ty) => {{
             let mut builder = <$builder>::with_capacity(cells.len());
-            each(column, cells, |cell| timestamp(cell, unit), |value| builder.append_option(value))?;
+            each(
+                column,
+                cells,
+                |cell| timestamp(cell, unit),
+                |value| builder.append_option(value),
+            )?;
             Ok(Arc::new(builder.finish()))
         }};
     }

@@ -33,9 +33,16 @@ pub struct Ingestor {
 
 impl Ingestor {
     pub fn new(router: Arc<Router>, budget_bytes: u64, part_bytes: u64) -> Self {
-        let budget_units = u32::try_from(budget_bytes as usize / UNIT).unwrap_or(u32::MAX / 8).max(1);
+        let budget_units = u32::try_from(budget_bytes as usize / UNIT)
+            .unwrap_or(u32::MAX / 8)
+            .max(1);
         let part_bytes = (part_bytes as usize).max(UNIT);
-        Self { router, budget: Semaphore::new(budget_units as usize), budget_units, part_bytes }
+        Self {
+            router,
+            budget: Semaphore::new(budget_units as usize),
+            budget_units,
+            part_bytes,
+        }
     }
 
     /// Stores the rows; returns how many. The batch's columns are named and typed as the table's; columns that
@@ -49,10 +56,14 @@ impl Ingestor {
     ) -> Result<u64> {
         let time = &table.schema.time_index().name;
         if batch.column_by_name(time).is_none() {
-            return Err(Error::invalid(format!("the rows have no time: column `{time}` is missing")));
+            return Err(Error::invalid(format!(
+                "the rows have no time: column `{time}` is missing"
+            )));
         }
         let size = batch.get_array_memory_size().div_ceil(UNIT);
-        let units = u32::try_from(size).unwrap_or(u32::MAX).clamp(1, self.budget_units);
+        let units = u32::try_from(size)
+            .unwrap_or(u32::MAX)
+            .clamp(1, self.budget_units);
         let waiting = self.budget.acquire_many(units);
         let _permit = tokio::time::timeout(self.router.time_left(deadline), waiting)
             .await
@@ -60,7 +71,9 @@ impl Ingestor {
             .map_err(|_| Error::unavailable("this frontend is shutting down"))?;
         let parts = split::split(&table.schema, &table.partition, batch)?;
         let several = parts.len() > 1;
-        let writes = parts.iter().map(|(number, part)| self.write_region(table, *number, part, op, deadline));
+        let writes = parts
+            .iter()
+            .map(|(number, part)| self.write_region(table, *number, part, op, deadline));
         let mut failed = None;
         for result in join_all(writes).await {
             failed = failed.or(result.err());
@@ -69,9 +82,14 @@ impl Ingestor {
             None => Ok(batch.num_rows() as u64),
             Some(error) if several => Err(Error::new(
                 error.kind,
-                format!("{} (other regions may have stored their rows; sending all of them again is safe{})",
+                format!(
+                    "{} (other regions may have stored their rows; sending all of them again is safe{})",
                     error.message,
-                    if table.options.append_mode { " except in append mode, which this table is in" } else { "" }
+                    if table.options.append_mode {
+                        " except in append mode, which this table is in"
+                    } else {
+                        ""
+                    }
                 ),
             )),
             Some(error) => Err(error),
@@ -92,7 +110,12 @@ impl Ingestor {
         let step = rows.num_rows().div_ceil(parts);
         for start in (0..rows.num_rows()).step_by(step) {
             let part = rows.slice(start, step.min(rows.num_rows() - start));
-            let write = RegionWrite { region, schema_version: table.schema.version, op, rows: to_ipc(&part)? };
+            let write = RegionWrite {
+                region,
+                schema_version: table.schema.version,
+                op,
+                rows: to_ipc(&part)?,
+            };
             self.router.write(write, deadline).await?;
         }
         Ok(())
@@ -106,5 +129,7 @@ fn to_ipc(batch: &RecordBatch) -> Result<Bytes> {
         writer.write(batch)?;
         writer.into_inner()
     };
-    encode().map(Bytes::from).map_err(|e| Error::internal(format!("rows cannot be encoded: {e}")))
+    encode()
+        .map(Bytes::from)
+        .map_err(|e| Error::internal(format!("rows cannot be encoded: {e}")))
 }

@@ -10,7 +10,11 @@ use greptime_types::{Error, PartitionExpr, PartitionRule, Result, TableSchema, V
 
 /// The parts of `batch` by region number; regions without rows are left out. A column that the batch does not
 /// have is NULL.
-pub fn split(schema: &TableSchema, rule: &PartitionRule, batch: &RecordBatch) -> Result<Vec<(u32, RecordBatch)>> {
+pub fn split(
+    schema: &TableSchema,
+    rule: &PartitionRule,
+    batch: &RecordBatch,
+) -> Result<Vec<(u32, RecordBatch)>> {
     if batch.num_rows() == 0 {
         return Ok(vec![]);
     }
@@ -33,7 +37,9 @@ pub fn split(schema: &TableSchema, rule: &PartitionRule, batch: &RecordBatch) ->
         placed += rows;
     }
     if placed != batch.num_rows() {
-        return Err(Error::internal("rows belong to no partition, or to two, although the rule was checked"));
+        return Err(Error::internal(
+            "rows belong to no partition, or to two, although the rule was checked",
+        ));
     }
     Ok(parts)
 }
@@ -61,7 +67,9 @@ fn compare(
     op: Op,
     value: &Value,
 ) -> Result<BooleanArray, ArrowError> {
-    let known = schema.column(column).ok_or_else(|| ArrowError::SchemaError(format!("no column `{column}`")))?;
+    let known = schema
+        .column(column)
+        .ok_or_else(|| ArrowError::SchemaError(format!("no column `{column}`")))?;
     let constant = to_scalar(value)
         .cast_to(&known.column_type.to_arrow())
         .and_then(|s| s.to_array())
@@ -117,7 +125,11 @@ mod tests {
             vec![
                 column("host", ColumnType::String, Semantic::Tag),
                 column("n", ColumnType::UInt64, Semantic::Tag),
-                column("ts", ColumnType::Timestamp(TimeUnit::Millisecond), Semantic::Timestamp),
+                column(
+                    "ts",
+                    ColumnType::Timestamp(TimeUnit::Millisecond),
+                    Semantic::Timestamp,
+                ),
             ],
             vec!["host".into(), "n".into()],
         )
@@ -139,16 +151,28 @@ mod tests {
     fn check(rule: &PartitionRule, batch: &RecordBatch, lookup: impl Fn(usize, &str) -> Value) {
         let mut expected = std::collections::BTreeMap::<u32, usize>::new();
         for row in 0..batch.num_rows() {
-            *expected.entry(rule.route(&|c| lookup(row, c)).unwrap()).or_default() += 1;
+            *expected
+                .entry(rule.route(&|c| lookup(row, c)).unwrap())
+                .or_default() += 1;
         }
         let parts = split(&schema(), rule, batch).unwrap();
-        let found: Vec<_> = parts.iter().map(|(region, part)| (*region, part.num_rows())).collect();
+        let found: Vec<_> = parts
+            .iter()
+            .map(|(region, part)| (*region, part.num_rows()))
+            .collect();
         assert_eq!(found, expected.into_iter().collect::<Vec<_>>());
     }
 
     #[test]
     fn strings_and_nulls_go_where_the_rule_says() {
-        let hosts = [Some("host_0"), None, Some("host_3"), Some("host_9"), Some("host_10"), Some("")];
+        let hosts = [
+            Some("host_0"),
+            None,
+            Some("host_3"),
+            Some("host_9"),
+            Some("host_10"),
+            Some(""),
+        ];
         let array: ArrayRef = Arc::new(StringArray::from(hosts.to_vec()));
         let batch = RecordBatch::try_from_iter([("host", array)]).unwrap();
         let text = |v: &str| Value::String(v.into());

@@ -22,7 +22,9 @@ impl Precision {
             "u" | "us" | "µ" => Ok(Self(TimeUnit::Microsecond)),
             "ms" => Ok(Self(TimeUnit::Millisecond)),
             "s" => Ok(Self(TimeUnit::Second)),
-            other => Err(Error::invalid(format!("precision `{other}` does not exist; there are ns, us, ms and s"))),
+            other => Err(Error::invalid(format!(
+                "precision `{other}` does not exist; there are ns, us, ms and s"
+            ))),
         }
     }
 }
@@ -31,5 +33,9 @@ impl Precision {
 pub fn convert(value: i64, from: TimeUnit, to: TimeUnit) -> Option<i64> {
     let digits = i32::from(to.precision()) - i32::from(from.precision());
     let factor = 10_i64.checked_pow(digits.unsigned_abs())?;
-    if digits >= 0 { value.checked_mul(factor) } else { Some(value.div_euclid(factor)) }
+    if digits >= 0 {
+        value.checked_mul(factor)
+    } else {
+        Some(value.div_euclid(factor))
+    }
 }

@@ -66,18 +66,30 @@ pub async fn write_series(frontend: &Frontend, database: &str, body: &[u8]) -> R
     let request = decode(body, frontend.config.max_body)?;
     let (series, refused) = readable(&request);
     if !series.is_empty() {
-        let deadline = frontend.executor.engine.router.deadline_in(frontend.config.write_timeout);
+        let deadline = frontend
+            .executor
+            .engine
+            .router
+            .deadline_in(frontend.config.write_timeout);
         let labels: BTreeSet<&str> = series.iter().flat_map(|s| s.labels.keys().copied()).collect();
         let wanted = physical_table(&labels, frontend.config.metric_regions)?;
         let table = frontend.auto.ensure(database, &wanted, deadline).await?;
         let batch = batch_of(&table, &labels, &series)?;
         if batch.num_rows() > 0 {
-            let rows = frontend.executor.ingestor.write(&table, &batch, WriteOp::Put, deadline).await?;
+            let rows = frontend
+                .executor
+                .ingestor
+                .write(&table, &batch, WriteOp::Put, deadline)
+                .await?;
             frontend.metrics.ingested("prometheus", rows);
         }
         for one in &series {
             let labels = one.labels.keys().map(ToString::to_string).collect();
-            frontend.executor.engine.metrics.note(database, one.metric, &labels);
+            frontend
+                .executor
+                .engine
+                .metrics
+                .note(database, one.metric, &labels);
         }
     }
     match refused {
@@ -90,7 +102,9 @@ fn decode(body: &[u8], limit: u64) -> Result<PromWriteRequest> {
     let damaged = |e: snap::Error| Error::invalid(format!("the snappy body is damaged or cut off: {e}"));
     let size = snap::raw::decompress_len(body).map_err(damaged)?;
     if size as u64 > limit {
-        return Err(Error::invalid(format!("the body unpacks to more than {limit} bytes (frontend.max_body)")));
+        return Err(Error::invalid(format!(
+            "the body unpacks to more than {limit} bytes (frontend.max_body)"
+        )));
     }
     let bytes = snap::raw::Decoder::new().decompress_vec(body).map_err(damaged)?;
     PromWriteRequest::decode(bytes.as_slice())
@@ -108,17 +122,28 @@ fn readable(request: &PromWriteRequest) -> (Vec<Series<'_>>, Option<Error>) {
         let id = series_id(&labels);
         let metric = labels.remove(NAME_LABEL);
         let reserved = [METRIC_COLUMN, SERIES_COLUMN, TIME_COLUMN, VALUE_COLUMN];
-        let reserved = labels.keys().find(|name| reserved.contains(name) || name.is_empty());
+        let reserved = labels
+            .keys()
+            .find(|name| reserved.contains(name) || name.is_empty());
         match (metric, reserved) {
             (None, _) => {
-                refused.get_or_insert_with(|| Error::invalid("a series has no label `__name__`; the others are stored"));
+                refused.get_or_insert_with(|| {
+                    Error::invalid("a series has no label `__name__`; the others are stored")
+                });
             }
             (Some(metric), Some(name)) => {
                 refused.get_or_insert_with(|| {
-                    Error::invalid(format!("series of `{metric}`: label `{name}` is reserved; the others are stored"))
+                    Error::invalid(format!(
+                        "series of `{metric}`: label `{name}` is reserved; the others are stored"
+                    ))
                 });
             }
-            (Some(metric), None) => series.push(Series { metric, id, labels, samples: &one.samples }),
+            (Some(metric), None) => series.push(Series {
+                metric,
+                id,
+                labels,
+                samples: &one.samples,
+            }),
         }
     }
     (series, refused)
@@ -141,11 +166,23 @@ fn physical_table(labels: &BTreeSet<&str>, regions: u32) -> Result<WantedTable> 
     let mut columns = vec![
         wanted_column(METRIC_COLUMN, ColumnType::String, Semantic::Tag),
         wanted_column(SERIES_COLUMN, ColumnType::UInt64, Semantic::Tag),
-        wanted_column(TIME_COLUMN, ColumnType::Timestamp(TimeUnit::Millisecond), Semantic::Timestamp),
+        wanted_column(
+            TIME_COLUMN,
+            ColumnType::Timestamp(TimeUnit::Millisecond),
+            Semantic::Timestamp,
+        ),
         wanted_column(VALUE_COLUMN, ColumnType::Float64, Semantic::Field),
     ];
-    columns.extend(labels.iter().map(|l| wanted_column(*l, ColumnType::String, Semantic::Field)));
-    Ok(WantedTable { name: PHYSICAL_TABLE.to_string(), columns, partition: even_ranges(regions)? })
+    columns.extend(
+        labels
+            .iter()
+            .map(|l| wanted_column(*l, ColumnType::String, Semantic::Field)),
+    );
+    Ok(WantedTable {
+        name: PHYSICAL_TABLE.to_string(),
+        columns,
+        partition: even_ranges(regions)?,
+    })
 }
 
 /// Cuts the range of series ids into equal parts.
@@ -168,12 +205,16 @@ fn batch_of(table: &TableInfo, labels: &BTreeSet<&str>, series: &[Series]) -> Re
     for label in labels {
         let column = table.schema.column(label);
         if column.is_none_or(|c| c.column_type != ColumnType::String) {
-            return Err(Error::invalid(format!("label `{label}` is a column of another type in {PHYSICAL_TABLE}")));
+            return Err(Error::invalid(format!(
+                "label `{label}` is a column of another type in {PHYSICAL_TABLE}"
+            )));
         }
     }
     let rows: usize = series.iter().map(|s| s.samples.len()).sum();
-    let mut builders: HashMap<&str, StringBuilder> =
-        labels.iter().map(|l| (*l, StringBuilder::with_capacity(rows, rows * 8))).collect();
+    let mut builders: HashMap<&str, StringBuilder> = labels
+        .iter()
+        .map(|l| (*l, StringBuilder::with_capacity(rows, rows * 8)))
+        .collect();
     let mut metrics = StringBuilder::with_capacity(rows, rows * 16);
     let (mut ids, mut times, mut values) = (vec![], vec![], vec![]);
     for one in series {
@@ -190,7 +231,11 @@ fn batch_of(table: &TableInfo, labels: &BTreeSet<&str>, series: &[Series]) -> Re
     let fixed: [(&str, ArrayRef, bool); 4] = [
         (METRIC_COLUMN, Arc::new(metrics.finish()), true),
         (SERIES_COLUMN, Arc::new(UInt64Array::from(ids)), true),
-        (TIME_COLUMN, Arc::new(TimestampMillisecondArray::from(times)), false),
+        (
+            TIME_COLUMN,
+            Arc::new(TimestampMillisecondArray::from(times)),
+            false,
+        ),
         (VALUE_COLUMN, Arc::new(Float64Array::from(values)), true),
     ];
     let labels = labels.iter().filter_map(|label| {

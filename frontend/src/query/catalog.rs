@@ -30,7 +30,14 @@ struct Inner {
 
 impl Databases {
     pub fn new(catalog: Arc<Catalog>, engine: Arc<Engine>, session: Session, deadline: Deadline) -> Self {
-        Self { inner: Arc::new(Inner { catalog, engine, session, deadline }) }
+        Self {
+            inner: Arc::new(Inner {
+                catalog,
+                engine,
+                session,
+                deadline,
+            }),
+        }
     }
 }
 
@@ -62,7 +69,12 @@ impl CatalogProvider for Databases {
 
     fn schema(&self, name: &str) -> Option<Arc<dyn SchemaProvider>> {
         let known = VIRTUAL_DATABASES.contains(&name) || self.inner.catalog.database(name).is_some();
-        known.then(|| Arc::new(Tables { of: self.clone(), database: name.to_string() }) as Arc<dyn SchemaProvider>)
+        known.then(|| {
+            Arc::new(Tables {
+                of: self.clone(),
+                database: name.to_string(),
+            }) as Arc<dyn SchemaProvider>
+        })
     }
 }
 
@@ -78,19 +90,33 @@ impl SchemaProvider for Tables {
         if VIRTUAL_DATABASES.contains(&self.database.as_str()) {
             return information_schema::TABLES.map(str::to_string).to_vec();
         }
-        self.of.inner.catalog.tables_of(&self.database).map(|t| t.name.clone()).collect()
+        self.of
+            .inner
+            .catalog
+            .tables_of(&self.database)
+            .map(|t| t.name.clone())
+            .collect()
     }
 
     async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>, DataFusionError> {
-        let Inner { catalog, engine, session, deadline } = self.of.inner.as_ref();
+        let Inner {
+            catalog,
+            engine,
+            session,
+            deadline,
+        } = self.of.inner.as_ref();
         if VIRTUAL_DATABASES.contains(&self.database.as_str()) {
-            return information_schema::table(name, engine, session, *deadline).await.map_err(into_datafusion);
+            return information_schema::table(name, engine, session, *deadline)
+                .await
+                .map_err(into_datafusion);
         }
         if let Some(table) = catalog.table(&self.database, name) {
             let provider = RegionTable::new(Arc::clone(table), Arc::clone(&engine.router));
             return Ok(Some(Arc::new(provider)));
         }
-        let metric = engine.metrics.table(engine, catalog, &self.database, name, *deadline);
+        let metric = engine
+            .metrics
+            .table(engine, catalog, &self.database, name, *deadline);
         metric.await.map_err(into_datafusion)
     }
 

@@ -4,15 +4,15 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::RecordBatch;
 use datafusion::error::DataFusionError;
+use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::context::SQLOptions;
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
-use datafusion::execution::SendableRecordBatchStream;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
-use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::execute_stream;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::prelude::SessionConfig;
 use datafusion::sql::parser::Statement as DataFusionStatement;
 use datafusion::sql::sqlparser::ast;
@@ -83,7 +83,12 @@ impl Engine {
             .with_file_formats(vec![])
             .with_physical_optimizer_rules(rules)
             .build();
-        Ok(Arc::new(Self { router, link, metrics: MetricTables::default(), base }))
+        Ok(Arc::new(Self {
+            router,
+            link,
+            metrics: MetricTables::default(),
+            base,
+        }))
     }
 
     /// The names that a statement can use, in one state of the catalog.
@@ -125,10 +130,17 @@ impl Engine {
             .await
             .map_err(|_| Error::deadline("the query could not be planned within its deadline"))?
             .map_err(|e| table_not_found(from_datafusion(&e)))?;
-        let read_only =
-            SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
+        let read_only = SQLOptions::new()
+            .with_allow_ddl(false)
+            .with_allow_dml(false)
+            .with_allow_statements(false);
         read_only.verify_plan(&plan).map_err(|e| from_datafusion(&e))?;
-        Ok(Planned { state, plan, router: Arc::clone(&self.router), deadline })
+        Ok(Planned {
+            state,
+            plan,
+            router: Arc::clone(&self.router),
+            deadline,
+        })
     }
 
     /// Runs a query of this program's own.
@@ -144,7 +156,12 @@ impl Engine {
         };
         // Boxed, since planning a query may ask for the rows of another one.
         let planned = Box::pin(self.plan(session, query, deadline)).await?;
-        planned.execute().await?.try_collect().await.map_err(|e| from_datafusion(&e))
+        planned
+            .execute()
+            .await?
+            .try_collect()
+            .await
+            .map_err(|e| from_datafusion(&e))
     }
 }
 
@@ -200,14 +217,22 @@ pub struct Planned {
 impl Planned {
     /// The rows, until the deadline.
     pub async fn execute(self) -> Result<SendableRecordBatchStream> {
-        let physical = self.state.create_physical_plan(&self.plan).await.map_err(|e| from_datafusion(&e))?;
+        let physical = self
+            .state
+            .create_physical_plan(&self.plan)
+            .await
+            .map_err(|e| from_datafusion(&e))?;
         let rows = execute_stream(physical, self.state.task_ctx()).map_err(|e| from_datafusion(&e))?;
         Ok(until(self.router, self.deadline, rows))
     }
 }
 
 /// Ends a stream with an error when its time is up.
-fn until(router: Arc<Router>, deadline: Deadline, rows: SendableRecordBatchStream) -> SendableRecordBatchStream {
+fn until(
+    router: Arc<Router>,
+    deadline: Deadline,
+    rows: SendableRecordBatchStream,
+) -> SendableRecordBatchStream {
     let schema = rows.schema();
     let timed = futures::stream::unfold(Some(rows), move |rows| {
         let left = router.time_left(deadline);

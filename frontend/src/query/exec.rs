@@ -58,12 +58,24 @@ impl RegionQueryExec {
         )
         .with_scheduling_type(SchedulingType::Cooperative);
         let metrics = ExecutionPlanMetricsSet::new();
-        Ok(Self { plan, regions, table, router, properties: Arc::new(properties), metrics })
+        Ok(Self {
+            plan,
+            regions,
+            table,
+            router,
+            properties: Arc::new(properties),
+            metrics,
+        })
     }
 
     /// The same regions with another plan.
     pub fn with_plan(&self, plan: Arc<dyn ExecutionPlan>) -> Result<Self> {
-        Self::try_new(plan, self.regions.clone(), Arc::clone(&self.table), Arc::clone(&self.router))
+        Self::try_new(
+            plan,
+            self.regions.clone(),
+            Arc::clone(&self.table),
+            Arc::clone(&self.router),
+        )
     }
 
     pub fn plan(&self) -> &Arc<dyn ExecutionPlan> {
@@ -77,8 +89,13 @@ impl RegionQueryExec {
     fn plan_for(&self, region: RegionId) -> Result<Arc<dyn ExecutionPlan>> {
         let placed = Arc::clone(&self.plan).transform_up(|node| match node.downcast_ref::<RegionScan>() {
             Some(scan) => {
-                let spec = RegionScanSpec { region_id: region, ..scan.spec().clone() };
-                Ok(Transformed::yes(Arc::new(RegionScan::try_new(spec)?) as Arc<dyn ExecutionPlan>))
+                let spec = RegionScanSpec {
+                    region_id: region,
+                    ..scan.spec().clone()
+                };
+                Ok(Transformed::yes(
+                    Arc::new(RegionScan::try_new(spec)?) as Arc<dyn ExecutionPlan>
+                ))
             }
             None => Ok(Transformed::no(node)),
         })?;
@@ -88,14 +105,22 @@ impl RegionQueryExec {
 
 impl fmt::Debug for RegionQueryExec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RegionQueryExec").field("regions", &self.regions).field("plan", &self.plan).finish()
+        f.debug_struct("RegionQueryExec")
+            .field("regions", &self.regions)
+            .field("plan", &self.plan)
+            .finish()
     }
 }
 
 impl DisplayAs for RegionQueryExec {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let regions: Vec<String> = self.regions.iter().map(ToString::to_string).collect();
-        write!(f, "RegionQueryExec: table={}, regions=[{}]", self.table.full_name(), regions.join(", "))
+        write!(
+            f,
+            "RegionQueryExec: table={}, regions=[{}]",
+            self.table.full_name(),
+            regions.join(", ")
+        )
     }
 }
 
@@ -179,5 +204,9 @@ impl ExecutionPlan for RegionQueryExec {
 /// The batch under our own schema: names and metadata may differ, types may not.
 fn as_expected(schema: &SchemaRef, batch: RecordBatch) -> Result<RecordBatch> {
     let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-    Ok(RecordBatch::try_new_with_options(Arc::clone(schema), batch.columns().to_vec(), &options)?)
+    Ok(RecordBatch::try_new_with_options(
+        Arc::clone(schema),
+        batch.columns().to_vec(),
+        &options,
+    )?)
 }

@@ -20,14 +20,23 @@ pub const POSTGRES_VERSION: &str = "16.3";
 pub fn session_functions(session: &Session) -> Vec<Arc<ScalarUDF>> {
     let version = match session.protocol {
         Protocol::Postgres => {
-            format!("PostgreSQL {POSTGRES_VERSION} (GreptimeCluster {})", env!("CARGO_PKG_VERSION"))
+            format!(
+                "PostgreSQL {POSTGRES_VERSION} (GreptimeCluster {})",
+                env!("CARGO_PKG_VERSION")
+            )
         }
         _ => format!("{MYSQL_VERSION}-GreptimeCluster-{}", env!("CARGO_PKG_VERSION")),
     };
     let constant = |name: &str, value: String| {
         let value = ScalarValue::Utf8(Some(value));
         let body = Arc::new(move |_: &[ColumnarValue]| Ok(ColumnarValue::Scalar(value.clone())));
-        Arc::new(create_udf(name, vec![], DataType::Utf8, Volatility::Immutable, body))
+        Arc::new(create_udf(
+            name,
+            vec![],
+            DataType::Utf8,
+            Volatility::Immutable,
+            body,
+        ))
     };
     vec![
         constant("version", version),
@@ -81,8 +90,14 @@ impl Variables {
 
     /// The last part of `@@session.name`.
     fn value(names: &[String]) -> ScalarValue {
-        let name = names.last().map(|n| n.trim_start_matches('@').to_lowercase()).unwrap_or_default();
-        let found = VARIABLES.iter().find(|(known, _)| *known == name).map_or("0", |(_, value)| *value);
+        let name = names
+            .last()
+            .map(|n| n.trim_start_matches('@').to_lowercase())
+            .unwrap_or_default();
+        let found = VARIABLES
+            .iter()
+            .find(|(known, _)| *known == name)
+            .map_or("0", |(_, value)| *value);
         match found.parse::<i64>() {
             Ok(number) => ScalarValue::Int64(Some(number)),
             Err(_) => ScalarValue::Utf8(Some(found.to_string())),

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray, UInt64Array};
+use datafusion::arrow::array::{
+    ArrayRef, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray, UInt64Array,
+};
 use datafusion::catalog::{MemTable, TableProvider};
 use greptime_query::from_datafusion;
 use greptime_types::{Error, RegionId, Result, Semantic};
@@ -72,7 +74,9 @@ impl Columns {
             Kind::Signed => Values::Signed(vec![]),
             Kind::Time => Values::Time(vec![]),
         };
-        Self { columns: names.iter().map(|(name, kind)| (*name, empty(*kind))).collect() }
+        Self {
+            columns: names.iter().map(|(name, kind)| (*name, empty(*kind))).collect(),
+        }
     }
 
     fn row<const N: usize>(&mut self, items: [Item; N]) {
@@ -97,7 +101,8 @@ impl Columns {
             };
             (name, array, true)
         });
-        let batch = RecordBatch::try_from_iter_with_nullable(arrays).map_err(|e| Error::internal(e.to_string()))?;
+        let batch =
+            RecordBatch::try_from_iter_with_nullable(arrays).map_err(|e| Error::internal(e.to_string()))?;
         let table = MemTable::try_new(batch.schema(), vec![vec![batch]]).map_err(|e| from_datafusion(&e))?;
         Ok(Arc::new(table))
     }
@@ -118,7 +123,11 @@ pub async fn table(
         "schemata" => schemata(engine),
         "engines" => engines(),
         "key_column_usage" => key_column_usage(engine),
-        "statistics" => Columns::new(&[("table_schema", Kind::Text), ("table_name", Kind::Text), ("index_name", Kind::Text)]),
+        "statistics" => Columns::new(&[
+            ("table_schema", Kind::Text),
+            ("table_name", Kind::Text),
+            ("index_name", Kind::Text),
+        ]),
         _ => return Ok(None),
     };
     columns.into_table().map(Some)
@@ -309,11 +318,19 @@ async fn region_peers(engine: &Arc<Engine>) -> Columns {
             let route = view.route(region);
             let leader = route.as_ref().and_then(|r| r.leader.clone());
             let mut peers = route.as_ref().map(|r| r.voters.clone()).unwrap_or_default();
-            peers.extend(leader.iter().map(|l| l.node).filter(|n| !peers.contains(n)).collect::<Vec<_>>());
+            peers.extend(
+                leader
+                    .iter()
+                    .map(|l| l.node)
+                    .filter(|n| !peers.contains(n))
+                    .collect::<Vec<_>>(),
+            );
             for peer in peers {
                 let leads = leader.as_ref().filter(|l| l.node == peer);
                 let node = nodes.iter().find(|n| n.role == "datanode" && n.id == peer);
-                let address = leads.map(|l| l.address.clone()).or_else(|| node.map(|n| n.address.clone()));
+                let address = leads
+                    .map(|l| l.address.clone())
+                    .or_else(|| node.map(|n| n.address.clone()));
                 let status = match node {
                     Some(node) if node.alive => "ALIVE",
                     Some(_) => "DOWNGRADED",
@@ -374,7 +391,13 @@ fn schemata(engine: &Arc<Engine>) -> Columns {
     let catalog = engine.router.view.catalog();
     let own = catalog.databases().map(|d| d.name.clone());
     for name in own.chain(VIRTUAL_DATABASES.map(str::to_string)) {
-        columns.row([text(CATALOG), text(name), text("utf8"), text("utf8_bin"), text("")]);
+        columns.row([
+            text(CATALOG),
+            text(name),
+            text("utf8"),
+            text("utf8_bin"),
+            text(""),
+        ]);
     }
     columns
 }
@@ -386,7 +409,12 @@ fn engines() -> Columns {
         ("comment", Kind::Text),
         ("transactions", Kind::Text),
     ]);
-    columns.row([text("mito"), text("DEFAULT"), text("Storage engine for time-series data"), text("NO")]);
+    columns.row([
+        text("mito"),
+        text("DEFAULT"),
+        text("Storage engine for time-series data"),
+        text("NO"),
+    ]);
     columns
 }
 

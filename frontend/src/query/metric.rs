@@ -60,7 +60,11 @@ fn label_columns(physical: &TableInfo) -> impl Iterator<Item = &str> {
 }
 
 fn own_session(database: &str) -> Session {
-    Session { database: database.to_string(), user: String::new(), protocol: Protocol::Http }
+    Session {
+        database: database.to_string(),
+        user: String::new(),
+        protocol: Protocol::Http,
+    }
 }
 
 impl MetricTables {
@@ -107,29 +111,46 @@ impl MetricTables {
             return Ok(Some(known.labels.clone()));
         }
         let names: Vec<&str> = label_columns(physical).collect();
-        let counts: Vec<String> = names.iter().map(|n| format!(", count(\"{}\")", n.replace('"', "\"\""))).collect();
+        let counts: Vec<String> = names
+            .iter()
+            .map(|n| format!(", count(\"{}\")", n.replace('"', "\"\"")))
+            .collect();
         let sql = format!(
             "SELECT count(*){} FROM {PHYSICAL_TABLE} WHERE {METRIC_COLUMN} = '{}'",
             counts.concat(),
             metric.replace('\'', "''")
         );
-        let batches = engine.rows_of(&own_session(&physical.database), &sql, deadline).await?;
+        let batches = engine
+            .rows_of(&own_session(&physical.database), &sql, deadline)
+            .await?;
         let count = |column: usize| -> i64 {
             let of = |b: &datafusion::arrow::array::RecordBatch| {
-                b.column(column).as_primitive::<Int64Type>().iter().flatten().sum::<i64>()
+                b.column(column)
+                    .as_primitive::<Int64Type>()
+                    .iter()
+                    .flatten()
+                    .sum::<i64>()
             };
             batches.iter().map(of).sum()
         };
         if count(0) == 0 {
             return Ok(None);
         }
-        let labels: BTreeSet<String> =
-            (0..names.len()).filter(|i| count(i + 1) > 0).map(|i| names[i].to_string()).collect();
+        let labels: BTreeSet<String> = (0..names.len())
+            .filter(|i| count(i + 1) > 0)
+            .map(|i| names[i].to_string())
+            .collect();
         let mut known = self.known.lock();
         if known.len() >= MAX_REMEMBERED {
             known.clear();
         }
-        known.insert(key, Known { labels: labels.clone(), asked: now });
+        known.insert(
+            key,
+            Known {
+                labels: labels.clone(),
+                asked: now,
+            },
+        );
         Ok(Some(labels))
     }
 
@@ -145,7 +166,13 @@ impl MetricTables {
 
     /// Names of the metrics of a database, as far as regions answer soon.
     pub async fn names(&self, engine: &Arc<Engine>, database: &str) -> Vec<String> {
-        if engine.router.view.catalog().table(database, PHYSICAL_TABLE).is_none() {
+        if engine
+            .router
+            .view
+            .catalog()
+            .table(database, PHYSICAL_TABLE)
+            .is_none()
+        {
             return vec![];
         }
         let sql = format!("SELECT DISTINCT {METRIC_COLUMN} FROM {PHYSICAL_TABLE} ORDER BY 1");
@@ -155,7 +182,9 @@ impl MetricTables {
                 .iter()
                 .flat_map(|b| {
                     let names = b.column(0).as_string::<i32>();
-                    (0..names.len()).filter(|i| names.is_valid(*i)).map(|i| names.value(i).to_string())
+                    (0..names.len())
+                        .filter(|i| names.is_valid(*i))
+                        .map(|i| names.value(i).to_string())
                 })
                 .collect(),
             Err(error) => {

@@ -27,7 +27,11 @@ pub struct RegionTable {
 
 impl RegionTable {
     pub fn new(table: Arc<TableInfo>, router: Arc<Router>) -> Self {
-        Self { schema: table.schema.to_arrow(), table, router }
+        Self {
+            schema: table.schema.to_arrow(),
+            table,
+            router,
+        }
     }
 }
 
@@ -55,7 +59,10 @@ impl TableProvider for RegionTable {
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let numbers = partitions_for(&self.table.schema, &self.table.partition, filters);
-        let regions: Vec<_> = numbers.into_iter().map(|n| RegionId::new(self.table.id, n)).collect();
+        let regions: Vec<_> = numbers
+            .into_iter()
+            .map(|n| RegionId::new(self.table.id, n))
+            .collect();
         let Some(first) = regions.first() else {
             let schema = match projection {
                 Some(columns) => Arc::new(Schema::project(&self.schema, columns)?),
@@ -101,7 +108,11 @@ fn can_travel(filter: &Expr) -> bool {
                 | Expr::ScalarVariable(..)
                 | Expr::Placeholder(_)
         );
-        Ok(if local { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+        Ok(if local {
+            TreeNodeRecursion::Stop
+        } else {
+            TreeNodeRecursion::Continue
+        })
     });
     !local && !filter.is_volatile() && filter.to_bytes().is_ok()
 }

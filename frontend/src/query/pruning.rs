@@ -21,9 +21,18 @@ pub fn partitions_for(schema: &TableSchema, rule: &PartitionRule, filters: &[Exp
     if rule.partitions.len() < 2 || filters.is_empty() {
         return all();
     }
-    let filters: Vec<Filter> = filters.iter().map(|f| Filter::from_expr(schema, rule, f)).collect();
-    let axes: Vec<Axis> = rule.columns.iter().map(|c| Axis::new(c, rule, &filters)).collect();
-    let combinations = axes.iter().try_fold(1usize, |n, axis| n.checked_mul(axis.points()));
+    let filters: Vec<Filter> = filters
+        .iter()
+        .map(|f| Filter::from_expr(schema, rule, f))
+        .collect();
+    let axes: Vec<Axis> = rule
+        .columns
+        .iter()
+        .map(|c| Axis::new(c, rule, &filters))
+        .collect();
+    let combinations = axes
+        .iter()
+        .try_fold(1usize, |n, axis| n.checked_mul(axis.points()));
     let Some(combinations) = combinations.filter(|n| *n <= MAX_COMBINATIONS) else {
         return all();
     };
@@ -43,7 +52,10 @@ pub fn partitions_for(schema: &TableSchema, rule: &PartitionRule, filters: &[Exp
         });
         found.extend(home.map(|p| p.region));
     }
-    all().into_iter().filter(|region| found.contains(region)).collect()
+    all()
+        .into_iter()
+        .filter(|region| found.contains(region))
+        .collect()
 }
 
 /// Constants of one column in ascending order. Point 0 is NULL; then come, alternating, the open interval below
@@ -142,18 +154,26 @@ impl Filter {
             _ => None,
         };
         let compare = |name: &str, op: Op, value: &Expr| match constant(schema, name, value) {
-            Some(value) => Self::Compare { column: name.to_string(), op, value },
+            Some(value) => Self::Compare {
+                column: name.to_string(),
+                op,
+                value,
+            },
             None => Self::Unknown,
         };
         match expr {
             Expr::Alias(alias) => lower(&alias.expr),
             Expr::Literal(ScalarValue::Boolean(value), _) => Self::Const(*value == Some(true)),
-            Expr::BinaryExpr(BinaryExpr { left, op: Operator::And, right }) => {
-                Self::All(vec![lower(left), lower(right)])
-            }
-            Expr::BinaryExpr(BinaryExpr { left, op: Operator::Or, right }) => {
-                Self::Any(vec![lower(left), lower(right)])
-            }
+            Expr::BinaryExpr(BinaryExpr {
+                left,
+                op: Operator::And,
+                right,
+            }) => Self::All(vec![lower(left), lower(right)]),
+            Expr::BinaryExpr(BinaryExpr {
+                left,
+                op: Operator::Or,
+                right,
+            }) => Self::Any(vec![lower(left), lower(right)]),
             Expr::BinaryExpr(BinaryExpr { left, op, right }) => {
                 match (column(left), column(right), op_of(*op)) {
                     (Some(name), None, Some(op)) => compare(&name, op, right),
@@ -173,11 +193,17 @@ impl Filter {
                 None => Self::Unknown,
             },
             Expr::IsNull(inner) => match column(inner) {
-                Some(column) => Self::IsNull { column, negated: false },
+                Some(column) => Self::IsNull {
+                    column,
+                    negated: false,
+                },
                 None => Self::Unknown,
             },
             Expr::IsNotNull(inner) => match column(inner) {
-                Some(column) => Self::IsNull { column, negated: true },
+                Some(column) => Self::IsNull {
+                    column,
+                    negated: true,
+                },
                 None => Self::Unknown,
             },
             _ => Self::Unknown,
@@ -207,16 +233,24 @@ impl Filter {
                 Some((_, p)) => known((*p == 0) != *negated),
                 None => Truth::Maybe,
             },
-            Self::All(parts) => parts.iter().fold(Truth::Yes, |all, part| match (all, part.decide(axes, point)) {
-                (Truth::No, _) | (_, Truth::No) => Truth::No,
-                (Truth::Yes, Truth::Yes) => Truth::Yes,
-                _ => Truth::Maybe,
-            }),
-            Self::Any(parts) => parts.iter().fold(Truth::No, |any, part| match (any, part.decide(axes, point)) {
-                (Truth::Yes, _) | (_, Truth::Yes) => Truth::Yes,
-                (Truth::No, Truth::No) => Truth::No,
-                _ => Truth::Maybe,
-            }),
+            Self::All(parts) => {
+                parts
+                    .iter()
+                    .fold(Truth::Yes, |all, part| match (all, part.decide(axes, point)) {
+                        (Truth::No, _) | (_, Truth::No) => Truth::No,
+                        (Truth::Yes, Truth::Yes) => Truth::Yes,
+                        _ => Truth::Maybe,
+                    })
+            }
+            Self::Any(parts) => {
+                parts
+                    .iter()
+                    .fold(Truth::No, |any, part| match (any, part.decide(axes, point)) {
+                        (Truth::Yes, _) | (_, Truth::Yes) => Truth::Yes,
+                        (Truth::No, Truth::No) => Truth::No,
+                        _ => Truth::Maybe,
+                    })
+            }
         }
     }
 }
@@ -245,7 +279,9 @@ fn mirrored(op: Op) -> Op {
 
 /// A literal of the column's own type; the planner has converted it already if it could.
 fn constant(schema: &TableSchema, column: &str, expr: &Expr) -> Option<Value> {
-    let Expr::Literal(value, _) = expr else { return None };
+    let Expr::Literal(value, _) = expr else {
+        return None;
+    };
     let column_type = schema.column(column)?.column_type;
     if value.is_null() {
         return None;

@@ -19,7 +19,11 @@ pub struct Catalog {
 impl Catalog {
     /// The catalog after an update. An update that this program cannot read changes nothing.
     pub fn after(&self, update: &CatalogUpdate) -> Result<Self> {
-        let mut next = if update.complete { Self::default() } else { self.clone() };
+        let mut next = if update.complete {
+            Self::default()
+        } else {
+            self.clone()
+        };
         for json in &update.databases_json {
             let database: DatabaseInfo = parse("database", json)?;
             format::check(&format!("database `{}`", database.name), database.format)?;
@@ -44,7 +48,10 @@ impl Catalog {
     fn index_names(&mut self) {
         self.names.clear();
         for table in self.tables.values().filter(|t| t.state == TableState::Ready) {
-            self.names.entry(table.database.clone()).or_default().insert(table.name.clone(), table.id);
+            self.names
+                .entry(table.database.clone())
+                .or_default()
+                .insert(table.name.clone(), table.id);
         }
     }
 
@@ -72,7 +79,11 @@ impl Catalog {
 
     /// Tables of a database by name.
     pub fn tables_of(&self, database: &str) -> impl Iterator<Item = &Arc<TableInfo>> {
-        self.names.get(database).into_iter().flatten().filter_map(|(_, id)| self.tables.get(id))
+        self.names
+            .get(database)
+            .into_iter()
+            .flatten()
+            .filter_map(|(_, id)| self.tables.get(id))
     }
 
     /// Whether a table exists in any state.
@@ -82,6 +93,9 @@ impl Catalog {
 }
 
 fn parse<T: serde::de::DeserializeOwned>(what: &str, json: &str) -> Result<T> {
-    serde_json::from_str(json)
-        .map_err(|e| Error::unsupported(format!("metasrv sent a {what} that this version cannot read: {e}")))
+    serde_json::from_str(json).map_err(|e| {
+        Error::unsupported(format!(
+            "metasrv sent a {what} that this version cannot read: {e}"
+        ))
+    })
 }

@@ -36,12 +36,17 @@ impl Ddl {
         let mut unknown_outcome = false;
         loop {
             let left = deadline.0.saturating_sub(self.clock.now());
-            let request =
-                DdlRequest { body: Some(body.clone()), deadline_ms: left.as_millis().max(1) as u64 };
+            let request = DdlRequest {
+                body: Some(body.clone()),
+                deadline_ms: left.as_millis().max(1) as u64,
+            };
             let error = match self.link.ddl(request).await {
                 Ok(done) => {
                     let catalog = self.view.await_revision(done.revision, left).await?;
-                    return Ok(Done { changed: done.changed, catalog });
+                    return Ok(Done {
+                        changed: done.changed,
+                        catalog,
+                    });
                 }
                 Err(error) => error,
             };
@@ -51,7 +56,10 @@ impl Ddl {
                     tokio::time::sleep(PAUSE).await;
                 }
                 ErrorKind::AlreadyExists | ErrorKind::NotFound if unknown_outcome => {
-                    let message = format!("{} (perhaps by this statement: its first answer was lost)", error.message);
+                    let message = format!(
+                        "{} (perhaps by this statement: its first answer was lost)",
+                        error.message
+                    );
                     return Err(Error::new(error.kind, message));
                 }
                 _ => return Err(error),

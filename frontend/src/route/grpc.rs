@@ -18,11 +18,15 @@ use greptime_types::{Error, Result};
 use parking_lot::Mutex;
 use prost::Message;
 use tonic::transport::{Channel, Endpoint};
+use tonic::Status;
 
 use super::{Peer, Regions};
 
 /// A peer that answers no ping for this long is taken for gone, and its requests are sent again elsewhere.
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
+
+/// Pods that are replaced leave their addresses behind; with so many, all are dialled anew.
+const MAX_CHANNELS: usize = 1024;
 
 /// Channels are kept by address. A channel that failed is dropped, so that the next attempt dials anew instead
 /// of waiting for the old one's backoff.
@@ -33,7 +37,10 @@ pub struct GrpcRegions {
 
 impl GrpcRegions {
     pub fn new(connect_timeout: Duration) -> Self {
-        Self { connect_timeout, channels: Mutex::default() }
+        Self {
+            connect_timeout,
+            channels: Mutex::default(),
+        }
     }
 
     async fn channel(&self, peer: &Peer) -> Result<Channel> {
@@ -52,21 +59,32 @@ impl GrpcRegions {
             Ok(Err(error)) => return Err(unreachable_peer(peer, &root_cause(&error))),
             Err(_) => return Err(unreachable_peer(peer, "no answer to the connection attempt")),
         };
-        self.channels.lock().insert(peer.address.clone(), channel.clone());
+        let mut channels = self.channels.lock();
+        if channels.len() >= MAX_CHANNELS {
+            channels.clear();
+        }
+        channels.insert(peer.address.clone(), channel.clone());
         Ok(channel)
     }
 
-    /// Forgets the connection when a failure may lie in it.
-    fn failed(&self, peer: &Peer, error: Error) -> Error {
-        if error.is_retryable() {
+    /// Forgets the connection when the failure lies in it, and not in what the datanode answered.
+    fn failed(&self, peer: &Peer, status: &Status) -> Error {
+        if std::error::Error::source(status).is_some() {
             self.channels.lock().remove(&peer.address);
         }
-        error.context(format_args!("datanode {} ({})", peer.node, peer.address))
+        at_peer(peer, error_from_status(status))
     }
 }
 
+fn at_peer(peer: &Peer, error: Error) -> Error {
+    error.context(format_args!("datanode {} ({})", peer.node, peer.address))
+}
+
 fn unreachable_peer(peer: &Peer, why: &str) -> Error {
-    Error::unavailable(format!("datanode {} ({}) cannot be reached: {why}", peer.node, peer.address))
+    Error::unavailable(format!(
+        "datanode {} ({}) cannot be reached: {why}",
+        peer.node, peer.address
+    ))
 }
 
 fn root_cause(error: &dyn std::error::Error) -> String {
@@ -80,29 +98,38 @@ impl Regions for GrpcRegions {
             .max_encoding_message_size(MAX_MESSAGE)
             .max_decoding_message_size(MAX_MESSAGE);
         let response = client.write(request).await;
-        response.map(|r| r.into_inner()).map_err(|status| self.failed(peer, error_from_status(&status)))
+        response
+            .map(|r| r.into_inner())
+            .map_err(|status| self.failed(peer, &status))
     }
 
     async fn query(&self, peer: &Peer, request: QueryRequest) -> Result<SendableRecordBatchStream> {
         let mut client = FlightServiceClient::new(self.channel(peer).await?)
             .max_encoding_message_size(MAX_MESSAGE)
             .max_decoding_message_size(MAX_MESSAGE);
-        let ticket = Ticket { ticket: request.encode_to_vec().into() };
+        let ticket = Ticket {
+            ticket: request.encode_to_vec().into(),
+        };
         let response = client.do_get(ticket).await;
-        let data = response.map_err(|status| self.failed(peer, error_from_status(&status)))?.into_inner();
+        let data = response
+            .map_err(|status| self.failed(peer, &status))?
+            .into_inner();
         let data = data.map_err(|status| FlightError::Tonic(Box::new(status)));
         let mut batches = FlightRecordBatchStream::new_from_flight_data(data.boxed());
         // The schema comes before the first batch; a failure to plan shows here.
-        let first = batches.try_next().await.map_err(|e| self.failed(peer, flight_error(e)))?;
+        let first = batches
+            .try_next()
+            .await
+            .map_err(|e| at_peer(peer, flight_error(e)))?;
         let schema = match (&first, batches.schema()) {
             (Some(batch), _) => batch.schema(),
             (None, Some(schema)) => schema.clone(),
-            (None, None) => return Err(self.failed(peer, Error::unavailable("the answer ended early"))),
+            (None, None) => return Err(at_peer(peer, Error::unavailable("the answer ended early"))),
         };
         let node = peer.node;
-        let all = futures::stream::iter(first.map(Ok)).chain(batches).map_err(move |e| {
-            into_datafusion(flight_error(e).context(format_args!("datanode {node}")))
-        });
+        let all = futures::stream::iter(first.map(Ok))
+            .chain(batches)
+            .map_err(move |e| into_datafusion(flight_error(e).context(format_args!("datanode {node}"))));
         Ok(Box::pin(RecordBatchStreamAdapter::new(schema, all)))
     }
 }
@@ -113,4 +140,3 @@ fn flight_error(error: FlightError) -> Error {
         other => Error::internal(format!("the answer cannot be read: {other}")),
     }
 }
-

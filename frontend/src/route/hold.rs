@@ -37,9 +37,14 @@ pub struct Failure {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Next {
-    Again { after: Duration },
+    Again {
+        after: Duration,
+    },
     /// Again as soon as a route newer than `than` is known, or after `at_most`.
-    AwaitRoute { than: u64, at_most: Duration },
+    AwaitRoute {
+        than: u64,
+        at_most: Duration,
+    },
     GiveUp(Error),
 }
 
@@ -55,7 +60,12 @@ pub struct Hold {
 
 impl Hold {
     pub fn new(policy: HoldPolicy, region: RegionId, deadline: Duration) -> Self {
-        Self { pause: policy.first_pause, policy, region, deadline }
+        Self {
+            pause: policy.first_pause,
+            policy,
+            region,
+            deadline,
+        }
     }
 
     pub fn after(&mut self, now: Duration, failure: Failure) -> Next {
@@ -64,7 +74,10 @@ impl Hold {
         }
         let left = self.deadline.saturating_sub(now);
         if left.is_zero() {
-            let waited = format!("region {} did not take the request within the deadline", self.region);
+            let waited = format!(
+                "region {} did not take the request within the deadline",
+                self.region
+            );
             return Next::GiveUp(Error::deadline(format!("{waited}: {}", failure.error.message)));
         }
         if failure.held_bytes > self.policy.max_held_bytes {
@@ -75,16 +88,19 @@ impl Hold {
                 self.region, failure.error.message
             )));
         }
-        if failure.error.kind != ErrorKind::ResourceExhausted
-            && failure.known_epoch > failure.tried_epoch
-        {
-            return Next::Again { after: Duration::ZERO };
+        if failure.error.kind != ErrorKind::ResourceExhausted && failure.known_epoch > failure.tried_epoch {
+            return Next::Again {
+                after: Duration::ZERO,
+            };
         }
         let pause = self.pause.min(left);
         self.pause = (self.pause * 2).min(self.policy.last_pause);
         match failure.error.kind {
             ErrorKind::ResourceExhausted => Next::Again { after: pause },
-            _ => Next::AwaitRoute { than: failure.tried_epoch.unwrap_or(0), at_most: pause },
+            _ => Next::AwaitRoute {
+                than: failure.tried_epoch.unwrap_or(0),
+                at_most: pause,
+            },
         }
     }
 }
@@ -132,9 +148,10 @@ mod tests {
         for kind in ErrorKind::ALL {
             let next = hold().after(ms(0), failure(kind));
             let expected = match kind {
-                Unavailable | Conflict | NotFound | DeadlineExceeded => {
-                    Next::AwaitRoute { than: 3, at_most: ms(10) }
-                }
+                Unavailable | Conflict | NotFound | DeadlineExceeded => Next::AwaitRoute {
+                    than: 3,
+                    at_most: ms(10),
+                },
                 ResourceExhausted => Next::Again { after: ms(10) },
                 _ => Next::GiveUp(Error::new(kind, "why")),
             };
@@ -144,16 +161,33 @@ mod tests {
 
     #[test]
     fn a_newer_route_is_tried_at_once() {
-        let newer = Failure { known_epoch: Some(4), ..failure(ErrorKind::Unavailable) };
+        let newer = Failure {
+            known_epoch: Some(4),
+            ..failure(ErrorKind::Unavailable)
+        };
         assert_eq!(hold().after(ms(0), newer), Next::Again { after: ms(0) });
-        let first = Failure { tried_epoch: None, known_epoch: Some(1), ..failure(ErrorKind::Unavailable) };
+        let first = Failure {
+            tried_epoch: None,
+            known_epoch: Some(1),
+            ..failure(ErrorKind::Unavailable)
+        };
         assert_eq!(hold().after(ms(0), first), Next::Again { after: ms(0) });
     }
 
     #[test]
     fn without_a_leader_it_waits_for_any_route() {
-        let nobody = Failure { tried_epoch: None, known_epoch: None, ..failure(ErrorKind::Unavailable) };
-        assert_eq!(hold().after(ms(0), nobody), Next::AwaitRoute { than: 0, at_most: ms(10) });
+        let nobody = Failure {
+            tried_epoch: None,
+            known_epoch: None,
+            ..failure(ErrorKind::Unavailable)
+        };
+        assert_eq!(
+            hold().after(ms(0), nobody),
+            Next::AwaitRoute {
+                than: 0,
+                at_most: ms(10)
+            }
+        );
     }
 
     #[test]
@@ -163,18 +197,29 @@ mod tests {
             Next::AwaitRoute { at_most, .. } => at_most,
             other => panic!("{other:?}"),
         };
-        assert_eq!([pause(0), pause(0), pause(0), pause(0)], [ms(10), ms(20), ms(40), ms(40)]);
+        assert_eq!(
+            [pause(0), pause(0), pause(0), pause(0)],
+            [ms(10), ms(20), ms(40), ms(40)]
+        );
         assert_eq!(pause(29_999), ms(1));
     }
 
     #[test]
     fn it_gives_up_at_the_deadline_beyond_the_budget_and_without_the_table() {
         let late = hold().after(ms(30_000), failure(ErrorKind::Unavailable));
-        assert!(matches!(late, Next::GiveUp(e) if e.kind == ErrorKind::DeadlineExceeded && e.message.contains("why")));
-        let full = Failure { held_bytes: 1001, ..failure(ErrorKind::Unavailable) };
+        assert!(
+            matches!(late, Next::GiveUp(e) if e.kind == ErrorKind::DeadlineExceeded && e.message.contains("why"))
+        );
+        let full = Failure {
+            held_bytes: 1001,
+            ..failure(ErrorKind::Unavailable)
+        };
         let full = hold().after(ms(0), full);
         assert!(matches!(full, Next::GiveUp(e) if e.kind == ErrorKind::ResourceExhausted));
-        let gone = Failure { table_exists: false, ..failure(ErrorKind::NotFound) };
+        let gone = Failure {
+            table_exists: false,
+            ..failure(ErrorKind::NotFound)
+        };
         assert_eq!(hold().after(ms(0), gone), Next::GiveUp(Error::not_found("why")));
     }
 }

@@ -22,7 +22,13 @@ pub struct RequestIds {
 impl RequestIds {
     /// `incarnation` is random and new at each start of the process.
     pub fn new(incarnation: u64) -> Self {
-        Self { incarnation, state: Arc::new(Mutex::new(State { next: 1, unfinished: BTreeSet::new() })) }
+        Self {
+            incarnation,
+            state: Arc::new(Mutex::new(State {
+                next: 1,
+                unfinished: BTreeSet::new(),
+            })),
+        }
     }
 
     /// A number that counts as unfinished until the guard is dropped. All attempts of one write share it.
@@ -31,7 +37,10 @@ impl RequestIds {
         let number = state.next;
         state.next += 1;
         state.unfinished.insert(number);
-        Unfinished { ids: self.clone(), number }
+        Unfinished {
+            ids: self.clone(),
+            number,
+        }
     }
 
     /// Below it regions may forget: no attempt of a lower number will be sent any more.
@@ -49,7 +58,10 @@ pub struct Unfinished {
 
 impl Unfinished {
     pub fn id(&self) -> RequestId {
-        RequestId { incarnation: self.ids.incarnation, number: self.number }
+        RequestId {
+            incarnation: self.ids.incarnation,
+            number: self.number,
+        }
     }
 }
 
@@ -69,7 +81,13 @@ mod tests {
         assert_eq!(ids.lowest_unfinished(), 1);
         let first = ids.begin();
         let second = ids.begin();
-        assert_eq!(first.id(), RequestId { incarnation: 9, number: 1 });
+        assert_eq!(
+            first.id(),
+            RequestId {
+                incarnation: 9,
+                number: 1
+            }
+        );
         drop(second);
         assert_eq!(ids.lowest_unfinished(), 1);
         drop(first);

@@ -91,7 +91,15 @@ impl Router {
         policy: HoldPolicy,
         metrics: FrontendMetrics,
     ) -> Self {
-        Self { view, clock, regions, ids, policy, held_bytes: AtomicU64::new(0), metrics }
+        Self {
+            view,
+            clock,
+            regions,
+            ids,
+            policy,
+            held_bytes: AtomicU64::new(0),
+            metrics,
+        }
     }
 
     pub fn deadline_in(&self, timeout: Duration) -> Deadline {
@@ -170,7 +178,10 @@ impl Router {
 
     fn target(&self, region: RegionId) -> Option<Target> {
         let route = self.view.route(region)?;
-        route.leader.map(|peer| Target { peer, epoch: route.epoch })
+        route.leader.map(|peer| Target {
+            peer,
+            epoch: route.epoch,
+        })
     }
 
     /// Attempt, hold, attempt again: what [`Hold`] says.
@@ -189,7 +200,9 @@ impl Router {
                 None => Err(Error::unavailable(format!("region {region} has no leader"))),
                 Some(target) => tokio::time::timeout(self.time_left(deadline), attempt(target.clone()))
                     .await
-                    .unwrap_or_else(|_| Err(Error::deadline(format!("region {region} did not answer in time")))),
+                    .unwrap_or_else(|_| {
+                        Err(Error::deadline(format!("region {region} did not answer in time")))
+                    }),
             };
             let error = match result {
                 Ok(answer) => return Ok(answer),

@@ -37,7 +37,12 @@ pub struct FrontendSession {
 
 impl FrontendSession {
     pub fn new(identity: Identity, view: Arc<View>, ready: Readiness) -> Self {
-        Self { identity, view, ready, told: Mutex::default() }
+        Self {
+            identity,
+            view,
+            ready,
+            told: Mutex::default(),
+        }
     }
 
     /// Ready once the whole catalog and all routes have been said, or metasrv said that there is nothing more.
@@ -69,7 +74,10 @@ impl SessionHandler for FrontendSession {
     }
 
     fn tick(&self, number: u64) -> Tick {
-        Tick { number, ..Tick::default() }
+        Tick {
+            number,
+            ..Tick::default()
+        }
     }
 
     fn told(&self, push: Body) {
@@ -93,6 +101,9 @@ impl SessionHandler for FrontendSession {
     }
 
     fn disconnected(&self, reason: &str) {
-        tracing::info!(reason, "session with metasrv ended; the routes known so far stay in use");
+        tracing::info!(
+            reason,
+            "session with metasrv ended; the routes known so far stay in use"
+        );
     }
 }

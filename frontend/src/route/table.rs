@@ -37,14 +37,23 @@ impl RouteTable {
         }
         for route in &update.routes {
             let id = RegionId::from_u64(route.region_id);
-            let leader = (route.epoch > 0 && !route.leader_address.is_empty())
-                .then(|| Peer { node: route.leader_node, address: route.leader_address.clone() });
-            let mut next = RegionRoute { epoch: route.epoch, leader, voters: route.voters.clone() };
+            let leader = (route.epoch > 0 && !route.leader_address.is_empty()).then(|| Peer {
+                node: route.leader_node,
+                address: route.leader_address.clone(),
+            });
+            let mut next = RegionRoute {
+                epoch: route.epoch,
+                leader,
+                voters: route.voters.clone(),
+            };
             let known = self.regions.get(&id).or_else(|| old.get(&id));
             if let Some(known) = known
                 && (known.epoch > next.epoch || (next.leader.is_none() && known.leader.is_some()))
             {
-                next = RegionRoute { voters: next.voters, ..known.clone() };
+                next = RegionRoute {
+                    voters: next.voters,
+                    ..known.clone()
+                };
             }
             self.regions.insert(id, next);
         }
@@ -74,7 +83,11 @@ mod tests {
             leader_address: address.into(),
             voters: vec![7],
         };
-        RouteUpdate { complete, routes: vec![route], dropped_regions: vec![] }
+        RouteUpdate {
+            complete,
+            routes: vec![route],
+            dropped_regions: vec![],
+        }
     }
 
     #[test]
@@ -94,7 +107,11 @@ mod tests {
     fn a_complete_update_forgets_what_it_does_not_name() {
         let mut table = RouteTable::default();
         table.apply(&update(false, 5, "a:1"));
-        table.apply(&RouteUpdate { complete: true, routes: vec![], dropped_regions: vec![] });
+        table.apply(&RouteUpdate {
+            complete: true,
+            routes: vec![],
+            dropped_regions: vec![],
+        });
         assert_eq!(table.get(REGION), None);
     }
 
@@ -103,7 +120,11 @@ mod tests {
         let mut table = RouteTable::default();
         table.apply(&update(false, 0, ""));
         assert_eq!(table.get(REGION).unwrap().leader, None);
-        table.apply(&RouteUpdate { complete: false, routes: vec![], dropped_regions: vec![REGION.as_u64()] });
+        table.apply(&RouteUpdate {
+            complete: false,
+            routes: vec![],
+            dropped_regions: vec![REGION.as_u64()],
+        });
         assert_eq!(table.get(REGION), None);
     }
 }

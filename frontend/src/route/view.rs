@@ -67,7 +67,10 @@ impl View {
         let mut changes = self.routes_changed.subscribe();
         loop {
             changes.mark_unchanged();
-            if self.route(region).is_some_and(|r| r.leader.is_some() && r.epoch > than) {
+            if self
+                .route(region)
+                .is_some_and(|r| r.leader.is_some() && r.epoch > than)
+            {
                 return;
             }
             // The sender lives as long as `self`.

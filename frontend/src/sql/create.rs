@@ -55,7 +55,13 @@ pub fn parse_create_table(parser: &mut Parser) -> Result<CreateTable> {
         None => greptime_types::PartitionRule::single(),
         Some((columns, exprs)) => partition_rule(&schema, columns, &exprs)?,
     };
-    Ok(CreateTable { table, if_not_exists, schema, partition, options: table_options(options)? })
+    Ok(CreateTable {
+        table,
+        if_not_exists,
+        schema,
+        partition,
+        options: table_options(options)?,
+    })
 }
 
 impl Definition {
@@ -74,7 +80,9 @@ impl Definition {
 
     fn set_primary_key(&mut self, columns: Vec<String>) -> Result<()> {
         if self.primary_key.replace(columns).is_some() {
-            return Err(Error::invalid("the table has two PRIMARY KEY clauses; name all tags in one"));
+            return Err(Error::invalid(
+                "the table has two PRIMARY KEY clauses; name all tags in one",
+            ));
         }
         Ok(())
     }
@@ -114,9 +122,11 @@ impl Definition {
 
     fn into_schema(mut self) -> Result<TableSchema> {
         for name in &self.time_index {
-            let column = self.columns.iter_mut().find(|c| c.name == *name).ok_or_else(|| {
-                Error::invalid(format!("time index column `{name}` is not defined"))
-            })?;
+            let column = self
+                .columns
+                .iter_mut()
+                .find(|c| c.name == *name)
+                .ok_or_else(|| Error::invalid(format!("time index column `{name}` is not defined")))?;
             if column.nullable && self.explicit_null.contains(name) {
                 return Err(Error::invalid(format!("time index `{name}` cannot be NULL")));
             }
@@ -145,17 +155,23 @@ fn default_text(expr: &Expr) -> Option<String> {
 
 fn parse_names(parser: &mut Parser) -> Result<Vec<String>> {
     parser.expect_token(&Token::LParen).map_err(syntax)?;
-    let names = parser.parse_comma_separated(Parser::parse_identifier).map_err(syntax)?;
+    let names = parser
+        .parse_comma_separated(Parser::parse_identifier)
+        .map_err(syntax)?;
     parser.expect_token(&Token::RParen).map_err(syntax)?;
     Ok(names.iter().map(fold).collect())
 }
 
 /// From after `PARTITION`.
 fn parse_partition(parser: &mut Parser) -> Result<(Vec<String>, Vec<Expr>)> {
-    parser.expect_keywords(&[Keyword::ON, Keyword::COLUMNS]).map_err(syntax)?;
+    parser
+        .expect_keywords(&[Keyword::ON, Keyword::COLUMNS])
+        .map_err(syntax)?;
     let columns = parse_names(parser)?;
     parser.expect_token(&Token::LParen).map_err(syntax)?;
-    let exprs = parser.parse_comma_separated0(Parser::parse_expr, Token::RParen).map_err(syntax)?;
+    let exprs = parser
+        .parse_comma_separated0(Parser::parse_expr, Token::RParen)
+        .map_err(syntax)?;
     parser.expect_token(&Token::RParen).map_err(syntax)?;
     Ok((columns, exprs))
 }
@@ -166,7 +182,9 @@ fn parse_engine(parser: &mut Parser) -> Result<()> {
     let name = fold(&parser.parse_identifier().map_err(syntax)?);
     match name.as_str() {
         "mito" => Ok(()),
-        _ => Err(Error::unsupported(format!("engine `{name}` does not exist; leave ENGINE out or write mito"))),
+        _ => Err(Error::unsupported(format!(
+            "engine `{name}` does not exist; leave ENGINE out or write mito"
+        ))),
     }
 }
 
@@ -190,7 +208,9 @@ pub fn parse_options(parser: &mut Parser) -> Result<BTreeMap<String, String>> {
 fn word(parser: &mut Parser) -> Result<String> {
     let found = parser.next_token();
     match found.token {
-        Token::SingleQuotedString(text) | Token::DoubleQuotedString(text) | Token::Number(text, _) => Ok(text),
+        Token::SingleQuotedString(text) | Token::DoubleQuotedString(text) | Token::Number(text, _) => {
+            Ok(text)
+        }
         Token::Word(word) => Ok(word.value),
         _ => parser.expected("an option", found).map_err(syntax),
     }
@@ -208,7 +228,9 @@ fn table_options(options: BTreeMap<String, String>) -> Result<TableOptions> {
             "ttl" => known.ttl = Some(value),
             "merge_mode" if value == "last_row" => {}
             "merge_mode" => {
-                return Err(Error::unsupported(format!("merge_mode = '{value}' is not supported, only 'last_row'")));
+                return Err(Error::unsupported(format!(
+                    "merge_mode = '{value}' is not supported, only 'last_row'"
+                )));
             }
             "comment" => {
                 known.extra.insert(key, value);
@@ -228,7 +250,8 @@ pub fn added_column(definition: &ColumnDef) -> Result<ColumnSchema> {
     let name = fold(&definition.name);
     let mut column = ColumnSchema {
         id: 0,
-        column_type: column_type(&definition.data_type).map_err(|e| e.context(format_args!("column `{name}`")))?,
+        column_type: column_type(&definition.data_type)
+            .map_err(|e| e.context(format_args!("column `{name}`")))?,
         semantic: Semantic::Field,
         nullable: true,
         default: None,
@@ -244,7 +267,10 @@ pub fn added_column(definition: &ColumnDef) -> Result<ColumnSchema> {
         }
     }
     if column.semantic == Semantic::Tag && column.column_type != ColumnType::String {
-        return Err(Error::unsupported(format!("column `{}`: an added tag must be a STRING", column.name)));
+        return Err(Error::unsupported(format!(
+            "column `{}`: an added tag must be a STRING",
+            column.name
+        )));
     }
     Ok(column)
 }

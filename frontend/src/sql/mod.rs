@@ -22,10 +22,24 @@ use greptime_types::{ColumnSchema, PartitionRule, TableOptions, TableSchema};
 #[derive(Clone, Debug)]
 pub enum Statement {
     CreateTable(Box<CreateTable>),
-    CreateDatabase { name: String, if_not_exists: bool, options: BTreeMap<String, String> },
-    DropTable { tables: Vec<TableName>, if_exists: bool },
-    DropDatabase { name: String, if_exists: bool },
-    AddColumns { table: TableName, columns: Vec<ColumnSchema>, if_not_exists: bool },
+    CreateDatabase {
+        name: String,
+        if_not_exists: bool,
+        options: BTreeMap<String, String>,
+    },
+    DropTable {
+        tables: Vec<TableName>,
+        if_exists: bool,
+    },
+    DropDatabase {
+        name: String,
+        if_exists: bool,
+    },
+    AddColumns {
+        table: TableName,
+        columns: Vec<ColumnSchema>,
+        if_not_exists: bool,
+    },
     Insert(Box<ast::Insert>),
     Delete(Box<ast::Delete>),
     /// SELECT, VALUES, WITH, and EXPLAIN of them.

@@ -39,9 +39,17 @@ impl TryFrom<&ObjectName> for TableName {
         let table = parts.pop().unwrap_or_default();
         let database = parts.pop();
         match (parts.pop(), parts.is_empty()) {
-            (None, _) => Ok(Self { database, name: table }),
-            (Some(catalog), true) if catalog == CATALOG => Ok(Self { database, name: table }),
-            _ => Err(Error::not_found(format!("`{name}`: the only catalog is `{CATALOG}`"))),
+            (None, _) => Ok(Self {
+                database,
+                name: table,
+            }),
+            (Some(catalog), true) if catalog == CATALOG => Ok(Self {
+                database,
+                name: table,
+            }),
+            _ => Err(Error::not_found(format!(
+                "`{name}`: the only catalog is `{CATALOG}`"
+            ))),
         }
     }
 }

@@ -9,7 +9,10 @@ use super::Statement;
 
 /// Gives unnamed parameters (`?`) numbers, so that all look like `$n`; returns how many there are.
 pub fn number(statement: &mut Statement) -> usize {
-    let mut numbering = Numbering { unnamed: 0, highest: 0 };
+    let mut numbering = Numbering {
+        unnamed: 0,
+        highest: 0,
+    };
     let _ = visit(statement, &mut numbering);
     numbering.highest
 }

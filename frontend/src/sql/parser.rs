@@ -2,9 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use datafusion::sql::sqlparser::ast::{
-    self, AlterTableOperation, FromTable, ObjectType, Statement as Ast,
-};
+use datafusion::sql::sqlparser::ast::{self, AlterTableOperation, FromTable, ObjectType, Statement as Ast};
 use datafusion::sql::sqlparser::dialect::{GenericDialect, MySqlDialect};
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
@@ -72,14 +70,23 @@ fn parse_statement(parser: &mut Parser) -> Result<Statement> {
 fn parse_create_database(parser: &mut Parser) -> Result<Statement> {
     let if_not_exists = parser.parse_keywords(&[Keyword::IF, Keyword::NOT, Keyword::EXISTS]);
     let name = single(&parser.parse_object_name(false).map_err(syntax)?)?;
-    let options =
-        if parser.parse_keyword(Keyword::WITH) { parse_options(parser)? } else { BTreeMap::new() };
-    Ok(Statement::CreateDatabase { name, if_not_exists, options })
+    let options = if parser.parse_keyword(Keyword::WITH) {
+        parse_options(parser)?
+    } else {
+        BTreeMap::new()
+    };
+    Ok(Statement::CreateDatabase {
+        name,
+        if_not_exists,
+        options,
+    })
 }
 
 /// Forms that the generic grammar does not have.
 fn parse_special(parser: &mut Parser) -> Result<Option<Statement>> {
-    let words: Vec<String> = (0..2).map(|n| parser.peek_nth_token(n).token.to_string().to_lowercase()).collect();
+    let words: Vec<String> = (0..2)
+        .map(|n| parser.peek_nth_token(n).token.to_string().to_lowercase())
+        .collect();
     match [words[0].as_str(), words[1].as_str()] {
         // MySQL's SET has forms of its own (`SET NAMES`, `SET @@x = …, y = …`); none of them has an effect here.
         ["set", _] => {
@@ -94,7 +101,9 @@ fn parse_special(parser: &mut Parser) -> Result<Option<Statement>> {
                 let columns = &["Name", "Engine", "Version", "Row_format", "Rows", "Comment"];
                 return Ok(Some(Statement::Show(Show::Empty(columns))));
             }
-            parser.expect_one_of_keywords(&[Keyword::FROM, Keyword::IN]).map_err(syntax)?;
+            parser
+                .expect_one_of_keywords(&[Keyword::FROM, Keyword::IN])
+                .map_err(syntax)?;
             let name = parser.parse_object_name(false).map_err(syntax)?;
             Ok(Some(Statement::Show(Show::Index(TableName::try_from(&name)?))))
         }
@@ -117,7 +126,12 @@ fn lower(statement: Ast) -> Result<Statement> {
         Ast::Insert(insert) => Ok(Statement::Insert(Box::new(insert))),
         Ast::Delete(delete) => check_delete(delete),
         Ast::ExplainTable { table_name, .. } => Ok(Statement::Describe(TableName::try_from(&table_name)?)),
-        Ast::Drop { object_type, if_exists, names, .. } => lower_drop(object_type, if_exists, &names),
+        Ast::Drop {
+            object_type,
+            if_exists,
+            names,
+            ..
+        } => lower_drop(object_type, if_exists, &names),
         Ast::AlterTable(alter) => lower_alter(&alter),
         Ast::Use(ast::Use::Object(name) | ast::Use::Database(name) | ast::Use::Schema(name)) => {
             Ok(Statement::Use(single(&name)?))
@@ -133,7 +147,9 @@ fn lower(statement: Ast) -> Result<Statement> {
         other => {
             let text = other.to_string();
             let start: String = text.chars().take(40).collect();
-            Err(Error::unsupported(format!("this statement is not supported: {start}")))
+            Err(Error::unsupported(format!(
+                "this statement is not supported: {start}"
+            )))
         }
     }
 }
@@ -158,9 +174,10 @@ fn lower_drop(kind: ObjectType, if_exists: bool, names: &[ast::ObjectName]) -> R
             let tables = names.iter().map(TableName::try_from).collect::<Result<_>>()?;
             Ok(Statement::DropTable { tables, if_exists })
         }
-        (ObjectType::Database | ObjectType::Schema, [name]) => {
-            Ok(Statement::DropDatabase { name: single(name)?, if_exists })
-        }
+        (ObjectType::Database | ObjectType::Schema, [name]) => Ok(Statement::DropDatabase {
+            name: single(name)?,
+            if_exists,
+        }),
         (kind, _) => Err(Error::unsupported(format!("DROP {kind} is not supported"))),
     }
 }
@@ -170,12 +187,25 @@ fn lower_alter(alter: &ast::AlterTable) -> Result<Statement> {
     let mut tolerant = true;
     for operation in &alter.operations {
         match operation {
-            AlterTableOperation::AddColumn { column_def, if_not_exists, column_position: None, .. } => {
+            AlterTableOperation::AddColumn {
+                column_def,
+                if_not_exists,
+                column_position: None,
+                ..
+            } => {
                 tolerant &= if_not_exists;
                 columns.push(added_column(column_def)?);
             }
-            other => return Err(Error::unsupported(format!("ALTER TABLE … {other} is not supported"))),
+            other => {
+                return Err(Error::unsupported(format!(
+                    "ALTER TABLE … {other} is not supported"
+                )));
+            }
         }
     }
-    Ok(Statement::AddColumns { table: TableName::try_from(&alter.name)?, columns, if_not_exists: tolerant })
+    Ok(Statement::AddColumns {
+        table: TableName::try_from(&alter.name)?,
+        columns,
+        if_not_exists: tolerant,
+    })
 }

@@ -2,7 +2,9 @@
 
 use datafusion::sql::sqlparser::ast::{BinaryOperator, Expr, UnaryOperator, Value as Literal};
 use greptime_types::partition::Op;
-use greptime_types::{ColumnSchema, ColumnType, Error, PartitionExpr, PartitionRule, Result, TableSchema, Value};
+use greptime_types::{
+    ColumnSchema, ColumnType, Error, PartitionExpr, PartitionRule, Result, TableSchema, Value,
+};
 
 use super::names::fold;
 use crate::ingest::literal::timestamp_from_text;
@@ -11,29 +13,46 @@ use crate::ingest::literal::timestamp_from_text;
 pub fn partition_rule(schema: &TableSchema, columns: Vec<String>, exprs: &[Expr]) -> Result<PartitionRule> {
     for name in &columns {
         if schema.column(name).is_none() {
-            return Err(Error::invalid(format!("PARTITION ON COLUMNS names `{name}`, which is not a column")));
+            return Err(Error::invalid(format!(
+                "PARTITION ON COLUMNS names `{name}`, which is not a column"
+            )));
         }
     }
     // Two rows of one identity must not lie in two regions: nothing would find the older one any more.
-    let outside = columns.iter().find(|c| !schema.primary_key.contains(c) && schema.time_index().name != **c);
+    let outside = columns
+        .iter()
+        .find(|c| !schema.primary_key.contains(c) && schema.time_index().name != **c);
     if let Some(name) = outside {
         return Err(Error::invalid(format!(
             "PARTITION ON COLUMNS names `{name}`, which is neither in the PRIMARY KEY nor the TIME INDEX"
         )));
     }
-    let lowered = exprs.iter().map(|e| lower(schema, e)).collect::<Result<Vec<_>>>()?;
+    let lowered = exprs
+        .iter()
+        .map(|e| lower(schema, e))
+        .collect::<Result<Vec<_>>>()?;
     PartitionRule::new(columns, lowered)
 }
 
 fn lower(schema: &TableSchema, expr: &Expr) -> Result<PartitionExpr> {
     match expr {
         Expr::Nested(inner) => lower(schema, inner),
-        Expr::BinaryOp { left, op: BinaryOperator::And, right } => {
-            Ok(PartitionExpr::And(Box::new(lower(schema, left)?), Box::new(lower(schema, right)?)))
-        }
-        Expr::BinaryOp { left, op: BinaryOperator::Or, right } => {
-            Ok(PartitionExpr::Or(Box::new(lower(schema, left)?), Box::new(lower(schema, right)?)))
-        }
+        Expr::BinaryOp {
+            left,
+            op: BinaryOperator::And,
+            right,
+        } => Ok(PartitionExpr::And(
+            Box::new(lower(schema, left)?),
+            Box::new(lower(schema, right)?),
+        )),
+        Expr::BinaryOp {
+            left,
+            op: BinaryOperator::Or,
+            right,
+        } => Ok(PartitionExpr::Or(
+            Box::new(lower(schema, left)?),
+            Box::new(lower(schema, right)?),
+        )),
         Expr::BinaryOp { left, op, right } => {
             let op = compare_op(op).ok_or_else(|| wrong(expr))?;
             match (left.as_ref(), right.as_ref()) {
@@ -84,10 +103,15 @@ fn comparison(schema: &TableSchema, name: &str, op: Op, constant: &Expr) -> Resu
 /// A constant of the column's own type, so that routing never has to convert.
 pub fn constant_of(column: &ColumnSchema, expr: &Expr) -> Result<Value> {
     let (negative, literal) = match expr {
-        Expr::UnaryOp { op: UnaryOperator::Minus, expr } => (true, expr.as_ref()),
+        Expr::UnaryOp {
+            op: UnaryOperator::Minus,
+            expr,
+        } => (true, expr.as_ref()),
         other => (false, other),
     };
-    let Expr::Value(value) = literal else { return Err(wrong(expr)) };
+    let Expr::Value(value) = literal else {
+        return Err(wrong(expr));
+    };
     let mismatch = || {
         Error::invalid(format!(
             "partition rule compares column `{}` of type {} with {expr}",
@@ -97,9 +121,9 @@ pub fn constant_of(column: &ColumnSchema, expr: &Expr) -> Result<Value> {
     };
     match (column.column_type, &value.value) {
         (ColumnType::String, Literal::SingleQuotedString(text)) => Ok(Value::String(text.clone())),
-        (ColumnType::Timestamp(unit), Literal::SingleQuotedString(text)) => {
-            timestamp_from_text(text, unit).map(Value::Int).map_err(|_| mismatch())
-        }
+        (ColumnType::Timestamp(unit), Literal::SingleQuotedString(text)) => timestamp_from_text(text, unit)
+            .map(Value::Int)
+            .map_err(|_| mismatch()),
         (ColumnType::Float32 | ColumnType::Float64, Literal::Number(digits, _)) => {
             let value: f64 = digits.parse().map_err(|_| mismatch())?;
             Ok(Value::Float(if negative { -value } else { value }))
@@ -114,9 +138,15 @@ pub fn constant_of(column: &ColumnSchema, expr: &Expr) -> Result<Value> {
 
 fn integer(column_type: ColumnType, value: i128) -> Option<Value> {
     let signed = |min: i64, max: i64| {
-        (i128::from(min)..=i128::from(max)).contains(&value).then_some(Value::Int(value as i64))
+        (i128::from(min)..=i128::from(max))
+            .contains(&value)
+            .then_some(Value::Int(value as i64))
     };
-    let unsigned = |max: u64| (0..=i128::from(max)).contains(&value).then_some(Value::UInt(value as u64));
+    let unsigned = |max: u64| {
+        (0..=i128::from(max))
+            .contains(&value)
+            .then_some(Value::UInt(value as u64))
+    };
     match column_type {
         ColumnType::Int8 => signed(i8::MIN.into(), i8::MAX.into()),
         ColumnType::Int16 => signed(i16::MIN.into(), i16::MAX.into()),

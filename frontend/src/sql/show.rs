@@ -26,14 +26,26 @@ impl Like {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Show {
-    Databases { like: Option<Like> },
-    Tables { database: Option<String>, like: Option<Like>, full: bool },
+    Databases {
+        like: Option<Like>,
+    },
+    Tables {
+        database: Option<String>,
+        like: Option<Like>,
+        full: bool,
+    },
     CreateTable(TableName),
     CreateDatabase(String),
-    Columns { table: TableName, like: Option<Like>, full: bool },
+    Columns {
+        table: TableName,
+        like: Option<Like>,
+        full: bool,
+    },
     Index(TableName),
     /// `SHOW VARIABLES` of MySQL, by pattern.
-    Variables { like: Option<Like> },
+    Variables {
+        like: Option<Like>,
+    },
     /// `SHOW name` of PostgreSQL.
     Variable(String),
     /// Lists that are always empty here, by the columns they would have.
@@ -48,19 +60,36 @@ pub fn lower_show(statement: &ast::Statement) -> Option<Result<Show>> {
         S::ShowDatabases { show_options, .. } | S::ShowSchemas { show_options, .. } => {
             like_of(show_options).map(|like| Show::Databases { like })
         }
-        S::ShowTables { show_options, full, .. } => tables(show_options, *full),
-        S::ShowCreate { obj_type: ast::ShowCreateObject::Table, obj_name } => {
-            TableName::try_from(obj_name).map(Show::CreateTable)
-        }
-        S::ShowColumns { show_options, full, .. } => columns(show_options, *full),
+        S::ShowTables {
+            show_options, full, ..
+        } => tables(show_options, *full),
+        S::ShowCreate {
+            obj_type: ast::ShowCreateObject::Table,
+            obj_name,
+        } => TableName::try_from(obj_name).map(Show::CreateTable),
+        S::ShowColumns {
+            show_options, full, ..
+        } => columns(show_options, *full),
         S::ShowVariables { filter, .. } => filter_of(filter.as_ref()).map(|like| Show::Variables { like }),
         S::ShowStatus { .. } => Ok(Show::Empty(&["Variable_name", "Value"])),
-        S::ShowProcessList { .. } => Ok(Show::Empty(&["Id", "User", "Host", "db", "Command", "Time", "State", "Info"])),
+        S::ShowProcessList { .. } => Ok(Show::Empty(&[
+            "Id", "User", "Host", "db", "Command", "Time", "State", "Info",
+        ])),
         S::ShowViews { .. } => Ok(Show::Empty(&["Views"])),
-        S::ShowCollation { .. } => {
-            Ok(Show::Empty(&["Collation", "Charset", "Id", "Default", "Compiled", "Sortlen"]))
-        }
-        S::ShowCharset(_) => Ok(Show::Empty(&["Charset", "Description", "Default collation", "Maxlen"])),
+        S::ShowCollation { .. } => Ok(Show::Empty(&[
+            "Collation",
+            "Charset",
+            "Id",
+            "Default",
+            "Compiled",
+            "Sortlen",
+        ])),
+        S::ShowCharset(_) => Ok(Show::Empty(&[
+            "Charset",
+            "Description",
+            "Default collation",
+            "Maxlen",
+        ])),
         S::ShowVariable { variable } => words(variable),
         _ => return None,
     };
@@ -78,7 +107,11 @@ fn filter_of(filter: Option<&ShowStatementFilter>) -> Result<Option<Like>> {
 
 /// `WHERE Variable_name = 'x'`, as some drivers write LIKE.
 fn where_names(expr: &ast::Expr) -> Result<Like> {
-    if let ast::Expr::BinaryOp { op: ast::BinaryOperator::Eq, right, .. } = expr
+    if let ast::Expr::BinaryOp {
+        op: ast::BinaryOperator::Eq,
+        right,
+        ..
+    } = expr
         && let ast::Expr::Value(value) = right.as_ref()
         && let Some(text) = value.clone().into_string()
     {
@@ -90,7 +123,8 @@ fn where_names(expr: &ast::Expr) -> Result<Like> {
 fn like_of(options: &ShowStatementOptions) -> Result<Option<Like>> {
     let filter = match &options.filter_position {
         Some(
-            ast::ShowStatementFilterPosition::Infix(filter) | ast::ShowStatementFilterPosition::Suffix(filter),
+            ast::ShowStatementFilterPosition::Infix(filter)
+            | ast::ShowStatementFilterPosition::Suffix(filter),
         ) => Some(filter),
         None => None,
     };
@@ -102,13 +136,21 @@ fn tables(options: &ShowStatementOptions, full: bool) -> Result<Show> {
         None => None,
         Some(name) => Some(single(name)?),
     };
-    Ok(Show::Tables { database, like: like_of(options)?, full })
+    Ok(Show::Tables {
+        database,
+        like: like_of(options)?,
+        full,
+    })
 }
 
 fn columns(options: &ShowStatementOptions, full: bool) -> Result<Show> {
     let name = options.show_in.as_ref().and_then(|i| i.parent_name.as_ref());
     let name = name.ok_or_else(|| Error::invalid("SHOW COLUMNS needs FROM and a table"))?;
-    Ok(Show::Columns { table: TableName::try_from(name)?, like: like_of(options)?, full })
+    Ok(Show::Columns {
+        table: TableName::try_from(name)?,
+        like: like_of(options)?,
+        full,
+    })
 }
 
 /// Whatever `sqlparser` does not know arrives as a list of words.
@@ -133,7 +175,10 @@ fn named(words: &[&str]) -> Result<TableName> {
     let mut parts = text.split('.').map(str::to_string);
     match (parts.next(), parts.next()) {
         (Some(name), None) if !name.is_empty() => Ok(TableName { database: None, name }),
-        (Some(database), Some(name)) => Ok(TableName { database: Some(database), name }),
+        (Some(database), Some(name)) => Ok(TableName {
+            database: Some(database),
+            name,
+        }),
         _ => Err(Error::invalid("SHOW INDEX needs FROM and a table")),
     }
 }

@@ -49,5 +49,8 @@ fn split_argument(text: &str) -> (String, Option<u64>) {
         return (text.to_string(), None);
     };
     let (argument, after) = rest.split_once(')').unwrap_or((rest, ""));
-    (format!("{before}{after}").trim().to_string(), argument.trim().parse().ok())
+    (
+        format!("{before}{after}").trim().to_string(),
+        argument.trim().parse().ok(),
+    )
 }

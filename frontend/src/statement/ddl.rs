@@ -18,38 +18,64 @@ impl Executor {
     pub(super) async fn run_ddl(&self, session: &Session, statement: &Statement) -> Result<u64> {
         let deadline = self.router().deadline_in(self.config.ddl_timeout);
         match statement {
-            Statement::CreateDatabase { name, if_not_exists, options } => {
+            Statement::CreateDatabase {
+                name,
+                if_not_exists,
+                options,
+            } => {
                 let options = options.clone().into_iter().collect();
                 let (name, if_not_exists) = (name.clone(), *if_not_exists);
                 self.ddl
-                    .run(Body::CreateDatabase(CreateDatabase { name, if_not_exists, options }), deadline)
+                    .run(
+                        Body::CreateDatabase(CreateDatabase {
+                            name,
+                            if_not_exists,
+                            options,
+                        }),
+                        deadline,
+                    )
                     .await?;
                 Ok(1)
             }
             Statement::DropDatabase { name, if_exists } => {
                 let (name, if_exists) = (name.clone(), *if_exists);
-                self.ddl.run(Body::DropDatabase(DropDatabase { name, if_exists }), deadline).await?;
+                self.ddl
+                    .run(Body::DropDatabase(DropDatabase { name, if_exists }), deadline)
+                    .await?;
                 Ok(0)
             }
             Statement::CreateTable(create) => {
-                self.ddl.run(self.create_table(session, create)?, deadline).await?;
+                self.ddl
+                    .run(self.create_table(session, create)?, deadline)
+                    .await?;
                 Ok(0)
             }
             Statement::DropTable { tables, if_exists } => {
                 for table in tables {
                     let database = writable_database(session, table)?.to_string();
-                    let body = DropTable { database, name: table.name.clone(), if_exists: *if_exists };
+                    let body = DropTable {
+                        database,
+                        name: table.name.clone(),
+                        if_exists: *if_exists,
+                    };
                     self.ddl.run(Body::DropTable(body), deadline).await?;
                 }
                 Ok(0)
             }
-            Statement::AddColumns { table, columns, if_not_exists } => {
+            Statement::AddColumns {
+                table,
+                columns,
+                if_not_exists,
+            } => {
                 if let Some(body) = self.add_columns(session, table, columns, *if_not_exists)? {
                     self.ddl.run(body, deadline).await?;
                 }
                 Ok(0)
             }
-            other => Err(Error::internal(format!("{} is no change of the catalog", other.tag()))),
+            other => Err(Error::internal(format!(
+                "{} is no change of the catalog",
+                other.tag()
+            ))),
         }
     }
 
@@ -57,7 +83,13 @@ impl Executor {
         let database = writable_database(session, &create.table)?;
         create.schema.columns.iter().try_for_each(check_default)?;
         let (schema, partition) = (create.schema.clone(), create.partition.clone());
-        let table = new_table(database, &create.table.name, schema, partition, create.options.clone());
+        let table = new_table(
+            database,
+            &create.table.name,
+            schema,
+            partition,
+            create.options.clone(),
+        );
         Ok(Body::CreateTable(CreateTableRequest {
             table_json: to_json(&table)?,
             if_not_exists: create.if_not_exists,
@@ -78,7 +110,9 @@ impl Executor {
         if let Some(column) = columns.iter().find(|c| known.schema.column(&c.name).is_some()) {
             if !if_not_exists {
                 let name = &column.name;
-                return Err(Error::already_exists(format!("table `{table}` has a column `{name}` already")));
+                return Err(Error::already_exists(format!(
+                    "table `{table}` has a column `{name}` already"
+                )));
             }
         }
         // Checked here for the sake of the message; metasrv checks again.
@@ -109,5 +143,7 @@ fn check_default(column: &ColumnSchema) -> Result<()> {
     }
     let cell = default_of(column, 0)?;
     let cells = [&cell];
-    column_from_cells(column, cells.into_iter()).map(drop).map_err(|e| e.context("DEFAULT"))
+    column_from_cells(column, cells.into_iter())
+        .map(drop)
+        .map_err(|e| e.context("DEFAULT"))
 }

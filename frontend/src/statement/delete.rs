@@ -23,22 +23,43 @@ impl Executor {
         let catalog = self.router().view.catalog();
         let table = catalog.expect_table(database, &name.name)?;
         if table.options.append_mode {
-            return Err(Error::unsupported("rows of a table in append mode have no identity to delete by"));
+            return Err(Error::unsupported(
+                "rows of a table in append mode have no identity to delete by",
+            ));
         }
         let time = &table.schema.time_index().name;
-        let keys: Vec<String> = table.schema.primary_key.iter().chain([time]).map(|c| quoted(c)).collect();
-        let condition = delete.selection.as_ref().map(|e| format!(" WHERE {e}")).unwrap_or_default();
-        let sql =
-            format!("SELECT {} FROM {}.{}{condition}", keys.join(", "), quoted(database), quoted(&name.name));
+        let keys: Vec<String> = table
+            .schema
+            .primary_key
+            .iter()
+            .chain([time])
+            .map(|c| quoted(c))
+            .collect();
+        let condition = delete
+            .selection
+            .as_ref()
+            .map(|e| format!(" WHERE {e}"))
+            .unwrap_or_default();
+        let sql = format!(
+            "SELECT {} FROM {}.{}{condition}",
+            keys.join(", "),
+            quoted(database),
+            quoted(&name.name)
+        );
         let query = parse_statements(&sql, Lexer::Standard)?;
-        let query = query.first().ok_or_else(|| Error::internal("DELETE made no query"))?;
+        let query = query
+            .first()
+            .ok_or_else(|| Error::internal("DELETE made no query"))?;
         let mut rows = self.plan(session, query).await?.execute().await?;
         let mut deleted = 0;
         while let Some(batch) = rows.next().await {
             let batch: RecordBatch = batch.map_err(|e| from_datafusion(&e))?;
             if batch.num_rows() > 0 {
                 let deadline = self.router().deadline_in(self.config.write_timeout);
-                deleted += self.ingestor.write(table, &batch, WriteOp::Delete, deadline).await?;
+                deleted += self
+                    .ingestor
+                    .write(table, &batch, WriteOp::Delete, deadline)
+                    .await?;
             }
         }
         Ok(deleted)

@@ -23,12 +23,17 @@ use crate::sql::{Statement, TableName, fold};
 impl Executor {
     pub(super) async fn insert(&self, session: &Session, insert: &ast::Insert) -> Result<u64> {
         let table = self.insert_target(session, insert)?;
-        let source = insert.source.as_ref().ok_or_else(|| Error::invalid("INSERT needs VALUES or a SELECT"))?;
+        let source = insert
+            .source
+            .as_ref()
+            .ok_or_else(|| Error::invalid("INSERT needs VALUES or a SELECT"))?;
         let names = insert_columns(&table.schema, insert)?;
         let deadline = self.router().deadline_in(self.config.write_timeout);
         match source.body.as_ref() {
             SetExpr::Values(values) => {
-                let batch = self.values_batch(session, &table, &names, values, deadline).await?;
+                let batch = self
+                    .values_batch(session, &table, &names, values, deadline)
+                    .await?;
                 self.ingestor.write(&table, &batch, WriteOp::Put, deadline).await
             }
             _ => self.insert_select(session, &table, &names, source).await,
@@ -47,7 +52,9 @@ impl Executor {
         }
         let name = TableName::try_from(name)?;
         let catalog = self.router().view.catalog();
-        catalog.expect_table(writable_database(session, &name)?, &name.name).cloned()
+        catalog
+            .expect_table(writable_database(session, &name)?, &name.name)
+            .cloned()
     }
 
     async fn values_batch(
@@ -84,10 +91,15 @@ impl Executor {
 
     /// A value that has to be computed, like `now() - INTERVAL '1 hour'`.
     async fn evaluate(&self, session: &Session, expr: &Expr, deadline: Deadline) -> Result<Cell> {
-        let batches = self.engine.rows_of(session, &format!("SELECT {expr}"), deadline).await?;
+        let batches = self
+            .engine
+            .rows_of(session, &format!("SELECT {expr}"), deadline)
+            .await?;
         let row = batches.iter().find(|b| b.num_rows() > 0);
         let row = row.ok_or_else(|| Error::invalid(format!("{expr} has no value")))?;
-        ScalarValue::try_from_array(row.column(0), 0).map(Cell::Scalar).map_err(|e| from_datafusion(&e))
+        ScalarValue::try_from_array(row.column(0), 0)
+            .map(Cell::Scalar)
+            .map_err(|e| from_datafusion(&e))
     }
 
     /// Rows are written as the query gives them; what was written before a failure stays.
@@ -102,7 +114,9 @@ impl Executor {
         let mut rows = self.plan(session, &query).await?.execute().await?;
         if rows.schema().fields().len() != names.len() {
             let (found, expected) = (rows.schema().fields().len(), names.len());
-            return Err(Error::invalid(format!("the SELECT gives {found} columns, INSERT names {expected}")));
+            return Err(Error::invalid(format!(
+                "the SELECT gives {found} columns, INSERT names {expected}"
+            )));
         }
         let mut written = 0;
         while let Some(batch) = rows.next().await {
@@ -132,7 +146,9 @@ pub fn insert_columns(schema: &TableSchema, insert: &ast::Insert) -> Result<Vec<
         let ident = column.0.last().and_then(|part| part.as_ident());
         let name = fold(ident.ok_or_else(|| Error::invalid(format!("`{column}` is not a column")))?);
         if schema.column(&name).is_none() {
-            return Err(Error::invalid(format!("column `{name}` does not exist in the table")));
+            return Err(Error::invalid(format!(
+                "column `{name}` does not exist in the table"
+            )));
         }
         if names.contains(&name) {
             return Err(Error::invalid(format!("column `{name}` is named twice")));
@@ -143,8 +159,16 @@ pub fn insert_columns(schema: &TableSchema, insert: &ast::Insert) -> Result<Vec<
 }
 
 /// The rows of a query under the names and types of the table's columns.
-fn cast_batch(schema: &TableSchema, names: &[String], batch: &RecordBatch, now_ms: i64) -> Result<RecordBatch> {
-    let strict = CastOptions { safe: false, ..CastOptions::default() };
+fn cast_batch(
+    schema: &TableSchema,
+    names: &[String],
+    batch: &RecordBatch,
+    now_ms: i64,
+) -> Result<RecordBatch> {
+    let strict = CastOptions {
+        safe: false,
+        ..CastOptions::default()
+    };
     let (mut fields, mut arrays): (Vec<Field>, Vec<ArrayRef>) = (vec![], vec![]);
     for column in &schema.columns {
         let target = column.column_type.to_arrow();
@@ -185,6 +209,8 @@ fn check_cast(column: &str, from: &DataType, to: &DataType) -> Result<()> {
         || (*from == DataType::Int64 && times(to));
     match same {
         true => Ok(()),
-        false => Err(Error::invalid(format!("column `{column}` is {to}, the SELECT gives {from}; use CAST"))),
+        false => Err(Error::invalid(format!(
+            "column `{column}` is {to}, the SELECT gives {from}; use CAST"
+        ))),
     }
 }

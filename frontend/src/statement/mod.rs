@@ -44,7 +44,9 @@ impl Executor {
     pub async fn execute(&self, session: &Session, statement: &Statement) -> Result<Output> {
         let router = self.router();
         match statement {
-            Statement::Query(_) => Ok(Output::Rows(self.plan(session, statement).await?.execute().await?)),
+            Statement::Query(_) => Ok(Output::Rows(
+                self.plan(session, statement).await?.execute().await?,
+            )),
             Statement::Insert(insert) => {
                 let rows = self.insert(session, insert).await?;
                 self.metrics.ingested(session.protocol.name(), rows);

@@ -20,12 +20,18 @@ use crate::sql::{Like, Show, TableName, quoted};
 /// Rows of text under the given names.
 fn text_rows(names: &[&str], rows: Vec<Vec<Option<String>>>) -> Result<SendableRecordBatchStream> {
     let column = |i: usize| -> ArrayRef {
-        Arc::new(StringArray::from_iter(rows.iter().map(|row| row.get(i).and_then(Option::as_deref))))
+        Arc::new(StringArray::from_iter(
+            rows.iter().map(|row| row.get(i).and_then(Option::as_deref)),
+        ))
     };
     let columns = names.iter().enumerate().map(|(i, name)| (*name, column(i), true));
-    let batch = RecordBatch::try_from_iter_with_nullable(columns).map_err(|e| Error::internal(e.to_string()))?;
+    let batch =
+        RecordBatch::try_from_iter_with_nullable(columns).map_err(|e| Error::internal(e.to_string()))?;
     let schema = batch.schema();
-    Ok(Box::pin(RecordBatchStreamAdapter::new(schema, futures::stream::iter([Ok(batch)]))))
+    Ok(Box::pin(RecordBatchStreamAdapter::new(
+        schema,
+        futures::stream::iter([Ok(batch)]),
+    )))
 }
 
 fn some(text: impl Into<String>) -> Option<String> {
@@ -46,7 +52,12 @@ impl Executor {
                 text_rows(&["Database"], names.map(|n| vec![some(n)]).collect())
             }
             Show::Tables { database, like, full } => {
-                self.show_tables(database.as_deref().unwrap_or(&session.database), like.as_ref(), *full).await
+                self.show_tables(
+                    database.as_deref().unwrap_or(&session.database),
+                    like.as_ref(),
+                    *full,
+                )
+                .await
             }
             Show::CreateTable(name) => {
                 let table = self.table(session, name)?;
@@ -56,13 +67,20 @@ impl Executor {
             Show::CreateDatabase(name) => {
                 expect_database(&catalog, name)?;
                 let text = format!("CREATE DATABASE IF NOT EXISTS {}", quoted(name));
-                text_rows(&["Database", "Create Database"], vec![vec![some(name), some(text)]])
+                text_rows(
+                    &["Database", "Create Database"],
+                    vec![vec![some(name), some(text)]],
+                )
             }
-            Show::Columns { table, like, full } => self.show_columns(session, table, like.as_ref(), *full).await,
+            Show::Columns { table, like, full } => {
+                self.show_columns(session, table, like.as_ref(), *full).await
+            }
             Show::Index(name) => self.show_index(session, name),
             Show::Variables { like } => {
                 let known = VARIABLES.iter().filter(|(name, _)| matches(like.as_ref(), name));
-                let rows = known.map(|(name, value)| vec![some(*name), some(*value)]).collect();
+                let rows = known
+                    .map(|(name, value)| vec![some(*name), some(*value)])
+                    .collect();
                 text_rows(&["Variable_name", "Value"], rows)
             }
             Show::Variable(name) => text_rows(&[name], vec![vec![some(postgres_variable(name))]]),
@@ -77,7 +95,9 @@ impl Executor {
 
     fn table(&self, session: &Session, name: &TableName) -> Result<Arc<TableInfo>> {
         let catalog = self.router().view.catalog();
-        catalog.expect_table(name.database_or(&session.database), &name.name).cloned()
+        catalog
+            .expect_table(name.database_or(&session.database), &name.name)
+            .cloned()
     }
 
     async fn show_tables(
@@ -91,14 +111,20 @@ impl Executor {
         let mut names: Vec<(String, &str)> = if VIRTUAL_DATABASES.contains(&database) {
             TABLES.iter().map(|n| ((*n).to_string(), "SYSTEM VIEW")).collect()
         } else {
-            let mut all: Vec<_> = catalog.tables_of(database).map(|t| (t.name.clone(), "BASE TABLE")).collect();
+            let mut all: Vec<_> = catalog
+                .tables_of(database)
+                .map(|t| (t.name.clone(), "BASE TABLE"))
+                .collect();
             let metrics = self.engine.metrics.names(&self.engine, database).await;
             all.extend(metrics.into_iter().map(|name| (name, "VIEW")));
             all
         };
         names.retain(|(name, _)| matches(like, name));
         names.sort();
-        let rows = names.into_iter().map(|(name, kind)| vec![Some(name), some(kind)]).collect();
+        let rows = names
+            .into_iter()
+            .map(|(name, kind)| vec![Some(name), some(kind)])
+            .collect();
         let title = format!("Tables_in_{database}");
         match full {
             true => text_rows(&[&title, "Table_type"], rows),
@@ -130,22 +156,49 @@ impl Executor {
             }
             row
         });
-        let names = ["Field", "Type", "Null", "Key", "Default", "Extra", "Collation", "Comment", "Privileges"];
+        let names = [
+            "Field",
+            "Type",
+            "Null",
+            "Key",
+            "Default",
+            "Extra",
+            "Collation",
+            "Comment",
+            "Privileges",
+        ];
         text_rows(if full { &names } else { &names[..6] }, rows.collect())
     }
 
     fn show_index(&self, session: &Session, name: &TableName) -> Result<SendableRecordBatchStream> {
         let table = self.table(session, name)?;
-        let keys = table.schema.primary_key.iter().map(|key| (key.as_str(), "PRIMARY"));
+        let keys = table
+            .schema
+            .primary_key
+            .iter()
+            .map(|key| (key.as_str(), "PRIMARY"));
         let time = [(table.schema.time_index().name.as_str(), "TIME INDEX")];
         let rows = keys.chain(time).enumerate().map(|(position, (column, index))| {
-            vec![some(&table.name), some("1"), some(index), some((position + 1).to_string()), some(column)]
+            vec![
+                some(&table.name),
+                some("1"),
+                some(index),
+                some((position + 1).to_string()),
+                some(column),
+            ]
         });
-        text_rows(&["Table", "Non_unique", "Key_name", "Seq_in_index", "Column_name"], rows.collect())
+        text_rows(
+            &["Table", "Non_unique", "Key_name", "Seq_in_index", "Column_name"],
+            rows.collect(),
+        )
     }
 
     /// As GreptimeDB prints it.
-    pub(super) async fn describe(&self, session: &Session, name: &TableName) -> Result<SendableRecordBatchStream> {
+    pub(super) async fn describe(
+        &self,
+        session: &Session,
+        name: &TableName,
+    ) -> Result<SendableRecordBatchStream> {
         const NAMES: [&str; 6] = ["Column", "Type", "Key", "Null", "Default", "Semantic Type"];
         let database = name.database_or(&session.database);
         let catalog = self.router().view.catalog();
@@ -163,7 +216,11 @@ impl Executor {
             return text_rows(&NAMES, rows.collect());
         }
         // Not a table of the catalog: a metric, or one of information_schema.
-        let sql = format!("SELECT * FROM {}.{} LIMIT 0", quoted(database), quoted(&name.name));
+        let sql = format!(
+            "SELECT * FROM {}.{} LIMIT 0",
+            quoted(database),
+            quoted(&name.name)
+        );
         let statements = crate::sql::parse_statements(&sql, crate::sql::Lexer::Standard)?;
         let planned = match statements.first() {
             Some(statement) => self.plan(session, statement).await?,
@@ -177,7 +234,14 @@ impl Executor {
             };
             let nullable = if field.is_nullable() { "YES" } else { "NO" };
             let type_name = field.data_type().to_string();
-            vec![some(field.name()), some(type_name), some(""), some(nullable), some(""), some(semantic)]
+            vec![
+                some(field.name()),
+                some(type_name),
+                some(""),
+                some(nullable),
+                some(""),
+                some(semantic),
+            ]
         });
         text_rows(&NAMES, rows.collect())
     }
@@ -206,7 +270,11 @@ pub fn create_table_text(table: &TableInfo) -> String {
     let mut text = format!("CREATE TABLE IF NOT EXISTS {} (\n", quoted(&table.name));
     for column in &schema.columns {
         let null = if column.nullable { "NULL" } else { "NOT NULL" };
-        let default = column.default.as_ref().map(|d| format!(" DEFAULT {d}")).unwrap_or_default();
+        let default = column
+            .default
+            .as_ref()
+            .map(|d| format!(" DEFAULT {d}"))
+            .unwrap_or_default();
         let (name, sql_type) = (quoted(&column.name), column.column_type.sql_name());
         // Writing to a String cannot fail.
         let _ = writeln!(text, "  {name} {sql_type} {null}{default},");
@@ -217,11 +285,21 @@ pub fn create_table_text(table: &TableInfo) -> String {
         let _ = write!(text, ",\n  PRIMARY KEY ({})", keys.join(", "));
     }
     text.push_str("\n)\n");
-    let exprs: Vec<String> =
-        table.partition.partitions.iter().filter_map(|p| p.expr.as_ref()).map(|e| format!("  {e}")).collect();
+    let exprs: Vec<String> = table
+        .partition
+        .partitions
+        .iter()
+        .filter_map(|p| p.expr.as_ref())
+        .map(|e| format!("  {e}"))
+        .collect();
     if !exprs.is_empty() {
         let columns: Vec<String> = table.partition.columns.iter().map(|c| quoted(c)).collect();
-        let _ = writeln!(text, "PARTITION ON COLUMNS ({}) (\n{}\n)", columns.join(", "), exprs.join(",\n"));
+        let _ = writeln!(
+            text,
+            "PARTITION ON COLUMNS ({}) (\n{}\n)",
+            columns.join(", "),
+            exprs.join(",\n")
+        );
     }
     text.push_str("ENGINE=mito");
     let mut options: Vec<String> = vec![];
@@ -229,7 +307,13 @@ pub fn create_table_text(table: &TableInfo) -> String {
         options.push("  'append_mode' = 'true'".into());
     }
     options.extend(table.options.ttl.as_ref().map(|ttl| format!("  'ttl' = '{ttl}'")));
-    options.extend(table.options.extra.iter().map(|(k, v)| format!("  '{k}' = '{}'", v.replace('\'', "''"))));
+    options.extend(
+        table
+            .options
+            .extra
+            .iter()
+            .map(|(k, v)| format!("  '{k}' = '{}'", v.replace('\'', "''"))),
+    );
     if !options.is_empty() {
         let _ = write!(text, "\nWITH(\n{}\n)", options.join(",\n"));
     }

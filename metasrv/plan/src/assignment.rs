@@ -44,20 +44,30 @@ pub fn tell(
     reported: &BTreeMap<RegionId, Reported>,
 ) -> Vec<Command> {
     let desired: BTreeMap<RegionId, &Assignment> = desired.iter().map(|a| (a.region, a)).collect();
-    let wanted = desired.values().filter_map(|want| match reported.get(&want.region) {
-        None if want.initialised => None,
-        None => Some(Command::Initialise((*want).clone())),
-        Some(has) if has.leading && has.schema_version < want.schema_version => Some(Command::Alter(want.region)),
-        Some(_) => None,
-    });
-    let surplus = reported.keys().filter(|r| dropping.contains(&r.table())).map(|r| Command::Drop(*r));
+    let wanted = desired
+        .values()
+        .filter_map(|want| match reported.get(&want.region) {
+            None if want.initialised => None,
+            None => Some(Command::Initialise((*want).clone())),
+            Some(has) if has.leading && has.schema_version < want.schema_version => {
+                Some(Command::Alter(want.region))
+            }
+            Some(_) => None,
+        });
+    let surplus = reported
+        .keys()
+        .filter(|r| dropping.contains(&r.table()))
+        .map(|r| Command::Drop(*r));
     wanted.chain(surplus).collect()
 }
 
 /// What is shown of a region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RegionState {
-    Leading { node: NodeId, epoch: u64 },
+    Leading {
+        node: NodeId,
+        epoch: u64,
+    },
     /// The datanode is there and on its way.
     Opening,
     /// Its datanode is away.
@@ -115,28 +125,49 @@ mod tests {
     const REGION: RegionId = RegionId::new(7, 0);
 
     fn want(initialised: bool) -> Assignment {
-        Assignment { region: REGION, raft_id: 1, voters: vec![1], schema_version: 2, initialised }
+        Assignment {
+            region: REGION,
+            raft_id: 1,
+            voters: vec![1],
+            schema_version: 2,
+            initialised,
+        }
     }
 
     fn has(schema_version: u64, leading: bool) -> BTreeMap<RegionId, Reported> {
-        BTreeMap::from([(REGION, Reported { schema_version, leading })])
+        BTreeMap::from([(
+            REGION,
+            Reported {
+                schema_version,
+                leading,
+            },
+        )])
     }
 
     #[test]
     fn a_new_region_is_initialised_until_it_is_reported() {
-        assert_eq!(tell(&[want(false)], &BTreeSet::new(), &BTreeMap::new()), [Command::Initialise(want(false))]);
+        assert_eq!(
+            tell(&[want(false)], &BTreeSet::new(), &BTreeMap::new()),
+            [Command::Initialise(want(false))]
+        );
         assert_eq!(tell(&[want(false)], &BTreeSet::new(), &has(2, true)), []);
     }
 
     #[test]
     fn a_lost_region_is_never_initialised_again() {
         assert_eq!(tell(&[want(true)], &BTreeSet::new(), &BTreeMap::new()), []);
-        assert_eq!(region_state(true, &[(0, Replica::Missing)]), RegionState::DiskLost);
+        assert_eq!(
+            region_state(true, &[(0, Replica::Missing)]),
+            RegionState::DiskLost
+        );
     }
 
     #[test]
     fn an_old_schema_is_altered_at_the_leader_only() {
-        assert_eq!(tell(&[want(true)], &BTreeSet::new(), &has(1, true)), [Command::Alter(REGION)]);
+        assert_eq!(
+            tell(&[want(true)], &BTreeSet::new(), &has(1, true)),
+            [Command::Alter(REGION)]
+        );
         assert_eq!(tell(&[want(true)], &BTreeSet::new(), &has(1, false)), []);
     }
 
@@ -149,9 +180,18 @@ mod tests {
 
     #[test]
     fn the_leader_of_the_highest_epoch_is_the_leader() {
-        let replicas = [(0, Replica::Leading { epoch: 3 }), (1, Replica::Leading { epoch: 5 })];
-        assert_eq!(region_state(true, &replicas), RegionState::Leading { node: 1, epoch: 5 });
+        let replicas = [
+            (0, Replica::Leading { epoch: 3 }),
+            (1, Replica::Leading { epoch: 5 }),
+        ];
+        assert_eq!(
+            region_state(true, &replicas),
+            RegionState::Leading { node: 1, epoch: 5 }
+        );
         assert_eq!(region_state(true, &[(0, Replica::Away)]), RegionState::NoLeader);
-        assert_eq!(region_state(false, &[(0, Replica::Missing)]), RegionState::Opening);
+        assert_eq!(
+            region_state(false, &[(0, Replica::Missing)]),
+            RegionState::Opening
+        );
     }
 }

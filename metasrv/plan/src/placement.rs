@@ -27,7 +27,10 @@ impl fmt::Display for Refusal {
         match self {
             Self::NoDatanode => f.write_str("no datanode has registered yet"),
             Self::NoneAlive { known } => {
-                write!(f, "none of the {known} known datanodes is alive; wait until one is back")
+                write!(
+                    f,
+                    "none of the {known} known datanodes is alive; wait until one is back"
+                )
             }
         }
     }
@@ -51,11 +54,23 @@ pub fn place(count: usize, nodes: &[NodeLoad]) -> Result<Vec<NodeId>, Refusal> {
     let mut scores: BTreeMap<NodeId, Score> = nodes
         .iter()
         .filter(|n| n.alive)
-        .map(|n| (n.node, Score { of_this_table: 0, regions: n.regions, node: n.node }))
+        .map(|n| {
+            (
+                n.node,
+                Score {
+                    of_this_table: 0,
+                    regions: n.regions,
+                    node: n.node,
+                },
+            )
+        })
         .collect();
     let mut chosen = Vec::with_capacity(count);
     for _ in 0..count {
-        let best = scores.values_mut().min().ok_or(Refusal::NoneAlive { known: nodes.len() })?;
+        let best = scores
+            .values_mut()
+            .min()
+            .ok_or(Refusal::NoneAlive { known: nodes.len() })?;
         best.of_this_table += 1;
         best.regions += 1;
         chosen.push(best.node);
@@ -70,7 +85,11 @@ mod tests {
     use super::*;
 
     fn node(node: NodeId, regions: usize) -> NodeLoad {
-        NodeLoad { node, alive: true, regions }
+        NodeLoad {
+            node,
+            alive: true,
+            regions,
+        }
     }
 
     #[test]
@@ -82,7 +101,10 @@ mod tests {
     #[test]
     fn a_refusal_says_what_is_missing() {
         assert_eq!(place(1, &[]), Err(Refusal::NoDatanode));
-        let dead = NodeLoad { alive: false, ..node(0, 0) };
+        let dead = NodeLoad {
+            alive: false,
+            ..node(0, 0)
+        };
         assert_eq!(place(1, &[dead]), Err(Refusal::NoneAlive { known: 1 }));
     }
 

@@ -46,10 +46,16 @@ pub struct EtcdStore {
 impl EtcdStore {
     pub fn new(config: EtcdConfig) -> Result<Self> {
         if config.endpoints.is_empty() {
-            return Err(Error::invalid("store.etcd.endpoints is empty; name at least one URL"));
+            return Err(Error::invalid(
+                "store.etcd.endpoints is empty; name at least one URL",
+            ));
         }
         let prefix = format!("{}/", config.prefix.trim_end_matches('/'));
-        Ok(Self { config, prefix, client: Mutex::new(None) })
+        Ok(Self {
+            config,
+            prefix,
+            client: Mutex::new(None),
+        })
     }
 
     /// A connected client; clones share one connection.
@@ -95,7 +101,10 @@ impl EtcdStore {
     }
 
     fn away(&self, error: &dyn std::fmt::Display) -> Error {
-        Error::unavailable(format!("etcd at {} cannot be reached: {error}", self.config.endpoints.join(", ")))
+        Error::unavailable(format!(
+            "etcd at {} cannot be reached: {error}",
+            self.config.endpoints.join(", ")
+        ))
     }
 
     /// Runs one request under the time limit.
@@ -120,7 +129,13 @@ impl Store for EtcdStore {
             for kv in page.kvs() {
                 let key = String::from_utf8_lossy(kv.key());
                 let relative = key.strip_prefix(&self.prefix).unwrap_or(&key).to_string();
-                found.insert(relative, Versioned { value: kv.value().to_vec(), revision: kv.mod_revision() });
+                found.insert(
+                    relative,
+                    Versioned {
+                        value: kv.value().to_vec(),
+                        revision: kv.mod_revision(),
+                    },
+                );
             }
             match page.kvs().last().filter(|_| page.more()) {
                 Some(last) => from = [last.key(), &[0]].concat(),
@@ -144,7 +159,9 @@ impl Store for EtcdStore {
                 Change::Delete(key) => TxnOp::delete(self.key(&key), None),
             })
             .collect();
-        let answer = self.request(client.txn(Txn::new().when([compare]).and_then(operations))).await?;
+        let answer = self
+            .request(client.txn(Txn::new().when([compare]).and_then(operations)))
+            .await?;
         let revision = answer.header().map_or(0, |h| h.revision());
         Ok(answer.succeeded().then_some(revision))
     }
@@ -152,13 +169,17 @@ impl Store for EtcdStore {
     async fn probe(&self) -> Result<()> {
         let mut client = self.client().await?;
         let options = GetOptions::new().with_keys_only().with_limit(1);
-        self.request(client.get(self.key("root"), Some(options))).await.map(|_| ())
+        self.request(client.get(self.key("root"), Some(options)))
+            .await
+            .map(|_| ())
     }
 
     async fn destroy(&self) -> Result<()> {
         let mut client = self.client().await?;
         let options = DeleteOptions::new().with_prefix();
-        self.request(client.delete(self.prefix.clone(), Some(options))).await.map(|_| ())
+        self.request(client.delete(self.prefix.clone(), Some(options)))
+            .await
+            .map(|_| ())
     }
 
     fn name(&self) -> &'static str {
@@ -191,6 +212,12 @@ mod tests {
 
     #[test]
     fn no_endpoint_is_an_error_that_names_the_setting() {
-        assert!(EtcdStore::new(EtcdConfig::default()).err().unwrap().message.contains("store.etcd.endpoints"));
+        assert!(
+            EtcdStore::new(EtcdConfig::default())
+                .err()
+                .unwrap()
+                .message
+                .contains("store.etcd.endpoints")
+        );
     }
 }

@@ -36,7 +36,10 @@ impl FileStore {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Contents::default(),
             Err(error) => return Err(failed(path, &error)),
         };
-        Ok(Self { path: path.to_path_buf(), contents: Mutex::new(contents) })
+        Ok(Self {
+            path: path.to_path_buf(),
+            contents: Mutex::new(contents),
+        })
     }
 }
 
@@ -45,9 +48,18 @@ fn decode(path: &Path, bytes: &[u8]) -> Result<Contents> {
         .map_err(|e| Error::corruption(format!("{} is damaged: {e}", path.display())))?;
     format::check(&path.display().to_string(), on_disk.format)?;
     let keys = on_disk.keys.into_iter().map(|(key, (revision, value))| {
-        (key, Versioned { value: value.to_string().into_bytes(), revision })
+        (
+            key,
+            Versioned {
+                value: value.to_string().into_bytes(),
+                revision,
+            },
+        )
     });
-    Ok(Contents { revision: on_disk.revision, keys: keys.collect() })
+    Ok(Contents {
+        revision: on_disk.revision,
+        keys: keys.collect(),
+    })
 }
 
 fn encode(contents: &Contents) -> Result<Vec<u8>> {
@@ -57,7 +69,11 @@ fn encode(contents: &Contents) -> Result<Vec<u8>> {
             .map_err(|e| Error::internal(format!("record {key} is not JSON: {e}")))?;
         keys.insert(key.clone(), (versioned.revision, value));
     }
-    let on_disk = OnDisk { format: format::FORMAT_VERSION, revision: contents.revision, keys };
+    let on_disk = OnDisk {
+        format: format::FORMAT_VERSION,
+        revision: contents.revision,
+        keys,
+    };
     serde_json::to_vec_pretty(&on_disk).map_err(|e| Error::internal(e.to_string()))
 }
 
@@ -129,12 +145,31 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("catalog.json");
         let store = FileStore::open(&path).unwrap();
-        let first = store.commit(Expect::Absent("a".into()), put("a", "1")).await.unwrap().unwrap();
-        assert_eq!(store.commit(Expect::Absent("a".into()), put("a", "2")).await.unwrap(), None);
+        let first = store
+            .commit(Expect::Absent("a".into()), put("a", "1"))
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(
+            store
+                .commit(Expect::Absent("a".into()), put("a", "2"))
+                .await
+                .unwrap(),
+            None
+        );
         drop(store);
         let store = FileStore::open(&path).unwrap();
-        assert_eq!(store.list("a").await.unwrap()["a"], Versioned { value: b"1".to_vec(), revision: first });
-        let changed = store.commit(Expect::Revision("a".into(), first), put("a", "3")).await.unwrap();
+        assert_eq!(
+            store.list("a").await.unwrap()["a"],
+            Versioned {
+                value: b"1".to_vec(),
+                revision: first
+            }
+        );
+        let changed = store
+            .commit(Expect::Revision("a".into(), first), put("a", "3"))
+            .await
+            .unwrap();
         assert!(changed.is_some());
     }
 

@@ -17,7 +17,10 @@ pub(super) struct Contents {
 impl Contents {
     pub(super) fn list(&self, prefix: &str) -> BTreeMap<String, Versioned> {
         let from_prefix = self.keys.range(prefix.to_string()..);
-        from_prefix.take_while(|(k, _)| k.starts_with(prefix)).map(|(k, v)| (k.clone(), v.clone())).collect()
+        from_prefix
+            .take_while(|(k, _)| k.starts_with(prefix))
+            .map(|(k, v)| (k.clone(), v.clone()))
+            .collect()
     }
 
     pub(super) fn holds(&self, expect: &Expect) -> bool {
@@ -32,7 +35,13 @@ impl Contents {
         for change in changes {
             match change {
                 Change::Put(key, value) => {
-                    self.keys.insert(key, Versioned { value, revision: self.revision });
+                    self.keys.insert(
+                        key,
+                        Versioned {
+                            value,
+                            revision: self.revision,
+                        },
+                    );
                 }
                 Change::Delete(key) => {
                     self.keys.remove(&key);

@@ -20,6 +20,9 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     tracing::info!(objects = deleted, root = %bucket.root, "the bucket's prefix is deleted");
     let store = EtcdStore::new(settings.store.etcd.clone())?;
     store.destroy().await.context("etcd")?;
-    tracing::info!(prefix = settings.store.etcd.prefix, "the keys in etcd are deleted");
+    tracing::info!(
+        prefix = settings.store.etcd.prefix,
+        "the keys in etcd are deleted"
+    );
     Ok(())
 }

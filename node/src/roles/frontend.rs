@@ -67,7 +67,9 @@ pub async fn serve_clients(
     let postgres = tokio::spawn(Arc::clone(&frontend).serve_postgres(listeners.postgres, stop()));
     must_run("HTTP", http, shutdown).await.context("HTTP server")?;
     must_run("MySQL", mysql, shutdown).await.context("MySQL server")?;
-    must_run("PostgreSQL", postgres, shutdown).await.context("PostgreSQL server")?;
+    must_run("PostgreSQL", postgres, shutdown)
+        .await
+        .context("PostgreSQL server")?;
     frontend.stop();
     Ok(())
 }

@@ -43,7 +43,9 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
             .http2_keepalive_interval(Some(std::time::Duration::from_secs(2)))
             .http2_keepalive_timeout(Some(std::time::Duration::from_secs(2)))
             .add_service(service);
-        server.serve_with_incoming_shutdown(TcpListenerStream::new(grpc), stop.cancelled_owned()).await
+        server
+            .serve_with_incoming_shutdown(TcpListenerStream::new(grpc), stop.cancelled_owned())
+            .await
     });
     // Sessions are streams without an end: they are closed first, or the servers would wait for them.
     let stop = shutdown.clone();

@@ -18,7 +18,11 @@ pub struct Standalone {
 
 /// A port that was free a moment ago.
 fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
 }
 
 impl Standalone {
@@ -27,10 +31,19 @@ impl Standalone {
         let address = format!("127.0.0.1:{}", free_port());
         let words = wrapper.iter().copied().chain([PROGRAM, "standalone"]);
         let words: Vec<&str> = words.collect();
-        let log = std::fs::File::options().create(true).append(true).open(dir.join("log")).unwrap();
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(dir.join("log"))
+            .unwrap();
         let child = Command::new(words[0])
             .args(&words[1..])
-            .args(["--data-dir", dir.join("data").to_str().unwrap(), "--http-addr", &address])
+            .args([
+                "--data-dir",
+                dir.join("data").to_str().unwrap(),
+                "--http-addr",
+                &address,
+            ])
             .args(["--mysql-addr", &format!("127.0.0.1:{}", free_port())])
             .args(["--postgres-addr", &format!("127.0.0.1:{}", free_port())])
             .args(flags)
@@ -38,8 +51,15 @@ impl Standalone {
             .stderr(log)
             .spawn()
             .unwrap();
-        let client = reqwest::Client::builder().timeout(Duration::from_secs(40)).build().unwrap();
-        let mut node = Self { child, http: format!("http://{address}"), client };
+        let client = reqwest::Client::builder()
+            .timeout(Duration::from_secs(40))
+            .build()
+            .unwrap();
+        let mut node = Self {
+            child,
+            http: format!("http://{address}"),
+            client,
+        };
         let start = Instant::now();
         while !node.is_ready().await {
             let log = || std::fs::read_to_string(dir.join("log")).unwrap_or_default();
@@ -70,11 +90,16 @@ impl Standalone {
     pub async fn sql(&self, statement: &str) -> (u16, serde_json::Value) {
         let request = self.client.post(format!("{}/v1/sql", self.http));
         let form = format!("sql={}", encode(statement));
-        let request = request.header("content-type", "application/x-www-form-urlencoded").body(form);
+        let request = request
+            .header("content-type", "application/x-www-form-urlencoded")
+            .body(form);
         let answer = request.send().await.unwrap();
         let status = answer.status().as_u16();
         let text = answer.text().await.unwrap();
-        (status, serde_json::from_str(&text).unwrap_or(serde_json::Value::String(text)))
+        (
+            status,
+            serde_json::from_str(&text).unwrap_or(serde_json::Value::String(text)),
+        )
     }
 
     /// Runs a statement that must succeed.
@@ -89,11 +114,18 @@ impl Standalone {
     }
 
     pub async fn lines(&self, lines: &str) -> (u16, String) {
-        self.post("/v1/influxdb/write?precision=ms", lines.to_string().into_bytes()).await
+        self.post("/v1/influxdb/write?precision=ms", lines.to_string().into_bytes())
+            .await
     }
 
     pub async fn post(&self, path: &str, body: Vec<u8>) -> (u16, String) {
-        let answer = self.client.post(format!("{}{path}", self.http)).body(body).send().await.unwrap();
+        let answer = self
+            .client
+            .post(format!("{}{path}", self.http))
+            .body(body)
+            .send()
+            .await
+            .unwrap();
         (answer.status().as_u16(), answer.text().await.unwrap())
     }
 }

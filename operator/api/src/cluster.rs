@@ -70,7 +70,7 @@ pub struct GreptimeClusterSpec {
     pub datanode: DatanodeSpec,
     #[serde(default, skip_serializing_if = "is_default")]
     pub frontend: FrontendSpec,
-    pub object_store: ObjectStoreSpec,
+    pub object_storage: ObjectStoreSpec,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auth: Option<AuthSpec>,
     #[serde(default, skip_serializing_if = "is_default")]

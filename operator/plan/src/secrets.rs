@@ -36,7 +36,7 @@ impl Purpose {
 
     pub fn secret_name(self, spec: &GreptimeClusterSpec) -> Option<&str> {
         let etcd = &spec.metasrv.store.etcd;
-        let s3 = &spec.object_store.s3;
+        let s3 = &spec.object_storage.s3;
         match self {
             Purpose::EtcdTls => etcd.tls_secret_name.as_deref(),
             Purpose::EtcdAuth => etcd.auth_secret_name.as_deref(),
@@ -50,8 +50,8 @@ impl Purpose {
         match self {
             Purpose::EtcdTls => "spec.metasrv.store.etcd.tlsSecretName",
             Purpose::EtcdAuth => "spec.metasrv.store.etcd.authSecretName",
-            Purpose::S3Ca => "spec.objectStore.s3.caSecretName",
-            Purpose::S3Credentials => "spec.objectStore.s3.credentialsSecretName",
+            Purpose::S3Ca => "spec.objectStorage.s3.caSecretName",
+            Purpose::S3Credentials => "spec.objectStorage.s3.credentialsSecretName",
             Purpose::Users => "spec.auth.secretName",
         }
     }

@@ -22,7 +22,7 @@ const RESERVED: [(&str, &str); 10] = [
     ("postgres.address", "use spec.ports"),
     ("metasrv.addresses", "the operator knows them"),
     ("store.etcd.", "use spec.metasrv.store.etcd"),
-    ("object_store.", "use spec.objectStore.s3"),
+    ("object_store.", "use spec.objectStorage.s3"),
     ("auth.", "use spec.auth"),
 ];
 
@@ -97,7 +97,7 @@ impl Settings {
     }
 
     fn add_object_store(&mut self, cluster: &GreptimeCluster) {
-        let s3 = &cluster.spec.object_store.s3;
+        let s3 = &cluster.spec.object_storage.s3;
         self.set("object_store.kind", "s3");
         self.set("object_store.bucket", s3.bucket.as_str());
         self.set("object_store.root", root(cluster));
@@ -176,7 +176,7 @@ pub fn prefix(cluster: &GreptimeCluster) -> String {
 /// Of the cluster's objects in the bucket.
 pub fn root(cluster: &GreptimeCluster) -> String {
     let own = || format!("{}/{}", names::namespace(cluster), names::name(cluster));
-    cluster.spec.object_store.s3.root.clone().unwrap_or_else(own)
+    cluster.spec.object_storage.s3.root.clone().unwrap_or_else(own)
 }
 
 /// Where a secret's files lie; `None` for those that go into the environment.

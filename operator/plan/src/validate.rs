@@ -79,7 +79,7 @@ fn etcd(cluster: &GreptimeCluster, problems: &mut Vec<String>) {
 }
 
 fn object_store(cluster: &GreptimeCluster, problems: &mut Vec<String>) {
-    let s3 = &cluster.spec.object_store.s3;
+    let s3 = &cluster.spec.object_storage.s3;
     if s3.bucket.is_empty()
         || !s3
             .bucket
@@ -87,17 +87,17 @@ fn object_store(cluster: &GreptimeCluster, problems: &mut Vec<String>) {
             .all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
     {
         problems.push(format!(
-            "spec.objectStore.s3.bucket `{}` must be a bucket's name, of letters, digits, dots, - and _",
+            "spec.objectStorage.s3.bucket `{}` must be a bucket's name, of letters, digits, dots, - and _",
             s3.bucket
         ));
     }
     if let Some(endpoint) = &s3.endpoint {
-        url("spec.objectStore.s3.endpoint", endpoint, problems);
+        url("spec.objectStorage.s3.endpoint", endpoint, problems);
     }
     let root = settings::root(cluster);
     if !is_path(&root) {
         problems.push(format!(
-            "spec.objectStore.s3.root `{root}` must look like a/b, of letters, digits, dots, - and _"
+            "spec.objectStorage.s3.root `{root}` must look like a/b, of letters, digits, dots, - and _"
         ));
     }
 }

@@ -18,12 +18,29 @@ fn keys(list: &str, items: &[Value]) -> Option<&'static [&'static str]> {
 }
 
 fn is_atomic_map(name: &str) -> bool {
-    ["selector", "nodeSelector", "labelSelector", "resourceFieldRef", "fieldRef", "secretKeyRef"].contains(&name)
+    [
+        "selector",
+        "nodeSelector",
+        "labelSelector",
+        "resourceFieldRef",
+        "fieldRef",
+        "secretKeyRef",
+    ]
+    .contains(&name)
 }
 
 fn key_of(keys: &[&str], item: &Value) -> Value {
-    let value = |key: &str| if item[key].is_null() && key == "protocol" { json!("TCP") } else { item[key].clone() };
-    keys.iter().map(|key| (key.to_string(), value(key))).collect::<Map<_, _>>().into()
+    let value = |key: &str| {
+        if item[key].is_null() && key == "protocol" {
+            json!("TCP")
+        } else {
+            item[key].clone()
+        }
+    };
+    keys.iter()
+        .map(|key| (key.to_string(), value(key)))
+        .collect::<Map<_, _>>()
+        .into()
 }
 
 /// The set of fields of what is applied, in the form of `fieldsV1`.
@@ -56,7 +73,9 @@ fn remove(name: &str, object: &mut Value, old: &Value, new: &Value) {
         if let Some(field) = step.strip_prefix("f:") {
             match (same, object.as_object_mut()) {
                 (Some(new), Some(map)) => {
-                    map.get_mut(field).map(|value| remove(field, value, below, new));
+                    if let Some(value) = map.get_mut(field) {
+                        remove(field, value, below, new);
+                    }
                 }
                 (None, Some(map)) => {
                     map.remove(field);
@@ -64,15 +83,21 @@ fn remove(name: &str, object: &mut Value, old: &Value, new: &Value) {
                 _ => {}
             }
         }
-        let Some(key) = step.strip_prefix("k:") else { continue };
+        let Some(key) = step.strip_prefix("k:") else {
+            continue;
+        };
         let key: Value = serde_json::from_str(key).unwrap();
-        let Some(items) = object.as_array_mut() else { continue };
+        let Some(items) = object.as_array_mut() else {
+            continue;
+        };
         let names = keys(name, items).unwrap_or(&[]);
         match same {
             None => items.retain(|item| key_of(names, item) != key),
             Some(new) => {
                 let found = items.iter_mut().find(|item| key_of(names, item) == key);
-                found.map(|item| remove("", item, below, new));
+                if let Some(item) = found {
+                    remove("", item, below, new);
+                }
             }
         }
     }
@@ -82,14 +107,21 @@ fn merge(name: &str, live: &mut Value, applied: &Value) {
     match applied {
         Value::Object(map) if live.is_object() && !is_atomic_map(name) => {
             for (field, value) in map {
-                merge(field, live.as_object_mut().unwrap().entry(field).or_insert(Value::Null), value);
+                merge(
+                    field,
+                    live.as_object_mut().unwrap().entry(field).or_insert(Value::Null),
+                    value,
+                );
             }
         }
         Value::Array(items) if live.is_array() && keys(name, items).is_some() => {
             let keys = keys(name, items).unwrap();
             let live = live.as_array_mut().unwrap();
             for item in items {
-                match live.iter_mut().find(|other| key_of(keys, other) == key_of(keys, item)) {
+                match live
+                    .iter_mut()
+                    .find(|other| key_of(keys, other) == key_of(keys, item))
+                {
                     Some(found) => merge("", found, item),
                     None => live.push(item.clone()),
                 }
@@ -116,7 +148,10 @@ pub fn apply(live: Option<Value>, body: &Value, manager: &str, subresource: Opti
     }
     let new = field_set("", &owned);
     let mut next = live.unwrap_or_else(|| json!({"metadata": {}}));
-    let mut managed = next["metadata"]["managedFields"].as_array().cloned().unwrap_or_default();
+    let mut managed = next["metadata"]["managedFields"]
+        .as_array()
+        .cloned()
+        .unwrap_or_default();
     let ours = |entry: &Value| {
         entry["manager"] == manager && entry.get("subresource").and_then(Value::as_str) == subresource
     };
@@ -125,7 +160,8 @@ pub fn apply(live: Option<Value>, body: &Value, manager: &str, subresource: Opti
     }
     merge("", &mut next, &body);
     managed.retain(|entry| !ours(entry));
-    let mut entry = json!({"manager": manager, "operation": "Apply", "fieldsType": "FieldsV1", "fieldsV1": new});
+    let mut entry =
+        json!({"manager": manager, "operation": "Apply", "fieldsType": "FieldsV1", "fieldsV1": new});
     if let Some(subresource) = subresource {
         entry["subresource"] = json!(subresource);
     }
@@ -145,14 +181,26 @@ pub fn default(object: &mut Value) {
     match object["kind"].as_str() {
         Some("StatefulSet") => {
             fill(&mut object["spec"], "revisionHistoryLimit", json!(10));
-            fill(&mut object["spec"]["template"]["spec"], "dnsPolicy", json!("ClusterFirst"));
-            for container in object["spec"]["template"]["spec"]["containers"].as_array_mut().into_iter().flatten() {
+            fill(
+                &mut object["spec"]["template"]["spec"],
+                "dnsPolicy",
+                json!("ClusterFirst"),
+            );
+            for container in object["spec"]["template"]["spec"]["containers"]
+                .as_array_mut()
+                .into_iter()
+                .flatten()
+            {
                 fill(container, "terminationMessagePath", json!("/dev/termination-log"));
                 for port in container["ports"].as_array_mut().into_iter().flatten() {
                     fill(port, "protocol", json!("TCP"));
                 }
             }
-            for claim in object["spec"]["volumeClaimTemplates"].as_array_mut().into_iter().flatten() {
+            for claim in object["spec"]["volumeClaimTemplates"]
+                .as_array_mut()
+                .into_iter()
+                .flatten()
+            {
                 fill(claim, "status", json!({"phase": "Pending"}));
                 fill(&mut claim["spec"], "volumeMode", json!("Filesystem"));
             }
@@ -189,6 +237,8 @@ pub fn merge_patch(object: &mut Value, patch: &Value) {
 
 /// Whether the last finalizer of an object that is being deleted has gone.
 pub fn is_over(object: &Value) -> bool {
-    let finalizers = object["metadata"]["finalizers"].as_array().is_none_or(Vec::is_empty);
+    let finalizers = object["metadata"]["finalizers"]
+        .as_array()
+        .is_none_or(Vec::is_empty);
     !object["metadata"]["deletionTimestamp"].is_null() && finalizers
 }

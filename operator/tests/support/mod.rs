@@ -68,7 +68,10 @@ struct Call {
 
 impl ApiServer {
     pub fn new() -> Self {
-        Self { state: Arc::default(), changes: broadcast::channel(1000).0 }
+        Self {
+            state: Arc::default(),
+            changes: broadcast::channel(1000).0,
+        }
     }
 
     pub fn client(&self) -> kube::Client {
@@ -99,12 +102,20 @@ impl ApiServer {
     }
 
     pub fn get(&self, collection: &str, name: &str) -> Option<Value> {
-        self.lock().objects.get(&(collection.to_owned(), name.to_owned())).cloned()
+        self.lock()
+            .objects
+            .get(&(collection.to_owned(), name.to_owned()))
+            .cloned()
     }
 
     pub fn list(&self, collection: &str) -> Vec<Value> {
         let state = self.lock();
-        state.objects.iter().filter(|((c, _), _)| c == collection).map(|(_, o)| o.clone()).collect()
+        state
+            .objects
+            .iter()
+            .filter(|((c, _), _)| c == collection)
+            .map(|(_, o)| o.clone())
+            .collect()
     }
 
     /// Stores an object as somebody else who is not the operator would.
@@ -114,21 +125,30 @@ impl ApiServer {
 
     /// Changes an object as a user with `kubectl edit` would.
     pub fn edit(&self, collection: &str, name: &str, change: impl FnOnce(&mut Value)) {
-        let mut object = self.get(collection, name).unwrap_or_else(|| panic!("no {collection}/{name}"));
+        let mut object = self
+            .get(collection, name)
+            .unwrap_or_else(|| panic!("no {collection}/{name}"));
         change(&mut object);
         self.store(collection, object);
     }
 
     pub fn delete(&self, collection: &str, name: &str) {
         let mut state = self.lock();
-        let Some(object) = state.objects.remove(&(collection.to_owned(), name.to_owned())) else { return };
+        let Some(object) = state.objects.remove(&(collection.to_owned(), name.to_owned())) else {
+            return;
+        };
         self.publish(&mut state, collection, "DELETED", object);
     }
 
     fn publish(&self, state: &mut State, collection: &str, event: &'static str, mut object: Value) {
         state.version += 1;
         object["metadata"]["resourceVersion"] = json!(state.version.to_string());
-        let change = Change { collection: collection.to_owned(), version: state.version, event, object };
+        let change = Change {
+            collection: collection.to_owned(),
+            version: state.version,
+            event,
+            object,
+        };
         state.log.push(change.clone());
         // Nobody watches in most tests.
         let _ = self.changes.send(change);
@@ -163,7 +183,11 @@ impl ApiServer {
         let bytes = axum::body::to_bytes(Body::new(body), usize::MAX).await.unwrap();
         let path = parts.uri.path().to_owned();
         let (collection, name, subresource) = take_apart(&path);
-        let header = parts.headers.get("content-type").and_then(|v| v.to_str().ok()).unwrap_or("");
+        let header = parts
+            .headers
+            .get("content-type")
+            .and_then(|v| v.to_str().ok())
+            .unwrap_or("");
         let call = Call {
             method: parts.method.clone(),
             collection,
@@ -176,10 +200,15 @@ impl ApiServer {
         {
             let mut state = self.lock();
             let line = format!("{} {path}", parts.method);
-            if parts.method == Method::GET { state.reads.push(line) } else { state.writes.push(line) }
-            let hit = state.faults.iter_mut().find(|f| {
-                f.times > 0 && f.method == parts.method.as_str() && path.contains(f.path)
-            });
+            if parts.method == Method::GET {
+                state.reads.push(line)
+            } else {
+                state.writes.push(line)
+            }
+            let hit = state
+                .faults
+                .iter_mut()
+                .find(|f| f.times > 0 && f.method == parts.method.as_str() && path.contains(f.path));
             if let Some(fault) = hit {
                 fault.times -= 1;
                 return failure(fault.code, fault.reason, "a fault of the test");
@@ -201,13 +230,23 @@ impl ApiServer {
     }
 
     fn answer_list(&self, call: &Call) -> Response<Body> {
-        let items: Vec<_> = self.list(&call.collection).into_iter().filter(|o| call.selects(o)).collect();
+        let items: Vec<_> = self
+            .list(&call.collection)
+            .into_iter()
+            .filter(|o| call.selects(o))
+            .collect();
         let version = self.lock().version.to_string();
-        ok(json!({"kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": version}, "items": items}))
+        ok(
+            json!({"kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": version}, "items": items}),
+        )
     }
 
     fn watch(&self, call: &Call) -> Response<Body> {
-        let since: u64 = call.query.get("resourceVersion").and_then(|v| v.parse().ok()).unwrap_or(0);
+        let since: u64 = call
+            .query
+            .get("resourceVersion")
+            .and_then(|v| v.parse().ok())
+            .unwrap_or(0);
         // The lock is held, so that no change falls between the log and the subscription.
         let state = self.lock();
         let later = self.changes.subscribe();
@@ -219,7 +258,8 @@ impl ApiServer {
         let (collection, query) = (call.collection.clone(), call.query.clone());
         let lines = futures::stream::iter(now).chain(later).filter_map(move |change| {
             let selected = below(&collection, &change.collection) && selects(&query, &change.object);
-            let line = selected.then(|| json!({"type": change.event, "object": change.object}).to_string() + "\n");
+            let line =
+                selected.then(|| json!({"type": change.event, "object": change.object}).to_string() + "\n");
             std::future::ready(line.map(Ok::<_, std::convert::Infallible>))
         });
         Response::new(Body::from_stream(lines))
@@ -238,7 +278,9 @@ impl ApiServer {
     }
 
     fn replace(&self, call: &Call, name: &str) -> Response<Body> {
-        let Some(live) = self.get(&call.collection, name) else { return failure(404, "NotFound", "not found") };
+        let Some(live) = self.get(&call.collection, name) else {
+            return failure(404, "NotFound", "not found");
+        };
         if live["metadata"]["resourceVersion"] != call.body["metadata"]["resourceVersion"] {
             return failure(409, "Conflict", "the object has been modified");
         }
@@ -248,7 +290,11 @@ impl ApiServer {
     fn patch(&self, call: &Call, name: &str) -> Response<Body> {
         let live = self.get(&call.collection, name);
         let asked = &call.body["metadata"]["resourceVersion"];
-        if !asked.is_null() && live.as_ref().is_none_or(|live| &live["metadata"]["resourceVersion"] != asked) {
+        if !asked.is_null()
+            && live
+                .as_ref()
+                .is_none_or(|live| &live["metadata"]["resourceVersion"] != asked)
+        {
             return failure(409, "Conflict", "the object has been modified");
         }
         let next = if call.content_type.contains("apply-patch") {
@@ -260,7 +306,9 @@ impl ApiServer {
             fields::default(&mut next);
             next
         } else {
-            let Some(mut live) = live.clone() else { return failure(404, "NotFound", "not found") };
+            let Some(mut live) = live.clone() else {
+                return failure(404, "NotFound", "not found");
+            };
             fields::merge_patch(&mut live, &call.body);
             live
         };
@@ -275,7 +323,9 @@ impl ApiServer {
     }
 
     fn answer_delete(&self, call: &Call, name: &str) -> Response<Body> {
-        let Some(live) = self.get(&call.collection, name) else { return failure(404, "NotFound", "not found") };
+        let Some(live) = self.get(&call.collection, name) else {
+            return failure(404, "NotFound", "not found");
+        };
         let asked = &call.body["preconditions"]["uid"];
         if !asked.is_null() && asked != &live["metadata"]["uid"] {
             return failure(409, "Conflict", "another uid");
@@ -293,10 +343,13 @@ impl Call {
 
 fn selects(query: &BTreeMap<String, String>, object: &Value) -> bool {
     let selector = query.get("labelSelector").map(String::as_str).unwrap_or("");
-    selector.split(',').filter(|s| !s.is_empty()).all(|term| match term.split_once('=') {
-        Some((key, value)) => object["metadata"]["labels"][key] == value,
-        None => !object["metadata"]["labels"][term].is_null(),
-    })
+    selector
+        .split(',')
+        .filter(|s| !s.is_empty())
+        .all(|term| match term.split_once('=') {
+            Some((key, value)) => object["metadata"]["labels"][key] == value,
+            None => !object["metadata"]["labels"][term].is_null(),
+        })
 }
 
 /// Whether a collection is the one that is watched, or its part in one namespace.
@@ -312,12 +365,24 @@ fn take_apart(path: &str) -> (String, Option<String>, Option<String>) {
     let namespaced = parts.get(start) == Some(&"namespaces") && parts.len() > start + 2;
     let kind = if namespaced { start + 2 } else { start };
     let collection = format!("/{}", parts[..=kind].join("/"));
-    (collection, parts.get(kind + 1).map(|s| s.to_string()), parts.get(kind + 2).map(|s| s.to_string()))
+    (
+        collection,
+        parts.get(kind + 1).map(|s| s.to_string()),
+        parts.get(kind + 2).map(|s| s.to_string()),
+    )
 }
 
 fn query(text: &str) -> BTreeMap<String, String> {
-    let decode = |s: &str| s.replace("%2F", "/").replace("%3D", "=").replace("%2C", ",").replace('+', " ");
-    text.split('&').filter_map(|pair| pair.split_once('=')).map(|(k, v)| (decode(k), decode(v))).collect()
+    let decode = |s: &str| {
+        s.replace("%2F", "/")
+            .replace("%3D", "=")
+            .replace("%2C", ",")
+            .replace('+', " ")
+    };
+    text.split('&')
+        .filter_map(|pair| pair.split_once('='))
+        .map(|(k, v)| (decode(k), decode(v)))
+        .collect()
 }
 
 fn ok(object: Value) -> Response<Body> {

@@ -27,14 +27,25 @@ impl ResolveScan for Keep {
 
 fn column(name: &str, column_type: ColumnType, semantic: Semantic) -> ColumnSchema {
     let nullable = semantic != Semantic::Timestamp;
-    ColumnSchema { id: 0, name: name.into(), column_type, semantic, nullable, default: None }
+    ColumnSchema {
+        id: 0,
+        name: name.into(),
+        column_type,
+        semantic,
+        nullable,
+        default: None,
+    }
 }
 
 fn cpu() -> RegionScanSpec {
     let schema = TableSchema::new(
         vec![
             column("host", ColumnType::String, Semantic::Tag),
-            column("ts", ColumnType::Timestamp(TimeUnit::Millisecond), Semantic::Timestamp),
+            column(
+                "ts",
+                ColumnType::Timestamp(TimeUnit::Millisecond),
+                Semantic::Timestamp,
+            ),
             column("usage", ColumnType::Float64, Semantic::Field),
         ],
         vec!["host".into()],
@@ -67,8 +78,17 @@ fn shown(plan: &Arc<dyn ExecutionPlan>) -> String {
 fn a_leaf_arrives_as_it_was_sent() {
     for spec in [
         cpu(),
-        RegionScanSpec { projection: None, limit: None, filters: vec![], append_mode: true, ..cpu() },
-        RegionScanSpec { projection: Some(vec![]), ..cpu() },
+        RegionScanSpec {
+            projection: None,
+            limit: None,
+            filters: vec![],
+            append_mode: true,
+            ..cpu()
+        },
+        RegionScanSpec {
+            projection: Some(vec![]),
+            ..cpu()
+        },
     ] {
         let back = round_trip(&scan(spec.clone()), Keep);
         assert_eq!(back.downcast_ref::<RegionScan>().unwrap().spec(), &spec);
@@ -118,7 +138,11 @@ fn the_leaf_is_replaced_where_the_region_is() {
     impl ResolveScan for Memory {
         fn resolve(&self, spec: RegionScanSpec) -> Result<Arc<dyn ExecutionPlan>> {
             assert_eq!(spec.output_schema()?.field(1).data_type(), &DataType::Float64);
-            Ok(MemorySourceConfig::try_new_exec(&[vec![]], spec.output_schema()?, None)?)
+            Ok(MemorySourceConfig::try_new_exec(
+                &[vec![]],
+                spec.output_schema()?,
+                None,
+            )?)
         }
     }
     let plan = round_trip(&scan(cpu()), Memory);

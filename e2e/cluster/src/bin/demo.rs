@@ -29,7 +29,9 @@ fn main() -> Result<()> {
     let watch = Stopwatch::start();
     let lab = Lab::from_env();
     // The laboratory's own program, since its nodes run that program too.
-    let up = Command::new(install::programs()?.join("greptime-lab")).arg("up").status()?;
+    let up = Command::new(install::programs()?.join("greptime-lab"))
+        .arg("up")
+        .status()?;
     ensure!(up.success(), "the laboratory does not come up");
     let cluster = Cluster::of_lab(lab.clone())?;
     let images = Images::push(&lab)?;
@@ -40,12 +42,18 @@ fn main() -> Result<()> {
     let applied = Stopwatch::start();
     watch.say("manifests/samples/cluster.yaml is applied");
     demo.wait_ready(READY)?;
-    watch.say(&format!("the cluster is Ready, {:.1} s after kubectl apply", applied.elapsed().as_secs_f64()));
+    watch.say(&format!(
+        "the cluster is Ready, {:.1} s after kubectl apply",
+        applied.elapsed().as_secs_f64()
+    ));
     for port in [HTTP, MYSQL, POSTGRES] {
         demo.forward(port, port)?;
     }
     let http = demo.http(HTTP)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
     start_prometheus(&lab, &demo)?;
     watch.say("Prometheus scrapes the node exporter and the cluster's pods, and writes into the cluster");
     wait_for_metrics(&runtime, &http, &lab)?;
@@ -70,7 +78,12 @@ fn start_prometheus(lab: &Lab, demo: &Database) -> Result<()> {
     let dir = lab.path("prometheus");
     std::fs::create_dir_all(&dir)?;
     let frontend = format!("{}-frontend.{}.svc.cluster.local", demo.name, demo.namespace);
-    let peers = |role: &str| format!("'{}-{role}-peers.{}.svc.cluster.local'", demo.name, demo.namespace);
+    let peers = |role: &str| {
+        format!(
+            "'{}-{role}-peers.{}.svc.cluster.local'",
+            demo.name, demo.namespace
+        )
+    };
     let names: Vec<String> = ["metasrv", "datanode", "frontend"].map(peers).into();
     let config = format!(
         "global: {{scrape_interval: 5s}}\n\
@@ -89,14 +102,21 @@ fn start_prometheus(lab: &Lab, demo: &Database) -> Result<()> {
         processes.stop(name, Duration::from_secs(5))?;
         processes.start(&Daemon::new(name, command.get_program()).args(arguments))
     };
-    start("node-exporter", "prometheus-node-exporter", vec!["--web.listen-address=127.0.0.1:9100".into()])?;
+    start(
+        "node-exporter",
+        "prometheus-node-exporter",
+        vec!["--web.listen-address=127.0.0.1:9100".into()],
+    )?;
     let args = vec![
         format!("--config.file={}", dir.join("prometheus.yml").display()),
         format!("--storage.tsdb.path={}", dir.join("data").display()),
         "--web.listen-address=10.200.0.1:9090".into(),
     ];
     start("prometheus", "prometheus", args)?;
-    let target = Target { host: "10.200.0.1".into(), port: 9090 };
+    let target = Target {
+        host: "10.200.0.1".into(),
+        port: 9090,
+    };
     forward::start(lab, ([127, 0, 0, 1], 9090).into(), &target)
 }
 
@@ -107,7 +127,13 @@ fn wait_for_metrics(runtime: &tokio::runtime::Runtime, http: &Http, lab: &Lab) -
     };
     let both = || Ok(count("node_load1") > 0 && count("greptime_datanode_region_count") > 0);
     let explain = || lab.processes().tail("prometheus");
-    wait_until("metrics in the cluster", Duration::from_secs(90), Duration::from_millis(500), both, explain)
+    wait_until(
+        "metrics in the cluster",
+        Duration::from_secs(90),
+        Duration::from_millis(500),
+        both,
+        explain,
+    )
 }
 
 /// The clients that everybody has, with what they print.
@@ -120,17 +146,54 @@ fn show_queries() -> Result<()> {
     };
     let sql = "SELECT instance, max(greptime_value) AS load1 FROM node_load1 GROUP BY instance";
     let mut psql = Command::new("psql");
-    psql.args(["-h", "127.0.0.1", "-p", &POSTGRES.to_string(), "-U", "greptime", "-d", "public", "-c", sql]);
-    show(&format!("psql -h 127.0.0.1 -p {POSTGRES} -U greptime -d public -c \"{sql}\""), &mut psql)?;
+    psql.args([
+        "-h",
+        "127.0.0.1",
+        "-p",
+        &POSTGRES.to_string(),
+        "-U",
+        "greptime",
+        "-d",
+        "public",
+        "-c",
+        sql,
+    ]);
+    show(
+        &format!("psql -h 127.0.0.1 -p {POSTGRES} -U greptime -d public -c \"{sql}\""),
+        &mut psql,
+    )?;
     let sql = "SELECT count(*) AS metrics FROM information_schema.tables WHERE table_schema = 'public'";
     let mut mysql = Command::new("mysql");
-    mysql.args(["-h", "127.0.0.1", "-P", &MYSQL.to_string(), "-u", "greptime", "--skip-ssl", "-t", "-e", sql]);
-    show(&format!("mysql -h 127.0.0.1 -P {MYSQL} -u greptime -e \"{sql}\""), &mut mysql)?;
+    mysql.args([
+        "-h",
+        "127.0.0.1",
+        "-P",
+        &MYSQL.to_string(),
+        "-u",
+        "greptime",
+        "--skip-ssl",
+        "-t",
+        "-e",
+        sql,
+    ]);
+    show(
+        &format!("mysql -h 127.0.0.1 -P {MYSQL} -u greptime -e \"{sql}\""),
+        &mut mysql,
+    )?;
     let sql = "SELECT cpu, mode, greptime_value FROM node_cpu_seconds_total ORDER BY greptime_timestamp DESC LIMIT 3";
     let mut curl = Command::new("curl");
-    curl.args(["-sS", "-G", &format!("http://127.0.0.1:{HTTP}/v1/sql"), "--data-urlencode", &format!("sql={sql}")]);
+    curl.args([
+        "-sS",
+        "-G",
+        &format!("http://127.0.0.1:{HTTP}/v1/sql"),
+        "--data-urlencode",
+        &format!("sql={sql}"),
+    ]);
     curl.args(["--data-urlencode", "format=csv"]);
-    show(&format!("curl -G http://127.0.0.1:{HTTP}/v1/sql --data-urlencode \"sql={sql}\" -d format=csv"), &mut curl)
+    show(
+        &format!("curl -G http://127.0.0.1:{HTTP}/v1/sql --data-urlencode \"sql={sql}\" -d format=csv"),
+        &mut curl,
+    )
 }
 
 /// One pod of each role dies while a writer writes.
@@ -142,7 +205,11 @@ fn disturb(
 ) -> Result<(Tally, greptime_e2e_cluster::verify::Verdict)> {
     std::fs::create_dir_all("reports")?;
     let file = Path::new("reports/demo.acknowledged");
-    let load = Load { table: "demo_writes".into(), rate: 20, rows: 18 };
+    let load = Load {
+        table: "demo_writes".into(),
+        rate: 20,
+        rows: 18,
+    };
     let writer = runtime.block_on(async {
         http.sql("DROP TABLE IF EXISTS demo_writes").await?;
         http.sql(&create_table("demo_writes")).await?;
@@ -151,7 +218,10 @@ fn disturb(
     watch.say("a writer sends 20 requests of 18 rows each second");
     std::thread::sleep(Duration::from_secs(3));
     for role in ["datanode", "metasrv", "frontend"] {
-        let pod = demo.pods(role)?.pop().with_context(|| format!("there is no {role}"))?;
+        let pod = demo
+            .pods(role)?
+            .pop()
+            .with_context(|| format!("there is no {role}"))?;
         writer.reset_gap();
         let took = demo.replace_pod(&pod, BACK)?;
         std::thread::sleep(Duration::from_secs(3));
@@ -164,7 +234,11 @@ fn disturb(
     }
     let tally = runtime.block_on(writer.finish())?;
     let verdict = runtime.block_on(verify(http, "demo_writes", file))?;
-    ensure!(verdict.acknowledged > 0, "nothing was acknowledged: {:?}", tally.reasons);
+    ensure!(
+        verdict.acknowledged > 0,
+        "nothing was acknowledged: {:?}",
+        tally.reasons
+    );
     Ok((tally, verdict))
 }
 
@@ -178,9 +252,20 @@ fn report(
     let places = "SELECT region_id, peer_id, peer_addr, status FROM information_schema.region_peers \
                   WHERE table_name = 'demo_writes' ORDER BY region_id";
     for row in runtime.block_on(http.rows(places))? {
-        let cells: Vec<String> =
-            row.iter().map(|v| if let Value::String(s) = v { s.clone() } else { v.to_string() }).collect();
-        println!("  region {}  datanode {}  {}  {}", cells[0], cells[1], cells[2], cells[3]);
+        let cells: Vec<String> = row
+            .iter()
+            .map(|v| {
+                if let Value::String(s) = v {
+                    s.clone()
+                } else {
+                    v.to_string()
+                }
+            })
+            .collect();
+        println!(
+            "  region {}  datanode {}  {}  {}",
+            cells[0], cells[1], cells[2], cells[3]
+        );
     }
     println!(
         "\nrequests sent        {}\nof these not answered with success  {} {}\nrows acknowledged    {}\n\

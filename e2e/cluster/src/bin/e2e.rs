@@ -21,7 +21,9 @@ fn main() -> ExitCode {
         .into_iter()
         .map(|(name, scenario)| {
             let suite = suite.clone();
-            Trial::test(name, move || scenario(&suite).map_err(|error| Failed::from(format!("{error:#}"))))
+            Trial::test(name, move || {
+                scenario(&suite).map_err(|error| Failed::from(format!("{error:#}")))
+            })
         })
         .collect();
     run(&arguments, trials).exit_code()

@@ -14,7 +14,10 @@ const AUTH_PORT: u16 = 14200;
 
 fn must_fail(what: &str, outcome: Result<()>, text: &str) -> Result<()> {
     let error = outcome.err().with_context(|| format!("{what} was accepted"))?;
-    ensure!(format!("{error:#}").contains(text), "{what}: the error does not say `{text}`: {error:#}");
+    ensure!(
+        format!("{error:#}").contains(text),
+        "{what}: the error does not say `{text}`: {error:#}"
+    );
     Ok(())
 }
 
@@ -50,11 +53,15 @@ pub fn foreign_bucket(suite: &Suite) -> Result<()> {
     thief.prepare()?;
     let mut manifest = thief.manifest();
     manifest["spec"]["datanode"]["replicas"] = json!(1);
-    manifest["spec"]["objectStorage"]["s3"]["root"] = main.manifest()["spec"]["objectStorage"]["s3"]["root"].clone();
+    manifest["spec"]["objectStorage"]["s3"]["root"] =
+        main.manifest()["spec"]["objectStorage"]["s3"]["root"].clone();
     thief.apply(&manifest)?;
     thief.wait_condition("DependenciesReachable", "False", "belongs to cluster", SOON)?;
     let ready = thief.condition("Ready")?.context("no condition Ready")?;
-    ensure!(ready["status"] == "False", "a cluster on a foreign bucket is ready: {ready}");
+    ensure!(
+        ready["status"] == "False",
+        "a cluster on a foreign bucket is ready: {ready}"
+    );
     thief.discard()
 }
 
@@ -62,10 +69,13 @@ pub fn foreign_bucket(suite: &Suite) -> Result<()> {
 pub fn wrong_password(suite: &Suite) -> Result<()> {
     let database = Database::new(&suite.cluster, "e2e-auth", "auth");
     database.prepare()?;
-    apply(&suite.cluster, &json!({
-        "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "users", "namespace": database.namespace},
-        "stringData": {"users": "alice=correct horse\n"},
-    }))?;
+    apply(
+        &suite.cluster,
+        &json!({
+            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "users", "namespace": database.namespace},
+            "stringData": {"users": "alice=correct horse\n"},
+        }),
+    )?;
     let mut manifest = database.manifest();
     manifest["spec"]["datanode"]["replicas"] = json!(1);
     manifest["spec"]["auth"] = json!({"secretName": "users"});
@@ -77,21 +87,52 @@ pub fn wrong_password(suite: &Suite) -> Result<()> {
         let http = Http::new(&format!("http://{user}{listen}"))?;
         Ok(suite.runtime.block_on(http.sql_text("SELECT 1", "json"))?.0)
     };
-    let (none, wrong, right) = (status("")?, status("alice:battery@")?, status("alice:correct%20horse@")?);
-    ensure!((none, wrong, right) == (401, 401, 200), "HTTP: none {none}, wrong {wrong}, right {right}");
+    let (none, wrong, right) = (
+        status("")?,
+        status("alice:battery@")?,
+        status("alice:correct%20horse@")?,
+    );
+    ensure!(
+        (none, wrong, right) == (401, 401, 200),
+        "HTTP: none {none}, wrong {wrong}, right {right}"
+    );
     let psql = database.forward(AUTH_PORT + 3, 4003)?;
     let connect = |password: &str| {
         let mut command = std::process::Command::new("psql");
-        command.args(["-h", "127.0.0.1", "-p", &psql.port().to_string(), "-U", "alice", "-d", "public"]);
-        greptime_lab::shell::finish(command.args(["-At", "-c", "SELECT 1"]).env("PGPASSWORD", password)).map(drop)
+        command.args([
+            "-h",
+            "127.0.0.1",
+            "-p",
+            &psql.port().to_string(),
+            "-U",
+            "alice",
+            "-d",
+            "public",
+        ]);
+        greptime_lab::shell::finish(
+            command
+                .args(["-At", "-c", "SELECT 1"])
+                .env("PGPASSWORD", password),
+        )
+        .map(drop)
     };
     must_fail("a wrong password in psql", connect("battery"), "password")?;
     connect("correct horse")?;
     let mysql = database.forward(AUTH_PORT + 2, 4002)?;
     let connect = |password: &str| {
         let mut command = std::process::Command::new("mysql");
-        command.args(["-h", "127.0.0.1", "-P", &mysql.port().to_string(), "-u", "alice", "--skip-ssl"]);
-        let command = command.arg(format!("-p{password}")).args(["-N", "-B", "-e", "SELECT 1"]);
+        command.args([
+            "-h",
+            "127.0.0.1",
+            "-P",
+            &mysql.port().to_string(),
+            "-u",
+            "alice",
+            "--skip-ssl",
+        ]);
+        let command = command
+            .arg(format!("-p{password}"))
+            .args(["-N", "-B", "-e", "SELECT 1"]);
         greptime_lab::shell::finish(command).map(drop)
     };
     must_fail("a wrong password in mysql", connect("battery"), "denied")?;

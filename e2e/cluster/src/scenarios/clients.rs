@@ -16,13 +16,34 @@ const PROMETHEUS_PORT: u16 = 14090;
 /// `psql -c` against the shared cluster, unaligned and without headers.
 fn psql(statement: &str) -> Result<String> {
     let mut command = Command::new("psql");
-    command.args(["-h", "127.0.0.1", "-p", &POSTGRES_PORT.to_string(), "-U", "greptime", "-d", "public"]);
-    shell::finish(command.args(["-At", "-v", "ON_ERROR_STOP=1", "-c", statement]).env("PGCONNECT_TIMEOUT", "10"))
+    command.args([
+        "-h",
+        "127.0.0.1",
+        "-p",
+        &POSTGRES_PORT.to_string(),
+        "-U",
+        "greptime",
+        "-d",
+        "public",
+    ]);
+    shell::finish(
+        command
+            .args(["-At", "-v", "ON_ERROR_STOP=1", "-c", statement])
+            .env("PGCONNECT_TIMEOUT", "10"),
+    )
 }
 
 fn mysql(statement: &str) -> Result<String> {
     let mut command = Command::new("mysql");
-    command.args(["-h", "127.0.0.1", "-P", &MYSQL_PORT.to_string(), "-u", "greptime", "--skip-ssl"]);
+    command.args([
+        "-h",
+        "127.0.0.1",
+        "-P",
+        &MYSQL_PORT.to_string(),
+        "-u",
+        "greptime",
+        "--skip-ssl",
+    ]);
     shell::finish(command.args(["-N", "-B", "-D", "public", "-e", statement]))
 }
 
@@ -38,18 +59,27 @@ pub fn psql_mysql_http(suite: &Suite) -> Result<()> {
     )?;
     mysql("INSERT INTO clients VALUES ('a', 1000, 1.5), ('x', 1000, 2.5)")?;
     psql("INSERT INTO clients (host, ts, cpu) VALUES ('a', '1970-01-01 00:00:02', 3.5)")?;
-    suite.runtime.block_on(http.write_lines("clients,host=x cpu=4.5 2000".into()))?;
+    suite
+        .runtime
+        .block_on(http.write_lines("clients,host=x cpu=4.5 2000".into()))?;
     let sums = "SELECT host, sum(cpu), count(*) FROM clients GROUP BY host ORDER BY host";
     let answer = psql(sums)?;
     ensure!(answer.trim() == "a|5|2\nx|7|2", "psql: {answer}");
     let answer = mysql(sums)?;
-    ensure!(answer.trim().replace(".0", "") == "a\t5\t2\nx\t7\t2", "mysql: {answer}");
+    ensure!(
+        answer.trim().replace(".0", "") == "a\t5\t2\nx\t7\t2",
+        "mysql: {answer}"
+    );
     let joined = "SELECT count(*) FROM clients a JOIN clients b ON a.host = b.host";
     let rows = suite.runtime.block_on(http.rows(joined))?;
     ensure!(rows == [[serde_json::json!(8)]], "HTTP: {rows:?}");
-    let error = psql("SELECT nothing FROM clients").err().context("an unknown column must be an error")?;
+    let error = psql("SELECT nothing FROM clients")
+        .err()
+        .context("an unknown column must be an error")?;
     ensure!(format!("{error:#}").contains("nothing"), "psql: {error:#}");
-    let error = mysql("SELECT * FROM nowhere").err().context("an unknown table must be an error")?;
+    let error = mysql("SELECT * FROM nowhere")
+        .err()
+        .context("an unknown table must be an error")?;
     ensure!(format!("{error:#}").contains("nowhere"), "mysql: {error:#}");
     let peers = "SELECT count(DISTINCT region_id) FROM information_schema.region_peers";
     ensure!(mysql(peers)?.trim().parse::<u64>()? >= 2, "region_peers is empty");
@@ -83,7 +113,13 @@ pub fn prometheus_remote_write(suite: &Suite) -> Result<()> {
     };
     let explain = || shell::tail(&dir.join("log"), 15);
     let pause = Duration::from_millis(500);
-    let outcome = wait_until("metrics from Prometheus", Duration::from_secs(60), pause, arrived, explain);
+    let outcome = wait_until(
+        "metrics from Prometheus",
+        Duration::from_secs(60),
+        pause,
+        arrived,
+        explain,
+    );
     prometheus.kill()?;
     prometheus.wait()?;
     std::fs::remove_dir_all(&dir)?;

@@ -24,7 +24,11 @@ fn under_load(
     let database = suite.main()?;
     database.wait_ready(READY)?;
     let http = suite.http()?;
-    let load = Load { table: table.into(), rate: 20, rows: 18 };
+    let load = Load {
+        table: table.into(),
+        rate: 20,
+        rows: 18,
+    };
     std::fs::create_dir_all("reports")?;
     let file = std::path::PathBuf::from(format!("reports/{table}.acknowledged"));
     let writer = suite.runtime.block_on(async {
@@ -35,7 +39,10 @@ fn under_load(
     disturb(&writer)?;
     std::thread::sleep(Duration::from_secs(2));
     let tally = suite.runtime.block_on(writer.finish())?;
-    let verdict = suite.runtime.block_on(verify(&http, table, &file)).with_context(|| database.explain())?;
+    let verdict = suite
+        .runtime
+        .block_on(verify(&http, table, &file))
+        .with_context(|| database.explain())?;
     let watch = Stopwatch::start();
     watch.say(&format!(
         "{table}: {} requests, {} errors, {} rows acknowledged, {} read back, longest gap {:.1} s {:?}",
@@ -46,7 +53,11 @@ fn under_load(
         tally.longest_gap.as_secs_f64(),
         tally.reasons.first(),
     ));
-    ensure!(verdict.acknowledged > 0, "nothing was acknowledged: {:?}", tally.reasons);
+    ensure!(
+        verdict.acknowledged > 0,
+        "nothing was acknowledged: {:?}",
+        tally.reasons
+    );
     Ok((tally, verdict))
 }
 
@@ -75,7 +86,9 @@ pub fn processes_killed(suite: &Suite) -> Result<()> {
                 faults::signal_container(lab, &database.namespace, &pod, None, Signal::KILL)?;
                 let more = || Ok(self::restarts(suite, &pod)? > restarts);
                 let pause = Duration::from_millis(100);
-                greptime_lab::progress::wait_until("restart counted", BACK, pause, more, || database.explain())?;
+                greptime_lab::progress::wait_until("restart counted", BACK, pause, more, || {
+                    database.explain()
+                })?;
                 database.wait_pod(&pod, BACK, |_| true)?;
             }
         }
@@ -86,7 +99,12 @@ pub fn processes_killed(suite: &Suite) -> Result<()> {
 
 fn restarts(suite: &Suite, pod: &str) -> Result<u64> {
     let path = "jsonpath={.status.containerStatuses[0].restartCount}";
-    Ok(suite.main()?.kubectl(&["get", "pod", pod, "-o", path])?.trim().parse().unwrap_or(0))
+    Ok(suite
+        .main()?
+        .kubectl(&["get", "pod", pod, "-o", path])?
+        .trim()
+        .parse()
+        .unwrap_or(0))
 }
 
 /// A node loses its power while a datanode runs on it, and comes back.
@@ -94,7 +112,11 @@ pub fn node_crash(suite: &Suite) -> Result<()> {
     let database = suite.main()?;
     let lab = suite.cluster.breakable().context("needs the laboratory")?;
     let name = database.kubectl(&["get", "pod", "main-datanode-0", "-o", "jsonpath={.spec.nodeName}"])?;
-    let index: u8 = name.trim().trim_start_matches("node").parse().context("a node's name ends in its number")?;
+    let index: u8 = name
+        .trim()
+        .trim_start_matches("node")
+        .parse()
+        .context("a node's name ends in its number")?;
     let victim = Node::new(index)?;
     under_load(suite, "node_crash", |_| {
         node::crash(lab, victim)?;
@@ -123,12 +145,21 @@ pub fn stores_away(suite: &Suite) -> Result<()> {
         Service::Etcd.start(lab)?;
         std::thread::sleep(Duration::from_secs(3));
         Service::S3.stop(lab, Stop::Abruptly)?;
-        database.wait_condition("DependenciesReachable", "False", "object_store", Duration::from_secs(60))?;
+        database.wait_condition(
+            "DependenciesReachable",
+            "False",
+            "object_store",
+            Duration::from_secs(60),
+        )?;
         std::thread::sleep(Duration::from_secs(30));
         Service::S3.start(lab)?;
         database.wait_condition("DependenciesReachable", "True", "", Duration::from_secs(60))
     })?;
-    ensure!(tally.errors == 0, "writes failed while etcd and S3 were away: {:?}", tally.reasons);
+    ensure!(
+        tally.errors == 0,
+        "writes failed while etcd and S3 were away: {:?}",
+        tally.reasons
+    );
     let after = database.pod_identities()?;
     ensure!(before == after, "pods were restarted:\n{before}\n{after}");
     database.wait_ready(READY)

@@ -29,13 +29,20 @@ pub fn apply_to_first_sql(suite: &Suite) -> Result<()> {
         None
     });
     let seconds = first.with_context(|| database.explain())?.as_secs_f64();
-    watch.say(&format!("the first row is acknowledged {seconds:.1} s after kubectl apply"));
+    watch.say(&format!(
+        "the first row is acknowledged {seconds:.1} s after kubectl apply"
+    ));
     std::fs::create_dir_all("reports")?;
     std::fs::write("reports/first-sql.json", json!({"seconds": seconds}).to_string())?;
     let database = suite.main()?;
     let rows = suite.runtime.block_on(http.rows("SELECT v FROM first"))?;
     ensure!(rows == [[json!(0.5)]], "found {rows:?}");
-    let ready = database.condition("NotReplicated")?.context("condition NotReplicated is missing")?;
-    ensure!(ready["status"] == "True", "logs have one voter, the condition must say so: {ready}");
+    let ready = database
+        .condition("NotReplicated")?
+        .context("condition NotReplicated is missing")?;
+    ensure!(
+        ready["status"] == "True",
+        "logs have one voter, the condition must say so: {ready}"
+    );
     Ok(())
 }

@@ -42,8 +42,16 @@ impl Suite {
         let images = Images::of(&cluster)?;
         watch.say("the images are pushed");
         install::operator(&cluster, &images, watch)?;
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-        Ok(Self { cluster, images, runtime, main: OnceLock::new() })
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()?;
+        Ok(Self {
+            cluster,
+            images,
+            runtime,
+            main: OnceLock::new(),
+        })
     }
 
     /// The shared cluster, applied and ready.
@@ -82,7 +90,10 @@ pub fn all(can_break: bool) -> Vec<Scenario> {
     ];
     if can_break {
         all.extend([
-            ("processes_killed_in_turn_under_load", faults::processes_killed as fn(&Suite) -> Result<()>),
+            (
+                "processes_killed_in_turn_under_load",
+                faults::processes_killed as fn(&Suite) -> Result<()>,
+            ),
             ("node_crash_and_return", faults::node_crash),
             ("etcd_restart_and_s3_outage", faults::stores_away),
             ("manifests_and_chart", operations::manifests_and_chart),

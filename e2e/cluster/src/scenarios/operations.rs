@@ -23,8 +23,17 @@ pub fn scale_in_is_refused(suite: &Suite) -> Result<()> {
     database.wait_condition("ScaleInBlocked", "True", "", Duration::from_secs(30))?;
     // Whoever lowers a count does it at once; a while without it is enough to see that nobody does.
     std::thread::sleep(Duration::from_secs(3));
-    let replicas = database.kubectl(&["get", "statefulset", "main-datanode", "-o", "jsonpath={.spec.replicas}"])?;
-    ensure!(replicas.trim() == "3", "the StatefulSet was lowered to {replicas}");
+    let replicas = database.kubectl(&[
+        "get",
+        "statefulset",
+        "main-datanode",
+        "-o",
+        "jsonpath={.spec.replicas}",
+    ])?;
+    ensure!(
+        replicas.trim() == "3",
+        "the StatefulSet was lowered to {replicas}"
+    );
     ensure!(database.pod_identities()? == before, "pods changed");
     database.kubectl(&["scale", "greptimecluster/main", "--replicas=3"])?;
     database.wait_condition("ScaleInBlocked", "False", "", Duration::from_secs(30))
@@ -36,15 +45,32 @@ pub fn drift_is_repaired(suite: &Suite) -> Result<()> {
     database.wait_ready(READY)?;
     let watch = Stopwatch::start();
     database.kubectl(&["delete", "poddisruptionbudget", "main-datanode"])?;
-    let back = || Ok(database.kubectl(&["get", "poddisruptionbudget", "main-datanode"]).is_ok());
-    wait_until("the budget is back", Duration::from_secs(5), MOMENT, back, || database.explain())?;
+    let back = || {
+        Ok(database
+            .kubectl(&["get", "poddisruptionbudget", "main-datanode"])
+            .is_ok())
+    };
+    wait_until("the budget is back", Duration::from_secs(5), MOMENT, back, || {
+        database.explain()
+    })?;
     watch.say("a deleted PodDisruptionBudget is back");
     let port = "jsonpath={.spec.ports[?(@.name==\"mysql\")].port}";
     let patch = r#"{"spec":{"ports":[{"name":"mysql","port":4999,"protocol":"TCP"}]}}"#;
     let watch = Stopwatch::start();
     database.kubectl(&["patch", "service", "main-frontend", "--type=merge", "-p", patch])?;
-    let repaired = || Ok(database.kubectl(&["get", "service", "main-frontend", "-o", port])?.trim() == "4002");
-    wait_until("the port is back", Duration::from_secs(5), MOMENT, repaired, || database.explain())?;
+    let repaired = || {
+        Ok(database
+            .kubectl(&["get", "service", "main-frontend", "-o", port])?
+            .trim()
+            == "4002")
+    };
+    wait_until(
+        "the port is back",
+        Duration::from_secs(5),
+        MOMENT,
+        repaired,
+        || database.explain(),
+    )?;
     watch.say("an edited Service is as before");
     Ok(())
 }
@@ -60,7 +86,13 @@ pub fn operator_restart(suite: &Suite) -> Result<()> {
     };
     let selector = format!("app.kubernetes.io/instance={RELEASE}");
     operator(&["delete", "pod", "-l", &selector, "--grace-period=0", "--force"])?;
-    operator(&["wait", "--for=condition=Available", "deployment", "--all", "--timeout=60s"])?;
+    operator(&[
+        "wait",
+        "--for=condition=Available",
+        "deployment",
+        "--all",
+        "--timeout=60s",
+    ])?;
     // A change of the spec shows that the new operator works, and what it changes.
     let label = |value: &str| {
         let patch = json!({"metadata": {"labels": {"e2e": value}}}).to_string();
@@ -70,12 +102,17 @@ pub fn operator_restart(suite: &Suite) -> Result<()> {
     std::thread::sleep(Duration::from_secs(5));
     let versions = || {
         let kinds = "statefulsets,services,configmaps,poddisruptionbudgets,serviceaccounts,greptimeclusters";
-        let selector = "jsonpath={range .items[*]}{.kind}/{.metadata.name} {.metadata.resourceVersion}{\"\\n\"}{end}";
+        let selector =
+            "jsonpath={range .items[*]}{.kind}/{.metadata.name} {.metadata.resourceVersion}{\"\\n\"}{end}";
         database.kubectl(&["get", kinds, "-o", selector])
     };
     let quiet = versions()?;
     std::thread::sleep(Duration::from_secs(10));
-    ensure!(versions()? == quiet, "something is written although nothing changes:\n{quiet}\n{}", versions()?);
+    ensure!(
+        versions()? == quiet,
+        "something is written although nothing changes:\n{quiet}\n{}",
+        versions()?
+    );
     ensure!(database.pod_identities()? == before, "pods were restarted");
     Ok(())
 }
@@ -127,7 +164,9 @@ pub fn deletion(suite: &Suite) -> Result<()> {
             database.wait_ready(READY)?;
         } else {
             let gone = || Ok(claims()?.trim().is_empty());
-            wait_until("volumes deleted", Duration::from_secs(60), MOMENT, gone, || database.explain())?;
+            wait_until("volumes deleted", Duration::from_secs(60), MOMENT, gone, || {
+                database.explain()
+            })?;
         }
         database.discard()?;
     }
@@ -140,7 +179,10 @@ pub fn manifests_and_chart(suite: &Suite) -> Result<()> {
     let database = suite.main()?;
     let before = database.pod_identities()?;
     install::uninstall(&suite.cluster)?;
-    ensure!(database.pod_identities()? == before, "uninstalling the operator must not touch a cluster");
+    ensure!(
+        database.pod_identities()? == before,
+        "uninstalling the operator must not touch a cluster"
+    );
     let manifests = install::repository().join("manifests");
     let operator = manifests.join("operator.yaml");
     let operator = operator.to_str().context("a path in UTF-8")?;
@@ -151,14 +193,39 @@ pub fn manifests_and_chart(suite: &Suite) -> Result<()> {
         for sample in std::fs::read_dir(&samples)? {
             let sample = sample?.path();
             // On the server, with its validation, but without starting each of them.
-            kubectl(&["apply", "--dry-run=server", "-f", sample.to_str().context("a path in UTF-8")?])?;
+            kubectl(&[
+                "apply",
+                "--dry-run=server",
+                "-f",
+                sample.to_str().context("a path in UTF-8")?,
+            ])?;
         }
         Ok(())
     })();
-    kubectl(&["delete", "-f", operator, "--ignore-not-found", "--wait=true", "--selector", "app.kubernetes.io/name=greptime-operator"]).ok();
+    kubectl(&[
+        "delete",
+        "-f",
+        operator,
+        "--ignore-not-found",
+        "--wait=true",
+        "--selector",
+        "app.kubernetes.io/name=greptime-operator",
+    ])
+    .ok();
     outcome?;
+    // Helm takes over what it did not make only if it is told so.
+    let definition = "customresourcedefinition/greptimeclusters.greptimecluster.io";
+    kubectl(&[
+        "label",
+        "--overwrite",
+        definition,
+        "app.kubernetes.io/managed-by=Helm",
+    ])?;
     install::operator(&suite.cluster, &suite.images, Stopwatch::start())?;
     database.wait_ready(READY)?;
-    ensure!(database.pod_identities()? == before, "installing the operator again must not restart pods");
+    ensure!(
+        database.pod_identities()? == before,
+        "installing the operator again must not restart pods"
+    );
     Ok(())
 }

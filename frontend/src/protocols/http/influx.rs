@@ -38,7 +38,12 @@ pub async fn write(
     frontend.metrics.request("influxdb", &result, took);
     match result {
         Ok(()) => StatusCode::NO_CONTENT.into_response(),
-        Err(error) => Failure { error, status: None, took_ms: took.as_millis() }.into_response(),
+        Err(error) => Failure {
+            error,
+            status: None,
+            took_ms: took.as_millis(),
+        }
+        .into_response(),
     }
 }
 
@@ -51,7 +56,11 @@ async fn store(frontend: &Frontend, params: &InfluxParams, headers: &HeaderMap, 
     let body = match headers.get(header::CONTENT_ENCODING).map(|v| v.as_bytes()) {
         None | Some(b"identity" | b"") => body,
         Some(b"gzip") => gunzip(&body, frontend.config.max_body)?,
-        Some(_) => return Err(Error::unsupported("the body's encoding is not supported; use gzip or none")),
+        Some(_) => {
+            return Err(Error::unsupported(
+                "the body's encoding is not supported; use gzip or none",
+            ));
+        }
     };
     let text = std::str::from_utf8(&body).map_err(|e| {
         let line = body[..e.valid_up_to()].iter().filter(|b| **b == b'\n').count() + 1;
@@ -63,15 +72,22 @@ async fn store(frontend: &Frontend, params: &InfluxParams, headers: &HeaderMap, 
 fn gunzip(body: &Bytes, limit: u64) -> Result<Bytes> {
     let mut text = Vec::new();
     let mut reader = flate2::read::MultiGzDecoder::new(body.as_ref()).take(limit + 1);
-    reader.read_to_end(&mut text).map_err(|e| Error::invalid(format!("the gzip body is damaged: {e}")))?;
+    reader
+        .read_to_end(&mut text)
+        .map_err(|e| Error::invalid(format!("the gzip body is damaged: {e}")))?;
     if text.len() as u64 > limit {
-        return Err(Error::invalid(format!("the body unpacks to more than {limit} bytes (frontend.max_body)")));
+        return Err(Error::invalid(format!(
+            "the body unpacks to more than {limit} bytes (frontend.max_body)"
+        )));
     }
     Ok(text.into())
 }
 
 pub async fn ping() -> Response {
-    let version = [("x-influxdb-version", "1.8"), ("x-influxdb-build", "GreptimeCluster")];
+    let version = [
+        ("x-influxdb-version", "1.8"),
+        ("x-influxdb-build", "GreptimeCluster"),
+    ];
     (StatusCode::NO_CONTENT, version).into_response()
 }
 

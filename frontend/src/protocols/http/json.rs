@@ -3,8 +3,8 @@
 use datafusion::arrow::array::{Array, AsArray, RecordBatch};
 use datafusion::arrow::datatypes::{
     DataType, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, SchemaRef, TimeUnit,
-    TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType, UInt8Type,
-    UInt16Type, UInt32Type, UInt64Type,
+    TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType,
+    UInt8Type, UInt16Type, UInt32Type, UInt64Type,
 };
 use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::execution::SendableRecordBatchStream;
@@ -19,7 +19,11 @@ pub async fn write_records(out: &mut Vec<u8>, mut rows: SendableRecordBatchStrea
     out.extend(b",\"rows\":[");
     let (mut total, start) = (0, out.len());
     while let Some(batch) = rows.try_next().await.map_err(|e| from_datafusion(&e))? {
-        let columns = batch.columns().iter().map(|c| Cells::new(c)).collect::<Result<Vec<_>>>()?;
+        let columns = batch
+            .columns()
+            .iter()
+            .map(|c| Cells::new(c))
+            .collect::<Result<Vec<_>>>()?;
         for row in 0..batch.num_rows() {
             out.extend(if total == 0 { &b"["[..] } else { &b",["[..] });
             for (number, column) in columns.iter().enumerate() {
@@ -63,7 +67,11 @@ fn write_schema(out: &mut Vec<u8>, schema: &SchemaRef) {
     let columns: Vec<_> = columns
         .map(|f| serde_json::json!({"name": f.name(), "data_type": type_name(f.data_type())}))
         .collect();
-    out.extend(serde_json::json!({ "column_schemas": columns }).to_string().bytes());
+    out.extend(
+        serde_json::json!({ "column_schemas": columns })
+            .to_string()
+            .bytes(),
+    );
 }
 
 /// GreptimeDB's names of types.
@@ -117,7 +125,10 @@ impl<'a> Cells<'a> {
             DataType::Float32 => {
                 let values = array.as_primitive::<Float32Type>();
                 // Through text, so that 0.1 stays 0.1.
-                Self::Float(Box::new(|row| values.value(row).to_string().parse().unwrap_or(f64::NAN)), array)
+                Self::Float(
+                    Box::new(|row| values.value(row).to_string().parse().unwrap_or(f64::NAN)),
+                    array,
+                )
             }
             DataType::Float64 => {
                 let values = array.as_primitive::<Float64Type>();
@@ -148,7 +159,11 @@ impl<'a> Cells<'a> {
             Self::Float(value, _) => out.extend(serde_json::json!(value(row)).to_string().bytes()),
             Self::Text(array) => out.extend(serde_json::json!(array.value(row)).to_string().bytes()),
             Self::Shown(shown, _) => {
-                out.extend(serde_json::json!(shown.value(row).to_string()).to_string().bytes());
+                out.extend(
+                    serde_json::json!(shown.value(row).to_string())
+                        .to_string()
+                        .bytes(),
+                );
             }
         }
     }

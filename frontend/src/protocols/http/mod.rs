@@ -34,7 +34,13 @@ impl Frontend {
         let frontend = Arc::clone(self);
         let ready = move || {
             let ready = frontend.is_ready();
-            async move { if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE } }
+            async move {
+                if ready {
+                    StatusCode::OK
+                } else {
+                    StatusCode::SERVICE_UNAVAILABLE
+                }
+            }
         };
         Router::new()
             .nest("/v1", v1)
@@ -70,7 +76,11 @@ struct Failure {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Self { error, status: None, took_ms: 0 }
+        Self {
+            error,
+            status: None,
+            took_ms: 0,
+        }
     }
 }
 
@@ -99,7 +109,10 @@ impl IntoResponse for Failure {
 async fn read_body(frontend: &Frontend, request: Request<Body>) -> Result<(HeaderMap, Bytes), Failure> {
     let limit = frontend.config.max_body as usize;
     let (parts, body) = request.into_parts();
-    let declared = parts.headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
+    let declared = parts
+        .headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
     if declared.is_some_and(|length| length > limit as u64) {
         return Err(too_large(limit));
     }
@@ -112,7 +125,11 @@ async fn read_body(frontend: &Frontend, request: Request<Body>) -> Result<(Heade
 
 fn too_large(limit: usize) -> Failure {
     let message = format!("the body is larger than {limit} bytes (frontend.max_body); send smaller batches");
-    Failure { error: Error::invalid(message), status: Some(StatusCode::PAYLOAD_TOO_LARGE), took_ms: 0 }
+    Failure {
+        error: Error::invalid(message),
+        status: Some(StatusCode::PAYLOAD_TOO_LARGE),
+        took_ms: 0,
+    }
 }
 
 fn is_length_limit(error: &axum::Error) -> bool {

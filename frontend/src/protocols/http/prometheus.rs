@@ -33,15 +33,28 @@ pub async fn write(
     frontend.metrics.request("prometheus", &result, took);
     match result {
         Ok(()) => StatusCode::NO_CONTENT.into_response(),
-        Err(error) => Failure { error, status: None, took_ms: took.as_millis() }.into_response(),
+        Err(error) => Failure {
+            error,
+            status: None,
+            took_ms: took.as_millis(),
+        }
+        .into_response(),
     }
 }
 
 async fn store(frontend: &Frontend, params: &WriteParams, headers: &HeaderMap, body: &Bytes) -> Result<()> {
-    let content_type = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let content_type = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|v| v.to_str().ok())
+        .unwrap_or_default();
     if content_type.contains("io.prometheus.write.v2") {
-        return Err(Error::unsupported("remote write 2.0 is not supported; use protobuf_message: prometheus.WriteRequest"));
+        return Err(Error::unsupported(
+            "remote write 2.0 is not supported; use protobuf_message: prometheus.WriteRequest",
+        ));
     }
-    let database = params.db.as_deref().unwrap_or(greptime_types::catalog::DEFAULT_DATABASE);
+    let database = params
+        .db
+        .as_deref()
+        .unwrap_or(greptime_types::catalog::DEFAULT_DATABASE);
     write_series(frontend, database, body).await
 }

@@ -37,11 +37,21 @@ enum Format {
 
 impl SqlParams {
     fn or(self, other: Self) -> Self {
-        Self { sql: self.sql.or(other.sql), db: self.db.or(other.db), format: self.format.or(other.format) }
+        Self {
+            sql: self.sql.or(other.sql),
+            db: self.db.or(other.db),
+            format: self.format.or(other.format),
+        }
     }
 
     fn format(&self) -> Result<Format> {
-        match self.format.as_deref().unwrap_or("greptimedb_v1").to_lowercase().as_str() {
+        match self
+            .format
+            .as_deref()
+            .unwrap_or("greptimedb_v1")
+            .to_lowercase()
+            .as_str()
+        {
             "greptimedb_v1" | "json" => Ok(Format::Json),
             "csv" => Ok(Format::Csv { names: false }),
             "csvwithnames" => Ok(Format::Csv { names: true }),
@@ -79,7 +89,10 @@ pub async fn post(
 }
 
 fn form(headers: &HeaderMap, body: &Bytes) -> Result<SqlParams> {
-    let content_type = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let content_type = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|v| v.to_str().ok())
+        .unwrap_or_default();
     if body.is_empty() {
         return Ok(SqlParams::default());
     }
@@ -87,7 +100,10 @@ fn form(headers: &HeaderMap, body: &Bytes) -> Result<SqlParams> {
         return serde_urlencoded::from_bytes(body).map_err(|e| Error::invalid(format!("the form: {e}")));
     }
     let text = std::str::from_utf8(body).map_err(|_| Error::invalid("the body is not UTF-8"))?;
-    Ok(SqlParams { sql: Some(text.to_string()), ..SqlParams::default() })
+    Ok(SqlParams {
+        sql: Some(text.to_string()),
+        ..SqlParams::default()
+    })
 }
 
 pub fn session(headers: &HeaderMap, db: Option<&str>, user: &User) -> Session {
@@ -95,7 +111,11 @@ pub fn session(headers: &HeaderMap, db: Option<&str>, user: &User) -> Session {
     let database = db.or(named).unwrap_or(greptime_types::catalog::DEFAULT_DATABASE);
     // GreptimeDB's clients may write `catalog-database`.
     let database = database.strip_prefix("greptime-").unwrap_or(database);
-    Session { database: database.to_string(), user: user.0.clone(), protocol: Protocol::Http }
+    Session {
+        database: database.to_string(),
+        user: user.0.clone(),
+        protocol: Protocol::Http,
+    }
 }
 
 async fn answer(frontend: &Arc<Frontend>, params: SqlParams, user: User, headers: &HeaderMap) -> Response {
@@ -106,7 +126,12 @@ async fn answer(frontend: &Arc<Frontend>, params: SqlParams, user: User, headers
     frontend.metrics.request("http_sql", &result, took);
     match result {
         Ok(body) => body.into_response(took.as_millis()),
-        Err(error) => Failure { error, status: None, took_ms: took.as_millis() }.into_response(),
+        Err(error) => Failure {
+            error,
+            status: None,
+            took_ms: took.as_millis(),
+        }
+        .into_response(),
     }
 }
 
@@ -137,7 +162,10 @@ impl Answer {
 
 async fn run(frontend: &Arc<Frontend>, params: &SqlParams, mut session: Session) -> Result<Answer> {
     let format = params.format()?;
-    let sql = params.sql.as_deref().ok_or_else(|| Error::invalid("parameter `sql` is missing"))?;
+    let sql = params
+        .sql
+        .as_deref()
+        .ok_or_else(|| Error::invalid("parameter `sql` is missing"))?;
     let statements = parse_statements(sql, Lexer::Standard)?;
     if statements.is_empty() {
         return Err(Error::invalid("there is no statement in `sql`"));
@@ -184,7 +212,10 @@ async fn execute(frontend: &Frontend, session: &mut Session, statement: &Stateme
 }
 
 fn plain(text: String) -> Answer {
-    Answer::Stream { content_type: "text/plain; charset=utf-8", body: Body::from(text) }
+    Answer::Stream {
+        content_type: "text/plain; charset=utf-8",
+        body: Body::from(text),
+    }
 }
 
 /// Streams. The first rows are awaited, so that a query that fails early is answered with its error; one that
@@ -192,17 +223,28 @@ fn plain(text: String) -> Answer {
 async fn csv(mut rows: SendableRecordBatchStream, names: bool) -> Result<Answer> {
     let schema = rows.schema();
     let first = rows.try_next().await.map_err(|e| from_datafusion(&e))?;
-    let header = if names { csv_text(&RecordBatch::new_empty(schema), true)? } else { Bytes::new() };
+    let header = if names {
+        csv_text(&RecordBatch::new_empty(schema), true)?
+    } else {
+        Bytes::new()
+    };
     let batches = futures::stream::iter(first.map(Ok)).chain(rows);
     let text = batches.map(|batch| csv_text(&batch.map_err(|e| from_datafusion(&e))?, false));
     let all = futures::stream::iter([Ok(header)]).chain(text);
-    Ok(Answer::Stream { content_type: "text/csv; charset=utf-8", body: Body::from_stream(all) })
+    Ok(Answer::Stream {
+        content_type: "text/csv; charset=utf-8",
+        body: Body::from_stream(all),
+    })
 }
 
 fn csv_text(batch: &RecordBatch, header: bool) -> Result<Bytes> {
     let mut text = Vec::new();
-    let mut writer = arrow::csv::WriterBuilder::new().with_header(header).build(&mut text);
-    writer.write(batch).map_err(|e| Error::internal(format!("rows cannot be written as CSV: {e}")))?;
+    let mut writer = arrow::csv::WriterBuilder::new()
+        .with_header(header)
+        .build(&mut text);
+    writer
+        .write(batch)
+        .map_err(|e| Error::internal(format!("rows cannot be written as CSV: {e}")))?;
     drop(writer);
     Ok(text.into())
 }

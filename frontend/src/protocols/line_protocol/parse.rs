@@ -52,12 +52,19 @@ pub fn parse_lines(text: &str) -> (Vec<Line<'_>>, Vec<BadLine>) {
         let line = rest[..end].trim_end_matches('\r');
         let trimmed = line.trim_start_matches([' ', '\t']);
         if !trimmed.is_empty() && !trimmed.starts_with('#') {
-            let mut cursor = Cursor { text: line, at: line.len() - trimmed.len() };
+            let mut cursor = Cursor {
+                text: line,
+                at: line.len() - trimmed.len(),
+            };
             match cursor.line(number) {
                 Ok(parsed) => lines.push(parsed),
                 Err(reason) => {
                     let column = line[..cursor.at.min(line.len())].chars().count() + 1;
-                    bad.push(BadLine { line: number, column, reason });
+                    bad.push(BadLine {
+                        line: number,
+                        column,
+                        reason,
+                    });
                 }
             }
         }
@@ -119,7 +126,13 @@ impl<'a> Cursor<'a> {
             self.at += 1;
         }
         let timestamp = self.timestamp()?;
-        Ok(Line { number, measurement, tags, fields, timestamp })
+        Ok(Line {
+            number,
+            measurement,
+            tags,
+            fields,
+            timestamp,
+        })
     }
 
     fn expect(&mut self, byte: u8, place: &str) -> Result<(), String> {
@@ -148,7 +161,13 @@ impl<'a> Cursor<'a> {
         let start = self.at;
         let mut escaped = false;
         while let Some(byte) = self.peek() {
-            if byte == b'\\' && self.text.as_bytes().get(self.at + 1).is_some_and(|b| b", =\\".contains(b)) {
+            if byte == b'\\'
+                && self
+                    .text
+                    .as_bytes()
+                    .get(self.at + 1)
+                    .is_some_and(|b| b", =\\".contains(b))
+            {
                 escaped = true;
                 self.at += 2;
                 continue;
@@ -162,7 +181,11 @@ impl<'a> Cursor<'a> {
         if found.is_empty() {
             return Err(format!("expected {what}"));
         }
-        Ok(if escaped { Cow::Owned(unescape(found, b", =\\")) } else { Cow::Borrowed(found) })
+        Ok(if escaped {
+            Cow::Owned(unescape(found, b", =\\"))
+        } else {
+            Cow::Borrowed(found)
+        })
     }
 
     fn value(&mut self) -> Result<FieldValue<'a>, String> {
@@ -218,7 +241,11 @@ impl<'a> Cursor<'a> {
         if self.peek().is_some_and(|b| b != b',' && b != b' ') {
             return Err("expected `,` or a space after the string".into());
         }
-        Ok(FieldValue::Text(if escaped { Cow::Owned(unescape(found, b"\"\\")) } else { Cow::Borrowed(found) }))
+        Ok(FieldValue::Text(if escaped {
+            Cow::Owned(unescape(found, b"\"\\"))
+        } else {
+            Cow::Borrowed(found)
+        }))
     }
 
     fn timestamp(&mut self) -> Result<Option<i64>, String> {
@@ -229,7 +256,9 @@ impl<'a> Cursor<'a> {
         if word.is_empty() {
             return Ok(None);
         }
-        word.parse().map(Some).map_err(|_| format!("`{word}` is not a timestamp"))
+        word.parse()
+            .map(Some)
+            .map_err(|_| format!("`{word}` is not a timestamp"))
     }
 }
 
@@ -269,7 +298,10 @@ mod tests {
     fn every_kind_of_value_is_read() {
         let line = one(r#"cpu,host=a,dc=eu\ west f=1.5,i=-2i,u=3u,b=true,s="x, \"y\" = z\\" 1700"#);
         assert_eq!(line.measurement, "cpu");
-        assert_eq!(line.tags, [("host".into(), "a".into()), ("dc".into(), "eu west".into())]);
+        assert_eq!(
+            line.tags,
+            [("host".into(), "a".into()), ("dc".into(), "eu west".into())]
+        );
         let values: Vec<_> = line.fields.into_iter().map(|(_, value)| value).collect();
         assert_eq!(
             values,
@@ -298,15 +330,33 @@ mod tests {
         for (text, expected) in [
             ("cpu", "line 1, column 4: expected a space before the fields"),
             ("cpu value=", "line 1, column 11: expected the value of a field"),
-            ("cpu value=abc", "line 1, column 11: `abc` is not a number, a boolean or a string in quotes"),
+            (
+                "cpu value=abc",
+                "line 1, column 11: `abc` is not a number, a boolean or a string in quotes",
+            ),
             ("cpu value=1 soon", "line 1, column 13: `soon` is not a timestamp"),
-            ("cpu,host value=1", "line 1, column 9: expected `=` after the name of a tag"),
-            ("cpu,host= value=1", "line 1, column 10: expected the value of a tag"),
+            (
+                "cpu,host value=1",
+                "line 1, column 9: expected `=` after the name of a tag",
+            ),
+            (
+                "cpu,host= value=1",
+                "line 1, column 10: expected the value of a tag",
+            ),
             ("cpu value=\"x", "line 1, column 11: the string is not closed"),
-            ("cpu value=1i5", "line 1, column 11: `1i5` is not a number, a boolean or a string in quotes"),
+            (
+                "cpu value=1i5",
+                "line 1, column 11: `1i5` is not a number, a boolean or a string in quotes",
+            ),
             (",host=a value=1", "line 1, column 1: expected a measurement"),
-            ("cpu value", "line 1, column 10: expected `=` after the name of a field"),
-            ("ü,h=ä ö=x", "line 1, column 9: `x` is not a number, a boolean or a string in quotes"),
+            (
+                "cpu value",
+                "line 1, column 10: expected `=` after the name of a field",
+            ),
+            (
+                "ü,h=ä ö=x",
+                "line 1, column 9: `x` is not a number, a boolean or a string in quotes",
+            ),
         ] {
             assert_eq!(bad(text), expected, "{text}");
         }

@@ -4,9 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use futures::future::join_all;
 use greptime_proto::v1::WriteOp;
-use greptime_types::{
-    ColumnType, Error, PartitionRule, Result, Semantic, TableInfo, TableSchema, TimeUnit,
-};
+use greptime_types::{ColumnType, Error, PartitionRule, Result, Semantic, TableInfo, TableSchema, TimeUnit};
 
 use super::parse::{BadLine, FieldValue, Line, parse_lines};
 use super::{Precision, convert};
@@ -21,15 +19,25 @@ use crate::route::Deadline;
 const MAX_LISTED: usize = 10;
 
 /// Writes the good lines. An error of kind `InvalidArgument` names the bad ones; then the good ones are stored.
-pub async fn write_lines(frontend: &Frontend, database: &str, text: &str, precision: Precision) -> Result<()> {
+pub async fn write_lines(
+    frontend: &Frontend,
+    database: &str,
+    text: &str,
+    precision: Precision,
+) -> Result<()> {
     let (lines, mut bad) = parse_lines(text);
-    let deadline = frontend.executor.engine.router.deadline_in(frontend.config.write_timeout);
+    let deadline = frontend
+        .executor
+        .engine
+        .router
+        .deadline_in(frontend.config.write_timeout);
     let mut by_table: BTreeMap<&str, Vec<&Line>> = BTreeMap::new();
     for line in &lines {
         by_table.entry(line.measurement.as_ref()).or_default().push(line);
     }
     let tables = by_table.iter();
-    let writes = tables.map(|(name, lines)| write_table(frontend, database, name, lines, precision, deadline));
+    let writes =
+        tables.map(|(name, lines)| write_table(frontend, database, name, lines, precision, deadline));
     let mut failed = None;
     let mut written = 0;
     for result in join_all(writes).await {
@@ -54,7 +62,10 @@ pub async fn write_lines(frontend: &Frontend, database: &str, text: &str, precis
         0 => String::new(),
         more => format!("; and {more} more"),
     };
-    Err(Error::invalid(format!("partial write ({written} lines stored): {}{more}", listed.join("; "))))
+    Err(Error::invalid(format!(
+        "partial write ({written} lines stored): {}{more}",
+        listed.join("; ")
+    )))
 }
 
 /// Returns how many lines were stored, and those that the table does not take.
@@ -84,7 +95,11 @@ async fn write_table(
         return Ok((0, bad));
     }
     let batch = batch_from_rows(&table.schema, &columns, &rows, now_ms)?;
-    let written = frontend.executor.ingestor.write(&table, &batch, WriteOp::Put, deadline).await?;
+    let written = frontend
+        .executor
+        .ingestor
+        .write(&table, &batch, WriteOp::Put, deadline)
+        .await?;
     Ok((written, bad))
 }
 
@@ -106,10 +121,17 @@ fn wanted_table(name: &str, lines: &[&Line]) -> WantedTable {
             }
         }
     }
-    let time =
-        wanted_column(TIME_COLUMN, ColumnType::Timestamp(TimeUnit::Nanosecond), Semantic::Timestamp);
+    let time = wanted_column(
+        TIME_COLUMN,
+        ColumnType::Timestamp(TimeUnit::Nanosecond),
+        Semantic::Timestamp,
+    );
     let columns = tags.into_iter().chain([time]).chain(fields).collect();
-    WantedTable { name: name.to_string(), columns, partition: PartitionRule::single() }
+    WantedTable {
+        name: name.to_string(),
+        columns,
+        partition: PartitionRule::single(),
+    }
 }
 
 fn type_of(value: &FieldValue) -> ColumnType {
@@ -151,8 +173,15 @@ fn rows_of(
             None => convert(now_ms, TimeUnit::Millisecond, schema.time_unit()),
         };
         let Some(time) = time else {
-            let reason = format!("the time does not fit {}", schema.time_index().column_type.sql_name());
-            bad.push(BadLine { line: line.number, column: 0, reason });
+            let reason = format!(
+                "the time does not fit {}",
+                schema.time_index().column_type.sql_name()
+            );
+            bad.push(BadLine {
+                line: line.number,
+                column: 0,
+                reason,
+            });
             continue;
         };
         let mut row = vec![Some(Cell::Null); columns.len()];
@@ -191,7 +220,11 @@ fn acceptable(
             Ok(_) => good.push(row),
             Err(error) => {
                 let reason = error.message.replace(", row 1", "");
-                bad.push(BadLine { line, column: 0, reason });
+                bad.push(BadLine {
+                    line,
+                    column: 0,
+                    reason,
+                });
             }
         }
     }

@@ -20,7 +20,11 @@ pub(crate) const GRACE: Duration = Duration::from_secs(2);
 
 impl Frontend {
     /// Serves until `shutdown` resolves.
-    pub async fn serve_mysql(self: &Arc<Self>, listener: TcpListener, shutdown: impl Future<Output = ()> + Send) {
+    pub async fn serve_mysql(
+        self: &Arc<Self>,
+        listener: TcpListener,
+        shutdown: impl Future<Output = ()> + Send,
+    ) {
         let mut connections = JoinSet::new();
         tokio::pin!(shutdown);
         loop {

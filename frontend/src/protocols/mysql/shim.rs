@@ -12,8 +12,8 @@ use futures::future::BoxFuture;
 use greptime_query::from_datafusion;
 use greptime_types::{Error, ErrorKind, Result};
 use opensrv_mysql::{
-    AsyncMysqlShim, Column, ColumnFlags, ColumnType, ErrorKind as MySqlError, InitWriter, OkResponse, ParamParser,
-    QueryResultWriter, StatementMetaWriter,
+    AsyncMysqlShim, Column, ColumnFlags, ColumnType, ErrorKind as MySqlError, InitWriter, OkResponse,
+    ParamParser, QueryResultWriter, StatementMetaWriter,
 };
 use parking_lot::Mutex;
 use sha1::{Digest, Sha1};
@@ -48,7 +48,10 @@ impl Connection {
         for chunk in salt.chunks_mut(8) {
             let random = frontend.ids.random_u64().to_le_bytes();
             // Printable, since the handshake ends it with a zero and some clients stop at `$`.
-            chunk.iter_mut().zip(random).for_each(|(byte, r)| *byte = b'a' + r % 26);
+            chunk
+                .iter_mut()
+                .zip(random)
+                .for_each(|(byte, r)| *byte = b'a' + r % 26);
         }
         let session = Session {
             database: greptime_types::catalog::DEFAULT_DATABASE.to_string(),
@@ -56,7 +59,14 @@ impl Connection {
             protocol: Protocol::MySql,
         };
         let id = frontend.ids.random_u64() as u32;
-        Self { session: Mutex::new(session), prepared: HashMap::new(), next_statement: 1, id, salt, frontend }
+        Self {
+            session: Mutex::new(session),
+            prepared: HashMap::new(),
+            next_statement: 1,
+            id,
+            salt,
+            frontend,
+        }
     }
 
     fn session(&self) -> Session {
@@ -86,12 +96,16 @@ impl Connection {
             match output {
                 Err(error) => write_error(results, &error).await,
                 Ok(Output::Affected(rows)) => {
-                    let ok = OkResponse { affected_rows: rows, ..OkResponse::default() };
+                    let ok = OkResponse {
+                        affected_rows: rows,
+                        ..OkResponse::default()
+                    };
                     self.run(rest, results.complete_one(ok).await?).await
                 }
                 Ok(Output::Database(database)) => {
                     self.session.lock().database = database;
-                    self.run(rest, results.complete_one(OkResponse::default()).await?).await
+                    self.run(rest, results.complete_one(OkResponse::default()).await?)
+                        .await
                 }
                 Ok(Output::Rows(mut rows)) => {
                     // The first batch before the header, so that most failures come instead of a result.
@@ -107,7 +121,9 @@ impl Connection {
                             Ok(next) => next,
                             Err(error) => {
                                 let error = from_datafusion(&error);
-                                return writer.finish_error(code_of(error.kind), &error.message.into_bytes()).await;
+                                return writer
+                                    .finish_error(code_of(error.kind), &error.message.into_bytes())
+                                    .await;
                             }
                         };
                     }
@@ -125,7 +141,11 @@ impl Connection {
         };
         let count = params::number(&mut statement);
         // What cannot be planned without its parameters says its columns when it is executed.
-        let columns = self.frontend.executor.columns_of(&self.session(), &statement).await;
+        let columns = self
+            .frontend
+            .executor
+            .columns_of(&self.session(), &statement)
+            .await;
         let columns = match columns {
             Ok(Some(schema)) => columns_of(&schema),
             Err(error) if count == 0 => return Err(error),
@@ -155,7 +175,9 @@ impl<W: AsyncWrite + Send + Unpin> AsyncMysqlShim<W> for Connection {
         let user = String::from_utf8_lossy(user).into_owned();
         let users = &self.frontend.users;
         let admitted = !users.required()
-            || users.password(&user).is_some_and(|password| native_password(&password, salt, given));
+            || users
+                .password(&user)
+                .is_some_and(|password| native_password(&password, salt, given));
         if admitted {
             self.session.lock().user = user;
         }
@@ -165,7 +187,9 @@ impl<W: AsyncWrite + Send + Unpin> AsyncMysqlShim<W> for Connection {
     async fn on_prepare<'a>(&'a mut self, sql: &'a str, info: StatementMetaWriter<'a, W>) -> io::Result<()> {
         if self.prepared.len() >= MAX_PREPARED {
             let message = format!("{MAX_PREPARED} statements are prepared already; close some");
-            return info.error(code_of(ErrorKind::ResourceExhausted), message.as_bytes()).await;
+            return info
+                .error(code_of(ErrorKind::ResourceExhausted), message.as_bytes())
+                .await;
         }
         match self.prepare(sql).await {
             Err(error) => info.error(code_of(error.kind), error.message.as_bytes()).await,
@@ -192,7 +216,9 @@ impl<W: AsyncWrite + Send + Unpin> AsyncMysqlShim<W> for Connection {
     ) -> io::Result<()> {
         let values: Result<Vec<Literal>> = params.into_iter().map(|p| literal_of(p.value)).collect();
         let bound = match self.prepared.get(&id) {
-            None => Err(Error::not_found(format!("prepared statement {id} does not exist"))),
+            None => Err(Error::not_found(format!(
+                "prepared statement {id} does not exist"
+            ))),
             Some(statement) => values.and_then(|values| params::bind(statement, &values)),
         };
         match bound {
@@ -227,12 +253,19 @@ impl<W: AsyncWrite + Send + Unpin> AsyncMysqlShim<W> for Connection {
                 self.session.lock().database = database.to_string();
                 writer.ok().await
             }
-            Err(error) => writer.error(MySqlError::ER_BAD_DB_ERROR, error.message.as_bytes()).await,
+            Err(error) => {
+                writer
+                    .error(MySqlError::ER_BAD_DB_ERROR, error.message.as_bytes())
+                    .await
+            }
         }
     }
 }
 
-async fn write_error<W: AsyncWrite + Send + Unpin>(results: QueryResultWriter<'_, W>, error: &Error) -> io::Result<()> {
+async fn write_error<W: AsyncWrite + Send + Unpin>(
+    results: QueryResultWriter<'_, W>,
+    error: &Error,
+) -> io::Result<()> {
     results.error(code_of(error.kind), error.message.as_bytes()).await
 }
 

@@ -50,7 +50,11 @@ pub async fn write_batch<W: AsyncWrite + Send + Unpin>(
     writer: &mut RowWriter<'_, W>,
     batch: &RecordBatch,
 ) -> io::Result<()> {
-    let columns = batch.columns().iter().map(|c| normal(c)).collect::<io::Result<Vec<_>>>()?;
+    let columns = batch
+        .columns()
+        .iter()
+        .map(|c| normal(c))
+        .collect::<io::Result<Vec<_>>>()?;
     for row in 0..batch.num_rows() {
         for column in &columns {
             write_value(writer, column.as_ref(), row)?;
@@ -127,6 +131,10 @@ pub fn literal_of(value: Value<'_>) -> Result<Literal> {
                 .map_err(|e| Error::invalid(format!("a bound time cannot be read: {e:?}")))?;
             Literal::SingleQuotedString(time.format("%Y-%m-%d %H:%M:%S%.6f").to_string())
         }
-        ValueInner::Time(_) => return Err(Error::unsupported("a bound TIME is not supported; bind a DATETIME")),
+        ValueInner::Time(_) => {
+            return Err(Error::unsupported(
+                "a bound TIME is not supported; bind a DATETIME",
+            ));
+        }
     })
 }

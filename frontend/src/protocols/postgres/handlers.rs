@@ -41,7 +41,13 @@ pub struct Connection {
 impl Connection {
     pub fn new(frontend: Arc<Frontend>) -> Self {
         let startup = Arc::new(Startup::new(&frontend));
-        Self { handler: Arc::new(Handler { frontend, database: Mutex::new(None) }), startup }
+        Self {
+            handler: Arc::new(Handler {
+                frontend,
+                database: Mutex::new(None),
+            }),
+            startup,
+        }
     }
 }
 
@@ -74,7 +80,11 @@ pub struct Prepared {
 }
 
 fn to_pgwire(error: &Error) -> PgWireError {
-    let info = ErrorInfo::new("ERROR".into(), error.kind.codes().sqlstate.into(), error.message.clone());
+    let info = ErrorInfo::new(
+        "ERROR".into(),
+        error.kind.codes().sqlstate.into(),
+        error.message.clone(),
+    );
     PgWireError::UserError(Box::new(info))
 }
 
@@ -116,9 +126,16 @@ impl Handler {
         self.frontend.metrics.request("postgres", result, took);
     }
 
-    async fn prepare(&self, session: &Session, sql: &str, given: &[Option<Type>]) -> Result<Option<Prepared>> {
+    async fn prepare(
+        &self,
+        session: &Session,
+        sql: &str,
+        given: &[Option<Type>],
+    ) -> Result<Option<Prepared>> {
         let mut statements = parse_statements(sql, Lexer::Standard)?;
-        let Some(mut statement) = statements.pop() else { return Ok(None) };
+        let Some(mut statement) = statements.pop() else {
+            return Ok(None);
+        };
         if !statements.is_empty() {
             return Err(Error::invalid("prepare one statement at a time"));
         }
@@ -147,7 +164,11 @@ impl Handler {
                 *parameter = given.clone();
             }
         }
-        Ok(Some(Prepared { statement, parameters, columns }))
+        Ok(Some(Prepared {
+            statement,
+            parameters,
+            columns,
+        }))
     }
 
     /// A parameter in VALUES has the type of its column.
@@ -160,7 +181,9 @@ impl Handler {
         for row in &values.rows {
             for (expr, name) in row.iter().zip(&names) {
                 let ast::Expr::Value(value) = expr else { continue };
-                let ast::Value::Placeholder(placeholder) = &value.value else { continue };
+                let ast::Value::Placeholder(placeholder) = &value.value else {
+                    continue;
+                };
                 let position = placeholder.trim_start_matches('$').parse::<usize>().ok();
                 let slot = position.and_then(|p| types.get_mut(p.checked_sub(1)?));
                 if let (Some(slot), Some(column)) = (slot, table.schema.column(name)) {
@@ -173,9 +196,16 @@ impl Handler {
 }
 
 /// The rows as they come. The first batch is awaited, so that most failures come instead of a result.
-async fn stream(mut rows: SendableRecordBatchStream, format: &Format, tag: &str) -> PgWireResult<QueryResponse> {
+async fn stream(
+    mut rows: SendableRecordBatchStream,
+    format: &Format,
+    tag: &str,
+) -> PgWireResult<QueryResponse> {
     let fields = Arc::new(fields_of(&rows.schema(), format));
-    let first = rows.try_next().await.map_err(|e| to_pgwire(&from_datafusion(&e)))?;
+    let first = rows
+        .try_next()
+        .await
+        .map_err(|e| to_pgwire(&from_datafusion(&e)))?;
     let all = futures::stream::iter(first.map(Ok)).chain(rows);
     let encoded_fields = Arc::clone(&fields);
     let encoded = all.map(move |batch| {
@@ -232,24 +262,41 @@ pub struct Parser {
 impl QueryParser for Parser {
     type Statement = Prepared;
 
-    async fn parse_sql<C>(&self, client: &C, sql: &str, types: &[Option<Type>]) -> PgWireResult<Option<Prepared>>
+    async fn parse_sql<C>(
+        &self,
+        client: &C,
+        sql: &str,
+        types: &[Option<Type>],
+    ) -> PgWireResult<Option<Prepared>>
     where
         C: ClientInfo + Unpin + Send + Sync,
     {
         let database = Mutex::new(self.database.clone());
-        let handler = Handler { frontend: Arc::clone(&self.frontend), database };
+        let handler = Handler {
+            frontend: Arc::clone(&self.frontend),
+            database,
+        };
         let session = handler.session(client);
-        handler.prepare(&session, sql, types).await.map_err(|e| to_pgwire(&e))
+        handler
+            .prepare(&session, sql, types)
+            .await
+            .map_err(|e| to_pgwire(&e))
     }
 
     fn get_parameter_types(&self, prepared: &Prepared) -> PgWireResult<Vec<Type>> {
         Ok(prepared.parameters.clone())
     }
 
-    fn get_result_schema(&self, prepared: &Prepared, format: Option<&Format>) -> PgWireResult<Vec<FieldInfo>> {
+    fn get_result_schema(
+        &self,
+        prepared: &Prepared,
+        format: Option<&Format>,
+    ) -> PgWireResult<Vec<FieldInfo>> {
         let text = Format::UnifiedText;
         let columns = prepared.columns.as_ref();
-        Ok(columns.map(|c| fields_of(c, format.unwrap_or(&text))).unwrap_or_default())
+        Ok(columns
+            .map(|c| fields_of(c, format.unwrap_or(&text)))
+            .unwrap_or_default())
     }
 }
 
@@ -259,7 +306,10 @@ impl ExtendedQueryHandler for Handler {
     type QueryParser = Parser;
 
     fn query_parser(&self) -> Arc<Parser> {
-        Arc::new(Parser { frontend: Arc::clone(&self.frontend), database: self.database.lock().clone() })
+        Arc::new(Parser {
+            frontend: Arc::clone(&self.frontend),
+            database: self.database.lock().clone(),
+        })
     }
 
     async fn do_query<C>(&self, client: &mut C, portal: &Portal<Prepared>, _: usize) -> PgWireResult<Response>
@@ -270,9 +320,16 @@ impl ExtendedQueryHandler for Handler {
         PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
     {
         let prepared = &portal.statement.statement;
-        let literals = prepared.parameters.iter().enumerate().map(|(i, kind)| literal_of(portal, i, kind));
-        let bound = literals.collect::<Result<Vec<_>>>().and_then(|values| params::bind(&prepared.statement, &values));
+        let literals = prepared
+            .parameters
+            .iter()
+            .enumerate()
+            .map(|(i, kind)| literal_of(portal, i, kind));
+        let bound = literals
+            .collect::<Result<Vec<_>>>()
+            .and_then(|values| params::bind(&prepared.statement, &values));
         let bound = bound.map_err(|e| to_pgwire(&e))?;
-        self.run(&self.session(client), &bound, &portal.result_column_format).await
+        self.run(&self.session(client), &bound, &portal.result_column_format)
+            .await
     }
 }

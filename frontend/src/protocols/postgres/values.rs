@@ -47,7 +47,15 @@ pub fn type_of_column(column_type: ColumnType) -> Type {
 pub fn fields_of(schema: &Schema, format: &Format) -> Vec<FieldInfo> {
     let fields = schema.fields().iter().enumerate();
     fields
-        .map(|(i, f)| FieldInfo::new(f.name().clone(), None, None, type_of(f.data_type()), format.format_for(i)))
+        .map(|(i, f)| {
+            FieldInfo::new(
+                f.name().clone(),
+                None,
+                None,
+                type_of(f.data_type()),
+                format.format_for(i),
+            )
+        })
         .collect()
 }
 
@@ -86,7 +94,12 @@ fn internal(error: impl std::fmt::Display) -> Error {
     Error::internal(error.to_string())
 }
 
-fn encode(encoder: &mut DataRowEncoder, array: &dyn Array, row: usize, field: &FieldInfo) -> PgWireResult<()> {
+fn encode(
+    encoder: &mut DataRowEncoder,
+    array: &dyn Array,
+    row: usize,
+    field: &FieldInfo,
+) -> PgWireResult<()> {
     if array.is_null(row) || *array.data_type() == DataType::Null {
         return encoder.encode_field(&None::<i8>);
     }
@@ -99,9 +112,11 @@ fn encode(encoder: &mut DataRowEncoder, array: &dyn Array, row: usize, field: &F
         DataType::Float64 => encoder.encode_field(&array.as_primitive::<Float64Type>().value(row)),
         DataType::Utf8 => encoder.encode_field(&array.as_string::<i32>().value(row)),
         DataType::Binary => encoder.encode_field(&array.as_binary::<i32>().value(row)),
-        DataType::Timestamp(..) => {
-            encoder.encode_field(&array.as_primitive::<TimestampMicrosecondType>().value_as_datetime(row))
-        }
+        DataType::Timestamp(..) => encoder.encode_field(
+            &array
+                .as_primitive::<TimestampMicrosecondType>()
+                .value_as_datetime(row),
+        ),
         DataType::Date32 => encoder.encode_field(&array.as_primitive::<Date32Type>().value_as_date(row)),
         _ => {
             let shown = ArrayFormatter::try_new(array, &FormatOptions::default());
@@ -151,9 +166,10 @@ fn binary<S: Clone>(portal: &Portal<S>, index: usize, kind: &Type) -> PgWireResu
         Type::TIMESTAMP => literal(portal.parameter::<chrono::NaiveDateTime>(index, kind)?, |v| {
             Literal::SingleQuotedString(v.format("%Y-%m-%d %H:%M:%S%.6f").to_string())
         }),
-        Type::TIMESTAMPTZ => literal(portal.parameter::<chrono::DateTime<chrono::Utc>>(index, kind)?, |v| {
-            Literal::SingleQuotedString(v.format("%Y-%m-%d %H:%M:%S%.6fZ").to_string())
-        }),
+        Type::TIMESTAMPTZ => literal(
+            portal.parameter::<chrono::DateTime<chrono::FixedOffset>>(index, kind)?,
+            |v| Literal::SingleQuotedString(v.to_utc().format("%Y-%m-%d %H:%M:%S%.6fZ").to_string()),
+        ),
         Type::DATE => literal(portal.parameter::<chrono::NaiveDate>(index, kind)?, |v| {
             Literal::SingleQuotedString(v.to_string())
         }),
@@ -161,6 +177,9 @@ fn binary<S: Clone>(portal: &Portal<S>, index: usize, kind: &Type) -> PgWireResu
             Literal::HexStringLiteral(v.iter().map(|b| format!("{b:02x}")).collect())
         }),
         // What is left is text, also for drivers that do not say a type.
-        _ => literal(portal.parameter::<String>(index, &Type::TEXT)?, Literal::SingleQuotedString),
+        _ => literal(
+            portal.parameter::<String>(index, &Type::TEXT)?,
+            Literal::SingleQuotedString,
+        ),
     })
 }

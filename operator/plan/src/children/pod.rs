@@ -70,7 +70,7 @@ fn pod_spec(cluster: &GreptimeCluster, role: Role, container: Container) -> PodS
 
 /// Only who talks to S3 in the name of its service account needs a token.
 fn uses_service_account(cluster: &GreptimeCluster, role: Role) -> bool {
-    cluster.spec.object_store.s3.credentials_secret_name.is_none() && Purpose::S3Credentials.needed_by(role)
+    cluster.spec.object_storage.s3.credentials_secret_name.is_none() && Purpose::S3Credentials.needed_by(role)
 }
 
 fn schedule(pod: &mut PodSpec, wanted: &SchedulingSpec) {

@@ -33,8 +33,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 fn take(world: &mut World, step: &Step) {
     match step {
         Step::Ask(replicas) => world.edit(|spec| spec["datanode"]["replicas"] = json!(replicas)),
-        Step::BreakSpec => world.edit(|spec| spec["objectStore"]["s3"]["bucket"] = json!("")),
-        Step::MendSpec => world.edit(|spec| spec["objectStore"]["s3"]["bucket"] = json!("rows")),
+        Step::BreakSpec => world.edit(|spec| spec["objectStorage"]["s3"]["bucket"] = json!("")),
+        Step::MendSpec => world.edit(|spec| spec["objectStorage"]["s3"]["bucket"] = json!("rows")),
         Step::DeleteStatefulSet => {
             // Somebody who deletes it while no pod runs yet has lost nothing that the operator could know of.
             let name = Role::Datanode.child_name(&world.observed.cluster);

@@ -49,7 +49,7 @@ const INVALID: [(&str, &str, &str); 22] = [
     (
         "/metasrv/config",
         r#"{"object_store.secret_access_key": "x"}"#,
-        "use spec.objectStore.s3",
+        "use spec.objectStorage.s3",
     ),
     (
         "/metasrv/config",
@@ -63,18 +63,18 @@ const INVALID: [(&str, &str, &str); 22] = [
     ),
     ("/metasrv/replicas", "0", "spec.metasrv.replicas is 0"),
     (
-        "/objectStore/s3/bucket",
+        "/objectStorage/s3/bucket",
         r#""""#,
         "bucket `` must be a bucket's name",
     ),
     (
-        "/objectStore/s3/endpoint",
+        "/objectStorage/s3/endpoint",
         r#""http://host:port""#,
         "s3.endpoint `http://host:port`",
     ),
-    ("/objectStore/s3/root", r#""../other""#, "root `../other`"),
+    ("/objectStorage/s3/root", r#""../other""#, "root `../other`"),
     (
-        "/objectStore/s3/credentialsSecretName",
+        "/objectStorage/s3/credentialsSecretName",
         r#""Not A Name""#,
         "`Not A Name` is no possible name of a secret",
     ),
@@ -179,10 +179,10 @@ fn a_missing_secret_holds_back_the_roles_that_need_it_and_is_named() {
             &[Metasrv][..],
         ),
         ("etcd-auth", "spec.metasrv.store.etcd.authSecretName", &[Metasrv]),
-        ("s3-ca", "spec.objectStore.s3.caSecretName", &[Metasrv, Datanode]),
+        ("s3-ca", "spec.objectStorage.s3.caSecretName", &[Metasrv, Datanode]),
         (
             "s3-keys",
-            "spec.objectStore.s3.credentialsSecretName",
+            "spec.objectStorage.s3.credentialsSecretName",
             &[Metasrv, Datanode],
         ),
         ("users", "spec.auth.secretName", &[Frontend]),

@@ -16,7 +16,7 @@ pub const NOW: &str = "2026-01-02T03:04:05Z";
 pub fn minimal() -> Value {
     json!({
         "metasrv": {"store": {"etcd": {"endpoints": ["http://etcd:2379"]}}},
-        "objectStore": {"s3": {"bucket": "rows"}},
+        "objectStorage": {"s3": {"bucket": "rows"}},
     })
 }
 
@@ -53,7 +53,7 @@ pub fn full() -> Value {
             "replicas": 2,
             "service": {"type": "LoadBalancer", "annotations": {"lb": "internal"}, "loadBalancerClass": "example.com/lb"},
         },
-        "objectStore": {"s3": {
+        "objectStorage": {"s3": {
             "endpoint": "https://s3.example.com:9000", "region": "eu-1", "bucket": "rows", "root": "teams/a",
             "pathStyle": true, "caSecretName": "s3-ca", "credentialsSecretName": "s3-keys",
         }},

@@ -1,0 +1,12 @@
+//! The frontend against a cluster that lives in memory: no network but the protocols' own sockets.
+
+mod cluster;
+mod fake;
+mod hold;
+mod http;
+mod ingest;
+mod mysql;
+mod postgres;
+mod pushdown;
+mod region;
+mod sql;

@@ -1,0 +1,192 @@
+//! A region in memory that really overwrites, and really runs the plans that it is sent.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use datafusion::arrow::array::{RecordBatch, UInt64Array, new_null_array};
+use datafusion::arrow::compute::{concat_batches, take_record_batch};
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::arrow::ipc::reader::StreamReader;
+use datafusion::arrow::row::{RowConverter, SortField};
+use datafusion::datasource::memory::MemorySourceConfig;
+use datafusion::execution::SendableRecordBatchStream;
+use datafusion::physical_plan::{ExecutionPlan, execute_stream};
+use datafusion::prelude::SessionContext;
+use greptime_proto::v1::{QueryRequest, WriteOp, WriteRequest, WriteResponse};
+use greptime_query::{RegionScanSpec, ResolveScan, decode_plan, from_datafusion};
+use greptime_types::{Error, RequestId, Result, TableInfo, TableSchema};
+
+#[derive(Debug)]
+pub struct Region {
+    pub table: TableInfo,
+    pub epoch: u64,
+    rows: Vec<(RecordBatch, WriteOp)>,
+    applied: BTreeSet<RequestId>,
+    pub duplicates: usize,
+}
+
+impl Region {
+    pub fn new(table: TableInfo) -> Self {
+        Self {
+            table,
+            epoch: 1,
+            rows: vec![],
+            applied: BTreeSet::new(),
+            duplicates: 0,
+        }
+    }
+
+    pub fn write(&mut self, request: &WriteRequest) -> Result<WriteResponse> {
+        if request.epoch != 0 && request.epoch < self.epoch {
+            return Err(Error::conflict(format!(
+                "epoch {} is older than {}",
+                request.epoch, self.epoch
+            )));
+        }
+        if request.schema_version > self.table.schema.version {
+            return Err(Error::unavailable("the schema has not arrived yet"));
+        }
+        let id: RequestId = request.request_id.expect("every write has an id").into();
+        assert!(
+            request.lowest_unfinished <= id.number,
+            "an unfinished write is below the mark"
+        );
+        let duplicate = !self.applied.insert(id);
+        let mut affected_rows = 0;
+        if duplicate {
+            self.duplicates += 1;
+        } else {
+            for batch in StreamReader::try_new(request.rows.as_ref(), None).unwrap() {
+                let batch = batch.unwrap();
+                affected_rows += batch.num_rows() as u64;
+                self.rows.push((batch, request.op()));
+            }
+        }
+        Ok(WriteResponse {
+            affected_rows,
+            epoch: self.epoch,
+            sequence: self.applied.len() as u64,
+            duplicate,
+        })
+    }
+
+    pub fn row_count(&self) -> usize {
+        self.newest(&self.table.schema, self.table.options.append_mode)
+            .num_rows()
+    }
+
+    /// What is stored, in the columns of a schema, with the newest row of each identity.
+    fn newest(&self, schema: &TableSchema, append_mode: bool) -> RecordBatch {
+        let target = schema.to_arrow();
+        let batches: Vec<_> = self.rows.iter().map(|(batch, _)| widen(batch, &target)).collect();
+        let all = concat_batches(&target, &batches).unwrap();
+        if append_mode || all.num_rows() == 0 {
+            return all;
+        }
+        let ops = self
+            .rows
+            .iter()
+            .flat_map(|(batch, op)| std::iter::repeat_n(*op, batch.num_rows()));
+        let names = schema.primary_key.iter().chain([&schema.time_index().name]);
+        let keys: Vec<_> = names
+            .map(|n| Arc::clone(all.column_by_name(n).unwrap()))
+            .collect();
+        let fields = keys
+            .iter()
+            .map(|k| SortField::new(k.data_type().clone()))
+            .collect();
+        let rows = RowConverter::new(fields).unwrap().convert_columns(&keys).unwrap();
+        let mut newest: HashMap<_, (u64, WriteOp)> = HashMap::new();
+        for (position, op) in ops.enumerate() {
+            newest.insert(rows.row(position).owned(), (position as u64, op));
+        }
+        let mut kept: Vec<u64> = newest
+            .into_values()
+            .filter(|(_, op)| *op == WriteOp::Put)
+            .map(|(position, _)| position)
+            .collect();
+        kept.sort_unstable();
+        take_record_batch(&all, &UInt64Array::from(kept)).unwrap()
+    }
+
+    /// Decodes the plan over the rows of now; executing it needs no lock.
+    pub fn query(&self, request: &QueryRequest) -> Result<SendableRecordBatchStream> {
+        if request.epoch != 0 && request.epoch < self.epoch {
+            return Err(Error::conflict("the epoch is old"));
+        }
+        let rows = |spec: &RegionScanSpec| self.newest(&spec.schema, spec.append_mode);
+        let ctx = SessionContext::new().task_ctx();
+        // The plan names one schema and one region: look at it first, then give it its rows.
+        let plan = decode_plan(
+            &request.plan,
+            &ctx,
+            Arc::new(Resolve {
+                of: Snapshot::new(self, &rows, request),
+            }),
+        );
+        let plan = plan.map_err(|e| from_datafusion(&e))?;
+        execute_stream(plan, ctx).map_err(|e| from_datafusion(&e))
+    }
+}
+
+/// All rows of a region, to be cut to what a scan asks for.
+#[derive(Debug)]
+struct Snapshot {
+    region: u64,
+    all: RecordBatch,
+}
+
+impl Snapshot {
+    fn new(region: &Region, rows: &dyn Fn(&RegionScanSpec) -> RecordBatch, request: &QueryRequest) -> Self {
+        let spec = RegionScanSpec {
+            region_id: greptime_types::RegionId::from_u64(request.region_id),
+            schema: Arc::new(region.table.schema.clone()),
+            append_mode: region.table.options.append_mode,
+            projection: None,
+            filters: vec![],
+            limit: None,
+        };
+        Self {
+            region: request.region_id,
+            all: rows(&spec),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Resolve {
+    of: Snapshot,
+}
+
+impl ResolveScan for Resolve {
+    /// Filters are left to the plan, which has them again; that they may be ignored is part of the contract.
+    fn resolve(&self, spec: RegionScanSpec) -> datafusion::error::Result<Arc<dyn ExecutionPlan>> {
+        assert_eq!(
+            spec.region_id.as_u64(),
+            self.of.region,
+            "the plan is for another region"
+        );
+        let all = widen(&self.of.all, &spec.schema.to_arrow());
+        let batch = match &spec.projection {
+            Some(columns) => all.project(columns)?,
+            None => all,
+        };
+        Ok(MemorySourceConfig::try_new_exec(
+            &[vec![batch]],
+            spec.output_schema()?,
+            None,
+        )?)
+    }
+}
+
+/// The batch with the columns of `target`, absent ones NULL.
+fn widen(batch: &RecordBatch, target: &SchemaRef) -> RecordBatch {
+    let columns = target
+        .fields()
+        .iter()
+        .map(|field| match batch.column_by_name(field.name()) {
+            Some(column) => Arc::clone(column),
+            None => new_null_array(field.data_type(), batch.num_rows()),
+        });
+    RecordBatch::try_new(Arc::clone(target), columns.collect()).unwrap()
+}
