@@ -16,7 +16,7 @@ pub fn from_datafusion(error: &DataFusionError) -> Error {
         return ours;
     }
     let kind = kind_of(error);
-    Error::new(kind, error.strip_backtrace())
+    Error::new(kind, error.find_root().message())
 }
 
 fn find_ours(error: &DataFusionError) -> Option<Error> {

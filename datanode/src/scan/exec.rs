@@ -26,6 +26,7 @@ use futures::{StreamExt, TryStreamExt};
 use greptime_object_store::Bucket;
 use greptime_query::{RegionScanSpec, into_datafusion};
 use greptime_types::{Error, Result as OurResult};
+use object_store::ObjectStoreExt;
 
 use super::dedup::{Deletes, dedup};
 use super::merge::{merge, stream_of};
@@ -149,38 +150,50 @@ impl Reader {
     /// The first batch comes only after all files that are merged were opened, so a file that is missing shows
     /// before anything was given out, and a newer view can be tried.
     async fn open(self) -> Result<SendableRecordBatchStream> {
-        let mut attempt = 1;
-        loop {
-            let mut rows = self.read()?;
-            match rows.next().await {
-                Some(Err(error)) if attempt < ATTEMPTS && is_missing_file(&error) => {
-                    self.manifest
-                        .reload(&self.region)
-                        .await
-                        .map_err(into_datafusion)?;
-                    attempt += 1;
-                }
-                Some(Err(error)) if is_missing_file(&error) => {
-                    return Err(into_datafusion(Error::corruption(format!(
-                        "a file that the manifest of region {} names is not there: {error}",
-                        self.region.id()
-                    ))));
-                }
-                first => {
-                    let schema = rows.schema();
-                    let all = futures::stream::iter(first).chain(rows);
-                    return Ok(Box::pin(RecordBatchStreamAdapter::new(schema, all)));
-                }
+        for _ in 0..ATTEMPTS {
+            let snapshot = self.region.snapshot().map_err(into_datafusion)?;
+            let mut rows = self.read(&snapshot)?;
+            let first = rows.next().await;
+            if let Some(Err(error)) = &first
+                && came_from_files(error)
+                && self.lacks_a_file(&snapshot).await
+            {
+                self.manifest
+                    .reload(&self.region)
+                    .await
+                    .map_err(into_datafusion)?;
+                continue;
             }
+            let schema = rows.schema();
+            let all = futures::stream::iter(first).chain(rows);
+            return Ok(Box::pin(RecordBatchStreamAdapter::new(schema, all)));
         }
+        Err(into_datafusion(Error::corruption(format!(
+            "files that the manifest of region {} names are not there",
+            self.region.id()
+        ))))
     }
 
-    fn read(&self) -> Result<SendableRecordBatchStream> {
-        let snapshot = self.region.snapshot().map_err(into_datafusion)?;
-        let plan = ScanPlan::new(&self.spec, &snapshot)?;
-        let mut runs = self.read_memory(&snapshot, &plan)?;
+    /// The reader's own error does not always say that a file was not found, so the bucket is asked.
+    async fn lacks_a_file(&self, snapshot: &Snapshot) -> bool {
         for file in snapshot.view.files.values() {
-            runs.push(self.read_file(file, &snapshot, &plan)?);
+            let head = self
+                .bucket
+                .store
+                .head(&key_of(&self.bucket, file.home, &file.name))
+                .await;
+            if matches!(head, Err(object_store::Error::NotFound { .. })) {
+                return true;
+            }
+        }
+        false
+    }
+
+    fn read(&self, snapshot: &Snapshot) -> Result<SendableRecordBatchStream> {
+        let plan = ScanPlan::new(&self.spec, snapshot)?;
+        let mut runs = self.read_memory(snapshot, &plan)?;
+        for file in snapshot.view.files.values() {
+            runs.push(self.read_file(file, snapshot, &plan)?);
         }
         let key = &snapshot.key;
         let rows = if runs.is_empty() {
@@ -299,23 +312,9 @@ fn project(batch: &RecordBatch, output: &SchemaRef) -> Result<RecordBatch> {
     )?)
 }
 
-fn is_missing_file(error: &DataFusionError) -> bool {
-    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(current) = next {
-        if let Some(object_store::Error::NotFound { .. }) = current.downcast_ref::<object_store::Error>() {
-            return true;
-        }
-        next = match current.downcast_ref::<DataFusionError>() {
-            // Boxed errors do not always show themselves as a source.
-            Some(DataFusionError::ObjectStore(inner)) => Some(inner.as_ref()),
-            Some(DataFusionError::ParquetError(inner)) => Some(inner.as_ref()),
-            Some(DataFusionError::External(inner)) => Some(inner.as_ref()),
-            Some(DataFusionError::Shared(inner)) => Some(inner.as_ref()),
-            _ => match current.downcast_ref::<parquet::errors::ParquetError>() {
-                Some(parquet::errors::ParquetError::External(inner)) => Some(inner.as_ref()),
-                _ => current.source(),
-            },
-        };
-    }
-    false
+fn came_from_files(error: &DataFusionError) -> bool {
+    matches!(
+        error.find_root(),
+        DataFusionError::ParquetError(_) | DataFusionError::ObjectStore(_) | DataFusionError::External(_)
+    )
 }

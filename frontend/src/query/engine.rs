@@ -10,6 +10,8 @@ use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::LogicalPlan;
+use datafusion::optimizer::Analyzer;
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::physical_plan::execute_stream;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
@@ -26,6 +28,7 @@ use super::exec::QueryDeadline;
 use super::functions::{Variables, session_functions};
 use super::metric::MetricTables;
 use super::pushdown::PushToRegions;
+use super::time_literals::TimeLiterals;
 use crate::config::FrontendConfig;
 use crate::route::{Catalog, Deadline, Router};
 use crate::sql::CATALOG;
@@ -72,16 +75,16 @@ impl Engine {
             runtime = runtime.with_temp_file_path(dir);
         }
         let runtime = runtime.build_arc().map_err(|e| from_datafusion(&e))?;
-        let mut rules = PhysicalOptimizer::new().rules;
-        // The last rule only checks; ours is the last that changes, since the others do not know regions.
-        rules.insert(rules.len().saturating_sub(1), Arc::new(PushToRegions));
+        let mut analyzers = Analyzer::new().rules;
+        analyzers.insert(0, Arc::new(TimeLiterals));
         let base = SessionStateBuilder::new()
             .with_config(session_config(config))
             .with_runtime_env(runtime)
             .with_default_features()
             .with_table_functions(Default::default())
             .with_file_formats(vec![])
-            .with_physical_optimizer_rules(rules)
+            .with_analyzer_rules(analyzers)
+            .with_physical_optimizer_rules(optimizer_rules())
             .build();
         Ok(Arc::new(Self {
             router,
@@ -111,6 +114,8 @@ impl Engine {
             let _ = state.register_udf(function);
         }
         Variables::install(&mut state);
+        // The moment that `now()` means in this statement.
+        state.mark_start_execution();
         state
     }
 
@@ -163,6 +168,20 @@ impl Engine {
             .await
             .map_err(|e| from_datafusion(&e))
     }
+}
+
+/// DataFusion's rules, and ours in two places. What runs in one region as a whole moves there before rows would be
+/// dealt out to several streams; all else moves at the end, when the streams and their merging are decided.
+fn optimizer_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
+    let mut rules = PhysicalOptimizer::new().rules;
+    let dealing = rules
+        .iter()
+        .position(|r| r.name() == "EnsureRequirements")
+        .unwrap_or(0);
+    rules.insert(dealing, Arc::new(PushToRegions::Whole));
+    // The last rule only checks.
+    rules.insert(rules.len().saturating_sub(1), Arc::new(PushToRegions::Parts));
+    rules
 }
 
 fn session_config(config: &FrontendConfig) -> SessionConfig {

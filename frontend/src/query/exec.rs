@@ -35,6 +35,8 @@ pub struct RegionQueryExec {
     regions: Vec<RegionId>,
     table: Arc<TableInfo>,
     router: Arc<Router>,
+    /// Whether `plan` is shown as a child. Not before the optimizer is done, whose rules would change it.
+    is_shown: bool,
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
 }
@@ -63,6 +65,7 @@ impl RegionQueryExec {
             regions,
             table,
             router,
+            is_shown: false,
             properties: Arc::new(properties),
             metrics,
         })
@@ -76,6 +79,13 @@ impl RegionQueryExec {
             Arc::clone(&self.table),
             Arc::clone(&self.router),
         )
+    }
+
+    /// The same, with its plan shown below it.
+    pub fn shown(&self) -> Result<Self> {
+        let mut shown = self.with_plan(Arc::clone(&self.plan))?;
+        shown.is_shown = true;
+        Ok(shown)
     }
 
     pub fn plan(&self) -> &Arc<dyn ExecutionPlan> {
@@ -135,11 +145,11 @@ impl ExecutionPlan for RegionQueryExec {
 
     /// The regions' plan is shown below; it is executed there and not here.
     fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
-        vec![&self.plan]
+        if self.is_shown { vec![&self.plan] } else { vec![] }
     }
 
     fn benefits_from_input_partitioning(&self) -> Vec<bool> {
-        vec![false]
+        vec![false; self.children().len()]
     }
 
     fn apply_expressions(
@@ -154,9 +164,10 @@ impl ExecutionPlan for RegionQueryExec {
         children: Vec<Arc<dyn ExecutionPlan>>,
         _: ReplaceChildrenOptions,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        match <[_; 1]>::try_from(children) {
-            Ok([plan]) => Ok(Arc::new(self.with_plan(plan)?)),
-            Err(children) => internal_err!("RegionQueryExec has one child, not {}", children.len()),
+        match (<[_; 1]>::try_from(children), self.is_shown) {
+            (Ok([plan]), true) => Ok(Arc::new(self.with_plan(plan)?.shown()?)),
+            (Err(none), false) if none.is_empty() => Ok(self),
+            _ => internal_err!("RegionQueryExec was given children that it does not have"),
         }
     }
 

@@ -13,5 +13,6 @@ pub mod metric;
 pub mod provider;
 pub mod pruning;
 pub mod pushdown;
+pub mod time_literals;
 
 pub use engine::{Engine, Protocol, Session};

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::error::Result;
+use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::DynamicFilterPhysicalExpr;
 use datafusion::physical_expr::scalar_subquery::ScalarSubqueryExpr;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
@@ -22,12 +23,25 @@ use greptime_query::encode_plan;
 
 use super::exec::RegionQueryExec;
 
-#[derive(Debug, Default)]
-pub struct PushToRegions;
+/// One rule, in two places of the optimizer.
+#[derive(Debug)]
+pub enum PushToRegions {
+    /// Over one region, as much as can move; before rows are dealt out to streams.
+    Whole,
+    /// Over any number of regions; the last change of a plan.
+    Parts,
+}
 
 impl PhysicalOptimizerRule for PushToRegions {
     fn optimize(&self, plan: Arc<dyn ExecutionPlan>, _: &ConfigOptions) -> Result<Arc<dyn ExecutionPlan>> {
-        Ok(plan.transform_up(absorb)?.data)
+        let moved = match self {
+            Self::Whole => plan.transform_up(|node| absorb(node, |regions| regions == 1))?,
+            Self::Parts => plan
+                .transform_up(|node| absorb(node, |_| true))?
+                .data
+                .transform_up(show)?,
+        };
+        Ok(moved.data)
     }
 
     fn name(&self) -> &'static str {
@@ -39,7 +53,18 @@ impl PhysicalOptimizerRule for PushToRegions {
     }
 }
 
-fn absorb(node: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn ExecutionPlan>>> {
+/// From now on the regions' plan is shown, since no rule will look into it any more.
+fn show(node: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn ExecutionPlan>>> {
+    match node.downcast_ref::<RegionQueryExec>() {
+        Some(regions) => Ok(Transformed::yes(Arc::new(regions.shown()?))),
+        None => Ok(Transformed::no(node)),
+    }
+}
+
+fn absorb(
+    node: Arc<dyn ExecutionPlan>,
+    wanted: impl Fn(usize) -> bool,
+) -> Result<Transformed<Arc<dyn ExecutionPlan>>> {
     let children = node.children();
     let [child] = children.as_slice() else {
         return Ok(Transformed::no(node));
@@ -47,7 +72,8 @@ fn absorb(node: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn ExecutionP
     let Some(regions) = child.downcast_ref::<RegionQueryExec>() else {
         return Ok(Transformed::no(node));
     };
-    if !runs_beside_regions(node.as_ref(), regions.regions().len()) || !is_self_contained(node.as_ref())? {
+    let count = regions.regions().len();
+    if !wanted(count) || !runs_beside_regions(node.as_ref(), count) || !is_self_contained(node.as_ref())? {
         return Ok(Transformed::no(node));
     }
     let below = vec![Arc::clone(regions.plan())];
@@ -80,7 +106,7 @@ fn runs_beside_regions(node: &dyn ExecutionPlan, regions: usize) -> bool {
 /// that another operator of this plan keeps changing.
 fn is_self_contained(node: &dyn ExecutionPlan) -> Result<bool> {
     let mut contained = true;
-    node.apply_expressions(&mut |root| {
+    let mut look = |root: &Arc<dyn PhysicalExpr>| {
         root.apply(|expr| {
             if expr.is::<ScalarSubqueryExpr>() || expr.is::<DynamicFilterPhysicalExpr>() {
                 contained = false;
@@ -88,6 +114,11 @@ fn is_self_contained(node: &dyn ExecutionPlan) -> Result<bool> {
             }
             Ok(TreeNodeRecursion::Continue)
         })
-    })?;
+    };
+    // A sort that keeps the first n has a filter of its own making, which nobody else sees.
+    match node.downcast_ref::<SortExec>() {
+        Some(sort) => sort.expr().iter().try_for_each(|e| look(&e.expr).map(drop))?,
+        None => node.apply_expressions(&mut look).map(drop)?,
+    }
     Ok(contained)
 }

@@ -17,8 +17,8 @@ use greptime_query::into_datafusion;
 use greptime_types::{Error, Result};
 use parking_lot::Mutex;
 use prost::Message;
-use tonic::transport::{Channel, Endpoint};
 use tonic::Status;
+use tonic::transport::{Channel, Endpoint};
 
 use super::{Peer, Regions};
 

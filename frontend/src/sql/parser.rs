@@ -6,7 +6,7 @@ use datafusion::sql::sqlparser::ast::{self, AlterTableOperation, FromTable, Obje
 use datafusion::sql::sqlparser::dialect::{GenericDialect, MySqlDialect};
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
-use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
+use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
 use greptime_types::{Error, Result};
 
 use super::create::{added_column, parse_create_table, parse_options};
@@ -36,7 +36,7 @@ pub fn parse_statements(sql: &str, lexer: Lexer) -> Result<Vec<Statement>> {
         Lexer::Standard => Tokenizer::new(&GenericDialect {}, sql).tokenize_with_location(),
         Lexer::MySql => Tokenizer::new(&MySqlDialect {}, sql).tokenize_with_location(),
     };
-    let tokens = tokens.map_err(|e| Error::invalid(format!("SQL: {e}")))?;
+    let tokens = plain_users(tokens.map_err(|e| Error::invalid(format!("SQL: {e}")))?);
     let mut parser = Parser::new(&GenericDialect {}).with_tokens_with_locations(tokens);
     let mut statements = Vec::new();
     loop {
@@ -50,6 +50,38 @@ pub fn parse_statements(sql: &str, lexer: Lexer) -> Result<Vec<Statement>> {
             return parser.expected("end of statement", next).map_err(syntax);
         }
     }
+}
+
+/// The grammar takes `user` and its kin for functions without parentheses. Here, as in MySQL, `current_user()` is
+/// the function, and `user` alone the column of that name.
+fn plain_users(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
+    const FUNCTIONS: [Keyword; 4] = [
+        Keyword::USER,
+        Keyword::CURRENT_USER,
+        Keyword::SESSION_USER,
+        Keyword::CURRENT_CATALOG,
+    ];
+    let mut plain: Vec<TokenWithSpan> = Vec::with_capacity(tokens.len());
+    let mut tokens = tokens.into_iter().peekable();
+    while let Some(mut token) = tokens.next() {
+        let called = tokens.peek().is_some_and(|next| next.token == Token::LParen);
+        match &mut token.token {
+            Token::Word(word) if called && FUNCTIONS.contains(&word.keyword) => {
+                plain.push(token);
+                let open = tokens.next();
+                // With arguments it is something else, which the parser may judge.
+                match tokens.next_if(|next| next.token == Token::RParen) {
+                    Some(_) => {}
+                    None => plain.extend(open),
+                }
+                continue;
+            }
+            Token::Word(word) if word.keyword == Keyword::USER => word.keyword = Keyword::NoKeyword,
+            _ => {}
+        }
+        plain.push(token);
+    }
+    plain
 }
 
 fn parse_statement(parser: &mut Parser) -> Result<Statement> {

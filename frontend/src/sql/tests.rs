@@ -331,6 +331,25 @@ fn what_drivers_set_is_ignored() {
 }
 
 #[test]
+fn a_column_may_be_called_user() {
+    let text = |sql: &str| match one(sql) {
+        Statement::Query(query) => query.to_string(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(
+        text("SELECT user, current_user() FROM t"),
+        "SELECT user, current_user FROM t"
+    );
+    assert_eq!(
+        table("CREATE TABLE t (user STRING PRIMARY KEY, ts TIMESTAMP TIME INDEX)")
+            .schema
+            .columns[0]
+            .name,
+        "user"
+    );
+}
+
+#[test]
 fn mysql_has_its_own_quotes() {
     let sql = r#"SELECT "a" FROM `T` WHERE b = 'it\'s'"#;
     let text = |lexer| match parse_statements(sql, lexer).unwrap().remove(0) {

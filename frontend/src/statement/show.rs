@@ -6,7 +6,8 @@ use std::sync::Arc;
 use datafusion::arrow::array::{ArrayRef, RecordBatch, StringArray};
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use greptime_types::{Error, Result, Semantic, TableInfo};
+use greptime_types::partition::Op;
+use greptime_types::{Error, PartitionExpr, Result, Semantic, TableInfo};
 
 use super::Executor;
 use crate::query::Session;
@@ -290,7 +291,7 @@ pub fn create_table_text(table: &TableInfo) -> String {
         .partitions
         .iter()
         .filter_map(|p| p.expr.as_ref())
-        .map(|e| format!("  {e}"))
+        .map(|e| format!("  {}", rule_text(e)))
         .collect();
     if !exprs.is_empty() {
         let columns: Vec<String> = table.partition.columns.iter().map(|c| quoted(c)).collect();
@@ -318,4 +319,27 @@ pub fn create_table_text(table: &TableInfo) -> String {
         let _ = write!(text, "\nWITH(\n{}\n)", options.join(",\n"));
     }
     text
+}
+
+/// The rule with quoted names, as it must be written to be read again.
+fn rule_text(expr: &PartitionExpr) -> String {
+    let side = |e: &PartitionExpr| match e {
+        PartitionExpr::Or(..) => format!("({})", rule_text(e)),
+        _ => rule_text(e),
+    };
+    match expr {
+        PartitionExpr::And(a, b) => format!("{} AND {}", side(a), side(b)),
+        PartitionExpr::Or(a, b) => format!("{} OR {}", rule_text(a), rule_text(b)),
+        PartitionExpr::Compare { column, op, value } => {
+            let symbol = match op {
+                Op::Eq => "=",
+                Op::NotEq => "!=",
+                Op::Lt => "<",
+                Op::LtEq => "<=",
+                Op::Gt => ">",
+                Op::GtEq => ">=",
+            };
+            format!("{} {symbol} {value}", quoted(column))
+        }
+    }
 }

@@ -9,7 +9,8 @@ use object_store::path::Path;
 
 use crate::config::DatanodeConfig;
 use crate::log::{Fault, LogStore};
-use crate::manifest::{ManifestStore, View};
+use crate::manifest::{FileMeta, ManifestStore, View};
+use crate::sst::key_of;
 use crate::testing::{Node, PutFault, Row, row};
 
 fn manifest(node: &Node) -> ManifestStore {
@@ -225,6 +226,35 @@ async fn a_file_that_is_missing_is_an_error_and_not_fewer_rows() {
         .unwrap();
     node.store.delete(&Path::from(file)).await.unwrap();
     assert_eq!(node.read().await.unwrap_err().kind, ErrorKind::Corruption);
+}
+
+#[tokio::test]
+async fn a_file_that_was_replaced_is_found_through_the_newer_manifest() {
+    let rows = some_rows();
+    let node = with_rows(Node::new().await, &rows).await;
+    node.flush().await.unwrap();
+    // As a compaction would: the same rows under another name, an edit that says so, the old file deleted.
+    let view = manifest(&node).load(0).await.unwrap();
+    let old = view.files.values().next().unwrap().clone();
+    let new = FileMeta {
+        name: "2-replacement".into(),
+        ..old.clone()
+    };
+    let bucket = Bucket {
+        store: node.store.clone(),
+        root: Path::from("test/root"),
+    };
+    let (from, to) = (
+        key_of(&bucket, old.home, &old.name),
+        key_of(&bucket, new.home, &new.name),
+    );
+    node.store.rename(&from, &to).await.unwrap();
+    let mut edit = view.edit(2, "compaction".into(), node.table.clone(), Default::default());
+    edit.remove.push(old.name);
+    edit.add.push(new);
+    let key = manifest(&node).key(edit.version);
+    node.store.put(&key, edit.encode().unwrap().into()).await.unwrap();
+    assert_eq!(node.read().await.unwrap(), rows);
 }
 
 #[tokio::test]

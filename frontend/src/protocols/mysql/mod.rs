@@ -19,12 +19,12 @@ use shim::Connection;
 pub(crate) const GRACE: Duration = Duration::from_secs(2);
 
 impl Frontend {
-    /// Serves until `shutdown` resolves.
+    /// Serves until `shutdown` resolves; connections may go on for a moment after it.
     pub async fn serve_mysql(
-        self: &Arc<Self>,
+        self: Arc<Self>,
         listener: TcpListener,
         shutdown: impl Future<Output = ()> + Send,
-    ) {
+    ) -> std::io::Result<()> {
         let mut connections = JoinSet::new();
         tokio::pin!(shutdown);
         loop {
@@ -39,7 +39,7 @@ impl Frontend {
                 continue;
             };
             let _ = stream.set_nodelay(true);
-            let shim = Connection::new(Arc::clone(self));
+            let shim = Connection::new(Arc::clone(&self));
             connections.spawn(async move {
                 let (reader, writer) = stream.into_split();
                 if let Err(error) = AsyncMysqlIntermediary::run_on(shim, reader, writer).await {
@@ -47,6 +47,8 @@ impl Frontend {
                 }
             });
         }
-        let _ = tokio::time::timeout(GRACE, async { while connections.join_next().await.is_some() {} }).await;
+        let ended = async { while connections.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(GRACE, ended).await;
+        Ok(())
     }
 }

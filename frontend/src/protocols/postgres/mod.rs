@@ -17,12 +17,12 @@ use crate::frontend::Frontend;
 use handlers::Connection;
 
 impl Frontend {
-    /// Serves until `shutdown` resolves.
+    /// Serves until `shutdown` resolves; connections may go on for a moment after it.
     pub async fn serve_postgres(
-        self: &Arc<Self>,
+        self: Arc<Self>,
         listener: TcpListener,
         shutdown: impl Future<Output = ()> + Send,
-    ) {
+    ) -> std::io::Result<()> {
         let mut connections = JoinSet::new();
         tokio::pin!(shutdown);
         loop {
@@ -36,13 +36,15 @@ impl Frontend {
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             };
-            let handlers = Connection::new(Arc::clone(self));
+            let handlers = Connection::new(Arc::clone(&self));
             connections.spawn(async move {
                 if let Err(error) = pgwire::tokio::process_socket(stream, None, handlers).await {
                     tracing::debug!(%peer, %error, "postgres connection ended");
                 }
             });
         }
-        let _ = tokio::time::timeout(GRACE, async { while connections.join_next().await.is_some() {} }).await;
+        let ended = async { while connections.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(GRACE, ended).await;
+        Ok(())
     }
 }

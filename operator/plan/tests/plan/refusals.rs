@@ -179,7 +179,11 @@ fn a_missing_secret_holds_back_the_roles_that_need_it_and_is_named() {
             &[Metasrv][..],
         ),
         ("etcd-auth", "spec.metasrv.store.etcd.authSecretName", &[Metasrv]),
-        ("s3-ca", "spec.objectStorage.s3.caSecretName", &[Metasrv, Datanode]),
+        (
+            "s3-ca",
+            "spec.objectStorage.s3.caSecretName",
+            &[Metasrv, Datanode],
+        ),
         (
             "s3-keys",
             "spec.objectStorage.s3.credentialsSecretName",
