@@ -47,6 +47,7 @@ fn main() -> ExitCode {
         eprintln!("greptime-node: {error}");
         return ExitCode::from(EXIT_USAGE);
     }
+    install_tls();
     tracing::info!(
         role,
         version = env!("CARGO_PKG_VERSION"),
@@ -74,4 +75,10 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Dependencies bring two TLS providers, and the library refuses to choose between them.
+fn install_tls() {
+    // An error means that one is installed already, which is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
 }

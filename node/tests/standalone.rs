@@ -33,7 +33,7 @@ async fn what_was_acknowledged_survives_kill_9() {
         json!([[acknowledged]])
     );
     let newest = node
-        .rows("SELECT usage FROM cpu WHERE hostname = 'a0' AND ts = 0")
+        .rows("SELECT usage FROM cpu WHERE hostname = 'a0' AND ts = '1970-01-01 00:00:00'")
         .await;
     assert_eq!(newest, json!([[99.5]]), "the same tags and time overwrite");
     let sums = node

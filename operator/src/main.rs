@@ -11,6 +11,9 @@ fn main() -> anyhow::Result<()> {
             Ok(())
         }
         Command::Run => {
+            // Dependencies bring two TLS providers, and the library refuses to choose between them. An error
+            // means that one is installed already, which is as good.
+            let _ = rustls::crypto::ring::default_provider().install_default();
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
             runtime.block_on(greptime_operator::run::run(arguments.settings))
         }
