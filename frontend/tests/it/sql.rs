@@ -155,7 +155,7 @@ async fn wrong_rows_are_refused_naming_the_column() {
         ("SELECT nosuch FROM cpu", 400, &["nosuch"]),
         ("SELECT * FROM nosuch", 404, &["nosuch"]),
         ("SELECT * FROM nosuch.cpu", 404, &["nosuch"]),
-        ("SELECT usage + FROM cpu", 400, &["SQL"]),
+        ("SELECT (usage FROM cpu", 400, &["SQL"]),
         ("SELEC 1", 400, &["SELEC"]),
         (
             "SELECT 'a' + 1 FROM cpu WHERE n / 0 = 1 AND CAST(host AS BIGINT) = 1",
