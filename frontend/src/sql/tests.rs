@@ -149,7 +149,7 @@ fn wrong_tables_are_refused_with_what_is_wrong() {
             "CREATE TABLE t (ts TIMESTAMP TIME INDEX) WITH (merge_mode = 'last_non_null')",
             &["last_non_null"],
         ),
-        ("CREATE TABLE t (ts TIMESTAMP TIME INDEX", &["SQL", "Line"]),
+        ("CREATE TABLE t (ts TIMESTAMP TIME INDEX", &["SQL", "EOF"]),
         ("CREATE TABLE x.y.t (ts TIMESTAMP TIME INDEX)", &["greptime"]),
     ] {
         let message = error(sql);
@@ -169,7 +169,7 @@ fn wrong_partition_rules_name_the_gap_the_overlap_or_the_column() {
     for (rule, parts) in [
         ("(a) (a < 'm', a > 'm')", &["gap", "a = 'm'"][..]),
         ("(a) (a <= 'm', a >= 'm')", &["overlap", "a = 'm'"]),
-        ("(n) (n < 0, n >= 10)", &["gap", "n = 0"]),
+        ("(n) (n < 0, n >= 10)", &["gap", "0 < n < 10"]),
         ("(x) (x < 0, x >= 0)", &["`x`", "not a column"]),
         ("(a) (n < 0, n >= 0)", &["`n`"]),
         ("(f) (f < 0, f >= 0)", &["`f`", "PRIMARY KEY"]),

@@ -164,7 +164,7 @@ async fn wrong_rows_are_refused_naming_the_column() {
         ),
         ("UPDATE cpu SET n = 1", 501, &["UPDATE"]),
         ("USE nosuch", 404, &["nosuch"]),
-        ("", 400, &["no statement"]),
+        ("", 400, &["missing"]),
     ] {
         let (found, message) = cluster.error(sql).await;
         assert_eq!(found, status, "{sql}: {message}");
