@@ -9,7 +9,7 @@ packages="
 containerd runc containernetworking-plugins iptables conntrack iproute2 util-linux procps
 busybox-static openssl socat jq curl ca-certificates tzdata
 postgresql-client default-mysql-client prometheus prometheus-node-exporter strace
-mold clang cmake protobuf-compiler
+mold clang cmake binutils protobuf-compiler libprotobuf-dev
 "
 
 missing=""
