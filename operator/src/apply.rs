@@ -5,14 +5,14 @@ use greptime_operator_plan::Plan;
 use kube::ResourceExt;
 use kube::api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions};
 use kube::{Api, Resource};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use greptime_operator_api::GreptimeCluster;
 
 use crate::backoff::Key;
-use crate::children::{Children, MANAGER, STATEFUL_SET, api, kinds, text, to_value};
+use crate::children::{Children, MANAGER, SERVICE, STATEFUL_SET, api, kinds, text, to_value};
 use crate::context::Context;
-use crate::diff::{Owner, difference};
+use crate::diff::{Owner, difference, has_foreign_ports};
 use crate::error::{Doing, Error};
 
 const OWNER: Owner<'static> = Owner {
@@ -164,8 +164,19 @@ async fn apply_one(
         // made since then (somebody scaled it out) is a conflict, and not taken back.
         body["metadata"]["resourceVersion"] = Value::from(version);
     }
+    let objects = api(context, &key.0, resource);
+    if found.is_some_and(|found| wanted.kind == SERVICE && has_foreign_ports(&body, found)) {
+        // The version keeps us from taking away what somebody wrote since we looked.
+        let ports = json!({"metadata": {"resourceVersion": version}, "spec": {"ports": body["spec"]["ports"]}});
+        let params = PatchParams {
+            field_manager: Some(MANAGER.to_owned()),
+            ..PatchParams::default()
+        };
+        let replaced = objects.patch(&wanted.name, &params, &Patch::Merge(&ports)).await;
+        replaced.map(|_| ()).doing(|| format!("replace the ports of {title}"))?;
+    }
     let params = PatchParams::apply(MANAGER).force();
-    let after = api(context, &key.0, resource)
+    let after = objects
         .patch(&wanted.name, &params, &Patch::Apply(&body))
         .await;
     let after: DynamicObject = after.doing(|| format!("apply {title}"))?;

@@ -43,6 +43,7 @@ pub fn kinds() -> [ApiResource; 5] {
 }
 
 pub const STATEFUL_SET: &str = "StatefulSet";
+pub const SERVICE: &str = "Service";
 
 /// Kind and name.
 pub type Id = (String, String);

@@ -93,10 +93,14 @@ fn in_list(path: &str, field: &str, want: &[Value], live: &[Value]) -> Option<St
     }
     // Of a keyed list each manager owns its own items, and the order says nothing.
     if let Some(keys) = list_keys(field, want) {
-        return want.iter().find_map(|item| {
+        let differing = want.iter().find_map(|item| {
             let item_path = format!("{path}[{}]", key_text(keys, item));
             let found = live.iter().find(|other| same_keys(keys, item, other));
             in_field(&item_path, "", item, found)
+        });
+        return differing.or_else(|| {
+            let extra = foreign_item(want, live, keys).filter(|_| path == SERVICE_PORTS)?;
+            Some(format!("{path}[{}]: not wanted", key_text(keys, extra)))
         });
     }
     if want.len() != live.len() {
@@ -109,6 +113,24 @@ fn in_list(path: &str, field: &str, want: &[Value], live: &[Value]) -> Option<St
     let mut pairs = want.iter().zip(live).enumerate();
     pairs.find_map(|(i, (want, live))| in_field(&format!("{path}[{i}]"), "", want, Some(live)))
 }
+
+/// Whether somebody else added ports to a Service of ours. What is applied on the server's side cannot take them
+/// away, and is refused when one of them has a name that we use: the list must be written as a whole.
+pub fn has_foreign_ports(desired: &Value, live: &Value) -> bool {
+    let ports = |object: &Value| object.pointer("/spec/ports").and_then(Value::as_array).cloned();
+    let (Some(want), Some(live)) = (ports(desired), ports(live)) else {
+        return false;
+    };
+    list_keys("ports", &want).is_some_and(|keys| foreign_item(&want, &live, keys).is_some())
+}
+
+fn foreign_item<'a>(want: &[Value], live: &'a [Value], keys: &[&str]) -> Option<&'a Value> {
+    live.iter()
+        .find(|item| !want.iter().any(|other| same_keys(keys, item, other)))
+}
+
+/// The only keyed list of which we own every item: what a Service listens on is the interface of the cluster.
+const SERVICE_PORTS: &str = "spec.ports";
 
 /// Fields for which the API server keeps an explicit zero, because leaving them out means something else.
 const ABSENT_IS_NOT_ZERO: [&str; 8] = [

@@ -115,6 +115,18 @@ async fn every_object_that_is_changed_is_changed_back_and_what_others_added_stay
         |o| o["spec"]["selector"]["extra"].is_null(),
     )
     .await;
+    // The API server refuses two ports of one name, so what others added must go before ours comes back.
+    restored(
+        SERVICES,
+        "demo-frontend",
+        |o| o["spec"]["ports"] = json!([{"name": "mysql", "port": 4999, "protocol": "TCP"}]),
+        |o| {
+            let ports = o["spec"]["ports"].as_array().unwrap();
+            let named = ports.iter().filter(|port| port["name"] == "mysql");
+            named.map(|port| port["port"].clone()).collect::<Vec<_>>() == [4002]
+        },
+    )
+    .await;
     restored(
         BUDGETS,
         "demo-datanode",

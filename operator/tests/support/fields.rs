@@ -235,6 +235,15 @@ pub fn merge_patch(object: &mut Value, patch: &Value) {
     }
 }
 
+/// Whether two ports of a Service have one name, which the API server refuses.
+pub fn has_duplicate_port(object: &Value) -> bool {
+    let ports = object["spec"]["ports"].as_array().into_iter().flatten();
+    let mut seen = std::collections::BTreeSet::new();
+    ports
+        .filter_map(|port| port["name"].as_str())
+        .any(|name| !seen.insert(name))
+}
+
 /// Whether the last finalizer of an object that is being deleted has gone.
 pub fn is_over(object: &Value) -> bool {
     let finalizers = object["metadata"]["finalizers"]

@@ -315,6 +315,9 @@ impl ApiServer {
         if live.as_ref() == Some(&next) {
             return ok(next);
         }
+        if fields::has_duplicate_port(&next) {
+            return failure(422, "Invalid", "spec.ports[1].name: Duplicate value");
+        }
         let next = self.store(&call.collection, next);
         if fields::is_over(&next) {
             self.delete(&call.collection, name);
