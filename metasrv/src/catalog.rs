@@ -103,16 +103,21 @@ pub struct Birth {
     pub now_ms: i64,
 }
 
+/// The root record and the store's revision of it; nothing if no metasrv ever led here.
+pub async fn read_root(store: &dyn Store) -> Result<Option<(Root, i64)>> {
+    let Some(found) = store.list(ROOT).await?.remove(ROOT) else {
+        return Ok(None);
+    };
+    let root: Root = decode(ROOT, &found)?;
+    format::check("metasrv's root record", root.format)?;
+    Ok(Some((root, found.revision)))
+}
+
 impl Catalog {
     /// Loads the catalog and takes it over: from here on, whoever loaded it before cannot change it.
     pub async fn take_over(store: &dyn Store, birth: Birth) -> Result<Self> {
-        let root = store.list(ROOT).await?.remove(ROOT);
-        let (mut root, expect) = match root {
-            Some(found) => {
-                let root: Root = decode(ROOT, &found)?;
-                format::check("metasrv's root record", root.format)?;
-                (root, Expect::Revision(ROOT.into(), found.revision))
-            }
+        let (mut root, expect) = match read_root(store).await? {
+            Some((root, revision)) => (root, Expect::Revision(ROOT.into(), revision)),
             None => (newborn(birth), Expect::Absent(ROOT.into())),
         };
         root.metasrv_epoch += 1;

@@ -6,7 +6,7 @@ mod put;
 mod synced;
 
 pub use config::{ObjectStoreConfig, StoreKind};
-pub use marker::{ClusterMarker, MARKER_KEY, claim};
+pub use marker::{ClusterMarker, MARKER_KEY, claim, read_marker};
 pub use put::{PutOutcome, put_if_absent};
 
 use std::sync::Arc;
@@ -28,19 +28,27 @@ impl Bucket {
         Path::from_iter(self.root.parts().chain(Path::from(relative).parts()))
     }
 
-    /// Deletes everything below the root; returns how many objects were deleted.
+    /// Deletes everything below the root, the marker last, so that an interrupted run can be repeated; returns how
+    /// many objects were deleted. Whoever calls it has read the marker and knows whose the root is.
     pub async fn destroy(&self) -> Result<usize> {
-        let listed = self
+        let marker = self.key(MARKER_KEY);
+        let failed = |error: object_store::Error| store_error("deleting the bucket's prefix", &error);
+        let others = self
             .store
             .list(Some(&self.root))
             .map_ok(|meta| meta.location)
+            .try_filter(|location| std::future::ready(*location != marker))
             .boxed();
         let deleted = self
             .store
-            .delete_stream(listed)
+            .delete_stream(others)
             .try_fold(0, async |n, _| Ok(n + 1))
-            .await;
-        deleted.map_err(|error| store_error("deleting the bucket's prefix", &error))
+            .await
+            .map_err(failed)?;
+        match self.store.delete(&marker).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(deleted + 1),
+            Err(error) => Err(failed(error)),
+        }
     }
 
     /// Whether the store answers: one cheap request.

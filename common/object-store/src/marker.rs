@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use greptime_types::{ClusterId, Error, Result, format};
-use object_store::ObjectStoreExt;
+use object_store::{ObjectStoreExt, path::Path};
 use serde::{Deserialize, Serialize};
 
 use crate::{Bucket, PutOutcome, put_if_absent, store_error};
@@ -18,29 +18,42 @@ pub struct ClusterMarker {
     pub created_ms: i64,
 }
 
+/// The marker of the bucket's root, if there is one.
+///
+/// Errors: `Corruption` if what lies there is no marker; `Unavailable` if the store cannot be reached.
+pub async fn read_marker(bucket: &Bucket) -> Result<Option<ClusterMarker>> {
+    let key = bucket.key(MARKER_KEY);
+    let away = |error: object_store::Error| store_error("reading cluster.json", &error);
+    match bucket.store.get(&key).await {
+        Ok(found) => parse(&key, &found.bytes().await.map_err(away)?).map(Some),
+        Err(object_store::Error::NotFound { .. }) => Ok(None),
+        Err(error) => Err(away(error)),
+    }
+}
+
+fn parse(key: &Path, bytes: &[u8]) -> Result<ClusterMarker> {
+    let marker: ClusterMarker = serde_json::from_slice(bytes)
+        .map_err(|e| Error::corruption(format!("{key} is not the marker of a cluster: {e}")))?;
+    format::check("cluster.json", marker.format)?;
+    Ok(marker)
+}
+
 /// Claims the bucket's root for `mine`, or checks that it is ours already.
 ///
 /// Errors: `Conflict` with the foreign id if the root belongs to another cluster; `Unavailable` if the store
 /// cannot be reached.
 pub async fn claim(bucket: &Bucket, mine: &ClusterMarker) -> Result<()> {
-    let key = bucket.key(MARKER_KEY);
-    let found = match bucket.store.get(&key).await {
-        Ok(found) => found
-            .bytes()
-            .await
-            .map_err(|e| store_error("reading cluster.json", &e))?,
-        Err(object_store::Error::NotFound { .. }) => {
+    let marker = match read_marker(bucket).await? {
+        Some(marker) => marker,
+        None => {
+            let key = bucket.key(MARKER_KEY);
             let bytes = Bytes::from(serde_json::to_vec_pretty(mine).expect("a marker is always JSON"));
             match put_if_absent(bucket.store.as_ref(), &key, bytes).await? {
                 PutOutcome::Created => return Ok(()),
-                PutOutcome::Exists(found) => found,
+                PutOutcome::Exists(found) => parse(&key, &found)?,
             }
         }
-        Err(error) => return Err(store_error("reading cluster.json", &error)),
     };
-    let marker: ClusterMarker = serde_json::from_slice(&found)
-        .map_err(|e| Error::corruption(format!("{key} is not the marker of a cluster: {e}")))?;
-    format::check("cluster.json", marker.format)?;
     if marker.cluster_id == mine.cluster_id {
         return Ok(());
     }
