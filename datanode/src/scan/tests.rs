@@ -140,7 +140,7 @@ async fn check(append_mode: bool, steps: Vec<Step>, queries: Vec<Vec<Filter>>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases / 5, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn pushed_filters_find_what_filtering_at_the_end_finds(

@@ -122,7 +122,9 @@ async fn survives_power_cuts(seed: u64) {
 
 #[tokio::test]
 async fn acknowledged_rows_are_there_after_every_power_cut() {
-    for seed in 0..40 {
+    // `make test-long` asks for more.
+    let seeds = std::env::var("GREPTIME_TEST_SEEDS").map_or(40, |n| n.parse().expect("a number of seeds"));
+    for seed in 0..seeds {
         survives_power_cuts(seed).await;
     }
 }
