@@ -5,7 +5,7 @@ CACHE          ?= $(or $(GREPTIME_CACHE),$(HOME)/.cache/greptimecluster)
 export GREPTIME_CACHE   := $(CACHE)
 export CARGO_TARGET_DIR ?= $(CACHE)/target
 export CARGO_TERM_COLOR ?= never
-PROFILE  := ci
+PROFILE  ?= ci
 BIN      := $(CARGO_TARGET_DIR)/$(PROFILE)
 LAB      := $(BIN)/greptime-lab
 # One feature set for every command: asking for single packages would build shared dependencies again.
@@ -13,7 +13,7 @@ CARGO_ALL := --workspace --profile $(PROFILE)
 
 # Each group of `make test` and the seconds that it may take on 2 cores, from cold caches. `scripts/test-group`
 # enforces them. Warm, everything together takes a fraction.
-BUDGETS := packages=300 build=3000 tools=1800 lint=120 unit=900 lab=180
+BUDGETS := packages=300 build=3000 tools=1800 lint=900 unit=900 lab=180 e2e=1200
 
 budget = $(patsubst $(1)=%,%,$(filter $(1)=%,$(BUDGETS)))
 group  = scripts/test-group $(1) $(call budget,$(1))
@@ -46,6 +46,7 @@ test: ## From formatting to a real Kubernetes; last line: N passed, N failed
 	@$(call group,lint) $(MAKE) --no-print-directory lint
 	@$(call group,unit) cargo test --locked $(CARGO_ALL) --exclude greptime-e2e-cluster --bins --lib --tests --no-fail-fast
 	@$(call group,lab) scripts/test-lab $(LAB)
+	@$(call group,e2e) scripts/test-e2e $(BIN)
 	@scripts/test-summary
 
 .PHONY: test-unit
@@ -53,22 +54,19 @@ test-unit: ## The tests that need no cluster
 	cargo test --locked $(CARGO_ALL) --exclude greptime-e2e-cluster --bins --lib --tests --no-fail-fast
 
 .PHONY: test-e2e
-test-e2e: build ## The scenarios on a real cluster (not yet part of `test`): this machine's, or that of KUBECONFIG
-	$(LAB) up
-	$(BIN)/greptime-e2e
+test-e2e: build ## The scenarios on a real cluster: a laboratory on this machine, or that of KUBECONFIG
+	scripts/test-e2e $(BIN)
 
 .PHONY: test-long
 test-long: build ## The full counts of everything that `test` runs in a short form
-	GREPTIME_TEST_SCALE=long $(MAKE) --no-print-directory test-unit test-e2e
+	PROPTEST_CASES=10000 GREPTIME_TEST_SEEDS=2000 GREPTIME_TEST_ROUNDS=10 $(MAKE) --no-print-directory test-unit test-e2e
 
 .PHONY: lint
-lint: ## Formatting and shell scripts
+lint: ## Formatting, clippy, shell scripts, links and tables of the documents
 	cargo fmt --all --check
+	cargo clippy --locked $(CARGO_ALL) --bins --tests -- -D warnings
 	bash -n e2e/kubernetes/*.sh scripts/* manifests/*.sh .ci/run
-
-.PHONY: clippy
-clippy: ## Clippy over everything; checks the dependencies once more, so not yet part of `test`
-	cargo clippy --locked $(CARGO_ALL) --all-targets -- -D warnings
+	scripts/check-docs
 
 .PHONY: generate
 generate: build ## Writes the generated files: CRD and manifests

@@ -1,12 +1,15 @@
 //! One GreptimeCluster under test: its manifest, its state, and the way to its ports.
 
-use std::net::SocketAddr;
+use std::collections::BTreeSet;
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use greptime_lab::forward::{self, Target};
 use greptime_lab::progress::{Stopwatch, wait_until};
 use greptime_lab::{Cluster, shell};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use crate::sql::Http;
@@ -134,12 +137,40 @@ impl Database {
     /// A port of the frontend on this machine; the connection goes to the service, whatever pod is behind it.
     pub fn forward(&self, local: u16, port: u16) -> Result<SocketAddr> {
         let listen = SocketAddr::from(([127, 0, 0, 1], local));
-        let Some(lab) = &self.cluster.lab else {
-            bail!("only the laboratory forwards ports; use kubectl port-forward");
-        };
-        let host = format!("{}-frontend.{}.svc.cluster.local", self.name, self.namespace);
-        forward::start(lab, listen, &Target { host, port })?;
+        match &self.cluster.lab {
+            Some(lab) => {
+                let host = format!("{}-frontend.{}.svc.cluster.local", self.name, self.namespace);
+                forward::start(lab, listen, &Target { host, port })?;
+            }
+            None => self.port_forward(listen, port)?,
+        }
         Ok(listen)
+    }
+
+    /// `kubectl port-forward`, which ends with its pod, again and again until this program ends.
+    fn port_forward(&self, listen: SocketAddr, port: u16) -> Result<()> {
+        static STARTED: Mutex<BTreeSet<SocketAddr>> = Mutex::new(BTreeSet::new());
+        if !STARTED.lock().insert(listen) {
+            return Ok(());
+        }
+        let service = format!("service/{}-frontend", self.name);
+        let (ports, namespace) = (format!("{}:{port}", listen.port()), self.namespace.clone());
+        let kubeconfig = self.cluster.kubeconfig.clone();
+        std::thread::spawn(move || {
+            loop {
+                // Not to be left behind when this program ends, by whatever way.
+                let mut kubectl = Command::new("setpriv");
+                kubectl.args(["--pdeathsig", "KILL", "kubectl", "-n", &namespace, "port-forward"]);
+                kubectl.args(["--address=127.0.0.1", &service, &ports]);
+                kubectl.env("KUBECONFIG", &kubeconfig);
+                // Without a pod it fails at once.
+                let _ = kubectl.stdout(Stdio::null()).stderr(Stdio::null()).status();
+                std::thread::sleep(Duration::from_millis(200));
+            }
+        });
+        let listens = || Ok(TcpStream::connect(listen).is_ok());
+        let (limit, pause) = (Duration::from_secs(120), Duration::from_millis(100));
+        wait_until("kubectl port-forward", limit, pause, listens, || self.explain())
     }
 
     pub fn http(&self, local: u16) -> Result<Http> {

@@ -108,6 +108,57 @@ pub fn uninstall(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
+/// `manifests/operator.yaml` by plain `kubectl apply`, with our images instead of the released ones.
+pub fn apply_manifest(cluster: &Cluster, images: &Images) -> Result<()> {
+    let (operator, database) = (&images.operator, &images.database);
+    let in_namespace = |args: &[&str]| {
+        let mut kubectl = cluster.kubectl_command();
+        shell::finish(kubectl.args(["-n", NAMESPACE]).args(args))
+    };
+    cluster.kubectl(&["apply", "-f", &manifest()?])?;
+    let deployment = format!("deployment/{RELEASE}");
+    in_namespace(&["set", "image", &deployment, &format!("operator={operator}")])?;
+    in_namespace(&["set", "env", &deployment, &format!("DATABASE_IMAGE={database}")])?;
+    in_namespace(&["rollout", "status", &deployment, "--timeout=120s"]).map(drop)
+}
+
+/// Deletes what [`apply_manifest`] made, but for the definition: with it all clusters would go.
+pub fn delete_manifest(cluster: &Cluster) -> Result<()> {
+    let ours = format!("--selector=app.kubernetes.io/name={RELEASE}");
+    let kinds = "deployments,services,serviceaccounts,roles,rolebindings";
+    cluster.kubectl(&["delete", kinds, "-n", NAMESPACE, &ours, "--timeout=60s"])?;
+    cluster
+        .kubectl(&[
+            "delete",
+            "clusterroles,clusterrolebindings",
+            &ours,
+            "--timeout=60s",
+        ])
+        .map(drop)
+}
+
+/// Helm takes over the definition, which it did not make, only if its label and annotations say so.
+pub fn hand_over_to_helm(cluster: &Cluster) -> Result<()> {
+    let release = format!("meta.helm.sh/release-name={RELEASE}");
+    let namespace = format!("meta.helm.sh/release-namespace={NAMESPACE}");
+    cluster.kubectl(&[
+        "label",
+        "--overwrite",
+        DEFINITION,
+        "app.kubernetes.io/managed-by=Helm",
+    ])?;
+    cluster
+        .kubectl(&["annotate", "--overwrite", DEFINITION, &release, &namespace])
+        .map(drop)
+}
+
+const DEFINITION: &str = "customresourcedefinition/greptimeclusters.greptimecluster.io";
+
+fn manifest() -> Result<String> {
+    let file = repository().join("manifests/operator.yaml");
+    Ok(file.to_str().context("a path in UTF-8")?.to_owned())
+}
+
 fn helm(cluster: &Cluster) -> std::process::Command {
     let program = cluster
         .lab

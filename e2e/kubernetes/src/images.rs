@@ -58,6 +58,7 @@ pub fn write_layout(spec: &ImageSpec, layout: &Path) -> Result<String> {
     let (system, own) = (stage.path().join("system"), stage.path().join("own"));
     stage_system(&system, &spec.binary)?;
     place(&spec.binary, &own.join(program), 0o755)?;
+    strip(&own.join(program))?;
     for (from, to) in &spec.files {
         place(from, &own.join(to.trim_start_matches('/')), 0o644)?;
     }
@@ -186,6 +187,16 @@ fn place(from: &Path, to: &Path, mode: u32) -> Result<()> {
     fs::create_dir_all(to.parent().context("a file needs a directory")?)?;
     fs::copy(from, to).with_context(|| format!("copying {}", from.display()))?;
     fs::set_permissions(to, fs::Permissions::from_mode(mode))?;
+    Ok(())
+}
+
+/// Leaves the tables of source lines out, which are most of the file; the names of functions stay.
+fn strip(program: &Path) -> Result<()> {
+    let mut magic = [0; 4];
+    fs::File::open(program)?.read_exact(&mut magic).ok();
+    if magic == *b"\x7fELF" {
+        shell::run("strip", &["--strip-debug".as_ref(), program.as_os_str()])?;
+    }
     Ok(())
 }
 

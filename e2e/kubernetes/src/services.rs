@@ -3,11 +3,15 @@
 //! plane's namespace, and can be stopped and started like any other machine.
 
 use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::Serialize;
+use serde_json::{Value, json};
 
 use crate::addresses::{
     ETCD_PEER_PORT, HOST_IP, HOST_NETNS, S3_PORT, etcd_endpoint, registry_address, s3_endpoint,
@@ -201,6 +205,38 @@ pub fn make_bucket(s3: &S3) -> Result<()> {
         return Ok(());
     }
     request("PUT").map(drop)
+}
+
+/// How many keys in etcd start with `prefix`.
+pub fn count_keys(prefix: &str) -> Result<u64> {
+    let mut end = prefix.as_bytes().to_vec();
+    // The first key behind all that start with it; no prefix of ours ends in the last byte that there is.
+    if let Some(last) = end.last_mut() {
+        *last += 1;
+    }
+    let range = json!({"key": BASE64.encode(prefix), "range_end": BASE64.encode(end), "count_only": true});
+    let url = format!("{}/v3/kv/range", etcd_endpoint());
+    let answer: Value = serde_json::from_str(&curl(&["--max-time", "10", "-d", &range.to_string(), &url])?)?;
+    // A number of 64 bits is a string there, and a zero is left out.
+    Ok(answer["count"].as_str().unwrap_or("0").parse()?)
+}
+
+/// How many objects of the laboratory's bucket lie below `prefix`.
+pub fn count_objects(lab: &Lab, prefix: &str) -> Result<usize> {
+    fn files(dir: &Path) -> std::io::Result<usize> {
+        let mut count = 0;
+        for entry in std::fs::read_dir(dir)? {
+            let entry = entry?;
+            count += if entry.file_type()?.is_dir() {
+                files(&entry.path())?
+            } else {
+                1
+            };
+        }
+        Ok(count)
+    }
+    let dir = lab.path("s3").join(s3().bucket).join(prefix);
+    if dir.exists() { Ok(files(&dir)?) } else { Ok(0) }
 }
 
 /// A request from inside the control plane's namespace.

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use greptime_lab::progress::Stopwatch;
+use greptime_lab::progress::{Stopwatch, wait_until};
 use greptime_lab::{Node, Service, Stop, faults, node};
 use rustix::process::Signal;
 
 use super::{READY, Suite};
+use crate::database::Database;
 use crate::verify::{Verdict, verify};
 use crate::writer::{Load, Tally, Writer, create_table};
 
@@ -61,16 +62,31 @@ fn under_load(
     Ok((tally, verdict))
 }
 
+/// How often every pod is hit; `make test-long` asks for more.
+fn rounds() -> Result<usize> {
+    match std::env::var("GREPTIME_TEST_ROUNDS") {
+        Ok(text) => text.parse().context("GREPTIME_TEST_ROUNDS is no number"),
+        Err(_) => Ok(1),
+    }
+}
+
+/// Hits every pod, one after the other.
+fn each_pod(database: &Database, hit: impl Fn(&str) -> Result<()>) -> Result<()> {
+    for _ in 0..rounds()? {
+        for role in ROLES {
+            for pod in database.pods(role)? {
+                hit(&pod)?;
+            }
+        }
+    }
+    Ok(())
+}
+
 /// `kubectl delete pod` of every pod, one after the other.
 pub fn pods_deleted_in_turn(suite: &Suite) -> Result<()> {
     let database = suite.main()?;
     under_load(suite, "pods_deleted", |_| {
-        for role in ROLES {
-            for pod in database.pods(role)? {
-                database.replace_pod(&pod, BACK)?;
-            }
-        }
-        Ok(())
+        each_pod(database, |pod| database.replace_pod(pod, BACK).map(drop))
     })?;
     Ok(())
 }
@@ -80,31 +96,22 @@ pub fn processes_killed(suite: &Suite) -> Result<()> {
     let database = suite.main()?;
     let lab = suite.cluster.breakable().context("needs the laboratory")?;
     under_load(suite, "processes_killed", |_| {
-        for role in ROLES {
-            for pod in database.pods(role)? {
-                let restarts = restarts(suite, &pod)?;
-                faults::signal_container(lab, &database.namespace, &pod, None, Signal::KILL)?;
-                let more = || Ok(self::restarts(suite, &pod)? > restarts);
-                let pause = Duration::from_millis(100);
-                greptime_lab::progress::wait_until("restart counted", BACK, pause, more, || {
-                    database.explain()
-                })?;
-                database.wait_pod(&pod, BACK, |_| true)?;
-            }
-        }
-        Ok(())
+        each_pod(database, |pod| {
+            let restarts = restarts(database, pod)?;
+            faults::signal_container(lab, &database.namespace, pod, None, Signal::KILL)?;
+            let more = || Ok(self::restarts(database, pod)? > restarts);
+            let pause = Duration::from_millis(100);
+            wait_until("restart counted", BACK, pause, more, || database.explain())?;
+            database.wait_pod(pod, BACK, |_| true)
+        })
     })?;
     Ok(())
 }
 
-fn restarts(suite: &Suite, pod: &str) -> Result<u64> {
+fn restarts(database: &Database, pod: &str) -> Result<u64> {
     let path = "jsonpath={.status.containerStatuses[0].restartCount}";
-    Ok(suite
-        .main()?
-        .kubectl(&["get", "pod", pod, "-o", path])?
-        .trim()
-        .parse()
-        .unwrap_or(0))
+    let count = database.kubectl(&["get", "pod", pod, "-o", path])?;
+    Ok(count.trim().parse().unwrap_or(0))
 }
 
 /// A node loses its power while a datanode runs on it, and comes back.

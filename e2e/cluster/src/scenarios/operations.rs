@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use greptime_lab::progress::{Stopwatch, wait_until};
-use greptime_lab::shell;
+use greptime_lab::{services, shell};
 use serde_json::json;
 
 use super::{READY, Suite};
@@ -13,6 +13,7 @@ use crate::install::{self, NAMESPACE, RELEASE};
 use crate::sql::Http;
 
 const SECOND_PORT: u16 = 14100;
+const THIRD_PORT: u16 = 14300;
 const MOMENT: Duration = Duration::from_millis(50);
 
 /// Fewer datanodes are refused, whoever asks, until they can be drained.
@@ -144,7 +145,7 @@ pub fn two_clusters(suite: &Suite) -> Result<()> {
     other.discard()
 }
 
-/// Retain leaves volumes, keys and objects; Delete removes them.
+/// Retain leaves volumes, keys and objects, and the same cluster again finds its rows; Delete removes all of them.
 pub fn deletion(suite: &Suite) -> Result<()> {
     for policy in ["Retain", "Delete"] {
         let database = Database::new(&suite.cluster, &format!("e2e-{}", policy.to_lowercase()), "gone");
@@ -154,78 +155,102 @@ pub fn deletion(suite: &Suite) -> Result<()> {
         manifest["spec"]["deletionPolicy"] = json!(policy);
         database.apply(&manifest)?;
         database.wait_ready(READY)?;
+        let http = database.http(THIRD_PORT)?;
+        suite.runtime.block_on(async {
+            http.sql("CREATE TABLE kept (ts TIMESTAMP(3) TIME INDEX, v DOUBLE)")
+                .await?;
+            http.sql("INSERT INTO kept VALUES (1, 2.5)").await
+        })?;
         database.kubectl(&["delete", "greptimecluster", "gone", "--timeout=150s"])?;
-        let claims = || database.kubectl(&["get", "persistentvolumeclaims", "-o", "name"]);
         if policy == "Retain" {
             std::thread::sleep(Duration::from_secs(2));
-            ensure!(!claims()?.trim().is_empty(), "Retain must keep the volumes");
-            // The same cluster again finds its own keys, its own marker in the bucket, and its volumes.
+            let left = Left::of(suite, &database)?;
+            ensure!(left.all_there(), "Retain must keep everything: {left:?}");
             database.apply(&manifest)?;
             database.wait_ready(READY)?;
+            let rows = suite.runtime.block_on(http.rows("SELECT v FROM kept"))?;
+            ensure!(rows == [[json!(2.5)]], "after Retain there is {rows:?}");
         } else {
-            let gone = || Ok(claims()?.trim().is_empty());
-            wait_until("volumes deleted", Duration::from_secs(60), MOMENT, gone, || {
-                database.explain()
-            })?;
+            let gone = || Ok(Left::of(suite, &database)?.nothing_there());
+            let explain = || format!("{:?}\n{}", Left::of(suite, &database), database.explain());
+            wait_until(
+                "everything deleted",
+                Duration::from_secs(60),
+                MOMENT,
+                gone,
+                explain,
+            )?;
         }
         database.discard()?;
     }
     Ok(())
 }
 
-/// Everything in `manifests/` with plain `kubectl apply`, then the chart again.
+/// What a deleted cluster left behind. Keys and objects can be counted in the laboratory only.
+#[derive(Debug)]
+struct Left {
+    claims: usize,
+    keys: Option<u64>,
+    objects: Option<usize>,
+}
+
+impl Left {
+    fn of(suite: &Suite, database: &Database) -> Result<Self> {
+        let claims = database.kubectl(&["get", "persistentvolumeclaims", "-o", "name"])?;
+        let place = format!("{}/{}", database.namespace, database.name);
+        let lab = suite.cluster.lab.as_ref();
+        Ok(Self {
+            claims: claims.lines().count(),
+            keys: lab
+                .map(|_| services::count_keys(&format!("/{place}/")))
+                .transpose()?,
+            objects: lab.map(|lab| services::count_objects(lab, &place)).transpose()?,
+        })
+    }
+
+    fn all_there(&self) -> bool {
+        self.claims > 0 && self.keys != Some(0) && self.objects != Some(0)
+    }
+
+    fn nothing_there(&self) -> bool {
+        self.claims == 0 && self.keys.unwrap_or(0) == 0 && self.objects.unwrap_or(0) == 0
+    }
+}
+
+/// The chart is uninstalled, everything in `manifests/` is applied with plain `kubectl apply`, and the chart takes
+/// over again. None of it touches a pod of a cluster that runs.
 pub fn manifests_and_chart(suite: &Suite) -> Result<()> {
-    let kubectl = |args: &[&str]| shell::finish(suite.cluster.kubectl_command().args(args));
     let database = suite.main()?;
     let before = database.pod_identities()?;
-    install::uninstall(&suite.cluster)?;
-    ensure!(
-        database.pod_identities()? == before,
-        "uninstalling the operator must not touch a cluster"
-    );
-    let manifests = install::repository().join("manifests");
-    let operator = manifests.join("operator.yaml");
-    let operator = operator.to_str().context("a path in UTF-8")?;
-    let outcome = (|| -> Result<()> {
-        kubectl(&["create", "namespace", NAMESPACE]).ok();
-        kubectl(&["apply", "-f", operator])?;
-        let samples = manifests.join("samples");
-        for sample in std::fs::read_dir(&samples)? {
-            let sample = sample?.path();
-            // On the server, with its validation, but without starting each of them.
-            kubectl(&[
-                "apply",
-                "--dry-run=server",
-                "-f",
-                sample.to_str().context("a path in UTF-8")?,
-            ])?;
-        }
+    let untouched = |what: &str| -> Result<()> {
+        let now = database.pod_identities()?;
+        ensure!(now == before, "{what} touched pods:\n{before}\n{now}");
         Ok(())
-    })();
-    kubectl(&[
-        "delete",
-        "-f",
-        operator,
-        "--ignore-not-found",
-        "--wait=true",
-        "--selector",
-        "app.kubernetes.io/name=greptime-operator",
-    ])
-    .ok();
-    outcome?;
-    // Helm takes over what it did not make only if it is told so.
-    let definition = "customresourcedefinition/greptimeclusters.greptimecluster.io";
-    kubectl(&[
-        "label",
-        "--overwrite",
-        definition,
-        "app.kubernetes.io/managed-by=Helm",
-    ])?;
+    };
+    install::uninstall(&suite.cluster)?;
+    untouched("uninstalling the chart")?;
+    let applied = samples_without_helm(suite);
+    install::delete_manifest(&suite.cluster)?;
+    applied?;
+    untouched("the operator without Helm")?;
+    install::hand_over_to_helm(&suite.cluster)?;
     install::operator(&suite.cluster, &suite.images, Stopwatch::start())?;
     database.wait_ready(READY)?;
-    ensure!(
-        database.pod_identities()? == before,
-        "installing the operator again must not restart pods"
-    );
-    Ok(())
+    untouched("installing the chart again")
+}
+
+/// The sample of the demo becomes ready; the others, which name an etcd and secrets that are not here, say so.
+fn samples_without_helm(suite: &Suite) -> Result<()> {
+    install::apply_manifest(&suite.cluster, &suite.images)?;
+    let named = |name: &str| Database::new(&suite.cluster, "e2e-manifests", name);
+    let demo = named("demo");
+    demo.prepare()?;
+    let samples = install::repository().join("manifests/samples");
+    demo.kubectl(&["apply", "-f", samples.to_str().context("a path in UTF-8")?])?;
+    demo.wait_ready(READY)?;
+    let soon = Duration::from_secs(60);
+    named("minimal").wait_condition("Ready", "False", "", soon)?;
+    named("production").wait_condition("SecretsFound", "False", "database-users", soon)?;
+    demo.kubectl(&["delete", "greptimeclusters", "--all", "--timeout=60s"])?;
+    demo.discard()
 }
