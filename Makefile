@@ -65,7 +65,7 @@ test-long: build ## The full counts of everything that `test` runs in a short fo
 lint: ## Formatting, clippy, shell scripts, links and tables of the documents
 	cargo fmt --all --check
 	cargo clippy --locked $(CARGO_ALL) --bins --tests -- -D warnings
-	bash -n e2e/kubernetes/*.sh scripts/* manifests/*.sh .ci/run
+	for script in $$(grep -lE '^#!.*sh$$' e2e/kubernetes/*.sh scripts/* manifests/*.sh .ci/run); do bash -n $$script || exit 1; done
 	scripts/check-docs
 
 .PHONY: generate

@@ -33,11 +33,12 @@ impl Bucket {
     pub async fn destroy(&self) -> Result<usize> {
         let marker = self.key(MARKER_KEY);
         let failed = |error: object_store::Error| store_error("deleting the bucket's prefix", &error);
+        let kept = marker.clone();
         let others = self
             .store
             .list(Some(&self.root))
             .map_ok(|meta| meta.location)
-            .try_filter(|location| std::future::ready(*location != marker))
+            .try_filter(move |location| std::future::ready(*location != kept))
             .boxed();
         let deleted = self
             .store
