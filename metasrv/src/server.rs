@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use greptime_clock::{SharedClock, SharedIds};
-use greptime_object_store::{Bucket, ClusterMarker, claim};
+use greptime_object_store::{Bucket, ClusterMarker, check_claimed, claim};
 use greptime_proto::transport::MetaLink;
 use greptime_proto::v1::{self, beat, push};
 use greptime_telemetry::{Metrics, Readiness};
@@ -207,7 +207,7 @@ impl Metasrv {
         Ok(())
     }
 
-    /// Puts or checks `cluster.json`, and notes the outcome among the dependencies.
+    /// Puts `cluster.json`, or checks it once it was put, and notes the outcome among the dependencies.
     pub(crate) async fn claim_bucket(&self, catalog: &Catalog) -> Result<()> {
         let marker = ClusterMarker {
             format: FORMAT_VERSION,
@@ -215,7 +215,11 @@ impl Metasrv {
             name: catalog.root.name.clone(),
             created_ms: catalog.root.created_ms,
         };
-        let claimed = claim(&self.options.bucket, &marker).await;
+        let bucket = &self.options.bucket;
+        let claimed = match catalog.root.bucket_claimed {
+            true => check_claimed(bucket, &marker).await,
+            false => claim(bucket, &marker).await,
+        };
         self.note_dependency("object_store", &claimed);
         claimed
     }

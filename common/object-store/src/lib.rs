@@ -6,7 +6,7 @@ mod put;
 mod synced;
 
 pub use config::{ObjectStoreConfig, StoreKind};
-pub use marker::{ClusterMarker, MARKER_KEY, claim, read_marker};
+pub use marker::{ClusterMarker, MARKER_KEY, check_claimed, claim, read_marker};
 pub use put::{PutOutcome, put_if_absent};
 
 use std::sync::Arc;

@@ -54,6 +54,24 @@ pub async fn claim(bucket: &Bucket, mine: &ClusterMarker) -> Result<()> {
             }
         }
     };
+    compare(bucket, &marker, mine)
+}
+
+/// Checks a root that was claimed before: the marker must be there still, and be ours.
+///
+/// Errors: `Conflict` if it has gone or is another's, which means that the bucket was emptied or exchanged.
+pub async fn check_claimed(bucket: &Bucket, mine: &ClusterMarker) -> Result<()> {
+    match read_marker(bucket).await? {
+        Some(marker) => compare(bucket, &marker, mine),
+        None => Err(Error::conflict(format!(
+            "cluster.json has gone from the bucket's root `{}`, which carried the mark of cluster {} (`{}`): the \
+             bucket was emptied or exchanged; give this cluster its bucket back",
+            bucket.root, mine.cluster_id, mine.name
+        ))),
+    }
+}
+
+fn compare(bucket: &Bucket, marker: &ClusterMarker, mine: &ClusterMarker) -> Result<()> {
     if marker.cluster_id == mine.cluster_id {
         return Ok(());
     }
@@ -89,5 +107,21 @@ mod tests {
         claim(&bucket, &marker("one")).await.unwrap();
         let error = claim(&bucket, &marker("two")).await.unwrap_err();
         assert!(error.message.contains("belongs to cluster one"), "{error}");
+    }
+    #[tokio::test]
+    async fn a_claimed_bucket_that_lost_its_marker_is_not_claimed_again() {
+        let config = ObjectStoreConfig {
+            kind: crate::StoreKind::Memory,
+            ..Default::default()
+        };
+        let bucket = config.open().unwrap();
+        claim(&bucket, &marker("one")).await.unwrap();
+        check_claimed(&bucket, &marker("one")).await.unwrap();
+        let error = check_claimed(&bucket, &marker("two")).await.unwrap_err();
+        assert!(error.message.contains("belongs to cluster one"), "{error}");
+        bucket.destroy().await.unwrap();
+        let error = check_claimed(&bucket, &marker("one")).await.unwrap_err();
+        assert!(error.message.contains("emptied or exchanged"), "{error}");
+        assert_eq!(read_marker(&bucket).await.unwrap(), None);
     }
 }

@@ -81,7 +81,7 @@ impl figment::Provider for Given {
 /// no number.
 fn typed(defaults: &Value, key: &str, text: &str) -> Value {
     match defaults.find_ref(key) {
-        Some(Value::String(..)) | None => Value::from(text),
+        Some(Value::String(..) | Value::Empty(..)) | None => Value::from(text),
         Some(_) => text.parse().unwrap_or_else(|_| Value::from(text)),
     }
 }
@@ -223,6 +223,7 @@ mod tests {
         timeout: Duration,
         #[serde(with = "size")]
         body_limit: u64,
+        user: Option<String>,
     }
 
     #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -244,6 +245,19 @@ mod tests {
         assert_eq!(all.http.address, "0.0.0.0:4000");
         assert_eq!(all.http.timeout, Duration::from_secs(90));
         assert_eq!(all.http.body_limit, 64 << 20);
+    }
+
+    #[test]
+    fn digits_are_text_where_the_setting_is_text() {
+        let flags = [
+            ("http.user", "12345"),
+            ("http.address", "678"),
+            ("http.body_limit", "1024"),
+        ];
+        let flags = flags.map(|(key, text)| (key.to_owned(), text.to_owned()));
+        let all = from_text("", &flags).unwrap();
+        assert_eq!(all.http.user.as_deref(), Some("12345"));
+        assert_eq!((all.http.address.as_str(), all.http.body_limit), ("678", 1024));
     }
 
     #[test]

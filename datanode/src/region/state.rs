@@ -332,7 +332,10 @@ impl RegionState {
             (None, Err(waiting)) => (RegionRole::Opening, waiting.message),
             (None, Ok(_)) => (
                 RegionRole::Leader,
-                self.manifest_problem.clone().unwrap_or_default(),
+                self.manifest_problem
+                    .clone()
+                    .or_else(|| self.note.clone())
+                    .unwrap_or_default(),
             ),
         };
         RegionReport {

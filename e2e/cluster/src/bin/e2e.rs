@@ -10,19 +10,25 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     // They share a cluster and break it.
     arguments.test_threads = Some(1);
-    let suite = match Suite::start() {
-        Ok(suite) => Arc::new(suite),
-        Err(error) => {
-            eprintln!("greptime-e2e: {error:#}");
-            return ExitCode::FAILURE;
-        }
+    // To list them takes no cluster.
+    let suite = match arguments.list {
+        true => None,
+        false => match Suite::start() {
+            Ok(suite) => Some(Arc::new(suite)),
+            Err(error) => {
+                eprintln!("greptime-e2e: {error:#}");
+                return ExitCode::FAILURE;
+            }
+        },
     };
-    let trials = all(suite.cluster.lab.is_some())
+    let can_break = suite.as_ref().is_none_or(|suite| suite.cluster.lab.is_some());
+    let trials = all(can_break)
         .into_iter()
         .map(|(name, scenario)| {
             let suite = suite.clone();
             Trial::test(name, move || {
-                scenario(&suite).map_err(|error| Failed::from(format!("{error:#}")))
+                let suite = suite.as_ref().ok_or("a list runs nothing")?;
+                scenario(suite).map_err(|error| Failed::from(format!("{error:#}")))
             })
         })
         .collect();
