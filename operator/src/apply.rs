@@ -167,18 +167,19 @@ async fn apply_one(
     let objects = api(context, &key.0, resource);
     if found.is_some_and(|found| wanted.kind == SERVICE && has_foreign_ports(&body, found)) {
         // The version keeps us from taking away what somebody wrote since we looked.
-        let ports = json!({"metadata": {"resourceVersion": version}, "spec": {"ports": body["spec"]["ports"]}});
+        let ports =
+            json!({"metadata": {"resourceVersion": version}, "spec": {"ports": body["spec"]["ports"]}});
         let params = PatchParams {
             field_manager: Some(MANAGER.to_owned()),
             ..PatchParams::default()
         };
         let replaced = objects.patch(&wanted.name, &params, &Patch::Merge(&ports)).await;
-        replaced.map(|_| ()).doing(|| format!("replace the ports of {title}"))?;
+        replaced
+            .map(|_| ())
+            .doing(|| format!("replace the ports of {title}"))?;
     }
     let params = PatchParams::apply(MANAGER).force();
-    let after = objects
-        .patch(&wanted.name, &params, &Patch::Apply(&body))
-        .await;
+    let after = objects.patch(&wanted.name, &params, &Patch::Apply(&body)).await;
     let after: DynamicObject = after.doing(|| format!("apply {title}"))?;
     context.metrics.wrote(&wanted.kind);
     tracing::info!(namespace = key.0, cluster = key.1, object = title, why, "applied");

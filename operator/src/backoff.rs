@@ -38,6 +38,7 @@ impl Backoff {
         doubled.mul_f64(0.5 + part / 2.0)
     }
 
+    /// Of an object that is well, or gone.
     pub fn succeeded(&self, key: &Key) {
         self.lock().remove(key);
     }

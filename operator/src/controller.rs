@@ -29,8 +29,6 @@ pub type Guarded = DeserializeGuard<GreptimeCluster>;
 const DEBOUNCE: Duration = Duration::from_millis(50);
 /// Clusters that are reconciled at the same time. Each keeps about eight requests in flight.
 const CONCURRENCY: u16 = 8;
-/// After a conflict: the watch has told by then what was written.
-const AFTER_CONFLICT: Duration = Duration::from_millis(200);
 
 /// Objects of one namespace, or of all.
 pub fn api<K>(client: &Client, namespace: Option<&str>) -> Api<K>
@@ -68,7 +66,12 @@ async fn run_one(context: Arc<Context>, namespace: Option<String>, stop: watch::
         .watches(api::<Pod>(client, ns), ours(), |pod| cluster_of(&pod))
         .graceful_shutdown_on(until(stop));
     let results = controller.run(reconcile, error_policy, context.clone());
-    results.for_each(|result| async { note(result) }).await;
+    results
+        .for_each(|result| {
+            note(&context, result);
+            std::future::ready(())
+        })
+        .await;
 }
 
 fn cluster_of(pod: &Pod) -> Option<ObjectRef<Guarded>> {
@@ -77,8 +80,8 @@ fn cluster_of(pod: &Pod) -> Option<ObjectRef<Guarded>> {
 }
 
 fn error_policy(cluster: Arc<Guarded>, error: &Error, context: Arc<Context>) -> Action {
-    if error.is_transient() {
-        return Action::requeue(AFTER_CONFLICT);
+    if let Some(pause) = error.passes_in() {
+        return Action::requeue(pause);
     }
     let key = (
         cluster.meta().namespace.clone().unwrap_or_default(),
@@ -87,11 +90,14 @@ fn error_policy(cluster: Arc<Guarded>, error: &Error, context: Arc<Context>) -> 
     Action::requeue(context.backoff.after_failure(&key))
 }
 
-fn note(result: Result<(ObjectRef<Guarded>, Action), RunError<Error, watcher::Error>>) {
+fn note(context: &Context, result: Result<(ObjectRef<Guarded>, Action), RunError<Error, watcher::Error>>) {
     match result {
         Ok(_) => {}
-        // A child that is left behind leads to a cluster that is gone.
-        Err(RunError::ObjectNotFound(_)) => {}
+        // A child that is left behind leads to a cluster that is gone, and so does the next try of one that failed.
+        Err(RunError::ObjectNotFound(gone)) => {
+            let key = (gone.namespace.clone().unwrap_or_default(), gone.name.clone());
+            context.backoff.succeeded(&key);
+        }
         Err(RunError::ReconcilerFailed(error, object)) if error.is_transient() => {
             tracing::debug!(%error, cluster = %object, "reconcile is tried again");
         }

@@ -1,16 +1,17 @@
 //! A cluster that is going.
 //!
 //! With `deletionPolicy: Retain` nothing holds it: Kubernetes collects what it owns, and the data stays. With `Delete`
-//! a finalizer holds it while the pods stop, the volumes are deleted and a Job empties the bucket's prefix and the
-//! etcd keys. All of that together may take [`PATIENCE`]: a dead etcd or bucket leaves rubbish behind, which an event
-//! names, but never a cluster, or a namespace, that cannot be deleted.
+//! a finalizer holds it while the pods stop, the volumes are deleted (unless `retention.whenDeleted` keeps them) and a
+//! Job empties the bucket's prefix and the etcd keys. All of that together may take [`PATIENCE`]: a dead etcd or bucket
+//! leaves rubbish behind, which an event names, but never a cluster, or a namespace, that cannot be deleted.
 
 use std::time::Duration;
 
 use greptime_operator_api::{DeletionPolicy, GreptimeCluster};
 use greptime_operator_plan::{PlannedEvent, condition_types, destroy_job};
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{Namespace, PersistentVolumeClaim};
+use k8s_openapi::api::core::v1::{Namespace, ObjectReference, PersistentVolumeClaim};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::api::{ApiResource, ListParams, Patch, PatchParams};
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::Action;
@@ -29,6 +30,7 @@ use crate::status::{self, Saying};
 pub const FINALIZER: &str = "greptimecluster.io/destroy";
 /// From the request to delete until the operator gives up.
 pub const PATIENCE: Duration = Duration::from_secs(120);
+const NAMESPACE_GOES: &str = "the namespace is being deleted too, so that no Job can run in it";
 /// Pods and Jobs end in their own time.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
@@ -36,29 +38,29 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// the policy changes. True if it wrote: then the cluster that was read is out of date.
 pub async fn keep_finalizer(context: &Context, key: &Key, cluster: &GreptimeCluster) -> Result<bool, Error> {
     let wanted = cluster.spec.deletion_policy == DeletionPolicy::Delete;
-    let has = cluster.finalizers().iter().any(|f| f == FINALIZER);
+    let has = is_held(&cluster.metadata);
     if wanted != has {
-        set_finalizer(context, key, cluster, wanted).await?;
+        set_finalizer(context, key, &cluster.metadata, wanted).await?;
     }
     Ok(wanted != has)
+}
+
+fn is_held(cluster: &ObjectMeta) -> bool {
+    cluster.finalizers.iter().flatten().any(|f| f == FINALIZER)
 }
 
 /// Writes the list of finalizers as a whole, so the version goes with it: another's finalizer must not get lost.
 async fn set_finalizer(
     context: &Context,
     key: &Key,
-    cluster: &GreptimeCluster,
+    cluster: &ObjectMeta,
     present: bool,
 ) -> Result<(), Error> {
-    let mut finalizers: Vec<_> = cluster
-        .finalizers()
-        .iter()
-        .filter(|f| *f != FINALIZER)
-        .cloned()
-        .collect();
+    let others = cluster.finalizers.iter().flatten().filter(|f| *f != FINALIZER);
+    let mut finalizers: Vec<_> = others.cloned().collect();
     finalizers.extend(present.then(|| FINALIZER.to_owned()));
     let api: Api<DeserializeGuard<GreptimeCluster>> = Api::namespaced(context.client.clone(), &key.0);
-    let metadata = json!({"finalizers": finalizers, "resourceVersion": cluster.metadata.resource_version});
+    let metadata = json!({"finalizers": finalizers, "resourceVersion": cluster.resource_version});
     let params = PatchParams {
         field_manager: Some(MANAGER.to_owned()),
         ..Default::default()
@@ -83,24 +85,26 @@ pub async fn turn(
     cluster: GreptimeCluster,
     live: &Value,
 ) -> Result<Action, Error> {
-    if !cluster.finalizers().iter().any(|f| f == FINALIZER) {
+    if !is_held(&cluster.metadata) {
         return Ok(Action::await_change());
     }
+    let end = |event| let_go(context, key, cluster.object_ref(&()), &cluster.metadata, event);
     let waiting = match destroy(context, key, &cluster).await {
-        Ok(Destruction::Over(event)) => return let_go(context, key, &cluster, event).await,
+        Ok(Destruction::Over(event)) => return end(event).await,
         Ok(Destruction::Waits(for_what)) => Ok(for_what),
-        Err(Error::NamespaceGoing { .. }) => {
-            let why = "the namespace is being deleted too, so that no Job can run in it";
-            return let_go(context, key, &cluster, gave_up(why, &cluster)).await;
-        }
+        Err(Error::NamespaceGoing { .. }) => return end(gave_up(NAMESPACE_GOES, id_of(&cluster))).await,
         Err(error) => Err(error),
     };
-    if out_of_time(context, &cluster) {
+    if out_of_time(context, &cluster.metadata) {
         let why = match &waiting {
             Ok(for_what) => format!("still waiting for {for_what}"),
             Err(error) => error.to_string(),
         };
-        return let_go(context, key, &cluster, gave_up(&why, &cluster)).await;
+        // Pods that still run keep their volumes until they end; then those go as well.
+        if let Err(error) = delete_claims(context, key, &cluster).await {
+            tracing::warn!(namespace = key.0, cluster = key.1, %error, "volumes are left behind");
+        }
+        return end(gave_up(&why, id_of(&cluster))).await;
     }
     let for_what = waiting?;
     let mut said = cluster.status.clone().unwrap_or_default();
@@ -118,6 +122,24 @@ pub async fn turn(
     Ok(Action::requeue(LOOK_AGAIN))
 }
 
+/// A cluster that is going and cannot be read: what it wants to be kept is not known, so that nothing is destroyed. Its
+/// spec may be mended for [`PATIENCE`]; then it is let go. True if it was.
+pub async fn let_go_unread(
+    context: &Context,
+    key: &Key,
+    live: &Value,
+    about: &ObjectReference,
+    why: &str,
+) -> Result<bool, Error> {
+    let metadata: ObjectMeta = serde_json::from_value(live["metadata"].clone()).map_err(Error::Encode)?;
+    if !is_held(&metadata) || !out_of_time(context, &metadata) {
+        return Ok(false);
+    }
+    let event = gave_up(why, live["status"]["clusterId"].as_str());
+    let_go(context, key, about.clone(), &metadata, event).await?;
+    Ok(true)
+}
+
 enum Destruction {
     Waits(String),
     /// Done, or given up; the event says which.
@@ -126,8 +148,7 @@ enum Destruction {
 
 async fn destroy(context: &Context, key: &Key, cluster: &GreptimeCluster) -> Result<Destruction, Error> {
     if namespace_is_going(context, key).await? {
-        let why = "the namespace is being deleted too, so that no Job can run in it";
-        return Ok(Destruction::Over(gave_up(why, cluster)));
+        return Ok(Destruction::Over(gave_up(NAMESPACE_GOES, id_of(cluster))));
     }
     // Nothing may write to the bucket any more when it is emptied.
     stop(context, key, cluster).await?;
@@ -142,9 +163,9 @@ async fn destroy(context: &Context, key: &Key, cluster: &GreptimeCluster) -> Res
             "the policy was changed to Retain: the data is kept",
         )));
     }
-    delete_claims(context, key).await?;
+    delete_claims(context, key, cluster).await?;
     // What a cluster that never came to own its bucket might delete is somebody else's.
-    if cluster.status.as_ref().is_none_or(|s| s.cluster_id.is_none()) {
+    if id_of(cluster).is_none() {
         return Ok(Destruction::Over(normal(
             "Delete",
             "NothingToDestroy",
@@ -170,7 +191,11 @@ async fn stop(context: &Context, key: &Key, cluster: &GreptimeCluster) -> Result
     Ok(())
 }
 
-async fn delete_claims(context: &Context, key: &Key) -> Result<(), Error> {
+/// Of the datanodes, unless the spec keeps them.
+async fn delete_claims(context: &Context, key: &Key, cluster: &GreptimeCluster) -> Result<(), Error> {
+    if !cluster.spec.volumes_go() {
+        return Ok(());
+    }
     let api: Api<PersistentVolumeClaim> = Api::namespaced(context.client.clone(), &key.0);
     let selector = format!("{},{LABEL_COMPONENT}=datanode", children::selector(&key.1));
     let claims = api.list_metadata(&ListParams::default().labels(&selector)).await;
@@ -201,6 +226,13 @@ async fn empty_stores(context: &Context, key: &Key, cluster: &GreptimeCluster) -
             .await;
         return Ok(Destruction::Waits(format!("Job {name}")));
     };
+    let owned = |owner: &OwnerReference| Some(&owner.uid) == cluster.metadata.uid.as_ref();
+    if !job.owner_references().iter().any(owned) {
+        // How that one ended says nothing about this cluster's data.
+        return Ok(Destruction::Waits(format!(
+            "Job {name} of an earlier cluster to be gone"
+        )));
+    }
     let status = job.status.unwrap_or_default();
     let has = |type_: &str| {
         status
@@ -219,7 +251,7 @@ async fn empty_stores(context: &Context, key: &Key, cluster: &GreptimeCluster) -
     if has("Failed") {
         return Ok(Destruction::Over(gave_up(
             &format!("Job {name} failed; its log says why"),
-            cluster,
+            id_of(cluster),
         )));
     }
     Ok(Destruction::Waits(format!(
@@ -231,7 +263,8 @@ async fn empty_stores(context: &Context, key: &Key, cluster: &GreptimeCluster) -
 async fn let_go(
     context: &Context,
     key: &Key,
-    cluster: &GreptimeCluster,
+    about: ObjectReference,
+    cluster: &ObjectMeta,
     event: PlannedEvent,
 ) -> Result<Action, Error> {
     tracing::info!(
@@ -241,17 +274,17 @@ async fn let_go(
         note = event.note,
         "letting it go"
     );
-    context.announcer.announce(&cluster.object_ref(&()), event).await;
+    context.announcer.announce(&about, event).await;
     set_finalizer(context, key, cluster, false).await?;
     Ok(Action::await_change())
 }
 
-fn gave_up(why: &str, cluster: &GreptimeCluster) -> PlannedEvent {
-    let id = cluster
-        .status
-        .as_ref()
-        .and_then(|s| s.cluster_id.as_deref())
-        .unwrap_or("unknown");
+fn id_of(cluster: &GreptimeCluster) -> Option<&str> {
+    cluster.status.as_ref()?.cluster_id.as_deref()
+}
+
+fn gave_up(why: &str, cluster_id: Option<&str>) -> PlannedEvent {
+    let id = cluster_id.unwrap_or("unknown");
     let left = "what it has in etcd and in the bucket, and perhaps volumes, are left behind";
     warning(
         "Delete",
@@ -260,8 +293,8 @@ fn gave_up(why: &str, cluster: &GreptimeCluster) -> PlannedEvent {
     )
 }
 
-fn out_of_time(context: &Context, cluster: &GreptimeCluster) -> bool {
-    let Some(asked) = cluster.metadata.deletion_timestamp.as_ref() else {
+fn out_of_time(context: &Context, cluster: &ObjectMeta) -> bool {
+    let Some(asked) = cluster.deletion_timestamp.as_ref() else {
         return false;
     };
     // The API server's clock wrote that time. If ours is behind, no time has passed.

@@ -1,6 +1,13 @@
 //! What can go wrong in a reconcile, as far as the answer to it differs.
 
+use std::time::Duration;
+
 use kube::core::Status;
+
+/// After a conflict: the watch has told by then what was written.
+const AFTER_CONFLICT: Duration = Duration::from_millis(200);
+/// What is being deleted may be held for minutes, by a load balancer for example. Its end is mostly seen by a watch.
+const WHILE_LEAVING: Duration = Duration::from_secs(1);
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -49,12 +56,18 @@ impl Error {
         }
     }
 
+    /// When to look again, for what goes away by that.
+    pub fn passes_in(&self) -> Option<Duration> {
+        match self {
+            Error::Conflict { .. } => Some(AFTER_CONFLICT),
+            Error::Leaving { .. } | Error::NamespaceGoing { .. } => Some(WHILE_LEAVING),
+            Error::Taken { .. } | Error::Refused { .. } | Error::Api { .. } | Error::Encode(_) => None,
+        }
+    }
+
     /// Whether it goes away by looking again, so that nobody needs to be told.
     pub fn is_transient(&self) -> bool {
-        matches!(
-            self,
-            Error::Conflict { .. } | Error::Leaving { .. } | Error::NamespaceGoing { .. }
-        )
+        self.passes_in().is_some()
     }
 }
 
@@ -71,5 +84,21 @@ pub trait Doing<T> {
 impl<T> Doing<T> for Result<T, kube::Error> {
     fn doing(self, what: impl FnOnce() -> String) -> Result<T, Error> {
         self.map_err(|source| Error::from_api(what(), source))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Error;
+
+    #[test]
+    fn what_is_still_leaving_is_asked_for_less_often_than_after_a_conflict() {
+        let doing = || "apply Service demo-frontend".to_owned();
+        let conflict = Error::Conflict { doing: doing() };
+        let leaving = Error::Leaving { doing: doing() };
+        assert!(conflict.is_transient() && leaving.is_transient());
+        assert!(conflict.passes_in() < leaving.passes_in());
+        let taken = Error::Taken { doing: doing() };
+        assert!(!taken.is_transient());
     }
 }

@@ -105,11 +105,15 @@ async fn turn_of(
     }
 }
 
-/// A resource that an older definition let pass, or that a newer one wrote. Its pods stay as they are.
+/// A resource that an older definition let pass, or that a newer one wrote. Its pods stay as they are, and its deletion
+/// is not held up for ever.
 async fn unreadable(context: &Context, key: &Key, live: &Value, why: &str) -> Result<Action, Error> {
     let mut said: GreptimeClusterStatus = serde_json::from_value(live["status"].clone()).unwrap_or_default();
     let generation = live["metadata"]["generation"].as_i64();
     let message = format!("the resource cannot be read: {why}");
+    if deletion::let_go_unread(context, key, live, &reference(key, live), &message).await? {
+        return Ok(Action::await_change());
+    }
     let ready = Saying {
         type_: condition_types::READY,
         truth: false,

@@ -16,7 +16,7 @@ use crate::error::{Doing, Error};
 /// Returns whether there was anything to write.
 ///
 /// The status is replaced as a whole, because it has one writer and what it no longer says must not stay: by a merge
-/// patch with a null for each field that goes. An update would fail with every change of the spec.
+/// patch with a null for each field that goes, at any depth. An update would fail with every change of the spec.
 pub async fn write(
     context: &Context,
     key: &Key,
@@ -24,14 +24,11 @@ pub async fn write(
     status: &GreptimeClusterStatus,
 ) -> Result<bool, Error> {
     let wanted = serde_json::to_value(status).map_err(Error::Encode)?;
-    let mut fields = wanted.as_object().cloned().unwrap_or_default();
-    let said = live["status"].as_object();
-    if said == Some(&fields) {
+    let said = &live["status"];
+    if *said == wanted {
         return Ok(false);
     }
-    for field in said.into_iter().flat_map(Map::keys) {
-        fields.entry(field.clone()).or_insert(Value::Null);
-    }
+    let fields = replacing(said, &wanted);
     let api: Api<DeserializeGuard<GreptimeCluster>> = Api::namespaced(context.client.clone(), &key.0);
     let params = PatchParams {
         field_manager: Some(MANAGER.to_owned()),
@@ -43,6 +40,21 @@ pub async fn write(
     written.doing(|| format!("write the status of {}", key.1))?;
     context.metrics.wrote(&GreptimeCluster::kind(&()));
     Ok(true)
+}
+
+/// The merge patch that leaves nothing of `said` but what `wanted` has as well.
+fn replacing(said: &Value, wanted: &Value) -> Value {
+    let Some(fields) = wanted.as_object() else {
+        return wanted.clone();
+    };
+    let mut patch: Map<String, Value> = fields
+        .iter()
+        .map(|(name, value)| (name.clone(), replacing(&said[name.as_str()], value)))
+        .collect();
+    for name in said.as_object().into_iter().flat_map(Map::keys) {
+        patch.entry(name.clone()).or_insert(Value::Null);
+    }
+    Value::Object(patch)
 }
 
 /// Says in a condition what the plan did not know when it was made. The time of its transition stays while its truth
@@ -82,4 +94,21 @@ pub struct Saying<'a> {
     pub reason: &'a str,
     pub message: &'a str,
     pub generation: Option<i64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::replacing;
+
+    #[test]
+    fn what_the_status_no_longer_says_is_taken_out_wherever_it_stood() {
+        let said = json!({"old": {"a": 1}, "endpoints": {"grpc": "h:1", "http": "h:2"}, "list": [{"a": 1}]});
+        let wanted = json!({"endpoints": {"http": "h:2"}, "list": [{"b": 1}], "new": {"c": 1}});
+        assert_eq!(
+            replacing(&said, &wanted),
+            json!({"old": null, "endpoints": {"grpc": null, "http": "h:2"}, "list": [{"b": 1}], "new": {"c": 1}})
+        );
+    }
 }

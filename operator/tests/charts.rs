@@ -41,6 +41,12 @@ fn the_rendered_manifest_has_the_generated_definition() {
     assert!(rendered.contains("helm.sh/resource-policy: keep"));
 }
 
+/// From this version on, the preStop action `sleep` of the frontends is on by default.
+#[test]
+fn the_chart_asks_for_a_kubernetes_that_knows_what_the_pods_use() {
+    assert!(read("charts/greptime-operator/Chart.yaml").contains("\nkubeVersion: \">=1.30.0-0\"\n"));
+}
+
 #[test]
 fn the_chart_has_the_version_of_the_program() {
     let chart = read("charts/greptime-operator/Chart.yaml");

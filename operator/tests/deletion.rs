@@ -79,6 +79,78 @@ async fn pods_stop_then_volumes_go_then_the_job_runs_then_the_cluster_is_gone() 
 }
 
 #[tokio::test]
+async fn volumes_that_the_spec_keeps_stay_when_all_else_is_destroyed() {
+    let world = world().await;
+    world.edit_spec(|spec| spec["datanode"]["retention"] = json!({"whenDeleted": "Retain"}));
+    world.settle().await;
+    world.ask_to_delete();
+    world.turn().await.unwrap();
+    world.stop_pods();
+    world.turn().await.unwrap();
+    finish_job(&world, "Complete");
+    world.turn().await.unwrap();
+    assert!(world.api.get(CLUSTERS, "demo").is_none());
+    assert!(world.event_reasons().contains(&"Destroyed".to_owned()));
+    assert_eq!(world.api.list(CLAIMS).len(), 4);
+}
+
+#[tokio::test]
+async fn a_policy_that_is_changed_while_the_pods_stop_keeps_everything() {
+    let world = world().await;
+    let set = world.api.get(SETS, "demo-datanode").unwrap();
+    assert_eq!(
+        set["spec"]["persistentVolumeClaimRetentionPolicy"]["whenDeleted"], "Retain",
+        "Kubernetes would delete the volumes with the StatefulSet"
+    );
+    world.ask_to_delete();
+    world.turn().await.unwrap();
+    world.edit_spec(|spec| spec["deletionPolicy"] = json!("Retain"));
+    world.stop_pods();
+    world.turn().await.unwrap();
+    assert!(world.api.get(CLUSTERS, "demo").is_none());
+    assert_eq!(world.api.list(CLAIMS).len(), 4);
+    assert!(world.api.list(JOBS).is_empty());
+}
+
+#[tokio::test]
+async fn the_job_of_an_earlier_cluster_says_nothing_about_this_one() {
+    let world = world().await;
+    let before = json!({"apiVersion": "greptimecluster.io/v1alpha1", "kind": "GreptimeCluster", "name": "demo",
+        "uid": "before"});
+    let job = json!({"apiVersion": "batch/v1", "kind": "Job",
+        "metadata": {"name": "demo-destroy", "ownerReferences": [before]}});
+    world.api.put(JOBS, job);
+    finish_job(&world, "Complete");
+    world.ask_to_delete();
+    world.turn().await.unwrap();
+    world.stop_pods();
+    world.turn().await.unwrap();
+    assert!(world.api.get(CLUSTERS, "demo").is_some());
+    world.api.delete(JOBS, "demo-destroy");
+    world.turn().await.unwrap();
+    finish_job(&world, "Complete");
+    world.turn().await.unwrap();
+    assert!(world.api.get(CLUSTERS, "demo").is_none());
+}
+
+#[tokio::test]
+async fn a_cluster_that_cannot_be_read_is_let_go_with_its_data_kept() {
+    let world = world().await;
+    world.edit_spec(|spec| spec["metasrv"]["replicas"] = json!("many"));
+    world.ask_to_delete();
+    world.turn().await.unwrap();
+    world.advance(119);
+    world.turn().await.unwrap();
+    assert!(world.api.get(CLUSTERS, "demo").is_some(), "it may be mended");
+    world.advance(1);
+    world.turn().await.unwrap();
+    assert!(world.api.get(CLUSTERS, "demo").is_none());
+    assert!(world.event_reasons().contains(&"DestroyGaveUp".to_owned()));
+    assert_eq!(world.api.list(CLAIMS).len(), 4);
+    assert!(world.api.list(JOBS).is_empty());
+}
+
+#[tokio::test]
 async fn a_job_that_fails_is_told_and_blocks_nothing() {
     let world = world().await;
     world.ask_to_delete();
@@ -103,6 +175,11 @@ async fn it_is_over_after_two_minutes_whatever_hangs() {
     world.turn().await.unwrap();
     assert!(world.api.get(CLUSTERS, "demo").is_none());
     assert!(world.event_reasons().contains(&"DestroyGaveUp".to_owned()));
+    assert_eq!(
+        world.api.list(CLAIMS).len(),
+        1,
+        "Kubernetes keeps a volume as long as a pod uses it"
+    );
 }
 
 #[tokio::test]

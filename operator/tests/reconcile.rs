@@ -178,6 +178,48 @@ async fn datanodes_are_added_and_never_taken_away() {
 }
 
 #[tokio::test]
+async fn volumes_that_exist_are_neither_grown_nor_shrunk_and_the_spec_can_be_set_back() {
+    let world = World::with_cluster().await;
+    world.settle().await;
+    let spec = || world.api.get(SETS, "demo-datanode").unwrap()["spec"].clone();
+    let before = spec();
+    for asked in [
+        json!({"size": "2Gi"}),
+        json!({"size": "512Mi"}),
+        json!({"size": "1Gi", "storageClassName": "fast"}),
+    ] {
+        world.edit_spec(|spec| spec["datanode"]["storage"] = asked.clone());
+        world.turn().await.unwrap();
+        let writes = world.api.take_writes();
+        assert!(writes.iter().all(|w| !w.contains("statefulsets")), "{writes:#?}");
+        assert_eq!(
+            world.condition("StorageChangeBlocked")["status"],
+            "True",
+            "{asked}"
+        );
+        world.edit_spec(|spec| spec["datanode"]["storage"] = json!({"size": "1024Mi"}));
+        world.settle().await;
+        assert_eq!(world.condition("StorageChangeBlocked")["status"], "False");
+    }
+    assert_eq!(spec(), before);
+}
+
+#[tokio::test]
+async fn what_an_older_operator_said_is_taken_out_of_the_status() {
+    let world = World::with_cluster().await;
+    world.settle().await;
+    world.api.edit(CLUSTERS, "demo", |o| {
+        o["status"]["endpoints"]["grpc"] = json!("demo-frontend.ns.svc:4001")
+    });
+    world.settle().await;
+    let endpoints = world.status()["endpoints"].clone();
+    assert!(
+        endpoints["grpc"].is_null() && endpoints["http"].is_string(),
+        "{endpoints}"
+    );
+}
+
+#[tokio::test]
 async fn a_conflict_is_looked_at_again_and_nobody_is_told() {
     let world = World::with_cluster().await;
     world.settle().await;

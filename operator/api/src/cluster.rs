@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::is_default;
-use crate::roles::{DatanodeSpec, FrontendSpec, MetasrvSpec};
+use crate::roles::{DatanodeSpec, FrontendSpec, MetasrvSpec, Retention};
 use crate::status::GreptimeClusterStatus;
 use crate::storage::ObjectStoreSpec;
 
@@ -80,6 +80,16 @@ pub struct GreptimeClusterSpec {
     pub deletion_policy: DeletionPolicy,
 }
 
+impl GreptimeClusterSpec {
+    /// Whether the volumes go with the cluster: as the spec says of them, else as it says of all data.
+    pub fn volumes_go(&self) -> bool {
+        match self.datanode.retention.when_deleted {
+            Some(retention) => retention == Retention::Delete,
+            None => self.deletion_policy == DeletionPolicy::Delete,
+        }
+    }
+}
+
 /// A secret in the namespace of the cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LocalSecret {
@@ -103,7 +113,7 @@ pub struct PortsSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1024, max = 65535))]
     pub http: Option<i32>,
-    /// Default: 4001.
+    /// Without effect, since frontends do not serve gRPC yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1024, max = 65535))]
     pub grpc: Option<i32>,
@@ -120,9 +130,6 @@ pub struct PortsSpec {
 impl PortsSpec {
     pub fn http(&self) -> i32 {
         self.http.unwrap_or(4000)
-    }
-    pub fn grpc(&self) -> i32 {
-        self.grpc.unwrap_or(4001)
     }
     pub fn mysql(&self) -> i32 {
         self.mysql.unwrap_or(4002)

@@ -58,7 +58,7 @@ impl MetasrvSpec {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DatanodeSpec {
-    /// A smaller number than the running one is refused with the condition ScaleInBlocked.
+    /// Fewer than the StatefulSet has, even if raised by hand, is refused with the condition ScaleInBlocked.
     #[serde(default = "three")]
     #[schemars(range(min = 1, max = 1000))]
     pub replicas: i32,
@@ -108,15 +108,10 @@ impl DatanodeSpec {
     }
 }
 
-/// The volume of each datanode.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+/// The volume of each datanode. A change of volumes that exist gives the condition StorageChangeBlocked.
+// Refused by the operator and not by rules here: a rule would also refuse the way back to what the volumes are.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(
-    validation = Rule::new("!has(oldSelf.size) || (has(self.size) && quantity(self.size).compareTo(quantity(oldSelf.size)) >= 0)")
-        .message("storage.size cannot shrink; volumes only grow"),
-    validation = Rule::new("has(self.storageClassName) == has(oldSelf.storageClassName) && (!has(self.storageClassName) || self.storageClassName == oldSelf.storageClassName)")
-        .message("storage.storageClassName cannot change once set; volumes stay in the class they were made in")
-)]
 pub struct DatanodeStorageSpec {
     /// Default: 10Gi.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -138,7 +133,7 @@ pub struct RetentionSpec {
     /// Default: Retain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub when_scaled: Option<Retention>,
-    /// Default: as deletionPolicy says.
+    /// Default: as deletionPolicy says. Retain keeps the volumes even if that is Delete.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub when_deleted: Option<Retention>,
 }

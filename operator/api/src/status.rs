@@ -25,7 +25,7 @@ pub struct GreptimeClusterStatus {
     /// Label selector of the datanodes' pods, for the scale subresource.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selector: Option<String>,
-    /// Version that the pods are meant to run.
+    /// Tag of the image that the pods are meant to run, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
     /// Random identity of the cluster, also in the marker on its bucket.
@@ -58,8 +58,6 @@ pub struct RoleStatus {
 pub struct EndpointsStatus {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub http: String,
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub grpc: String,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub mysql: String,
     #[serde(default, skip_serializing_if = "String::is_empty")]

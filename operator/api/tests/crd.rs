@@ -54,6 +54,16 @@ fn only_datanode_replicas_has_a_default_in_the_schema() {
     );
 }
 
+#[test]
+fn no_rule_keeps_the_storage_from_being_set_back() {
+    // The operator refuses a change with a condition. A rule about the old value would refuse the way back as well.
+    let read: Value = serde_saphyr::from_str(&crd_yaml()).unwrap();
+    let spec = &read["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
+    let storage = &spec["properties"]["datanode"]["properties"]["storage"];
+    assert!(storage["properties"]["size"]["pattern"].is_string(), "{storage}");
+    assert!(!storage.to_string().contains("oldSelf"), "{storage}");
+}
+
 fn collect_defaults(schema: &Value, path: String, found: &mut Vec<(String, Value)>) {
     // The operator writes the whole status, so that defaults there touch nobody else's field.
     if path == "/status" {

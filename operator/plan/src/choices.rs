@@ -38,8 +38,9 @@ impl Datanodes {
         }
     }
 
-    /// Fewer than this would take away a pod that may hold rows. The live StatefulSet says so; if somebody
-    /// has deleted it or lowered it by hand, our own status and the regions' whereabouts still know.
+    /// Fewer than this would take away a pod that may hold rows. The live StatefulSet says so, also if somebody
+    /// has raised it by hand; if somebody has deleted it, our own status; and if somebody has lowered it, the
+    /// whereabouts of the regions.
     fn floor(observed: &Observed) -> i32 {
         let live = match observed.live(Role::Datanode) {
             Some(live) => live.spec.replicas.unwrap_or(1),
@@ -66,7 +67,8 @@ pub struct Volume {
     pub storage_class_name: Option<String>,
 }
 
-/// Volumes of a StatefulSet cannot be changed in place.
+/// Volumes of a StatefulSet cannot be changed in place, be it to more or to less. What the spec asks for besides is
+/// told and not written, so that the spec can be set back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Volumes {
     AsAsked(Volume),

@@ -52,11 +52,12 @@ impl Role {
         }
     }
 
-    pub fn grpc_port(self, cluster: &GreptimeCluster) -> i32 {
+    /// Where other nodes reach the role. Nobody dials a frontend but clients.
+    pub fn grpc_port(self) -> Option<i32> {
         match self {
-            Role::Metasrv => METASRV_GRPC_PORT,
-            Role::Datanode => DATANODE_GRPC_PORT,
-            Role::Frontend => cluster.spec.ports.grpc(),
+            Role::Metasrv => Some(METASRV_GRPC_PORT),
+            Role::Datanode => Some(DATANODE_GRPC_PORT),
+            Role::Frontend => None,
         }
     }
 
@@ -152,14 +153,10 @@ pub fn image(cluster: &GreptimeCluster, default_image: &str) -> String {
     }
 }
 
-/// What to tell as the version: as asked, else the tag of the image.
+/// What to tell as the version: the tag of the image that is run, wherever it comes from.
 pub fn version(cluster: &GreptimeCluster, default_image: &str) -> Option<String> {
     let image = image(cluster, default_image);
-    cluster
-        .spec
-        .version
-        .clone()
-        .or_else(|| split_image(&image).1.map(str::to_owned))
+    split_image(&image).1.map(str::to_owned)
 }
 
 /// Repository and tag. A colon before the last slash belongs to the registry's port.

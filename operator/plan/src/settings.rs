@@ -17,7 +17,7 @@ const RESERVED: [(&str, &str); 10] = [
     ("cluster.name", "it is the name of this object"),
     ("node.", "it is different for each pod"),
     ("http.address", "use spec.ports"),
-    ("grpc.address", "use spec.ports"),
+    ("grpc.address", "the operator knows where nodes find each other"),
     ("mysql.address", "use spec.ports"),
     ("postgres.address", "use spec.ports"),
     ("metasrv.addresses", "the operator knows them"),
@@ -69,8 +69,13 @@ impl Settings {
     fn add_common(&mut self, cluster: &GreptimeCluster, role: Role) {
         self.set("cluster.name", names::name(cluster));
         self.set("http.address", listen(role.http_port(cluster)));
-        self.set("grpc.address", listen(role.grpc_port(cluster)));
-        self.set("metasrv.addresses", names::metasrv_addresses(cluster));
+        if let Some(port) = role.grpc_port() {
+            self.set("grpc.address", listen(port));
+        }
+        // Not for metasrv itself, which does not read them: one more would restart all the others.
+        if role != Role::Metasrv {
+            self.set("metasrv.addresses", names::metasrv_addresses(cluster));
+        }
         self.set("log.format", "json");
     }
 

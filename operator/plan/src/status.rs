@@ -109,7 +109,6 @@ fn endpoints(cluster: &GreptimeCluster) -> EndpointsStatus {
     let ports = &cluster.spec.ports;
     EndpointsStatus {
         http: format!("{host}:{}", ports.http()),
-        grpc: format!("{host}:{}", ports.grpc()),
         mysql: format!("{host}:{}", ports.mysql()),
         postgres: format!("{host}:{}", ports.postgres()),
     }

@@ -106,7 +106,6 @@ fn ports(cluster: &GreptimeCluster, problems: &mut Vec<String>) {
     let ports = &cluster.spec.ports;
     let named = [
         ("http", ports.http()),
-        ("grpc", ports.grpc()),
         ("mysql", ports.mysql()),
         ("postgres", ports.postgres()),
     ];

@@ -24,12 +24,16 @@ use crate::settings::{CONFIG_DIR, CONFIG_FILE, DATA_DIR, mount_dir};
 pub const DATA_VOLUME: &str = "data";
 /// User and group of the image's `nonroot`.
 const NON_ROOT: i64 = 65532;
-/// Handing over leaders and flushing takes the program at most 30 s; the rest is for a slow node.
+/// Each server of a program lets the requests that run end, for at most 25 s, and a metasrv gives its lease back. A
+/// datanode flushes nothing: what it acknowledged is in the log on disk, so that a kill after this loses nothing.
 const GRACE_SECONDS: i64 = 60;
 /// Until every node has heard that a frontend goes away, connections still arrive there.
 const FRONTEND_LINGER_SECONDS: i64 = 3;
-/// The program answers `/livez` before it replays its log, so this only covers a very slow start.
+/// metasrv and frontends answer `/livez` at once, also while they wait for others.
 const STARTUP_SECONDS: i32 = 300;
+/// A datanode answers only after it has read its whole log: about 1 GiB with the default settings, many times that on
+/// a node that is given much memory. A start that is cut off begins again, and would never end.
+const DATANODE_STARTUP_SECONDS: i32 = 1800;
 
 pub fn pod_template(cluster: &GreptimeCluster, role: Role, image: String) -> PodTemplateSpec {
     let container = container(cluster, role, image);
@@ -150,6 +154,10 @@ fn container(cluster: &GreptimeCluster, role: Role, image: String) -> Container 
     };
     let probe =
         |path, period, timeout, failures| probe(role.http_port(cluster), path, [period, timeout, failures]);
+    let startup = match role {
+        Role::Datanode => DATANODE_STARTUP_SECONDS,
+        Role::Metasrv | Role::Frontend => STARTUP_SECONDS,
+    };
     Container {
         name: role.as_str().to_owned(),
         image: Some(image),
@@ -162,7 +170,7 @@ fn container(cluster: &GreptimeCluster, role: Role, image: String) -> Container 
         ports: Some(ports.collect()),
         resources: Some(resources(cluster, role)),
         volume_mounts: Some(mounts(cluster, role)),
-        startup_probe: Some(probe("/livez", 1, 2, STARTUP_SECONDS)),
+        startup_probe: Some(probe("/livez", 1, 2, startup)),
         readiness_probe: Some(probe("/readyz", 1, 2, 3)),
         // A minute of silence: a restart heals only a loop that hangs, and costs more than a slow answer.
         liveness_probe: Some(probe("/livez", 10, 5, 6)),
@@ -189,7 +197,9 @@ fn probe(port: i32, path: &str, [period, timeout, failures]: [i32; 3]) -> Probe 
 }
 
 fn environment(cluster: &GreptimeCluster, role: Role) -> Vec<EnvVar> {
-    let advertise = format!("$(POD_IP):{}", role.grpc_port(cluster));
+    // A frontend is dialed by nobody; what it says of itself is for people.
+    let port = role.grpc_port().unwrap_or_else(|| role.http_port(cluster));
+    let advertise = format!("$(POD_IP):{port}");
     let mut environment = vec![
         // Before the variable that refers to it.
         from_field("POD_IP", "status.podIP"),
@@ -323,6 +333,18 @@ pub fn mounts(cluster: &GreptimeCluster, role: Role) -> Vec<VolumeMount> {
     mounts
 }
 
+/// What the program may use with its default settings, and room for what no setting counts.
+fn default_memory_limit(role: Role) -> &'static str {
+    match role {
+        Role::Metasrv => "512Mi",
+        // 512 MiB of `datanode.memtable_hard_limit` and 512 MiB of `datanode.query_memory`, and beside them flushes,
+        // requests and answers on their way, and the index of the log.
+        Role::Datanode => "2Gi",
+        // Queries 256 MiB, writes 128 MiB, requests that wait 64 MiB, and answers of up to 128 MiB each.
+        Role::Frontend => "1Gi",
+    }
+}
+
 /// The spec's amounts over small defaults. A default gives way where it would contradict what was asked for.
 pub fn resources(cluster: &GreptimeCluster, role: Role) -> ResourceRequirements {
     let wanted = role.spec(cluster).resources;
@@ -343,7 +365,7 @@ pub fn resources(cluster: &GreptimeCluster, role: Role) -> ResourceRequirements 
             .unwrap_or(default);
         requests.entry(name.to_owned()).or_insert(within);
     }
-    let default = Quantity(if role == Role::Metasrv { "512Mi" } else { "1Gi" }.to_owned());
+    let default = Quantity(default_memory_limit(role).to_owned());
     let enough = requests
         .get("memory")
         .filter(|request| lesser(&default, request))

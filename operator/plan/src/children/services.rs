@@ -18,10 +18,8 @@ pub fn of_role(cluster: &GreptimeCluster, role: Role) -> Vec<Service> {
 
 /// Ports of a role's container, by name.
 pub fn ports(cluster: &GreptimeCluster, role: Role) -> Vec<(&'static str, i32)> {
-    let mut ports = vec![
-        ("http", role.http_port(cluster)),
-        ("grpc", role.grpc_port(cluster)),
-    ];
+    let mut ports = vec![("http", role.http_port(cluster))];
+    ports.extend(role.grpc_port().map(|port| ("grpc", port)));
     if role == Role::Frontend {
         ports.push(("mysql", cluster.spec.ports.mysql()));
         ports.push(("postgres", cluster.spec.ports.postgres()));

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use greptime_operator_api::{DeletionPolicy, GreptimeCluster, Retention};
+use greptime_operator_api::{GreptimeCluster, Retention};
 use k8s_openapi::api::apps::v1::{
     StatefulSet, StatefulSetPersistentVolumeClaimRetentionPolicy, StatefulSetSpec, StatefulSetUpdateStrategy,
 };
@@ -101,19 +101,17 @@ fn claim(cluster: &GreptimeCluster, volume: &Volume) -> PersistentVolumeClaim {
     }
 }
 
-/// What the spec says of volumes; where it says nothing about deletion, as it says of all other data.
+/// What the spec itself says of volumes. Where it leaves them to the deletion policy, the operator deletes them when
+/// it destroys the cluster: a StatefulSet that somebody deletes by hand must not take them along, and the policy may
+/// still be changed while the pods stop.
 fn retention(cluster: &GreptimeCluster) -> StatefulSetPersistentVolumeClaimRetentionPolicy {
-    let text = |retention| match retention {
-        Retention::Retain => Some("Retain".to_owned()),
-        Retention::Delete => Some("Delete".to_owned()),
-    };
-    let by_policy = match cluster.spec.deletion_policy {
-        DeletionPolicy::Retain => Retention::Retain,
-        DeletionPolicy::Delete => Retention::Delete,
+    let text = |wanted: Option<Retention>| match wanted {
+        Some(Retention::Delete) => Some("Delete".to_owned()),
+        Some(Retention::Retain) | None => Some("Retain".to_owned()),
     };
     let wanted = &cluster.spec.datanode.retention;
     StatefulSetPersistentVolumeClaimRetentionPolicy {
-        when_scaled: text(wanted.when_scaled.unwrap_or(Retention::Retain)),
-        when_deleted: text(wanted.when_deleted.unwrap_or(by_policy)),
+        when_scaled: text(wanted.when_scaled),
+        when_deleted: text(wanted.when_deleted),
     }
 }

@@ -300,3 +300,24 @@ fn no_frontends_at_all_is_settled_but_not_available() {
     assert_eq!(told(&report, types::PROGRESSING), "False Settled");
     assert_eq!(told(&report, types::AVAILABLE), "False NoFrontend");
 }
+
+#[test]
+fn the_version_told_is_the_tag_of_the_image_that_runs() {
+    let cases = [
+        (None, None, Some("0.1.0")),
+        (Some("0.2.0"), None, Some("0.2.0")),
+        (Some("0.2.0"), Some("registry:5000/mine:7"), Some("7")),
+        (Some("0.2.0"), Some("registry:5000/mine@sha256:ab"), None),
+    ];
+    for (version, image, expected) in cases {
+        let mut spec = minimal();
+        spec["version"] = json!(version);
+        spec["image"] = json!(image);
+        let (_, report) = World::new(spec).plan();
+        assert_eq!(
+            report.status.version.as_deref(),
+            expected,
+            "{version:?} {image:?}"
+        );
+    }
+}

@@ -3,6 +3,7 @@
 mod conditions;
 mod golden;
 mod never_lower;
+mod pods;
 mod purity;
 mod refusals;
 mod support;

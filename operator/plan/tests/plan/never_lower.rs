@@ -1,8 +1,8 @@
 //! Until datanodes can be drained, the StatefulSet of the datanodes is never lowered.
 
-use greptime_operator_plan::{Fact, Role, condition_types as types};
+use greptime_operator_plan::{Fact, PlannedEvent, Role, condition_types as types};
 use proptest::prelude::*;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::{World, condition, datanodes, healthy, minimal, region, stateful_set, told};
 
@@ -176,25 +176,96 @@ fn more_datanodes_are_simply_made() {
 }
 
 #[test]
-fn volumes_keep_their_size_and_class_and_the_condition_says_so() {
+fn a_statefulset_raised_by_hand_stays_raised_and_is_told_as_blocked() {
     let mut world = World::settled(minimal());
-    world.edit(|spec| spec["datanode"]["storage"] = json!({"size": "20Gi", "storageClassName": "fast"}));
+    world.live_mut(Role::Datanode).spec.replicas = Some(5);
     let (plan, report) = world.plan();
-    let planned = &stateful_set(&plan, Role::Datanode)
-        .unwrap()
-        .spec
-        .volume_claim_templates;
-    assert_eq!(
-        planned,
-        &world.live_mut(Role::Datanode).spec.volume_claim_templates
+    assert_eq!(datanodes(&plan), Some(5));
+    assert_eq!(told(&report, types::SCALE_IN_BLOCKED), "True DrainNotSupported");
+    let message = &condition(&report, types::SCALE_IN_BLOCKED).message;
+    assert!(
+        message.contains("3 datanodes are asked for, 5 are kept"),
+        "{message}"
     );
-    assert_eq!(
-        told(&report, types::STORAGE_CHANGE_BLOCKED),
-        "True ResizeNotSupported"
-    );
+}
+
+/// What a spec begins with, what is asked for later, and what the volumes have.
+fn storage_changes() -> Vec<(Value, Value, &'static str)> {
+    let classed = json!({"size": "100Gi", "storageClassName": "fast"});
+    vec![
+        (json!({}), json!({"size": "20Gi"}), "volumes have 10Gi:"),
+        (json!({}), json!({"size": "5Gi"}), "volumes have 10Gi:"),
+        (
+            json!({}),
+            json!({"storageClassName": "fast"}),
+            "volumes have 10Gi:",
+        ),
+        (
+            classed.clone(),
+            json!({"size": "100Gi"}),
+            "volumes have 100Gi of class fast:",
+        ),
+        (classed, json!({}), "volumes have 100Gi of class fast:"),
+    ]
+}
+
+#[test]
+fn volumes_keep_their_size_and_class_and_the_condition_says_so_until_the_spec_is_set_back() {
+    for (first, asked, said) in storage_changes() {
+        let mut spec = minimal();
+        spec["datanode"] = json!({"storage": first});
+        let mut world = World::settled(spec);
+        let before = world.live_mut(Role::Datanode).spec.clone();
+        world.edit(|spec| spec["datanode"]["storage"] = asked.clone());
+        let (plan, report) = world.reconcile();
+        assert_eq!(
+            stateful_set(&plan, Role::Datanode).unwrap().spec,
+            before,
+            "{asked}"
+        );
+        assert_eq!(
+            told(&report, types::STORAGE_CHANGE_BLOCKED),
+            "True ResizeNotSupported"
+        );
+        let message = &condition(&report, types::STORAGE_CHANGE_BLOCKED).message;
+        assert!(message.contains(said), "{message}");
+        world.edit(|spec| spec["datanode"]["storage"] = first.clone());
+        let (_, report) = world.reconcile();
+        assert_eq!(told(&report, types::STORAGE_CHANGE_BLOCKED), "False NotAsked");
+        let unblocked = |event: &PlannedEvent| event.reason == "StorageChangeUnblocked";
+        assert!(report.events.iter().any(unblocked));
+    }
+}
+
+#[test]
+fn a_size_may_be_written_in_another_way() {
+    let mut world = World::settled(minimal());
     world.edit(|spec| spec["datanode"]["storage"] = json!({"size": "10240Mi"}));
     assert_eq!(
         told(&world.plan().1, types::STORAGE_CHANGE_BLOCKED),
         "False NotAsked"
     );
+}
+
+#[test]
+fn a_statefulset_takes_its_volumes_along_only_if_the_spec_itself_says_so() {
+    let cases = [
+        ("Delete", json!({}), "Retain"),
+        ("Delete", json!({"whenDeleted": "Retain"}), "Retain"),
+        ("Delete", json!({"whenDeleted": "Delete"}), "Delete"),
+        ("Retain", json!({"whenDeleted": "Delete"}), "Delete"),
+    ];
+    for (policy, retention, expected) in cases {
+        let mut spec = minimal();
+        spec["deletionPolicy"] = json!(policy);
+        spec["datanode"] = json!({"retention": retention});
+        let (plan, _) = World::new(spec).plan();
+        let set = stateful_set(&plan, Role::Datanode).unwrap();
+        let rendered = set.spec.persistent_volume_claim_retention_policy.clone().unwrap();
+        assert_eq!(
+            rendered.when_deleted.as_deref(),
+            Some(expected),
+            "{policy} {retention}"
+        );
+    }
 }
