@@ -73,11 +73,11 @@ generate: build ## Writes the generated files: CRD and manifests
 	scripts/generate
 
 .PHONY: build
-build:
+build: ## Builds the programs and the tests
 	cargo build --locked $(CARGO_ALL) --bins --tests
 
 .PHONY: packages
-packages:
+packages: ## Installs the Debian packages that are missing
 	e2e/kubernetes/install-packages.sh
 
 .PHONY: tools
