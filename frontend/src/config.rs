@@ -20,7 +20,8 @@ pub struct FrontendConfig {
     /// For a connection to a datanode. Short: a pod that is gone does not refuse, it is silent.
     #[serde(with = "greptime_settings::duration")]
     pub connect_timeout: Duration,
-    /// Memory of all running queries; beyond it they spill, and what cannot spill fails.
+    /// Memory of all running queries and of the answers that are held for HTTP; beyond it they spill, and what
+    /// cannot spill fails.
     #[serde(with = "greptime_settings::size")]
     pub query_memory: u64,
     /// Where queries spill; the system's temporary directory if absent.
@@ -41,7 +42,8 @@ pub struct FrontendConfig {
     /// Largest HTTP body, also after it was uncompressed.
     #[serde(with = "greptime_settings::size")]
     pub max_body: u64,
-    /// Rows that one MySQL or HTTP answer may hold in memory; PostgreSQL and CSV stream.
+    /// Largest answer of HTTP as JSON or as a drawn table, which are held in memory until they are complete; CSV,
+    /// MySQL and PostgreSQL stream.
     #[serde(with = "greptime_settings::size")]
     pub max_result: u64,
     /// Regions of `greptime_physical_table` when Prometheus first writes to a database.

@@ -17,6 +17,7 @@ use crate::ingest::Ingestor;
 use crate::ingest::auto::AutoSchema;
 use crate::metrics::FrontendMetrics;
 use crate::query::Engine;
+use crate::query::memory::AnswerSpace;
 use crate::route::hold::HoldPolicy;
 use crate::route::ids::RequestIds;
 use crate::route::session::{FrontendSession, Identity};
@@ -123,6 +124,11 @@ impl Frontend {
     /// Whether the catalog and the routes have been received; stays so.
     pub fn is_ready(&self) -> bool {
         self.readiness.is_ready()
+    }
+
+    /// Room for an answer that is held in memory until it is complete.
+    pub(crate) fn answer_space(&self) -> AnswerSpace {
+        self.executor.engine.answer_space(self.config.max_result)
     }
 
     /// Ends the session with metasrv. Servers are ended by their own shutdown futures.

@@ -42,7 +42,7 @@ pub fn cell_of(expr: &ast::Expr) -> Option<Cell> {
 }
 
 pub fn bytes_of_hex(digits: &str) -> Option<Vec<u8>> {
-    if !digits.is_ascii() || digits.len() % 2 != 0 {
+    if !digits.is_ascii() || !digits.len().is_multiple_of(2) {
         return None;
     }
     (0..digits.len())

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use datafusion::arrow::array::RecordBatch;
+use datafusion::common::SchemaError;
 use datafusion::error::DataFusionError;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::context::SQLOptions;
-use datafusion::execution::memory_pool::FairSpillPool;
+use datafusion::execution::memory_pool::MemoryConsumer;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::LogicalPlan;
@@ -23,15 +24,18 @@ use greptime_proto::transport::MetaLink;
 use greptime_query::{from_datafusion, into_datafusion};
 use greptime_types::{Error, Result};
 
+use super::bounds::BoundMemory;
+use super::cast_names::name_casts;
 use super::catalog::{Databases, VIRTUAL_DATABASES};
 use super::exec::QueryDeadline;
 use super::functions::{Variables, session_functions};
+use super::memory::{AnswerSpace, QueryPool, explain};
 use super::metric::MetricTables;
 use super::pushdown::PushToRegions;
 use super::time_literals::TimeLiterals;
 use crate::config::FrontendConfig;
 use crate::route::{Catalog, Deadline, Router};
-use crate::sql::CATALOG;
+use crate::sql::{CATALOG, unknown_column};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
@@ -64,12 +68,13 @@ pub struct Engine {
     pub link: Arc<dyn MetaLink>,
     pub metrics: MetricTables,
     base: SessionState,
+    spill_limit: u64,
 }
 
 impl Engine {
     pub fn new(config: &FrontendConfig, router: Arc<Router>, link: Arc<dyn MetaLink>) -> Result<Arc<Self>> {
         let mut runtime = RuntimeEnvBuilder::new()
-            .with_memory_pool(Arc::new(FairSpillPool::new(config.query_memory as usize)))
+            .with_memory_pool(Arc::new(QueryPool::new(config.query_memory)))
             .with_max_temp_directory_size(config.spill_limit);
         if let Some(dir) = &config.spill_dir {
             runtime = runtime.with_temp_file_path(dir);
@@ -91,7 +96,14 @@ impl Engine {
             link,
             metrics: MetricTables::default(),
             base,
+            spill_limit: config.spill_limit,
         }))
+    }
+
+    /// Room in the memory of queries for an answer of at most `max` bytes.
+    pub fn answer_space(&self, max: u64) -> AnswerSpace {
+        let pool = &self.base.runtime_env().memory_pool;
+        AnswerSpace::new(MemoryConsumer::new("an answer").register(pool), max)
     }
 
     /// The names that a statement can use, in one state of the catalog.
@@ -129,12 +141,14 @@ impl Engine {
         let catalog = self.router.view.catalog();
         expect_database(&catalog, &session.database)?;
         let state = self.state(session, deadline);
-        let statement = DataFusionStatement::Statement(Box::new(statement.clone()));
+        let mut statement = statement.clone();
+        name_casts(&mut statement);
+        let statement = DataFusionStatement::Statement(Box::new(statement));
         let planning = state.statement_to_plan(statement);
         let plan = tokio::time::timeout(self.router.time_left(deadline), planning)
             .await
             .map_err(|_| Error::deadline("the query could not be planned within its deadline"))?
-            .map_err(|e| table_not_found(from_datafusion(&e)))?;
+            .map_err(|e| column_not_found(&e).unwrap_or_else(|| table_not_found(from_datafusion(&e))))?;
         let read_only = SQLOptions::new()
             .with_allow_ddl(false)
             .with_allow_dml(false)
@@ -145,6 +159,7 @@ impl Engine {
             plan,
             router: Arc::clone(&self.router),
             deadline,
+            spill_limit: self.spill_limit,
         })
     }
 
@@ -180,7 +195,9 @@ fn optimizer_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
         .unwrap_or(0);
     rules.insert(dealing, Arc::new(PushToRegions::Whole));
     // The last rule only checks.
-    rules.insert(rules.len().saturating_sub(1), Arc::new(PushToRegions::Parts));
+    let end = rules.len().saturating_sub(1);
+    rules.insert(end, Arc::new(PushToRegions::Parts));
+    rules.insert(end + 1, Arc::new(BoundMemory));
     rules
 }
 
@@ -200,6 +217,8 @@ fn session_config(config: &FrontendConfig) -> SessionConfig {
     options.optimizer.enable_topk_dynamic_filter_pushdown = false;
     options.optimizer.enable_join_dynamic_filter_pushdown = false;
     options.optimizer.enable_aggregate_dynamic_filter_pushdown = false;
+    // An aggregate that keeps the first n groups makes room for all n of them at once, however large n is.
+    options.optimizer.enable_topk_aggregation = false;
     // Types of columns are Arrow's plain strings everywhere.
     options.sql_parser.map_string_types_to_utf8view = false;
     // Small pools must be able to sort; the default keeps ten megabytes per stream.
@@ -214,6 +233,28 @@ pub fn expect_database(catalog: &Catalog, name: &str) -> Result<()> {
         return Ok(());
     }
     Err(Error::not_found(format!("database `{name}` does not exist")))
+}
+
+/// DataFusion's own words for a column that is missing advise a setting that does not exist here.
+fn column_not_found(error: &DataFusionError) -> Option<Error> {
+    let DataFusionError::SchemaError(error, _) = error.find_root() else {
+        return None;
+    };
+    let SchemaError::FieldNotFound { field, valid_fields } = error.as_ref() else {
+        return None;
+    };
+    let one_table = valid_fields.windows(2).all(|c| c[0].relation == c[1].relation);
+    let mut known = Vec::new();
+    for column in valid_fields {
+        let name = match one_table {
+            true => column.name.clone(),
+            false => column.flat_name(),
+        };
+        if !known.contains(&name) {
+            known.push(name);
+        }
+    }
+    Some(unknown_column(&field.flat_name(), "", &known))
 }
 
 /// DataFusion says in words only that a table is missing.
@@ -231,6 +272,7 @@ pub struct Planned {
     pub plan: LogicalPlan,
     router: Arc<Router>,
     deadline: Deadline,
+    spill_limit: u64,
 }
 
 impl Planned {
@@ -242,7 +284,12 @@ impl Planned {
             .await
             .map_err(|e| from_datafusion(&e))?;
         let rows = execute_stream(physical, self.state.task_ctx()).map_err(|e| from_datafusion(&e))?;
-        Ok(until(self.router, self.deadline, rows))
+        let spill_limit = self.spill_limit;
+        let rows = RecordBatchStreamAdapter::new(
+            rows.schema(),
+            rows.map_err(move |error| explain(error, spill_limit)),
+        );
+        Ok(until(self.router, self.deadline, Box::pin(rows)))
     }
 }
 

@@ -3,11 +3,12 @@
 use std::fmt;
 use std::sync::Arc;
 
-use datafusion::arrow::array::{RecordBatch, RecordBatchOptions};
+use datafusion::arrow::array::{Array, RecordBatch, RecordBatchOptions};
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{internal_err, plan_err};
 use datafusion::error::Result;
+use datafusion::execution::memory_pool::MemoryConsumer;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_plan::execution_plan::{
@@ -195,11 +196,15 @@ impl ExecutionPlan for RegionQueryExec {
         let schema = self.schema();
         let metrics = BaselineMetrics::new(&self.metrics, partition);
         let expected = Arc::clone(&schema);
+        let arrived = MemoryConsumer::new(format!("rows of region {region}")).register(context.memory_pool());
         let rows = async move {
             let rows = router.query(query, deadline.0).await.map_err(into_datafusion)?;
             Ok::<_, datafusion::error::DataFusionError>(rows.map(move |batch| {
                 let batch = as_expected(&expected, batch?)?;
                 metrics.record_output(batch.num_rows());
+                // It is here whether there is room or not, so that it is counted and not asked for: those who can
+                // spill give way to it. There is one batch of each region; the next one is awaited.
+                arrived.resize(size_of_rows(&batch));
                 Ok(batch)
             }))
         };
@@ -210,6 +215,18 @@ impl ExecutionPlan for RegionQueryExec {
     fn metrics(&self) -> Option<MetricsSet> {
         Some(self.metrics.clone_inner())
     }
+}
+
+/// Only the rows' own part, where buffers are shared with other batches.
+fn size_of_rows(batch: &RecordBatch) -> usize {
+    let sizes = batch.columns().iter();
+    sizes
+        .map(|c| {
+            c.to_data()
+                .get_slice_memory_size()
+                .unwrap_or_else(|_| c.get_array_memory_size())
+        })
+        .sum()
 }
 
 /// The batch under our own schema: names and metadata may differ, types may not.

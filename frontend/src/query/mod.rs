@@ -2,13 +2,16 @@
 //!
 //! A table is a [`provider`] whose scan is one [`exec::RegionQueryExec`] over the regions that can have rows
 //! ([`pruning`]). The last rule of the optimizer ([`pushdown`]) moves whatever stands above it and can run beside
-//! a region into it; what is left runs here, within the memory pool.
+//! a region into it; what is left runs here, within the memory pool ([`memory`], [`bounds`]).
 
+pub mod bounds;
+mod cast_names;
 pub mod catalog;
 pub mod engine;
 pub mod exec;
 pub mod functions;
 pub mod information_schema;
+pub mod memory;
 pub mod metric;
 pub mod provider;
 pub mod pruning;

@@ -135,10 +135,9 @@ impl Definition {
         }
         let primary_key = self.primary_key.unwrap_or_default();
         for name in &primary_key {
-            if let Some(column) = self.columns.iter_mut().find(|c| c.name == *name) {
-                if column.semantic == Semantic::Field {
-                    column.semantic = Semantic::Tag;
-                }
+            let column = self.columns.iter_mut().find(|c| c.name == *name);
+            if let Some(column) = column.filter(|c| c.semantic == Semantic::Field) {
+                column.semantic = Semantic::Tag;
             }
         }
         TableSchema::new(self.columns, primary_key)

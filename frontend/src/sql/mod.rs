@@ -8,7 +8,7 @@ mod partition;
 mod show;
 mod types;
 
-pub use names::{CATALOG, TableName, fold, quoted};
+pub use names::{CATALOG, TableName, fold, listed, quoted, unknown_column};
 pub use parser::{Lexer, parse_statements};
 pub use partition::constant_of;
 pub use show::{Like, Show};

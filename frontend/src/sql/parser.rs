@@ -175,7 +175,7 @@ fn lower(statement: Ast) -> Result<Statement> {
         Ast::Rollback { .. } => Ok(Statement::Ignored("ROLLBACK")),
         Ast::Discard { .. } => Ok(Statement::Ignored("DISCARD ALL")),
         Ast::Deallocate { .. } => Ok(Statement::Ignored("DEALLOCATE")),
-        Ast::LockTables { .. } | Ast::UnlockTables { .. } | Ast::Flush { .. } => Ok(Statement::Ignored("OK")),
+        Ast::LockTables { .. } | Ast::UnlockTables | Ast::Flush { .. } => Ok(Statement::Ignored("OK")),
         other => {
             let text = other.to_string();
             let start: String = text.chars().take(40).collect();

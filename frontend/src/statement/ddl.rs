@@ -107,13 +107,12 @@ impl Executor {
         let catalog = self.router().view.catalog();
         let known = catalog.expect_table(database, &table.name)?;
         columns.iter().try_for_each(check_default)?;
-        if let Some(column) = columns.iter().find(|c| known.schema.column(&c.name).is_some()) {
-            if !if_not_exists {
-                let name = &column.name;
-                return Err(Error::already_exists(format!(
-                    "table `{table}` has a column `{name}` already"
-                )));
-            }
+        let there = columns.iter().find(|c| known.schema.column(&c.name).is_some());
+        if let Some(column) = there.filter(|_| !if_not_exists) {
+            let name = &column.name;
+            return Err(Error::already_exists(format!(
+                "table `{table}` has a column `{name}` already"
+            )));
         }
         // Checked here for the sake of the message; metasrv checks again.
         if known.schema.with_columns(columns)?.is_none() {

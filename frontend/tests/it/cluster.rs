@@ -25,6 +25,12 @@ pub const CREATE_CPU: &str = "CREATE TABLE cpu (host STRING, ts TIMESTAMP(3) TIM
      PRIMARY KEY (host)) PARTITION ON COLUMNS (host) (host < 'host_3', host >= 'host_3' AND host < 'host_6', \
      host >= 'host_6')";
 
+/// What an error of HTTP says.
+pub fn message_of(answer: &str) -> String {
+    let answer: Value = serde_json::from_str(answer).unwrap_or_else(|e| panic!("{e}: {answer}"));
+    answer["error"].as_str().unwrap().to_string()
+}
+
 impl Cluster {
     pub async fn start() -> Self {
         Self::with(|_| {}, None).await

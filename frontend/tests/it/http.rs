@@ -5,7 +5,7 @@ use axum::http::{Request, StatusCode};
 use base64::Engine;
 use serde_json::json;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, message_of};
 
 #[tokio::test]
 async fn the_answer_has_greptimedbs_shape() {
@@ -74,13 +74,17 @@ async fn rows_come_as_csv_and_as_a_drawing() {
 async fn an_oversized_body_is_a_413() {
     let cluster = Cluster::with(|c| c.max_body = 100, None).await;
     for uri in ["/v1/sql", "/v1/influxdb/write", "/v1/prometheus/write"] {
-        let (status, text) = cluster.post(uri, "x".repeat(101)).await;
-        assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE, "{uri}: {text}");
         // Without a declared length the limit is met while reading.
         let chunks = futures::stream::iter((0..20).map(|_| Ok::<_, std::io::Error>("0123456789")));
-        let (status, text) = cluster.post(uri, Body::from_stream(chunks)).await;
-        assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE, "{uri}: {text}");
-        assert!(text.contains("max_body"), "{text}");
+        for body in [Body::from("x".repeat(101)), Body::from_stream(chunks)] {
+            let (status, text) = cluster.post(uri, body).await;
+            assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE, "{uri}: {text}");
+            assert_eq!(
+                message_of(&text),
+                "the body is larger than 100 bytes (frontend.max_body); send smaller batches",
+                "{uri}"
+            );
+        }
     }
 }
 
@@ -88,8 +92,15 @@ async fn an_oversized_body_is_a_413() {
 async fn an_oversized_answer_is_refused_and_streams_as_csv() {
     let cluster = Cluster::with(|c| c.max_result = 1000, None).await;
     cluster.fill_cpu().await;
-    let (status, message) = cluster.error("SELECT * FROM cpu").await;
-    assert_eq!((status, message.contains("max_result")), (429, true), "{message}");
+    let message = "the answer is larger than 1000 bytes (frontend.max_result); use LIMIT, or format=csv, MySQL's or \
+                   PostgreSQL's protocol, which stream";
+    let expected = (429, message.to_string());
+    assert_eq!(cluster.error("SELECT * FROM cpu").await, expected);
+    // All answers of a request are held together.
+    let some = "SELECT * FROM cpu LIMIT 10; ".repeat(5);
+    assert_eq!(cluster.error(&some).await, expected);
+    let (status, text) = cluster.post("/v1/sql?format=table", "SELECT * FROM cpu").await;
+    assert_eq!((status.as_u16(), text.contains(message)), (429, true), "{text}");
     let (_, text) = cluster.post("/v1/sql?format=csv", "SELECT * FROM cpu").await;
     assert_eq!(text.lines().count(), 90);
 }
@@ -100,16 +111,13 @@ async fn a_wrong_password_is_a_401() {
     let users = dir.path().join("users");
     std::fs::write(&users, "greta=secret\n").unwrap();
     let cluster = Cluster::with(|_| {}, Some(users)).await;
-    let send = async |uri: &str, authorization: Option<String>| {
+    let answer = async |uri: &str, authorization: Option<String>| {
         let mut request = Request::post(uri);
         if let Some(value) = authorization {
             request = request.header("authorization", value);
         }
-        cluster
-            .request(request.body("SELECT 1".into()).unwrap())
-            .await
-            .0
-            .as_u16()
+        let (status, body) = cluster.request(request.body("SELECT 1".into()).unwrap()).await;
+        (status.as_u16(), String::from_utf8(body).unwrap())
     };
     let basic = |text: &str| {
         Some(format!(
@@ -117,22 +125,32 @@ async fn a_wrong_password_is_a_401() {
             base64::engine::general_purpose::STANDARD.encode(text)
         ))
     };
-    assert_eq!(send("/v1/sql", None).await, 401);
-    assert_eq!(send("/v1/sql", basic("greta:wrong")).await, 401);
-    assert_eq!(send("/v1/sql", basic("nobody:secret")).await, 401);
-    assert_eq!(send("/v1/sql", Some("Basic !".into())).await, 401);
-    assert_eq!(send("/v1/sql", basic("greta:secret")).await, 200);
-    assert_eq!(send("/v1/influxdb/write?u=greta&p=wrong", None).await, 401);
+    for (authorization, expected) in [
+        (None, "this server asks for a user name and a password"),
+        (basic("greta:wrong"), "wrong user name or password (user `greta`)"),
+        (
+            basic("nobody:secret"),
+            "wrong user name or password (user `nobody`)",
+        ),
+    ] {
+        let (status, text) = answer("/v1/sql", authorization).await;
+        assert_eq!((status, message_of(&text).as_str()), (401, expected));
+    }
+    assert_eq!(answer("/v1/sql", Some("Basic !".into())).await.0, 401);
+    assert_eq!(answer("/v1/sql", basic("greta:secret")).await.0, 200);
+    assert_eq!(answer("/v1/influxdb/write?u=greta&p=wrong", None).await.0, 401);
     assert_eq!(
-        send("/v1/influxdb/write?u=greta&p=secret", None).await,
+        answer("/v1/influxdb/write?u=greta&p=secret", None).await.0,
         400,
         "let in, but no line"
     );
     assert_eq!(
-        send("/v1/influxdb/write", Some("Token greta:secret".into())).await,
+        answer("/v1/influxdb/write", Some("Token greta:secret".into()))
+            .await
+            .0,
         400
     );
-    assert_eq!(send("/v1/prometheus/write", basic("greta:wrong")).await, 401);
+    assert_eq!(answer("/v1/prometheus/write", basic("greta:wrong")).await.0, 401);
     let ready = Request::get("/ready").body(Body::empty()).unwrap();
     assert_eq!(cluster.request(ready).await.0, StatusCode::OK);
     let ping = Request::get("/v1/influxdb/ping").body(Body::empty()).unwrap();

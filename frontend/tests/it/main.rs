@@ -5,6 +5,7 @@ mod fake;
 mod hold;
 mod http;
 mod ingest;
+mod memory;
 mod mysql;
 mod postgres;
 mod pushdown;

@@ -176,6 +176,168 @@ async fn wrong_rows_are_refused_naming_the_column() {
 }
 
 #[tokio::test]
+async fn what_is_wrong_is_said_word_by_word() {
+    let cluster = Cluster::with_cpu().await;
+    let create = |from: &str, to: &str| {
+        let other = CREATE_CPU.replace("TABLE cpu", "TABLE other");
+        assert!(other.contains(from));
+        other.replace(from, to)
+    };
+    for (sql, status, message) in [
+        (
+            create("host >= 'host_6')", "host > 'host_6')"),
+            400,
+            "partitions leave a gap: host = 'host_6' belongs to none",
+        ),
+        (
+            create("host < 'host_6'", "host <= 'host_6'"),
+            400,
+            "partitions overlap: host = 'host_6' belongs to `host >= 'host_3' AND host <= 'host_6'` and to `host \
+             >= 'host_6'`",
+        ),
+        (
+            create("PARTITION ON COLUMNS (host)", "PARTITION ON COLUMNS (rack)"),
+            400,
+            "PARTITION ON COLUMNS names `rack`, which is not a column",
+        ),
+        (CREATE_CPU.into(), 409, "table `public.cpu` exists already"),
+        (
+            "SELECT usge FROM cpu".into(),
+            400,
+            "column `usge` does not exist, did you mean `usage`? There are `host`, `ts`, `usage`, `n`",
+        ),
+        (
+            "SELECT a.hots FROM cpu a JOIN cpu b ON a.ts = b.ts".into(),
+            400,
+            "column `a.hots` does not exist, did you mean `a.host`? There are `a.host`, `a.ts`, `a.usage`, `a.n`, \
+             `b.host`, `b.ts`, `b.usage`, `b.n`",
+        ),
+        (
+            "SELECT temperature FROM cpu".into(),
+            400,
+            "column `temperature` does not exist; there are `host`, `ts`, `usage`, `n`",
+        ),
+        (
+            "INSERT INTO cpu (host, ts, usages) VALUES ('a', 0, 1)".into(),
+            400,
+            "column `usages` does not exist in public.cpu, did you mean `usage`? There are `host`, `ts`, `usage`, \
+             `n`",
+        ),
+        (
+            "INSERT INTO cpu (host, ts, ts) VALUES ('a', 0, 1)".into(),
+            400,
+            "column `ts` of public.cpu is named twice; name each column once",
+        ),
+        (
+            "INSERT INTO cpu (host, ts) VALUES ('a', 0), ('b')".into(),
+            400,
+            "row 2 has 1 values, INSERT INTO public.cpu (`host`, `ts`) takes 2; write one value for each column",
+        ),
+        (
+            "INSERT INTO cpu (host, usage) VALUES ('a', 1)".into(),
+            400,
+            "column `ts` of public.cpu must have a value; name it in the column list of INSERT",
+        ),
+        (
+            "INSERT INTO cpu VALUES ('a', 0, 1, 1), ('a', 1, 'high', 1)".into(),
+            400,
+            "column `usage`, row 2: 'high' is not DOUBLE",
+        ),
+        (
+            "INSERT INTO cpu VALUES ('a', 0, 1, 1.5)".into(),
+            400,
+            "column `n`, row 1: 1.5 is not BIGINT",
+        ),
+        (
+            "INSERT INTO cpu VALUES ('a', 'soon', 1, 1)".into(),
+            400,
+            "column `ts`, row 1: 'soon' is not TIMESTAMP(3)",
+        ),
+        (
+            "INSERT INTO cpu VALUES ('a', NULL, 1, 1)".into(),
+            400,
+            "column `ts`, row 1: cannot be NULL",
+        ),
+    ] {
+        let expected = (status, message.to_string());
+        assert_eq!(cluster.error(&sql).await, expected, "{sql}");
+    }
+    assert_eq!(cluster.sql("SELECT count(*) FROM cpu").await, json!([[90]]));
+}
+
+#[tokio::test]
+async fn a_select_that_does_not_fit_its_table_is_refused_naming_the_target() {
+    let cluster = Cluster::with_cpu().await;
+    for (sql, message) in [
+        (
+            "INSERT INTO cpu (ts, ts) SELECT ts, ts FROM cpu",
+            "column `ts` of public.cpu is named twice; name each column once",
+        ),
+        (
+            "INSERT INTO cpu (host, time) SELECT host, ts FROM cpu",
+            "column `time` does not exist in public.cpu; there are `host`, `ts`, `usage`, `n`",
+        ),
+        (
+            "INSERT INTO cpu (host, usage) SELECT host, usage FROM cpu",
+            "column `ts` of public.cpu must have a value; name it in the column list of INSERT",
+        ),
+        (
+            "INSERT INTO cpu SELECT host, ts FROM cpu",
+            "the SELECT gives 2 columns, INSERT INTO public.cpu (`host`, `ts`, `usage`, `n`) takes 4: nothing is \
+             left for `usage`, `n`; select a value for each column, or name fewer",
+        ),
+        (
+            "INSERT INTO cpu (host, ts) SELECT host, ts, usage FROM cpu",
+            "the SELECT gives 3 columns, INSERT INTO public.cpu (`host`, `ts`) takes 2: nothing takes `usage`; \
+             name a column for each value, or select fewer",
+        ),
+        (
+            "INSERT INTO cpu (host, ts, usage, n) SELECT host, ts, n, n FROM cpu",
+            "INSERT INTO public.cpu (`host`, `ts`, `usage`, `n`) takes 4, and two values of the SELECT have the \
+             same name; name each one after its column: SELECT … AS \"host\", … AS \"ts\", … AS \"usage\", … AS \
+             \"n\"",
+        ),
+        (
+            "INSERT INTO cpu (host, ts, n) SELECT host, ts, host AS name FROM cpu",
+            "column `n` of public.cpu is BIGINT, the SELECT gives `name` for it, which is STRING; write CAST(… AS \
+             BIGINT)",
+        ),
+        (
+            "INSERT INTO cpu (host, ts) SELECT n, ts FROM cpu",
+            "column `host` of public.cpu is STRING, the SELECT gives `n` for it, which is BIGINT; write CAST(… AS \
+             STRING)",
+        ),
+        // The types are looked at also where there is no row.
+        (
+            "INSERT INTO cpu (host, ts) SELECT host, usage FROM cpu WHERE host = 'nobody'",
+            "column `ts` of public.cpu is TIMESTAMP(3), the SELECT gives `usage` for it, which is DOUBLE; write \
+             CAST(… AS TIMESTAMP(3))",
+        ),
+        (
+            "INSERT INTO cpu (host, ts) SELECT host, CASE WHEN n < 5 THEN ts END AS ts FROM cpu",
+            "column `ts` of public.cpu cannot be NULL; leave such rows out of the SELECT",
+        ),
+        (
+            "INSERT INTO cpu (host, ts) SELECT host, nosuch FROM cpu",
+            "column `nosuch` does not exist; there are `host`, `ts`, `usage`, `n`",
+        ),
+    ] {
+        let expected = (400, message.to_string());
+        assert_eq!(cluster.error(sql).await, expected, "{sql}");
+    }
+    assert_eq!(cluster.sql("SELECT count(*) FROM cpu").await, json!([[90]]));
+    let copied = "INSERT INTO cpu (host, ts, usage, n) SELECT concat('copy_', host), ts, n AS usage, n FROM cpu \
+                  WHERE n < 9";
+    assert_eq!(cluster.sql(copied).await, json!(9));
+    assert_eq!(
+        cluster
+            .sql("SELECT count(*), sum(usage) FROM cpu WHERE host LIKE 'copy%'")
+            .await,
+        json!([[9, 36.0]])
+    );
+}
+
+#[tokio::test]
 async fn wrong_tables_are_refused_with_a_reason() {
     let cluster = Cluster::with_cpu().await;
     let (status, message) = cluster.error(CREATE_CPU).await;

@@ -7,17 +7,28 @@ use datafusion::arrow::datatypes::{
     UInt8Type, UInt16Type, UInt32Type, UInt64Type,
 };
 use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
+use datafusion::common::utils::memory::RecordBatchMemoryCounter;
 use datafusion::execution::SendableRecordBatchStream;
 use futures::TryStreamExt;
 use greptime_query::from_datafusion;
 use greptime_types::{Error, Result};
 
-/// `{"records":{"schema":…,"rows":[[…],…],"total_rows":n}}`, as long as the rows fit `max` bytes.
-pub async fn write_records(out: &mut Vec<u8>, mut rows: SendableRecordBatchStream, max: usize) -> Result<()> {
+use crate::query::memory::AnswerSpace;
+
+/// Drawing a table takes about so much for a cell on top of its text, and the text several times.
+const DRAWN_CELL: usize = 256;
+const DRAWN_COPIES: usize = 4;
+
+/// `{"records":{"schema":…,"rows":[[…],…],"total_rows":n}}`, as long as there is space for what is in `out`.
+pub async fn write_records(
+    out: &mut Vec<u8>,
+    mut rows: SendableRecordBatchStream,
+    space: &AnswerSpace,
+) -> Result<()> {
     out.extend(b"{\"records\":{\"schema\":");
     write_schema(out, &rows.schema());
     out.extend(b",\"rows\":[");
-    let (mut total, start) = (0, out.len());
+    let mut total = 0;
     while let Some(batch) = rows.try_next().await.map_err(|e| from_datafusion(&e))? {
         let columns = batch
             .columns()
@@ -34,32 +45,25 @@ pub async fn write_records(out: &mut Vec<u8>, mut rows: SendableRecordBatchStrea
             }
             out.push(b']');
             total += 1;
+            space.hold(out.len(), out.capacity())?;
         }
-        check_size(out.len() - start, max)?;
     }
     out.extend(format!("],\"total_rows\":{total}}}}}").bytes());
     Ok(())
 }
 
-/// All rows, as long as they fit `max` bytes.
-pub async fn collect(mut rows: SendableRecordBatchStream, max: usize) -> Result<Vec<RecordBatch>> {
-    let (mut batches, mut size) = (Vec::new(), 0);
+/// All rows of a table that is to be drawn, as long as there is space for it.
+pub async fn collect(mut rows: SendableRecordBatchStream, space: &AnswerSpace) -> Result<Vec<RecordBatch>> {
+    let (mut batches, mut counter) = (Vec::new(), RecordBatchMemoryCounter::new());
+    let mut cells = 0;
     while let Some(batch) = rows.try_next().await.map_err(|e| from_datafusion(&e))? {
-        size += batch.get_array_memory_size();
-        check_size(size, max)?;
+        counter.count_batch(&batch);
+        cells += batch.num_rows() * batch.num_columns();
+        let length = counter.memory_usage();
+        space.hold(length, length * DRAWN_COPIES + cells * DRAWN_CELL)?;
         batches.push(batch);
     }
     Ok(batches)
-}
-
-fn check_size(size: usize, max: usize) -> Result<()> {
-    if size > max {
-        return Err(Error::exhausted(format!(
-            "the answer is larger than {max} bytes (frontend.max_result); use LIMIT, format=csv or PostgreSQL's \
-             protocol, which stream"
-        )));
-    }
-    Ok(())
 }
 
 fn write_schema(out: &mut Vec<u8>, schema: &SchemaRef) {

@@ -17,6 +17,7 @@ use serde::Deserialize;
 use super::auth::User;
 use super::{Failure, json, read_body};
 use crate::frontend::Frontend;
+use crate::query::memory::AnswerSpace;
 use crate::query::{Protocol, Session};
 use crate::sql::{Lexer, Statement, parse_statements};
 use crate::statement::Output;
@@ -137,22 +138,44 @@ async fn answer(frontend: &Arc<Frontend>, params: SqlParams, user: User, headers
 
 /// The answer to all statements of a request.
 enum Answer {
-    Json(Vec<u8>),
+    Json(Held),
+    Whole(Held),
     Stream { content_type: &'static str, body: Body },
 }
+
+/// Bytes that count as memory of queries until they have been sent.
+struct Held {
+    text: Vec<u8>,
+    _space: AnswerSpace,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.text
+    }
+}
+
+impl From<Held> for Body {
+    fn from(held: Held) -> Self {
+        Self::from(Bytes::from_owner(held))
+    }
+}
+
+const PLAIN_TEXT: &str = "text/plain; charset=utf-8";
 
 impl Answer {
     fn into_response(self, took_ms: u128) -> Response {
         match self {
-            Self::Json(outputs) => {
-                let mut text = b"{\"code\":0,\"output\":[".to_vec();
-                text.extend(outputs);
-                text.extend(format!("],\"execution_time_ms\":{took_ms}}}").bytes());
+            Self::Json(mut held) => {
+                held.text
+                    .extend(format!("],\"execution_time_ms\":{took_ms}}}").bytes());
                 let took = header::HeaderValue::from(u64::try_from(took_ms).unwrap_or(u64::MAX));
-                let mut response = ([(header::CONTENT_TYPE, "application/json")], text).into_response();
+                let content_type = [(header::CONTENT_TYPE, "application/json")];
+                let mut response = (content_type, Body::from(held)).into_response();
                 response.headers_mut().insert("x-greptime-execution-time", took);
                 response
             }
+            Self::Whole(held) => ([(header::CONTENT_TYPE, PLAIN_TEXT)], Body::from(held)).into_response(),
             Self::Stream { content_type, body } => {
                 ([(header::CONTENT_TYPE, content_type)], body).into_response()
             }
@@ -172,21 +195,19 @@ async fn run(frontend: &Arc<Frontend>, params: &SqlParams, mut session: Session)
     }
     match format {
         Format::Json => {
-            let mut outputs = Vec::new();
+            let space = frontend.answer_space();
+            let mut text = b"{\"code\":0,\"output\":[".to_vec();
             for (number, statement) in statements.iter().enumerate() {
                 if number > 0 {
-                    outputs.push(b',');
+                    text.push(b',');
                 }
                 match execute(frontend, &mut session, statement).await? {
-                    Output::Rows(rows) => {
-                        let max = frontend.config.max_result as usize;
-                        json::write_records(&mut outputs, rows, max).await?;
-                    }
-                    Output::Affected(rows) => outputs.extend(format!("{{\"affectedrows\":{rows}}}").bytes()),
-                    Output::Database(_) => outputs.extend(b"{\"affectedrows\":0}"),
+                    Output::Rows(rows) => json::write_records(&mut text, rows, &space).await?,
+                    Output::Affected(rows) => text.extend(format!("{{\"affectedrows\":{rows}}}").bytes()),
+                    Output::Database(_) => text.extend(b"{\"affectedrows\":0}"),
                 }
             }
-            Ok(Answer::Json(outputs))
+            Ok(Answer::Json(Held { text, _space: space }))
         }
         Format::Csv { .. } | Format::Table => {
             let mut last = Output::Affected(0);
@@ -195,7 +216,7 @@ async fn run(frontend: &Arc<Frontend>, params: &SqlParams, mut session: Session)
             }
             match (last, format) {
                 (Output::Rows(rows), Format::Csv { names }) => csv(rows, names).await,
-                (Output::Rows(rows), _) => drawn(rows, frontend.config.max_result as usize).await,
+                (Output::Rows(rows), _) => drawn(rows, frontend.answer_space()).await,
                 (Output::Affected(rows), _) => Ok(plain(format!("{rows}\n"))),
                 (Output::Database(_), _) => Ok(plain(String::new())),
             }
@@ -213,7 +234,7 @@ async fn execute(frontend: &Frontend, session: &mut Session, statement: &Stateme
 
 fn plain(text: String) -> Answer {
     Answer::Stream {
-        content_type: "text/plain; charset=utf-8",
+        content_type: PLAIN_TEXT,
         body: Body::from(text),
     }
 }
@@ -249,12 +270,15 @@ fn csv_text(batch: &RecordBatch, header: bool) -> Result<Bytes> {
     Ok(text.into())
 }
 
-async fn drawn(rows: SendableRecordBatchStream, max: usize) -> Result<Answer> {
+async fn drawn(rows: SendableRecordBatchStream, space: AnswerSpace) -> Result<Answer> {
     let schema = rows.schema();
-    let mut batches = json::collect(rows, max).await?;
+    let mut batches = json::collect(rows, &space).await?;
     if batches.is_empty() {
         batches.push(RecordBatch::new_empty(schema));
     }
     let text = pretty_format_batches(&batches).map_err(|e| Error::internal(e.to_string()))?;
-    Ok(plain(format!("{text}\n")))
+    Ok(Answer::Whole(Held {
+        text: format!("{text}\n").into_bytes(),
+        _space: space,
+    }))
 }

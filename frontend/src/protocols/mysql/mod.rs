@@ -1,5 +1,6 @@
 //! MySQL: text queries, prepared statements, native passwords.
 
+mod refusal;
 mod shim;
 mod values;
 
@@ -13,6 +14,7 @@ use tokio::task::JoinSet;
 
 use crate::frontend::Frontend;
 
+use refusal::{Answers, Refusal};
 use shim::Connection;
 
 /// How long open connections may go on after the server was told to stop.
@@ -39,9 +41,11 @@ impl Frontend {
                 continue;
             };
             let _ = stream.set_nodelay(true);
-            let shim = Connection::new(Arc::clone(&self));
+            let refusal = Refusal::default();
+            let shim = Connection::new(Arc::clone(&self), Arc::clone(&refusal));
             connections.spawn(async move {
                 let (reader, writer) = stream.into_split();
+                let writer = Answers::new(writer, refusal);
                 if let Err(error) = AsyncMysqlIntermediary::run_on(shim, reader, writer).await {
                     tracing::debug!(%peer, %error, "mysql connection ended");
                 }

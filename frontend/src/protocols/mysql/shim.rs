@@ -19,8 +19,9 @@ use parking_lot::Mutex;
 use sha1::{Digest, Sha1};
 use tokio::io::AsyncWrite;
 
+use super::refusal::Refusal;
 use super::values::{columns_of, literal_of, write_batch};
-use crate::auth::same;
+use crate::auth::{denied, same};
 use crate::frontend::Frontend;
 use crate::query::engine::expect_database;
 use crate::query::functions::MYSQL_VERSION;
@@ -40,10 +41,12 @@ pub struct Connection {
     next_statement: u32,
     id: u32,
     salt: [u8; SALT_LENGTH],
+    refusal: Refusal,
 }
 
 impl Connection {
-    pub fn new(frontend: Arc<Frontend>) -> Self {
+    /// `refusal` is where the connection says that it refuses its login.
+    pub fn new(frontend: Arc<Frontend>, refusal: Refusal) -> Self {
         let mut salt = [0; SALT_LENGTH];
         for chunk in salt.chunks_mut(8) {
             let random = frontend.ids.random_u64().to_le_bytes();
@@ -65,6 +68,7 @@ impl Connection {
             next_statement: 1,
             id,
             salt,
+            refusal,
             frontend,
         }
     }
@@ -180,6 +184,8 @@ impl<W: AsyncWrite + Send + Unpin> AsyncMysqlShim<W> for Connection {
                 .is_some_and(|password| native_password(&password, salt, given));
         if admitted {
             self.session.lock().user = user;
+        } else {
+            self.refusal.get_or_init(|| denied(&user));
         }
         admitted
     }

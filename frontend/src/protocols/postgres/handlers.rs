@@ -174,7 +174,7 @@ impl Handler {
     /// A parameter in VALUES has the type of its column.
     fn insert_types(&self, session: &Session, insert: &ast::Insert, types: &mut [Type]) -> Result<()> {
         let table = self.frontend.executor.insert_target(session, insert)?;
-        let names = crate::statement::insert_columns(&table.schema, insert)?;
+        let names = crate::statement::insert_columns(&table, insert)?;
         let Some(SetExpr::Values(values)) = insert.source.as_ref().map(|s| s.body.as_ref()) else {
             return Ok(());
         };

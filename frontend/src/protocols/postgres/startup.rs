@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures::Sink;
-use pgwire::api::ClientInfo;
 use pgwire::api::auth::noop::NoopStartupHandler;
 use pgwire::api::auth::sasl::SASLAuthStartupHandler;
 use pgwire::api::auth::sasl::scram::{SCRAM_ITERATIONS, ScramAuth, gen_salted_password};
 use pgwire::api::auth::{AuthSource, DefaultServerParameterProvider, LoginInfo, Password, StartupHandler};
+use pgwire::api::{ClientInfo, METADATA_USER};
 use pgwire::error::{PgWireError, PgWireResult};
 use pgwire::messages::{PgWireBackendMessage, PgWireFrontendMessage};
 
@@ -48,7 +48,14 @@ impl StartupHandler for Startup {
     {
         match self {
             Self::Open(open) => open.on_startup(client, message).await,
-            Self::Password(password) => password.on_startup(client, message).await,
+            Self::Password(password) => match password.on_startup(client, message).await {
+                // The library names the user of the SASL messages, which clients leave empty.
+                Err(PgWireError::InvalidPassword(_)) => {
+                    let user = client.metadata().get(METADATA_USER).cloned();
+                    Err(PgWireError::InvalidPassword(user.unwrap_or_default()))
+                }
+                other => other,
+            },
         }
     }
 }
