@@ -79,7 +79,7 @@ macro_rules! address_section {
 address_section! {
     /// Probes, metrics and the HTTP API; port 4000.
     Http,
-    /// metasrv 3002, datanode 3001, frontend 4001.
+    /// metasrv 3002, datanode 3001.
     Grpc,
     /// Port 4002.
     Mysql,

@@ -113,10 +113,6 @@ pub struct PortsSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1024, max = 65535))]
     pub http: Option<i32>,
-    /// Without effect, since frontends do not serve gRPC yet.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1024, max = 65535))]
-    pub grpc: Option<i32>,
     /// Default: 4002.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1024, max = 65535))]

@@ -1,9 +1,9 @@
 //! Ports, memory and times of the pods, and what must not restart them.
 
-use greptime_operator_plan::{Plan, Role, condition_types as types};
+use greptime_operator_plan::{Plan, Role};
 use serde_json::{Value, json};
 
-use crate::support::{World, full, minimal, stateful_set, told};
+use crate::support::{World, full, minimal, stateful_set};
 
 fn container(plan: &Plan, role: Role) -> Value {
     let set = serde_json::to_value(stateful_set(plan, role).unwrap()).unwrap();
@@ -23,13 +23,6 @@ fn frontends_offer_no_grpc_since_they_serve_none() {
     assert!(environment.contains("$(POD_IP):8080"), "{environment}");
     let endpoints = serde_json::to_value(&report.status.endpoints).unwrap();
     assert!(endpoints["grpc"].is_null() && endpoints["mysql"].is_string());
-}
-
-#[test]
-fn a_port_that_is_without_effect_is_in_nobodys_way() {
-    let mut spec = minimal();
-    spec["ports"] = json!({"http": 4001, "grpc": 4001});
-    assert_eq!(told(&World::new(spec).plan().1, types::SPEC_VALID), "True Valid");
 }
 
 #[test]

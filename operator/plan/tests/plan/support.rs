@@ -58,7 +58,7 @@ pub fn full() -> Value {
             "pathStyle": true, "caSecretName": "s3-ca", "credentialsSecretName": "s3-keys",
         }},
         "auth": {"secretName": "users"},
-        "ports": {"http": 8080, "grpc": 8081, "mysql": 3306, "postgres": 5432},
+        "ports": {"http": 8080, "mysql": 3306, "postgres": 5432},
         "deletionPolicy": "Delete",
     })
 }
