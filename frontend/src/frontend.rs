@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use datafusion::execution::memory_pool::MemoryReservation;
 use greptime_clock::{SharedClock, SharedIds};
 use greptime_proto::run_session;
 use greptime_proto::transport::MetaLink;
@@ -129,6 +130,11 @@ impl Frontend {
     /// Room for an answer that is held in memory until it is complete.
     pub(crate) fn answer_space(&self) -> AnswerSpace {
         self.executor.engine.answer_space(self.config.max_result)
+    }
+
+    /// Memory for a statement's text, taken before it is parsed and kept until it has run.
+    pub(crate) fn statement_space(&self, sql: &str) -> Result<MemoryReservation> {
+        self.executor.engine.statement_space(sql.len())
     }
 
     /// Ends the session with metasrv. Servers are ended by their own shutdown futures.

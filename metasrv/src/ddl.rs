@@ -89,6 +89,7 @@ impl Metasrv {
     async fn create_table(&self, request: v1::CreateTable) -> Result<v1::DdlResponse> {
         let wanted: TableInfo = parse("table", &request.table_json)?;
         check_table(&wanted)?;
+        self.until_datanodes_came().await?;
         let mut created = 0;
         let catalog = self
             .change(|catalog| {
@@ -114,6 +115,31 @@ impl Metasrv {
         info!(table = %wanted.full_name(), id = created, regions = wanted.partition.partitions.len(), "creating");
         let catalog = self.until_ready(created, &wanted).await?;
         Ok(response(&catalog, created, true))
+    }
+
+    /// Waits until every known datanode has registered or has had the time to: a leader that is new would otherwise
+    /// place all regions on the few that came first.
+    async fn until_datanodes_came(&self) -> Result<()> {
+        let mut changes = self.changes.subscribe();
+        while let Some(left) = self.time_to_register()? {
+            tokio::select! {
+                () = tokio::time::sleep(left) => {}
+                changed = changes.changed() => {
+                    changed.map_err(|_| Error::unavailable("this metasrv is stopping"))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// How long to wait still for known datanodes that have not registered since this metasrv leads.
+    fn time_to_register(&self) -> Result<Option<Duration>> {
+        let catalog = self.catalog()?;
+        let state = self.state.lock();
+        let away = |node: &u64| state.sessions.get(NodeRole::Datanode, *node).is_none();
+        let deadline = state.leading_since + self.options.config.session_timeout;
+        let left = deadline.saturating_sub(self.now());
+        Ok((catalog.datanodes.keys().any(away) && !left.is_zero()).then_some(left))
     }
 
     /// The edits that record a new table with its regions placed.

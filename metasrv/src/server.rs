@@ -64,6 +64,8 @@ pub struct MetasrvOptions {
 pub(crate) struct State {
     /// Present while this metasrv leads and has loaded it.
     pub(crate) catalog: Option<Catalog>,
+    /// When it was loaded for the first time since this metasrv leads.
+    pub(crate) leading_since: Duration,
     /// The outcome of a change is unknown: the catalog is loaded again before the next one.
     pub(crate) stale: bool,
     pub(crate) sessions: Sessions,
@@ -203,6 +205,7 @@ impl Metasrv {
         }
         let (epoch, tables) = (catalog.root.metasrv_epoch, catalog.tables.len());
         info!(cluster = %catalog.root.cluster_id, epoch, tables, "leading with the catalog loaded");
+        self.state.lock().leading_since = self.now();
         self.install(catalog);
         Ok(())
     }

@@ -257,6 +257,34 @@ async fn a_table_is_spread_over_the_datanodes_and_frontends_are_told() {
 }
 
 #[tokio::test]
+async fn a_new_leader_waits_for_the_datanodes_that_it_knows_before_it_places_regions() {
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
+    let nodes = [FakeNode::datanode(0, "a", 1), FakeNode::datanode(1, "b", 2)];
+    let complete = |b: &push::Body| matches!(b, push::Body::AssignmentsComplete(_));
+    let world = World::start(store.clone()).await;
+    let stops = nodes.each_ref().map(|node| world.join(node));
+    world.until(|| nodes.iter().all(|n| n.saw(complete))).await;
+    stops.iter().for_each(CancellationToken::cancel);
+    world.metasrv.shutdown();
+
+    let world = World::start(store).await;
+    nodes.iter().for_each(|node| node.told.lock().clear());
+    world.join(&nodes[0]);
+    world.until(|| nodes[0].saw(complete)).await;
+    let late = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        world.join(&nodes[1]);
+    };
+    let (made, ()) = tokio::join!(world.ddl(create("cpu")), late);
+    made.unwrap();
+    assert_eq!(
+        nodes.each_ref().map(|n| n.reports().len()),
+        [1, 1],
+        "one region each"
+    );
+}
+
+#[tokio::test]
 async fn a_datanode_that_comes_back_without_its_disk_is_not_given_an_empty_region() {
     let world = World::start(Arc::new(MemoryStore::default())).await;
     let node = FakeNode::datanode(0, "a", 1);

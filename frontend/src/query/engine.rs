@@ -7,7 +7,7 @@ use datafusion::common::SchemaError;
 use datafusion::error::DataFusionError;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::context::SQLOptions;
-use datafusion::execution::memory_pool::MemoryConsumer;
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::LogicalPlan;
@@ -29,7 +29,7 @@ use super::cast_names::name_casts;
 use super::catalog::{Databases, VIRTUAL_DATABASES};
 use super::exec::QueryDeadline;
 use super::functions::{Variables, session_functions};
-use super::memory::{AnswerSpace, QueryPool, explain};
+use super::memory::{AnswerSpace, QueryPool, explain, hold_statement};
 use super::metric::MetricTables;
 use super::pushdown::PushToRegions;
 use super::time_literals::TimeLiterals;
@@ -104,6 +104,12 @@ impl Engine {
     pub fn answer_space(&self, max: u64) -> AnswerSpace {
         let pool = &self.base.runtime_env().memory_pool;
         AnswerSpace::new(MemoryConsumer::new("an answer").register(pool), max)
+    }
+
+    /// The memory for parsing and planning a statement of this length; to be kept until it has run.
+    pub fn statement_space(&self, length: usize) -> Result<MemoryReservation> {
+        let pool = &self.base.runtime_env().memory_pool;
+        hold_statement(MemoryConsumer::new("a statement").register(pool), length)
     }
 
     /// The names that a statement can use, in one state of the catalog.

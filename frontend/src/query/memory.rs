@@ -180,6 +180,29 @@ impl AnswerSpace {
     }
 }
 
+/// What a statement takes once it is parsed and planned, for each byte of its text: tokens, syntax tree and plan
+/// exist at the same time. An estimate on the safe side.
+const PARSED: usize = 64;
+/// A text shorter than this is not counted, for the same reason.
+const UNCOUNTED_TEXT: usize = 16 << 10;
+
+/// Takes the memory that a statement of this length will need, before it is parsed.
+///
+/// Errors: `Exhausted` if it is not there, so that a long text cannot take more than there is.
+pub fn hold_statement(
+    reservation: MemoryReservation,
+    length: usize,
+) -> greptime_types::Result<MemoryReservation> {
+    if length >= UNCOUNTED_TEXT && reservation.try_grow(length.saturating_mul(PARSED)).is_err() {
+        return Err(Error::exhausted(format!(
+            "a statement of {} takes about {PARSED} times as much when it is parsed, which is more than is left of \
+             the memory of queries (frontend.query_memory); send fewer rows at once, or use line protocol",
+            human_readable_size(length)
+        )));
+    }
+    Ok(reservation)
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -227,6 +250,18 @@ mod tests {
         );
         // What could be had before is over the share now that the join took its part.
         assert!(sort.try_grow(1 << 20).is_err());
+    }
+
+    #[test]
+    fn a_long_statement_needs_room_before_it_is_parsed() {
+        let pool = pool(4 << 20);
+        let held = hold_statement(consumer(&pool, "a statement", false), 40 << 10).unwrap();
+        assert_eq!(pool.reserved(), 64 * (40 << 10));
+        let refused = hold_statement(consumer(&pool, "a statement", false), 40 << 10).unwrap_err();
+        assert!(refused.message.contains("frontend.query_memory"), "{refused}");
+        hold_statement(consumer(&pool, "a statement", false), 100).unwrap();
+        drop(held);
+        assert_eq!(pool.reserved(), 0);
     }
 
     #[test]

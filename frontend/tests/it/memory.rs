@@ -64,6 +64,19 @@ async fn what_can_spill_answers_over_more_than_the_memory() {
 }
 
 #[tokio::test]
+async fn a_statement_too_long_for_the_memory_is_refused_before_it_is_parsed() {
+    let cluster = Cluster::with(small, None).await;
+    let long = format!("SELECT {} 1", "1 + ".repeat(25_000));
+    let (status, text) = cluster.post("/v1/sql", long).await;
+    assert_eq!(status, 429, "{text}");
+    assert!(
+        text.contains("a statement of 97.7 KB") && text.contains("frontend.query_memory"),
+        "{text}"
+    );
+    assert_eq!(cluster.sql("SELECT 1").await, json!([[1]]));
+}
+
+#[tokio::test]
 async fn what_cannot_spill_names_the_setting_and_the_next_query_works() {
     let cluster = Cluster::with(small, None).await;
     fill(&cluster, ROWS).await;

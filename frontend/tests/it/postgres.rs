@@ -310,7 +310,7 @@ async fn a_wrong_password_is_refused() {
     );
     for (user, password) in [("greta", "wrong"), ("nobody", "secret")] {
         let refused = Client::connect(&cluster, user, Some(password)).await;
-        let message = format!("Password authentication failed for user \"{user}\"");
+        let message = format!("password authentication failed for user \"{user}\"");
         assert_eq!(
             refused.err().expect("must be refused"),
             ("28P01".to_string(), message)

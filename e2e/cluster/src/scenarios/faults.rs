@@ -125,7 +125,8 @@ pub fn node_crash(suite: &Suite) -> Result<()> {
         .parse()
         .context("a node's name ends in its number")?;
     let victim = Node::new(index)?;
-    under_load(suite, "node_crash", |_| {
+    let before = restarts(database, "main-datanode-0")?;
+    let (tally, _) = under_load(suite, "node_crash", |_| {
         node::crash(lab, victim)?;
         lab.wait_for_node(victim, false, Duration::from_secs(60))?;
         node::start(lab, victim)?;
@@ -137,6 +138,16 @@ pub fn node_crash(suite: &Suite) -> Result<()> {
         }
         Ok(())
     })?;
+    let after = restarts(database, "main-datanode-0")?;
+    ensure!(
+        after > before,
+        "the datanode of the crashed node was not restarted"
+    );
+    // One region of the table lives there, so writes must have waited for it.
+    ensure!(
+        tally.longest_gap > Duration::from_secs(1),
+        "nobody noticed the crash: {tally:?}"
+    );
     database.wait_ready(READY)
 }
 

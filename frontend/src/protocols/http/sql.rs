@@ -189,6 +189,7 @@ async fn run(frontend: &Arc<Frontend>, params: &SqlParams, mut session: Session)
         .sql
         .as_deref()
         .ok_or_else(|| Error::invalid("parameter `sql` is missing"))?;
+    let _space = frontend.statement_space(sql)?;
     let statements = parse_statements(sql, Lexer::Standard)?;
     if statements.is_empty() {
         return Err(Error::invalid("there is no statement in `sql`"));

@@ -139,6 +139,7 @@ impl Connection {
 
     /// Parameters and result columns of a statement that a client prepares.
     async fn prepare(&self, sql: &str) -> Result<(Statement, usize, Vec<Column>)> {
+        let _space = self.frontend.statement_space(sql)?;
         let mut statements = parse_statements(sql, Lexer::MySql)?;
         let (Some(mut statement), true) = (statements.pop(), statements.is_empty()) else {
             return Err(Error::invalid("prepare one statement at a time"));
@@ -241,7 +242,12 @@ impl<W: AsyncWrite + Send + Unpin> AsyncMysqlShim<W> for Connection {
     }
 
     async fn on_query<'a>(&'a mut self, sql: &'a str, results: QueryResultWriter<'a, W>) -> io::Result<()> {
-        match parse_statements(sql, Lexer::MySql) {
+        let space = self.frontend.statement_space(sql);
+        match space
+            .as_ref()
+            .map_err(Clone::clone)
+            .and_then(|_| parse_statements(sql, Lexer::MySql))
+        {
             // Comments only, as dumps and drivers send them.
             Ok(statements) if statements.is_empty() => results.completed(OkResponse::default()).await,
             Ok(statements) => self.run(&statements, results).await,

@@ -132,6 +132,7 @@ impl Handler {
         sql: &str,
         given: &[Option<Type>],
     ) -> Result<Option<Prepared>> {
+        let _space = self.frontend.statement_space(sql)?;
         let mut statements = parse_statements(sql, Lexer::Standard)?;
         let Some(mut statement) = statements.pop() else {
             return Ok(None);
@@ -228,7 +229,10 @@ impl SimpleQueryHandler for Handler {
         C::Error: fmt::Debug,
         PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
     {
-        let statements = parse_statements(query, Lexer::Standard).inspect_err(|e| {
+        let space = self.frontend.statement_space(query);
+        let parsed = space.as_ref().map_err(Clone::clone);
+        let parsed = parsed.and_then(|_| parse_statements(query, Lexer::Standard));
+        let statements = parsed.inspect_err(|e| {
             self.done::<()>(&Err(e.clone()), self.frontend.clock.now());
         });
         let statements = statements.map_err(|e| to_pgwire(&e))?;

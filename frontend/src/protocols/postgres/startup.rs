@@ -10,7 +10,7 @@ use pgwire::api::auth::sasl::SASLAuthStartupHandler;
 use pgwire::api::auth::sasl::scram::{SCRAM_ITERATIONS, ScramAuth, gen_salted_password};
 use pgwire::api::auth::{AuthSource, DefaultServerParameterProvider, LoginInfo, Password, StartupHandler};
 use pgwire::api::{ClientInfo, METADATA_USER};
-use pgwire::error::{PgWireError, PgWireResult};
+use pgwire::error::{ErrorInfo, PgWireError, PgWireResult};
 use pgwire::messages::{PgWireBackendMessage, PgWireFrontendMessage};
 
 use crate::frontend::Frontend;
@@ -49,10 +49,12 @@ impl StartupHandler for Startup {
         match self {
             Self::Open(open) => open.on_startup(client, message).await,
             Self::Password(password) => match password.on_startup(client, message).await {
-                // The library names the user of the SASL messages, which clients leave empty.
+                // In PostgreSQL's words; the library names the user of the SASL messages, which clients leave empty.
                 Err(PgWireError::InvalidPassword(_)) => {
-                    let user = client.metadata().get(METADATA_USER).cloned();
-                    Err(PgWireError::InvalidPassword(user.unwrap_or_default()))
+                    let user = client.metadata().get(METADATA_USER).map_or("", String::as_str);
+                    let message = format!("password authentication failed for user \"{user}\"");
+                    let error = ErrorInfo::new("FATAL".to_owned(), "28P01".to_owned(), message);
+                    Err(PgWireError::UserError(Box::new(error)))
                 }
                 other => other,
             },
