@@ -66,7 +66,9 @@ impl Users {
 }
 
 pub fn denied(user: &str) -> Error {
-    Error::unauthenticated(format!("wrong user name or password (user `{user}`)"))
+    Error::unauthenticated(format!(
+        "access denied for user `{user}`: wrong user name or password"
+    ))
 }
 
 fn refresh(known: &mut Known, file: &PathBuf) {

@@ -127,10 +127,13 @@ async fn a_wrong_password_is_a_401() {
     };
     for (authorization, expected) in [
         (None, "this server asks for a user name and a password"),
-        (basic("greta:wrong"), "wrong user name or password (user `greta`)"),
+        (
+            basic("greta:wrong"),
+            "access denied for user `greta`: wrong user name or password",
+        ),
         (
             basic("nobody:secret"),
-            "wrong user name or password (user `nobody`)",
+            "access denied for user `nobody`: wrong user name or password",
         ),
     ] {
         let (status, text) = answer("/v1/sql", authorization).await;

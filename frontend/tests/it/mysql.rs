@@ -259,7 +259,7 @@ async fn a_wrong_password_is_refused() {
     );
     for (user, password) in [("greta", "wrong"), ("nobody", "secret"), ("", "")] {
         let refused = Client::connect(&cluster, user, password, "public").await;
-        let message = format!("#28000wrong user name or password (user `{user}`)");
+        let message = format!("#28000access denied for user `{user}`: wrong user name or password");
         assert_eq!(refused.err().expect("must be refused"), (1045, message));
     }
     let unknown = Client::connect(&cluster, "greta", "secret", "nosuch").await;

@@ -12,13 +12,13 @@ use greptime_e2e_cluster::database::Database;
 use greptime_e2e_cluster::install::{self, Images};
 use greptime_e2e_cluster::scenarios::READY;
 use greptime_e2e_cluster::sql::Http;
-use greptime_e2e_cluster::verify::verify;
+use greptime_e2e_cluster::verify::{Verdict, verify};
 use greptime_e2e_cluster::writer::{Load, Tally, Writer, create_table};
 use greptime_lab::forward::{self, Target};
 use greptime_lab::process::Daemon;
 use greptime_lab::progress::{Stopwatch, wait_until};
 use greptime_lab::{Cluster, Lab, shell};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const HTTP: u16 = 4000;
 const MYSQL: u16 = 4002;
@@ -59,9 +59,17 @@ fn main() -> Result<()> {
     wait_for_metrics(&runtime, &http, &lab)?;
     watch.say("metrics arrive");
     show_queries()?;
-    let (tally, verdict) = disturb(&runtime, &demo, &http, watch)?;
+    let outcome = disturb(&runtime, &demo, &http, watch)?;
     watch.say("report");
-    report(&runtime, &http, &tally, &verdict)
+    report(&runtime, &http, &outcome)
+}
+
+/// What the writer saw while pods died.
+struct Outcome {
+    tally: Tally,
+    verdict: Verdict,
+    /// Role of the pod that was deleted, and the longest gap in acknowledged writes around it.
+    gaps: Vec<(&'static str, Duration)>,
 }
 
 fn apply_samples(demo: &Database) -> Result<()> {
@@ -202,7 +210,7 @@ fn disturb(
     demo: &Database,
     http: &Http,
     watch: Stopwatch,
-) -> Result<(Tally, greptime_e2e_cluster::verify::Verdict)> {
+) -> Result<Outcome> {
     std::fs::create_dir_all("reports")?;
     let file = Path::new("reports/demo.acknowledged");
     let load = Load {
@@ -217,6 +225,7 @@ fn disturb(
     })?;
     watch.say("a writer sends 20 requests of 18 rows each second");
     std::thread::sleep(Duration::from_secs(3));
+    let mut gaps = Vec::new();
     for role in ["datanode", "metasrv", "frontend"] {
         let pod = demo
             .pods(role)?
@@ -231,6 +240,7 @@ fn disturb(
             took.as_secs_f64(),
             gap.as_secs_f64()
         ));
+        gaps.push((role, gap));
     }
     let tally = runtime.block_on(writer.finish())?;
     let verdict = runtime.block_on(verify(http, "demo_writes", file))?;
@@ -239,15 +249,12 @@ fn disturb(
         "nothing was acknowledged: {:?}",
         tally.reasons
     );
-    Ok((tally, verdict))
+    Ok(Outcome { tally, verdict, gaps })
 }
 
-fn report(
-    runtime: &tokio::runtime::Runtime,
-    http: &Http,
-    tally: &Tally,
-    verdict: &greptime_e2e_cluster::verify::Verdict,
-) -> Result<()> {
+/// For people here, for machines in `reports/demo.json`.
+fn report(runtime: &tokio::runtime::Runtime, http: &Http, outcome: &Outcome) -> Result<()> {
+    let Outcome { tally, verdict, gaps } = outcome;
     println!("\nWhere the regions of demo_writes live");
     let places = "SELECT region_id, peer_id, peer_addr, status FROM information_schema.region_peers \
                   WHERE table_name = 'demo_writes' ORDER BY region_id";
@@ -268,15 +275,29 @@ fn report(
         );
     }
     println!(
-        "\nrequests sent        {}\nof these not answered with success  {} {}\nrows acknowledged    {}\n\
-         rows read back       {}\nsha256 of them       {}\n",
-        tally.requests,
-        tally.errors,
-        tally.reasons.first().map(String::as_str).unwrap_or_default(),
-        verdict.acknowledged,
-        verdict.read_back,
-        verdict.checksum
+        "\nrequests sent        {}\n  not answered with success  {}\nrows acknowledged    {}\n\
+         rows read back       {}\nsha256 of them       {}",
+        tally.requests, tally.errors, verdict.acknowledged, verdict.read_back, verdict.checksum
     );
+    if let Some(reason) = tally.reasons.first() {
+        println!("  (the writer never retries; its first error: {reason})");
+    }
+    for (role, gap) in gaps {
+        println!(
+            "longest gap in acknowledged writes, {role} deleted: {:.2} s",
+            gap.as_secs_f64()
+        );
+    }
+    println!();
+    let seconds = gaps
+        .iter()
+        .map(|(role, gap)| ((*role).to_owned(), gap.as_secs_f64().into()));
+    let numbers = json!({
+        "requests": tally.requests, "errors": tally.errors, "rows_acknowledged": verdict.acknowledged,
+        "rows_read_back": verdict.read_back, "sha256": verdict.checksum,
+        "longest_gap_seconds": Value::Object(seconds.collect()),
+    });
+    std::fs::write("reports/demo.json", format!("{numbers:#}\n"))?;
     println!(
         "The cluster stays up. Connect with\n  psql -h 127.0.0.1 -p {POSTGRES} -U greptime -d public\n  \
          mysql -h 127.0.0.1 -P {MYSQL} -u greptime --skip-ssl\n  \
