@@ -40,7 +40,7 @@ impl Suite {
         let watch = Stopwatch::start();
         let cluster = Cluster::from_env()?;
         let images = Images::of(&cluster)?;
-        watch.say("the images are pushed");
+        watch.say("the images are there");
         install::operator(&cluster, &images, watch)?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)

@@ -147,7 +147,7 @@ pub fn two_clusters(suite: &Suite) -> Result<()> {
 
 /// Retain leaves volumes, keys and objects, and the same cluster again finds its rows; Delete removes all of them.
 pub fn deletion(suite: &Suite) -> Result<()> {
-    for policy in ["Retain", "Delete"] {
+    for (policy, port) in [("Retain", THIRD_PORT), ("Delete", THIRD_PORT + 1)] {
         let database = Database::new(&suite.cluster, &format!("e2e-{}", policy.to_lowercase()), "gone");
         database.prepare()?;
         let mut manifest = database.manifest();
@@ -155,7 +155,7 @@ pub fn deletion(suite: &Suite) -> Result<()> {
         manifest["spec"]["deletionPolicy"] = json!(policy);
         database.apply(&manifest)?;
         database.wait_ready(READY)?;
-        let http = database.http(THIRD_PORT)?;
+        let http = database.http(port)?;
         suite.runtime.block_on(async {
             http.sql("CREATE TABLE kept (ts TIMESTAMP(3) TIME INDEX, v DOUBLE)")
                 .await?;
@@ -168,8 +168,15 @@ pub fn deletion(suite: &Suite) -> Result<()> {
             ensure!(left.all_there(), "Retain must keep everything: {left:?}");
             database.apply(&manifest)?;
             database.wait_ready(READY)?;
-            let rows = suite.runtime.block_on(http.rows("SELECT v FROM kept"))?;
-            ensure!(rows == [[json!(2.5)]], "after Retain there is {rows:?}");
+            // A forwarded port may need a moment to find the new pod.
+            let kept = || {
+                let rows = suite.runtime.block_on(http.rows("SELECT v FROM kept"));
+                Ok(rows.is_ok_and(|rows| rows == [[json!(2.5)]]))
+            };
+            let soon = Duration::from_secs(30);
+            wait_until("the row is there again", soon, MOMENT, kept, || {
+                database.explain()
+            })?;
         } else {
             let gone = || Ok(Left::of(suite, &database)?.nothing_there());
             let explain = || format!("{:?}\n{}", Left::of(suite, &database), database.explain());
