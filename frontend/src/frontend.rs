@@ -5,9 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use datafusion::execution::memory_pool::MemoryReservation;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use futures::TryStreamExt;
 use greptime_clock::{SharedClock, SharedIds};
 use greptime_proto::run_session;
 use greptime_proto::transport::MetaLink;
+use greptime_query::from_datafusion;
 use greptime_telemetry::{Metrics, Readiness};
 use greptime_types::{NodeId, Result};
 use tokio_util::sync::CancellationToken;
@@ -16,14 +19,14 @@ use crate::auth::Users;
 use crate::config::FrontendConfig;
 use crate::ingest::Ingestor;
 use crate::ingest::auto::AutoSchema;
-use crate::metrics::FrontendMetrics;
+use crate::metrics::{Count, FrontendMetrics};
 use crate::query::Engine;
 use crate::query::memory::AnswerSpace;
 use crate::route::hold::HoldPolicy;
 use crate::route::ids::RequestIds;
 use crate::route::session::{FrontendSession, Identity};
 use crate::route::{Ddl, Regions, Router, View};
-use crate::statement::Executor;
+use crate::statement::{Executor, Output};
 
 /// Everything that a frontend needs from outside.
 pub struct FrontendParts {
@@ -135,6 +138,35 @@ impl Frontend {
     /// Memory for a statement's text, taken before it is parsed and kept until it has run.
     pub(crate) fn statement_space(&self, sql: &str) -> Result<MemoryReservation> {
         self.executor.engine.statement_space(sql.len())
+    }
+
+    /// Counts a statement that began at `start`: at once if it gives no rows, else with the end of its rows.
+    pub(crate) fn counted(
+        &self,
+        protocol: &'static str,
+        output: Result<Output>,
+        start: Duration,
+    ) -> Result<Output> {
+        let mut count = Count {
+            metrics: self.metrics.clone(),
+            clock: Arc::clone(&self.clock),
+            protocol,
+            start,
+            outcome: Ok(()),
+        };
+        match output {
+            Ok(Output::Rows(rows)) => {
+                let schema = rows.schema();
+                let rows = rows.inspect_err(move |error| count.outcome = Err(from_datafusion(error)));
+                Ok(Output::Rows(Box::pin(RecordBatchStreamAdapter::new(
+                    schema, rows,
+                ))))
+            }
+            other => {
+                count.outcome = other.as_ref().map(|_| ()).map_err(Clone::clone);
+                other
+            }
+        }
     }
 
     /// Ends the session with metasrv. Servers are ended by their own shutdown futures.

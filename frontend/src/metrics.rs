@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use greptime_clock::SharedClock;
 use greptime_telemetry::Metrics;
 use greptime_types::{ErrorKind, Result};
 use prometheus_client::encoding::EncodeLabelSet;
@@ -92,6 +93,24 @@ impl FrontendMetrics {
         self.rows_ingested
             .get_or_create(&ProtocolLabels { protocol })
             .inc_by(rows);
+    }
+}
+
+/// A statement that is under way. It is counted when this is dropped: then its last row has been sent, or nobody
+/// wants the rest.
+pub struct Count {
+    pub metrics: FrontendMetrics,
+    pub clock: SharedClock,
+    pub protocol: &'static str,
+    /// Of the clock, when the statement began.
+    pub start: Duration,
+    pub outcome: Result<()>,
+}
+
+impl Drop for Count {
+    fn drop(&mut self) {
+        let took = self.clock.now().saturating_sub(self.start);
+        self.metrics.request(self.protocol, &self.outcome, took);
     }
 }
 

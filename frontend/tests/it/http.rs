@@ -166,7 +166,7 @@ async fn requests_are_counted_by_result() {
     cluster.error("SELECT * FROM nosuch").await;
     let text = cluster.metrics.text();
     assert!(
-        text.contains(r#"greptime_frontend_requests_total{protocol="http_sql",code="NotFound"} 1"#),
+        text.contains(r#"greptime_frontend_requests_total{protocol="http",code="NotFound"} 1"#),
         "{text}"
     );
     assert!(

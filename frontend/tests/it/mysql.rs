@@ -247,6 +247,24 @@ async fn prepared_statements_take_parameters() {
 }
 
 #[tokio::test]
+async fn a_query_is_counted_by_how_it_ends() {
+    let cluster = Cluster::with_cpu().await;
+    let mut client = Client::connect(&cluster, "", "", "public").await.unwrap();
+    client.query("SELECT hostname FROM cpu").await.unwrap();
+    // Planned without a fault, and divides by zero with its first row.
+    let zero = "SELECT 1 / (length(hostname) - length(hostname)) FROM cpu";
+    let (_, message) = client.query(zero).await.unwrap_err();
+    assert!(message.to_lowercase().contains("divide by zero"), "{message}");
+    let text = cluster.metrics.text();
+    let count = |code: &str| {
+        let start = format!("greptime_frontend_requests_total{{protocol=\"mysql\",code=\"{code}\"}} ");
+        let line = text.lines().find_map(|line| line.strip_prefix(&start));
+        line.map_or(0, |n| n.parse().unwrap())
+    };
+    assert_eq!((count("Ok"), count("InvalidArgument")), (1, 1), "{text}");
+}
+
+#[tokio::test]
 async fn a_wrong_password_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let users = dir.path().join("users");

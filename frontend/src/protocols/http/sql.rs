@@ -124,7 +124,7 @@ async fn answer(frontend: &Arc<Frontend>, params: SqlParams, user: User, headers
     let session = session(headers, params.db.as_deref(), &user);
     let result = run(frontend, &params, session).await;
     let took = frontend.clock.now().saturating_sub(start);
-    frontend.metrics.request("http_sql", &result, took);
+    frontend.metrics.request("http", &result, took);
     match result {
         Ok(body) => body.into_response(took.as_millis()),
         Err(error) => Failure {

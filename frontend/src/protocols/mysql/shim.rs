@@ -96,8 +96,7 @@ impl Connection {
             let start = self.frontend.clock.now();
             let session = self.session();
             let output = self.frontend.executor.execute(&session, statement).await;
-            self.done(&output, start);
-            match output {
+            match self.frontend.counted("mysql", output, start) {
                 Err(error) => write_error(results, &error).await,
                 Ok(Output::Affected(rows)) => {
                     let ok = OkResponse {

@@ -103,7 +103,7 @@ impl Handler {
     async fn run(&self, session: &Session, statement: &Statement, format: &Format) -> PgWireResult<Response> {
         let start = self.frontend.clock.now();
         let output = self.frontend.executor.execute(session, statement).await;
-        self.done(&output, start);
+        let output = self.frontend.counted("postgres", output, start);
         let tag = Tag::new(statement.tag());
         Ok(match output.map_err(|e| to_pgwire(&e))? {
             Output::Rows(rows) => Response::Query(stream(rows, format, statement.tag()).await?),
