@@ -250,9 +250,9 @@ async fn prepared_statements_take_parameters() {
 async fn a_query_is_counted_by_how_it_ends() {
     let cluster = Cluster::with_cpu().await;
     let mut client = Client::connect(&cluster, "", "", "public").await.unwrap();
-    client.query("SELECT hostname FROM cpu").await.unwrap();
+    client.query("SELECT host FROM cpu").await.unwrap();
     // Planned without a fault, and divides by zero with its first row.
-    let zero = "SELECT 1 / (length(hostname) - length(hostname)) FROM cpu";
+    let zero = "SELECT 1 / (length(host) - length(host)) FROM cpu";
     let (_, message) = client.query(zero).await.unwrap_err();
     assert!(message.to_lowercase().contains("divide by zero"), "{message}");
     let text = cluster.metrics.text();
