@@ -27,7 +27,7 @@ help: ## Lists the commands
 # ------------------------------------------------------------------------------------------------ for users
 
 .PHONY: demo
-demo: packages build tools ## A three-node Kubernetes on this machine, with a cluster under load; stays up to play with
+demo: machine packages build tools ## A three-node Kubernetes on this machine, with a cluster under load; stays up to play with
 	$(BIN)/greptime-demo
 
 .PHONY: clean
@@ -40,14 +40,14 @@ clean: ## Removes everything that demo and tests made, but for the caches
 .PHONY: test
 test: ## From formatting to a real Kubernetes; last line: N passed, N failed
 	@rm -rf reports && mkdir -p reports
-	@$(call group,packages) e2e/kubernetes/install-packages.sh
+	@$(call group,packages) $(MAKE) --no-print-directory machine packages
 	@$(call group,build) cargo build --locked $(CARGO_ALL) --bins --tests
 	@$(call group,tools) $(LAB) tools
 	@$(call group,lint) $(MAKE) --no-print-directory lint
 	@$(call group,unit) cargo test --locked $(CARGO_ALL) --exclude greptime-e2e-cluster --bins --lib --tests --no-fail-fast
-	@$(call group,lab) scripts/test-lab $(LAB)
-	@$(call group,e2e) scripts/test-e2e $(BIN)
-	@scripts/test-summary
+	@$(call group,lab) env -u KUBECONFIG scripts/test-lab $(LAB)
+	@$(call group,e2e) env -u KUBECONFIG scripts/test-e2e $(BIN)
+	@scripts/test-summary $(foreach budget,$(BUDGETS),$(firstword $(subst =, ,$(budget))))
 
 .PHONY: test-unit
 test-unit: ## The tests that need no cluster
@@ -75,6 +75,10 @@ generate: build ## Writes the generated files: CRD and manifests
 .PHONY: build
 build: ## Builds the programs and the tests
 	cargo build --locked $(CARGO_ALL) --bins --tests
+
+.PHONY: machine
+machine: ## Says what this machine lacks for the laboratory
+	@e2e/kubernetes/check-machine.sh
 
 .PHONY: packages
 packages: ## Installs the Debian packages that are missing

@@ -25,6 +25,24 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 
+{{/* The selector's labels win: without them the deployment would not find its own pods. */}}
+{{- define "greptime-operator.podLabels" -}}
+{{- merge (dict) (include "greptime-operator.selectorLabels" . | fromYaml) (default dict .Values.podLabels) | toYaml -}}
+{{- end -}}
+
+{{/* A PodMonitor and these annotations together would have the pod scraped twice. The user's annotations win. */}}
+{{- define "greptime-operator.podAnnotations" -}}
+{{- $scrape := dict "prometheus.io/scrape" "true" "prometheus.io/port" "8080" -}}
+{{- if .Values.metrics.podMonitor.enabled }}{{ $scrape = dict }}{{ end -}}
+{{- with merge (dict) (default dict .Values.podAnnotations) $scrape }}{{ toYaml . }}{{ end -}}
+{{- end -}}
+
+{{/* The user's labels win: the Prometheus operator selects by them. */}}
+{{- define "greptime-operator.podMonitorLabels" -}}
+{{- $own := include "greptime-operator.labels" . | fromYaml -}}
+{{- merge (dict) (default dict .Values.metrics.podMonitor.labels) $own | toYaml -}}
+{{- end -}}
+
 {{- define "greptime-operator.serviceAccountName" -}}
 {{- if .Values.serviceAccount.create -}}
 {{- default (include "greptime-operator.fullname" .) .Values.serviceAccount.name -}}

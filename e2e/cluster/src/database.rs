@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use greptime_lab::forward::{self, Target};
 use greptime_lab::progress::{Stopwatch, wait_until};
 use greptime_lab::{Cluster, shell};
@@ -45,21 +45,35 @@ impl Database {
         }))
     }
 
+    /// Where its keys and objects lie.
+    pub fn place(&self) -> String {
+        format!("{}/{}", self.namespace, self.name)
+    }
+
     /// The custom resource: one metasrv, three datanodes, one frontend. Its keys and objects lie under the
     /// namespace's and the cluster's name.
     pub fn manifest(&self) -> Value {
         let s3 = &self.cluster.s3;
-        let place = format!("{}/{}", self.namespace, self.name);
+        let place = self.place();
+        // Elsewhere than in the laboratory nothing may be left behind.
+        let deletion = if self.cluster.lab.is_some() {
+            "Retain"
+        } else {
+            "Delete"
+        };
         json!({
             "apiVersion": "greptimecluster.io/v1alpha1",
             "kind": "GreptimeCluster",
             "metadata": {"name": self.name, "namespace": self.namespace},
             "spec": {
+                "deletionPolicy": deletion,
                 "metasrv": {
                     "replicas": 1,
                     "store": {"etcd": {"endpoints": self.cluster.etcd_endpoints, "prefix": format!("/{place}")}},
                 },
-                "datanode": {"replicas": 3, "storage": {"size": "1Gi"}},
+                // Small and often, so that faults meet flushes, and reads find rows in files.
+                "datanode": {"replicas": 3, "storage": {"size": "1Gi"},
+                    "config": {"datanode.flush_size": "64KiB", "datanode.flush_age": "2s"}},
                 "frontend": {"replicas": 1},
                 "objectStorage": {"s3": {
                     "endpoint": s3.endpoint, "region": s3.region, "bucket": s3.bucket, "root": place,
@@ -198,14 +212,11 @@ impl Database {
     pub fn pod_identities(&self) -> Result<String> {
         let path = "jsonpath={range .items[*]}{.metadata.name} {.metadata.uid} \
                     {.status.containerStatuses[0].restartCount}{\"\\n\"}{end}";
-        self.kubectl(&[
-            "get",
-            "pods",
-            "-l",
-            &format!("app.kubernetes.io/instance={}", self.name),
-            "-o",
-            path,
-        ])
+        let ours = format!("app.kubernetes.io/instance={}", self.name);
+        let pods = self.kubectl(&["get", "pods", "-l", &ours, "-o", path])?;
+        // One of each role at least: nothing equals nothing, too.
+        ensure!(pods.lines().count() >= 3, "where are the pods? {pods:?}");
+        Ok(pods)
     }
 
     /// Deletes a pod and waits until its successor is ready.

@@ -94,13 +94,19 @@ pub fn operator(cluster: &Cluster, images: &Images, watch: Stopwatch) -> Result<
         "--timeout",
         "120s",
     ]);
-    helm.arg("--set")
+    // As text: a digest may be all digits.
+    helm.arg("--set-string")
         .arg(format!("image.repository={repository},image.tag={tag}"));
-    helm.arg("--set")
+    helm.arg("--set-string")
         .arg(format!("databaseImage={}", images.database));
     shell::finish(&mut helm)?;
     watch.say("the operator is installed");
     Ok(())
+}
+
+/// Whether somebody has installed the chart already.
+pub fn is_installed(cluster: &Cluster) -> bool {
+    shell::finish(helm(cluster).args(["status", RELEASE, "--namespace", NAMESPACE])).is_ok()
 }
 
 pub fn uninstall(cluster: &Cluster) -> Result<()> {

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 
 use crate::sql::Http;
+use crate::writer::Logs;
 
 /// (host, time) and the values that the row must have.
 type Rows = BTreeMap<(String, i64), (u64, String)>;
@@ -20,12 +21,15 @@ pub struct Verdict {
 }
 
 /// Every acknowledged row must be there once, with its values. Rows that were sent but not acknowledged may be
-/// there too.
-pub async fn verify(http: &Http, table: &str, acknowledged: &Path) -> Result<Verdict> {
-    let expected = expected(acknowledged)?;
+/// there, once too; others may not.
+pub async fn verify(http: &Http, table: &str, logs: &Logs) -> Result<Verdict> {
+    let (expected, sent) = (rows_of(&logs.acknowledged)?, rows_of(&logs.sent)?);
     let (found, doubles) = read_back(http, table).await?;
     if doubles > 0 {
         bail!("{table}: {doubles} rows are there more than once");
+    }
+    if let Some((key, values)) = found.iter().find(|(key, values)| sent.get(key) != Some(values)) {
+        bail!("{table}: nobody wrote {key:?}: {values:?}");
     }
     let mut lost = Vec::new();
     let mut hash = Sha256::new();
@@ -51,8 +55,8 @@ pub async fn verify(http: &Http, table: &str, acknowledged: &Path) -> Result<Ver
     })
 }
 
-fn expected(acknowledged: &Path) -> Result<Rows> {
-    let text = std::fs::read_to_string(acknowledged)?;
+fn rows_of(log: &Path) -> Result<Rows> {
+    let text = std::fs::read_to_string(log)?;
     text.lines()
         .map(|line| parse(line, "the writer's file"))
         .collect()

@@ -13,13 +13,32 @@ use tokio::task::JoinSet;
 
 use crate::sql::Http;
 
-/// What the table of a writer looks like.
+/// What the table of a writer looks like. It keeps every row, so that a write that was applied twice shows.
 pub fn create_table(table: &str) -> String {
     format!(
-        "CREATE TABLE IF NOT EXISTS {table} (host STRING, ts TIMESTAMP(3) TIME INDEX, seq BIGINT, value DOUBLE, \
+        "CREATE TABLE {table} (host STRING, ts TIMESTAMP(3) TIME INDEX, seq BIGINT, value DOUBLE, \
          PRIMARY KEY (host)) PARTITION ON COLUMNS (host) (host < 'host_3', host >= 'host_3' AND host < 'host_6', \
-         host >= 'host_6')"
+         host >= 'host_6') WITH ('append_mode' = 'true')"
     )
+}
+
+/// What a writer sent and what of it was acknowledged: two files outside of the cluster.
+#[derive(Clone, Debug)]
+pub struct Logs {
+    pub sent: PathBuf,
+    pub acknowledged: PathBuf,
+}
+
+impl Logs {
+    /// `NAME.sent` and `NAME.acknowledged` in `reports`.
+    pub fn of(name: &str) -> Result<Self> {
+        let reports = Path::new("reports");
+        std::fs::create_dir_all(reports)?;
+        Ok(Self {
+            sent: reports.join(format!("{name}.sent")),
+            acknowledged: reports.join(format!("{name}.acknowledged")),
+        })
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -39,7 +58,7 @@ pub struct Tally {
     /// Requests that were not answered with success, and the first few reasons.
     pub errors: u64,
     pub reasons: Vec<String>,
-    /// Longest time between two acknowledgements that followed each other.
+    /// Longest time without an acknowledgement between two, or since the last one.
     pub longest_gap: Duration,
     last_acknowledged: Option<Instant>,
 }
@@ -51,6 +70,17 @@ impl Tally {
             self.longest_gap = self.longest_gap.max(at.saturating_duration_since(last));
         }
         self.last_acknowledged = Some(at);
+    }
+
+    /// As it is at `now`: a gap that is still open counts.
+    fn at(&self, now: Instant) -> Self {
+        let open = self
+            .last_acknowledged
+            .map_or(Duration::ZERO, |last| now.saturating_duration_since(last));
+        Self {
+            longest_gap: self.longest_gap.max(open),
+            ..self.clone()
+        }
     }
 
     fn fail(&mut self, reason: String) {
@@ -66,11 +96,12 @@ pub struct Writer {
     stop: Arc<AtomicBool>,
     tally: Arc<Mutex<Tally>>,
     task: tokio::task::JoinHandle<Result<()>>,
-    pub acknowledged: PathBuf,
 }
 
 /// One row, as it is written and as it is expected back: `host,ts,seq,value`.
-fn rows(load: &Load, request: u64, now_ms: i64) -> Vec<(String, i64, u64, f64)> {
+type Row = (String, i64, u64, f64);
+
+fn rows(load: &Load, request: u64, now_ms: i64) -> Vec<Row> {
     (0..u64::from(load.rows))
         .map(|i| {
             let seq = request * u64::from(load.rows) + i;
@@ -86,22 +117,18 @@ fn rows(load: &Load, request: u64, now_ms: i64) -> Vec<(String, i64, u64, f64)> 
 }
 
 impl Writer {
-    /// Starts to write; each acknowledged row goes to `acknowledged`, one line each.
-    pub fn start(http: Http, load: Load, acknowledged: &Path) -> Result<Self> {
-        let file = Arc::new(Mutex::new(BufWriter::new(File::create(acknowledged)?)));
+    /// Starts to write; each row goes to the logs, one line each.
+    pub fn start(http: Http, load: Load, logs: &Logs) -> Result<Self> {
+        let sent = BufWriter::new(File::create(&logs.sent)?);
+        let file = Arc::new(Mutex::new(BufWriter::new(File::create(&logs.acknowledged)?)));
         let stop = Arc::new(AtomicBool::new(false));
         let tally = Arc::new(Mutex::new(Tally::default()));
-        let task = tokio::spawn(schedule(http, load, stop.clone(), tally.clone(), file));
-        Ok(Self {
-            stop,
-            tally,
-            task,
-            acknowledged: acknowledged.to_path_buf(),
-        })
+        let task = tokio::spawn(schedule(http, load, stop.clone(), tally.clone(), sent, file));
+        Ok(Self { stop, tally, task })
     }
 
     pub fn tally(&self) -> Tally {
-        self.tally.lock().clone()
+        self.tally.lock().at(Instant::now())
     }
 
     /// Starts the gap anew, so that it is that of one fault.
@@ -122,6 +149,7 @@ async fn schedule(
     load: Load,
     stop: Arc<AtomicBool>,
     tally: Arc<Mutex<Tally>>,
+    mut sent: BufWriter<File>,
     file: Arc<Mutex<BufWriter<File>>>,
 ) -> Result<()> {
     let interval = Duration::from_secs(1) / load.rate;
@@ -135,6 +163,7 @@ async fn schedule(
     while !stop.load(Ordering::Relaxed) {
         ticks.tick().await;
         let rows = rows(&load, request, start_ms + request as i64 * step_ms);
+        write_rows(&mut sent, &rows)?;
         let lines: Vec<String> = rows
             .iter()
             .map(|(host, ts, seq, value)| {
@@ -148,10 +177,7 @@ async fn schedule(
             tally.requests += 1;
             match answer {
                 Ok((status, _)) if (200..300).contains(&status) => {
-                    let mut file = file.lock();
-                    for (host, ts, seq, value) in &rows {
-                        writeln!(file, "{host},{ts},{seq},{value:?}")?;
-                    }
+                    write_rows(&mut file.lock(), &rows)?;
                     tally.acknowledge(rows.len() as u64, Instant::now());
                 }
                 Ok((status, body)) => tally.fail(format!("HTTP {status}: {body}")),
@@ -167,6 +193,14 @@ async fn schedule(
     while let Some(done) = under_way.join_next().await {
         done??;
     }
+    sent.flush()?;
     file.lock().flush()?;
+    Ok(())
+}
+
+fn write_rows(file: &mut BufWriter<File>, rows: &[Row]) -> Result<()> {
+    for (host, ts, seq, value) in rows {
+        writeln!(file, "{host},{ts},{seq},{value:?}")?;
+    }
     Ok(())
 }

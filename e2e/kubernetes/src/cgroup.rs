@@ -25,7 +25,8 @@ pub fn hierarchies() -> Result<Vec<Hierarchy>> {
     if !found.iter().any(|h| h.option.is_some()) {
         bail!(
             "this machine has only cgroup v2; the laboratory needs the hierarchies of v1. \
-             Boot with systemd.unified_cgroup_hierarchy=0, or use a cluster of your own through KUBECONFIG"
+             Boot with systemd.unified_cgroup_hierarchy=0 (with systemd 256 and 257 also \
+             SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1), or use a cluster of your own through KUBECONFIG"
         );
     }
     Ok(found)

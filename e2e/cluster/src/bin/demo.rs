@@ -3,7 +3,6 @@
 
 #![allow(clippy::disallowed_methods)] // Real time of real processes.
 
-use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -13,7 +12,7 @@ use greptime_e2e_cluster::install::{self, Images};
 use greptime_e2e_cluster::scenarios::READY;
 use greptime_e2e_cluster::sql::Http;
 use greptime_e2e_cluster::verify::{Verdict, verify};
-use greptime_e2e_cluster::writer::{Load, Tally, Writer, create_table};
+use greptime_e2e_cluster::writer::{Load, Logs, Tally, Writer, create_table};
 use greptime_lab::forward::{self, Target};
 use greptime_lab::process::Daemon;
 use greptime_lab::progress::{Stopwatch, wait_until};
@@ -211,8 +210,7 @@ fn disturb(
     http: &Http,
     watch: Stopwatch,
 ) -> Result<Outcome> {
-    std::fs::create_dir_all("reports")?;
-    let file = Path::new("reports/demo.acknowledged");
+    let logs = Logs::of("demo")?;
     let load = Load {
         table: "demo_writes".into(),
         rate: 20,
@@ -221,7 +219,7 @@ fn disturb(
     let writer = runtime.block_on(async {
         http.sql("DROP TABLE IF EXISTS demo_writes").await?;
         http.sql(&create_table("demo_writes")).await?;
-        Writer::start(http.clone(), load, file)
+        Writer::start(http.clone(), load, &logs)
     })?;
     watch.say("a writer sends 20 requests of 18 rows each second");
     std::thread::sleep(Duration::from_secs(3));
@@ -243,7 +241,7 @@ fn disturb(
         gaps.push((role, gap));
     }
     let tally = runtime.block_on(writer.finish())?;
-    let verdict = runtime.block_on(verify(http, "demo_writes", file))?;
+    let verdict = runtime.block_on(verify(http, "demo_writes", &logs))?;
     ensure!(
         verdict.acknowledged > 0,
         "nothing was acknowledged: {:?}",

@@ -32,5 +32,10 @@ fn main() -> ExitCode {
             })
         })
         .collect();
-    run(&arguments, trials).exit_code()
+    let conclusion = run(&arguments, trials);
+    if let Some(error) = suite.and_then(|suite| suite.finish().err()) {
+        eprintln!("greptime-e2e: what was made is still there: {error:#}");
+        return ExitCode::FAILURE;
+    }
+    conclusion.exit_code()
 }

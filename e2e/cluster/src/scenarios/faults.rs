@@ -4,16 +4,18 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use greptime_lab::progress::{Stopwatch, wait_until};
-use greptime_lab::{Node, Service, Stop, faults, node};
+use greptime_lab::{Node, Service, Stop, faults, node, services};
 use rustix::process::Signal;
 
 use super::{READY, Suite};
 use crate::database::Database;
 use crate::verify::{Verdict, verify};
-use crate::writer::{Load, Tally, Writer, create_table};
+use crate::writer::{Load, Logs, Tally, Writer, create_table};
 
 /// A pod is back within seconds, on a busy machine within more.
 const BACK: Duration = Duration::from_secs(90);
+/// No fault of these may keep writes from being acknowledged for longer.
+const WITHIN: Duration = Duration::from_secs(30);
 const ROLES: [&str; 3] = ["datanode", "frontend", "metasrv"];
 
 /// Runs `disturb` while a writer writes into `table`, then reads everything back.
@@ -30,19 +32,20 @@ fn under_load(
         rate: 20,
         rows: 18,
     };
-    std::fs::create_dir_all("reports")?;
-    let file = std::path::PathBuf::from(format!("reports/{table}.acknowledged"));
+    let logs = Logs::of(table)?;
     let writer = suite.runtime.block_on(async {
         http.sql(&create_table(table)).await?;
-        Writer::start(http.clone(), load, &file)
+        Writer::start(http.clone(), load, &logs)
     })?;
     std::thread::sleep(Duration::from_secs(1));
+    let before = writer.tally().rows_acknowledged;
     disturb(&writer)?;
+    let after = writer.tally().rows_acknowledged;
     std::thread::sleep(Duration::from_secs(2));
     let tally = suite.runtime.block_on(writer.finish())?;
     let verdict = suite
         .runtime
-        .block_on(verify(&http, table, &file))
+        .block_on(verify(&http, table, &logs))
         .with_context(|| database.explain())?;
     let watch = Stopwatch::start();
     watch.say(&format!(
@@ -54,11 +57,15 @@ fn under_load(
         tally.longest_gap.as_secs_f64(),
         tally.reasons.first(),
     ));
+    ensure!(before > 0, "nothing was acknowledged before the fault: {tally:?}");
     ensure!(
-        verdict.acknowledged > 0,
-        "nothing was acknowledged: {:?}",
-        tally.reasons
+        tally.rows_acknowledged > after && tally.longest_gap < WITHIN,
+        "writing did not recover within {WITHIN:?}: {tally:?}"
     );
+    if let Some(lab) = &suite.cluster.lab {
+        let files = services::count_objects(lab, &database.place())?;
+        ensure!(files > 1, "nothing was flushed, so no row was read from a file");
+    }
     Ok((tally, verdict))
 }
 
@@ -74,7 +81,9 @@ fn rounds() -> Result<usize> {
 fn each_pod(database: &Database, hit: impl Fn(&str) -> Result<()>) -> Result<()> {
     for _ in 0..rounds()? {
         for role in ROLES {
-            for pod in database.pods(role)? {
+            let pods = database.pods(role)?;
+            ensure!(!pods.is_empty(), "there is no {role}");
+            for pod in pods {
                 hit(&pod)?;
             }
         }
@@ -97,21 +106,26 @@ pub fn processes_killed(suite: &Suite) -> Result<()> {
     let lab = suite.cluster.breakable().context("needs the laboratory")?;
     under_load(suite, "processes_killed", |_| {
         each_pod(database, |pod| {
-            let restarts = restarts(database, pod)?;
+            let before = life(database, pod)?;
             faults::signal_container(lab, &database.namespace, pod, None, Signal::KILL)?;
-            let more = || Ok(self::restarts(database, pod)? > restarts);
+            let another = || Ok(life(database, pod)? != before);
             let pause = Duration::from_millis(100);
-            wait_until("restart counted", BACK, pause, more, || database.explain())?;
+            wait_until("restart counted", BACK, pause, another, || database.explain())?;
             database.wait_pod(pod, BACK, |_| true)
         })
     })?;
     Ok(())
 }
 
-fn restarts(database: &Database, pod: &str) -> Result<u64> {
-    let path = "jsonpath={.status.containerStatuses[0].restartCount}";
-    let count = database.kubectl(&["get", "pod", pod, "-o", path])?;
-    Ok(count.trim().parse().unwrap_or(0))
+/// Which process of the pod this is: another pod of the name, or a restart, is another one.
+fn life(database: &Database, pod: &str) -> Result<String> {
+    let path = "jsonpath={.metadata.uid} {.status.containerStatuses[0].restartCount}";
+    let life = database.kubectl(&["get", "pod", pod, "-o", path])?;
+    ensure!(
+        life.split_whitespace().count() == 2,
+        "{pod} has not started: {life:?}"
+    );
+    Ok(life)
 }
 
 /// A node loses its power while a datanode runs on it, and comes back.
@@ -125,7 +139,7 @@ pub fn node_crash(suite: &Suite) -> Result<()> {
         .parse()
         .context("a node's name ends in its number")?;
     let victim = Node::new(index)?;
-    let before = restarts(database, "main-datanode-0")?;
+    let before = life(database, "main-datanode-0")?;
     let (tally, _) = under_load(suite, "node_crash", |_| {
         node::crash(lab, victim)?;
         lab.wait_for_node(victim, false, Duration::from_secs(60))?;
@@ -138,11 +152,8 @@ pub fn node_crash(suite: &Suite) -> Result<()> {
         }
         Ok(())
     })?;
-    let after = restarts(database, "main-datanode-0")?;
-    ensure!(
-        after > before,
-        "the datanode of the crashed node was not restarted"
-    );
+    let after = life(database, "main-datanode-0")?;
+    ensure!(after != before, "the datanode did not go down with its node");
     // One region of the table lives there, so writes must have waited for it.
     ensure!(
         tally.longest_gap > Duration::from_secs(1),
@@ -157,11 +168,20 @@ pub fn stores_away(suite: &Suite) -> Result<()> {
     let lab = suite.cluster.breakable().context("needs the laboratory")?;
     database.wait_ready(READY)?;
     let before = database.pod_identities()?;
+    let http = suite.http()?;
     let (tally, _) = under_load(suite, "stores_away", |_| {
         Service::Etcd.stop(lab, Stop::Abruptly)?;
-        std::thread::sleep(Duration::from_secs(3));
+        // Longer than metasrv's lease: it stops leading, and writes go on.
+        std::thread::sleep(Duration::from_secs(8));
         Service::Etcd.start(lab)?;
-        std::thread::sleep(Duration::from_secs(3));
+        let create = || {
+            let statement = "CREATE TABLE IF NOT EXISTS after_etcd (ts TIMESTAMP(3) TIME INDEX)";
+            Ok(suite.runtime.block_on(http.sql(statement)).is_ok())
+        };
+        let (limit, pause) = (Duration::from_secs(30), Duration::from_millis(200));
+        wait_until("a table can be created again", limit, pause, create, || {
+            database.explain()
+        })?;
         Service::S3.stop(lab, Stop::Abruptly)?;
         database.wait_condition(
             "DependenciesReachable",
@@ -169,9 +189,12 @@ pub fn stores_away(suite: &Suite) -> Result<()> {
             "object_store",
             Duration::from_secs(60),
         )?;
+        let files = services::count_objects(lab, &database.place())?;
         std::thread::sleep(Duration::from_secs(30));
         Service::S3.start(lab)?;
-        database.wait_condition("DependenciesReachable", "True", "", Duration::from_secs(60))
+        database.wait_condition("DependenciesReachable", "True", "", Duration::from_secs(60))?;
+        let more = || Ok(services::count_objects(lab, &database.place())? > files);
+        wait_until("what waited is flushed", BACK, pause, more, || database.explain())
     })?;
     ensure!(
         tally.errors == 0,

@@ -6,12 +6,12 @@ use anyhow::{Context, Result, ensure};
 use greptime_lab::progress::Stopwatch;
 use serde_json::json;
 
-use super::{PORT, READY, Suite};
+use super::{NAMESPACE, PORT, READY, Suite};
 use crate::database::Database;
 
 /// Applies the shared cluster and asks from then on, as an impatient user would. Writes `reports/first-sql.json`.
 pub fn apply_to_first_sql(suite: &Suite) -> Result<()> {
-    let database = Database::new(&suite.cluster, "e2e", "main");
+    let database = Database::new(&suite.cluster, NAMESPACE, "main");
     database.prepare()?;
     let watch = Stopwatch::start();
     database.apply(&database.manifest())?;

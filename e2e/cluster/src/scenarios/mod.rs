@@ -10,7 +10,7 @@ mod operations;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use greptime_lab::Cluster;
 use greptime_lab::progress::Stopwatch;
 use tokio::runtime::Runtime;
@@ -19,6 +19,8 @@ use crate::database::Database;
 use crate::install::{self, Images};
 use crate::sql::Http;
 
+/// Namespace of the shared cluster.
+pub const NAMESPACE: &str = "e2e";
 /// Local port of the shared cluster's HTTP API; MySQL and PostgreSQL follow.
 const PORT: u16 = 14000;
 /// A cluster comes up in seconds; under a busy machine in more.
@@ -39,6 +41,11 @@ impl Suite {
     pub fn start() -> Result<Self> {
         let watch = Stopwatch::start();
         let cluster = Cluster::from_env()?;
+        ensure!(
+            cluster.lab.is_some() || !install::is_installed(&cluster),
+            "an operator is installed in {} already, and these tests would replace it; use another cluster",
+            install::NAMESPACE
+        );
         let images = Images::of(&cluster)?;
         watch.say("the images are there");
         install::operator(&cluster, &images, watch)?;
@@ -54,12 +61,24 @@ impl Suite {
         })
     }
 
+    /// Leaves a cluster of one's own as it was, but for the definition. The laboratory goes as a whole.
+    pub fn finish(&self) -> Result<()> {
+        if self.cluster.lab.is_some() {
+            return Ok(());
+        }
+        let main = Database::new(&self.cluster, NAMESPACE, "main");
+        let all = ["delete", "greptimeclusters", "--all", "--timeout=150s"];
+        main.kubectl(&all)?;
+        main.discard()?;
+        install::uninstall(&self.cluster)
+    }
+
     /// The shared cluster, applied and ready.
     pub fn main(&self) -> Result<&Database> {
         if let Some(database) = self.main.get() {
             return Ok(database);
         }
-        let database = Database::new(&self.cluster, "e2e", "main");
+        let database = Database::new(&self.cluster, NAMESPACE, "main");
         database.prepare()?;
         database.apply(&database.manifest())?;
         database.wait_ready(READY)?;

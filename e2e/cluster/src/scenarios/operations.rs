@@ -45,15 +45,7 @@ pub fn drift_is_repaired(suite: &Suite) -> Result<()> {
     let database = suite.main()?;
     database.wait_ready(READY)?;
     let watch = Stopwatch::start();
-    database.kubectl(&["delete", "poddisruptionbudget", "main-datanode"])?;
-    let back = || {
-        Ok(database
-            .kubectl(&["get", "poddisruptionbudget", "main-datanode"])
-            .is_ok())
-    };
-    wait_until("the budget is back", Duration::from_secs(5), MOMENT, back, || {
-        database.explain()
-    })?;
+    make_it_mend(database, Duration::from_secs(5))?;
     watch.say("a deleted PodDisruptionBudget is back");
     let port = "jsonpath={.spec.ports[?(@.name==\"mysql\")].port}";
     let patch = r#"{"spec":{"ports":[{"name":"mysql","port":4999,"protocol":"TCP"}]}}"#;
@@ -76,6 +68,14 @@ pub fn drift_is_repaired(suite: &Suite) -> Result<()> {
     Ok(())
 }
 
+/// Deletes a child and waits until it is back: an operator works here, and now.
+fn make_it_mend(database: &Database, limit: Duration) -> Result<()> {
+    let budget = "main-datanode";
+    database.kubectl(&["delete", "poddisruptionbudget", budget])?;
+    let back = || Ok(database.kubectl(&["get", "poddisruptionbudget", budget]).is_ok());
+    wait_until("the budget is back", limit, MOMENT, back, || database.explain())
+}
+
 /// The operator dies and comes back; nobody else notices, and a quiet cluster is not written to.
 pub fn operator_restart(suite: &Suite) -> Result<()> {
     let database = suite.main()?;
@@ -86,20 +86,16 @@ pub fn operator_restart(suite: &Suite) -> Result<()> {
         shell::finish(command.args(["-n", NAMESPACE]).args(args))
     };
     let selector = format!("app.kubernetes.io/instance={RELEASE}");
+    let holder = || operator(&["get", "lease", RELEASE, "-o", "jsonpath={.spec.holderIdentity}"]);
+    let dead = holder()?;
     operator(&["delete", "pod", "-l", &selector, "--grace-period=0", "--force"])?;
-    operator(&[
-        "wait",
-        "--for=condition=Available",
-        "deployment",
-        "--all",
-        "--timeout=60s",
-    ])?;
-    // A change of the spec shows that the new operator works, and what it changes.
-    let label = |value: &str| {
-        let patch = json!({"metadata": {"labels": {"e2e": value}}}).to_string();
-        database.kubectl(&["patch", "greptimecluster", "main", "--type=merge", "-p", &patch])
-    };
-    label("restarted")?;
+    // The dead one gave nothing back, so its successor waits until the lease has run out.
+    let taken_over = || holder().map(|now| !now.is_empty() && now != dead);
+    let limit = Duration::from_secs(60);
+    wait_until("another operator", limit, MOMENT, taken_over, || {
+        database.explain()
+    })?;
+    make_it_mend(database, Duration::from_secs(10))?;
     std::thread::sleep(Duration::from_secs(5));
     let versions = || {
         let kinds = "statefulsets,services,configmaps,poddisruptionbudgets,serviceaccounts,greptimeclusters";
@@ -161,6 +157,11 @@ pub fn deletion(suite: &Suite) -> Result<()> {
                 .await?;
             http.sql("INSERT INTO kept VALUES (1, 2.5)").await
         })?;
+        let flushed = || Ok(Left::of(suite, &database)?.all_there());
+        let soon = Duration::from_secs(30);
+        wait_until("the row is in a file", soon, MOMENT, flushed, || {
+            database.explain()
+        })?;
         database.kubectl(&["delete", "greptimecluster", "gone", "--timeout=150s"])?;
         if policy == "Retain" {
             std::thread::sleep(Duration::from_secs(2));
@@ -204,7 +205,7 @@ struct Left {
 impl Left {
     fn of(suite: &Suite, database: &Database) -> Result<Self> {
         let claims = database.kubectl(&["get", "persistentvolumeclaims", "-o", "name"])?;
-        let place = format!("{}/{}", database.namespace, database.name);
+        let place = database.place();
         let lab = suite.cluster.lab.as_ref();
         Ok(Self {
             claims: claims.lines().count(),
@@ -216,7 +217,7 @@ impl Left {
     }
 
     fn all_there(&self) -> bool {
-        self.claims > 0 && self.keys != Some(0) && self.objects != Some(0)
+        self.claims > 0 && self.keys != Some(0) && self.objects.is_none_or(|objects| objects > 1)
     }
 
     fn nothing_there(&self) -> bool {
@@ -242,7 +243,7 @@ pub fn manifests_and_chart(suite: &Suite) -> Result<()> {
     untouched("the operator without Helm")?;
     install::hand_over_to_helm(&suite.cluster)?;
     install::operator(&suite.cluster, &suite.images, Stopwatch::start())?;
-    database.wait_ready(READY)?;
+    make_it_mend(database, Duration::from_secs(60))?;
     untouched("installing the chart again")
 }
 
