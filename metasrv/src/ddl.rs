@@ -10,6 +10,7 @@ use greptime_types::{ColumnSchema, DatabaseInfo, Error, NodeRole, Result, TableI
 use tracing::info;
 
 use crate::catalog::{Catalog, Edit, Member, Membership};
+use crate::driver::MOST_TABLES;
 use crate::server::Metasrv;
 
 /// More regions than this in one table are refused.
@@ -70,20 +71,35 @@ impl Metasrv {
                 request.name
             )));
         }
-        let mut changed = true;
-        let catalog = self
-            .change(|catalog| {
-                if !catalog.databases.contains_key(&request.name) {
-                    changed = false;
-                    return missing(request.if_exists, format!("database `{}`", request.name));
-                }
-                let tables = catalog.tables.values().filter(|t| t.database == request.name);
-                let mut edits: Vec<Edit> = tables.map(dropping).collect();
-                edits.push(Edit::DeleteDatabase(request.name.clone()));
-                Ok(edits)
-            })
-            .await?;
-        Ok(response(&catalog, 0, changed))
+        let mut changed = false;
+        loop {
+            let mut over = false;
+            let catalog = self
+                .change(|catalog| {
+                    if !catalog.databases.contains_key(&request.name) {
+                        over = true;
+                        return missing(
+                            request.if_exists || changed,
+                            format!("database `{}`", request.name),
+                        );
+                    }
+                    let tables = catalog.tables.values();
+                    let here =
+                        tables.filter(|t| t.database == request.name && t.state != TableState::Dropping);
+                    let mut edits: Vec<Edit> = here.map(dropping).take(MOST_TABLES).collect();
+                    // The database goes with the last of its tables.
+                    over = edits.len() < MOST_TABLES;
+                    if over {
+                        edits.push(Edit::DeleteDatabase(request.name.clone()));
+                    }
+                    changed = true;
+                    Ok(edits)
+                })
+                .await?;
+            if over {
+                return Ok(response(&catalog, 0, changed));
+            }
+        }
     }
 
     async fn create_table(&self, request: v1::CreateTable) -> Result<v1::DdlResponse> {
@@ -312,6 +328,8 @@ fn check_name(what: &str, name: &str) -> Result<()> {
 
 fn check_table(table: &TableInfo) -> Result<()> {
     check_name("table", &table.name)?;
+    table.schema.validate()?;
+    table.partition.check_depth()?;
     let regions = table.partition.partitions.len();
     if regions == 0 || regions > MAX_REGIONS {
         return Err(Error::invalid(format!(

@@ -17,6 +17,10 @@ use crate::view;
 const LOOK: Duration = Duration::from_millis(250);
 const PROBE: Duration = Duration::from_secs(2);
 
+/// Tables that one change of the catalog may touch. Each is up to two operations of a transaction, of which etcd
+/// allows 128 (`--max-txn-ops`).
+pub(crate) const MOST_TABLES: usize = 50;
+
 pub(crate) async fn run(metasrv: Arc<Metasrv>) {
     let mut changes = metasrv.changes.subscribe();
     loop {
@@ -86,7 +90,7 @@ fn step(metasrv: &Metasrv) -> Vec<Edit> {
         .into_iter()
         .filter(|id| is_gone(state, &catalog, *id))
         .map(Edit::DeleteTable);
-    ready.chain(gone).collect()
+    ready.chain(gone).take(MOST_TABLES).collect()
 }
 
 /// Says to each connected datanode what its regions lack, and once that there is no more.

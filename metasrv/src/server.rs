@@ -87,6 +87,19 @@ pub struct Metasrv {
     shutdown: CancellationToken,
 }
 
+/// A commit without an answer. Dropped before it has one, the catalog is to be loaded again.
+struct OutcomeUnknown<'a>(Option<&'a Metasrv>);
+
+impl Drop for OutcomeUnknown<'_> {
+    fn drop(&mut self) {
+        let Some(metasrv) = self.0 else { return };
+        let mut state = metasrv.state.lock();
+        state.stale = state.catalog.is_some();
+        drop(state);
+        metasrv.note_change();
+    }
+}
+
 impl Metasrv {
     /// Starts election and driver; they run until [`Metasrv::shutdown`].
     pub fn start(options: MetasrvOptions) -> Arc<Self> {
@@ -184,6 +197,8 @@ impl Metasrv {
         if state.catalog.take().is_some() {
             info!("this metasrv no longer leads");
         }
+        // What a new leader may have written since is not this one's to take over.
+        state.stale = false;
         state.sessions.clear();
         state.routes = view::Routes::default();
     }
@@ -206,8 +221,7 @@ impl Metasrv {
         let (epoch, tables) = (catalog.root.metasrv_epoch, catalog.tables.len());
         info!(cluster = %catalog.root.cluster_id, epoch, tables, "leading with the catalog loaded");
         self.state.lock().leading_since = self.now();
-        self.install(catalog);
-        Ok(())
+        self.install(catalog)
     }
 
     /// Puts `cluster.json`, or checks it once it was put, and notes the outcome among the dependencies.
@@ -245,9 +259,14 @@ impl Metasrv {
         }
     }
 
-    /// Makes `catalog` the one in force and tells the frontends what changed.
-    fn install(&self, catalog: Catalog) {
+    /// Makes `catalog` the one in force and tells the frontends what changed; an error if this metasrv has stopped
+    /// leading since it asked for it.
+    fn install(&self, catalog: Catalog) -> Result<()> {
         let mut state = self.state.lock();
+        // Under the lock: who stops leading says so first, and then takes the lock to let the catalog go.
+        if !self.leads() {
+            return Err(self.not_leading());
+        }
         let update = view::catalog_update(state.catalog.as_ref(), &catalog);
         state.catalog = Some(catalog);
         state.stale = false;
@@ -256,6 +275,11 @@ impl Metasrv {
             .broadcast(NodeRole::Frontend, &push::Body::Catalog(update));
         drop(state);
         self.note_change();
+        Ok(())
+    }
+
+    fn leads(&self) -> bool {
+        matches!(self.leadership(), Leadership::Leader)
     }
 
     pub(crate) fn not_leading(&self) -> Error {
@@ -282,6 +306,9 @@ impl Metasrv {
         let turn = self.turn.lock().await;
         if self.state.lock().stale {
             drop(turn);
+            if !self.leads() {
+                return Err(self.not_leading());
+            }
             self.take_over().await?;
             return Err(Error::unavailable("the catalog was just loaded anew; try again"));
         }
@@ -290,17 +317,16 @@ impl Metasrv {
         if edits.is_empty() {
             return Ok(catalog);
         }
+        // Also for a caller that gives up in the middle: then nobody knows whether the change was made.
+        let mut unknown = OutcomeUnknown(Some(self));
         match catalog.commit(self.options.store.as_ref(), &edits).await {
             Ok(next) => {
+                unknown.0 = None;
                 self.metrics.catalog_changes.inc();
-                self.install(next.clone());
+                self.install(next.clone())?;
                 Ok(next)
             }
-            Err(error) => {
-                self.state.lock().stale = true;
-                self.note_change();
-                Err(error.context("whether the change was made is unknown"))
-            }
+            Err(error) => Err(error.context("whether the change was made is unknown")),
         }
     }
 

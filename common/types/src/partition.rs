@@ -120,12 +120,23 @@ pub enum PartitionExpr {
     Or(Box<PartitionExpr>, Box<PartitionExpr>),
 }
 
+/// Each level of an expression is two of JSON, which is read to a depth of 128.
+const MAX_DEPTH: usize = 32;
+
 impl PartitionExpr {
     pub fn compare(column: impl Into<String>, op: Op, value: Value) -> Self {
         Self::Compare {
             column: column.into(),
             op,
             value,
+        }
+    }
+
+    /// Levels of AND and OR, with the comparisons below them.
+    fn depth(&self) -> usize {
+        match self {
+            Self::Compare { .. } => 1,
+            Self::And(a, b) | Self::Or(a, b) => 1 + a.depth().max(b.depth()),
         }
     }
 
@@ -218,7 +229,22 @@ impl PartitionRule {
                 expr: Some(expr),
             })
             .collect();
-        Ok(Self { columns, partitions })
+        let rule = Self { columns, partitions };
+        rule.check_depth()?;
+        Ok(rule)
+    }
+
+    /// Refuses rules that are nested deeper than the JSON of a record can be read back.
+    pub fn check_depth(&self) -> Result<()> {
+        let depth = |p: &Partition| p.expr.as_ref().map_or(0, PartitionExpr::depth);
+        match self.partitions.iter().find(|p| depth(p) > MAX_DEPTH) {
+            Some(deep) => Err(Error::invalid(format!(
+                "the rule of partition {} joins {} conditions in a row; at most {MAX_DEPTH} can be stored",
+                deep.region,
+                depth(deep)
+            ))),
+            None => Ok(()),
+        }
     }
 
     /// Region number of a row.

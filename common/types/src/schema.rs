@@ -181,7 +181,8 @@ impl TableSchema {
         Ok(schema)
     }
 
-    fn validate(&self) -> Result<()> {
+    /// What [`TableSchema::new`] checks; for schemas that came over the network.
+    pub fn validate(&self) -> Result<()> {
         let mut names = BTreeSet::new();
         for column in &self.columns {
             if column.name.is_empty() || [SEQUENCE_COLUMN, OP_COLUMN].contains(&column.name.as_str()) {

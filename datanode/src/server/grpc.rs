@@ -43,12 +43,17 @@ impl Datanode {
         let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
         tonic::transport::Server::builder()
             .tcp_nodelay(true)
+            // A frontend that lost its power says nothing, and its queries would hold their memory for ever.
+            .http2_keepalive_interval(Some(KEEPALIVE))
+            .http2_keepalive_timeout(Some(KEEPALIVE))
             .add_routes(self.grpc_routes())
             .serve_with_incoming_shutdown(incoming, shutdown)
             .await
             .map_err(std::io::Error::other)
     }
 }
+
+const KEEPALIVE: std::time::Duration = std::time::Duration::from_secs(2);
 
 #[tonic::async_trait]
 impl Region for Service {

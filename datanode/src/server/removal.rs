@@ -34,13 +34,20 @@ impl Datanode {
 
     /// Continues after the marker is there.
     async fn finish_drop(self: &Arc<Self>, id: RegionId) -> Result<()> {
-        if let Some(region) = self.regions.remove(id) {
+        let region = self.regions.remove(id);
+        if let Some(region) = &region {
             region.close("it was dropped");
         }
         self.log.drop_region(id).await?;
         tracing::info!(region = %id, "region dropped; deleting its objects");
         let node = Arc::clone(self);
-        self.tasks.spawn(async move { node.delete_objects(id).await });
+        self.tasks.spawn(async move {
+            // A flush that is under way ends first: it would put files where nobody looks any more.
+            if let Some(region) = region {
+                drop(region.files.lock().await);
+            }
+            node.delete_objects(id).await;
+        });
         Ok(())
     }
 

@@ -70,7 +70,8 @@ impl Ingestor {
             .map_err(|_| Error::exhausted("too many writes are under way; try again later"))?
             .map_err(|_| Error::unavailable("this frontend is shutting down"))?;
         let parts = split::split(&table.schema, &table.partition, batch)?;
-        let several = parts.len() > 1;
+        let cut = |part: &RecordBatch| part.get_array_memory_size() > self.part_bytes;
+        let several = parts.len() > 1 || parts.iter().any(|(_, part)| cut(part));
         let writes = parts
             .iter()
             .map(|(number, part)| self.write_region(table, *number, part, op, deadline));
@@ -83,7 +84,7 @@ impl Ingestor {
             Some(error) if several => Err(Error::new(
                 error.kind,
                 format!(
-                    "{} (other regions may have stored their rows; sending all of them again is safe{})",
+                    "{} (some of the rows may be stored; sending all of them again is safe{})",
                     error.message,
                     if table.options.append_mode {
                         " except in append mode, which this table is in"

@@ -74,13 +74,10 @@ pub async fn write_series(frontend: &Frontend, database: &str, body: &[u8]) -> R
         let labels: BTreeSet<&str> = series.iter().flat_map(|s| s.labels.keys().copied()).collect();
         let wanted = physical_table(&labels, frontend.config.metric_regions)?;
         let table = frontend.auto.ensure(database, &wanted, deadline).await?;
-        let batch = batch_of(&table, &labels, &series)?;
-        if batch.num_rows() > 0 {
-            let rows = frontend
-                .executor
-                .ingestor
-                .write(&table, &batch, WriteOp::Put, deadline)
-                .await?;
+        for part in parts(&series, labels.len()) {
+            let batch = batch_of(&table, &labels, part)?;
+            let ingestor = &frontend.executor.ingestor;
+            let rows = ingestor.write(&table, &batch, WriteOp::Put, deadline).await?;
             frontend.metrics.ingested("prometheus", rows);
         }
         for one in &series {
@@ -201,6 +198,27 @@ fn even_ranges(parts: u32) -> Result<PartitionRule> {
     PartitionRule::new(vec![SERIES_COLUMN.to_string()], exprs.flatten().collect())
 }
 
+/// Cells of one batch: samples times labels.
+const MOST_CELLS: usize = 4 << 20;
+
+/// The series in parts that take no more memory than each other, however many labels there are in all; none of
+/// them is without samples.
+fn parts<'a, 's>(series: &'a [Series<'s>], labels: usize) -> Vec<&'a [Series<'s>]> {
+    let most = (MOST_CELLS / labels.max(1)).max(1);
+    let (mut parts, mut start, mut samples) = (Vec::new(), 0, 0);
+    for (end, one) in series.iter().enumerate() {
+        if samples > 0 && samples + one.samples.len() > most {
+            parts.push(&series[start..end]);
+            (start, samples) = (end, 0);
+        }
+        samples += one.samples.len();
+    }
+    if samples > 0 {
+        parts.push(&series[start..]);
+    }
+    parts
+}
+
 fn batch_of(table: &TableInfo, labels: &BTreeSet<&str>, series: &[Series]) -> Result<RecordBatch> {
     for label in labels {
         let column = table.schema.column(label);
@@ -213,7 +231,7 @@ fn batch_of(table: &TableInfo, labels: &BTreeSet<&str>, series: &[Series]) -> Re
     let rows: usize = series.iter().map(|s| s.samples.len()).sum();
     let mut builders: HashMap<&str, StringBuilder> = labels
         .iter()
-        .map(|l| (*l, StringBuilder::with_capacity(rows, rows * 8)))
+        .map(|l| (*l, StringBuilder::with_capacity(rows, 0)))
         .collect();
     let mut metrics = StringBuilder::with_capacity(rows, rows * 16);
     let (mut ids, mut times, mut values) = (vec![], vec![], vec![]);
@@ -264,6 +282,32 @@ mod tests {
         let region = |id: u64| rule.route(&|_| Value::UInt(id)).unwrap();
         assert_eq!([region(0), region(u64::MAX / 2), region(u64::MAX)], [0, 1, 2]);
         assert_eq!(even_ranges(1).unwrap().partitions.len(), 1);
+    }
+
+    #[test]
+    fn many_labels_make_small_parts() {
+        let samples = vec![Sample::default(); 10];
+        let one = || Series {
+            metric: "m",
+            id: 1,
+            labels: BTreeMap::new(),
+            samples: &samples,
+        };
+        let series: Vec<Series> = (0..10).map(|_| one()).collect();
+        let sizes = |labels| parts(&series, labels).iter().map(|p| p.len()).collect::<Vec<_>>();
+        assert_eq!(sizes(1), [10]);
+        assert_eq!(sizes(MOST_CELLS / 35), [3, 3, 3, 1]);
+        assert_eq!(sizes(MOST_CELLS), [1; 10]);
+        assert!(
+            parts(
+                &[Series {
+                    samples: &[],
+                    ..one()
+                }],
+                1
+            )
+            .is_empty()
+        );
     }
 
     #[test]

@@ -88,20 +88,28 @@ async fn write_table(
         })
         .collect();
     let now_ms = frontend.clock.wall_ms();
-    let (rows, mut bad) = rows_of(&table.schema, &columns, lines, precision, now_ms);
-    let (rows, refused) = acceptable(&table, &columns, rows, now_ms);
-    bad.extend(refused);
-    if rows.is_empty() {
-        return Ok((0, bad));
+    let (mut written, mut bad) = (0, Vec::new());
+    // Few lines of many columns each are many cells: no part takes more memory than another.
+    for part in lines.chunks((MOST_CELLS / columns.len().max(1)).max(1)) {
+        let (rows, unreadable) = rows_of(&table.schema, &columns, part, precision, now_ms);
+        let (rows, refused) = acceptable(&table, &columns, rows, now_ms);
+        bad.extend(unreadable.into_iter().chain(refused));
+        if rows.is_empty() {
+            continue;
+        }
+        let batch = batch_from_rows(&table.schema, &columns, &rows, now_ms)?;
+        let ingestor = &frontend.executor.ingestor;
+        let stored = ingestor.write(&table, &batch, WriteOp::Put, deadline).await;
+        written += stored.map_err(|error| match written {
+            0 => error,
+            _ => error.context(format!("after {written} lines were stored")),
+        })?;
     }
-    let batch = batch_from_rows(&table.schema, &columns, &rows, now_ms)?;
-    let written = frontend
-        .executor
-        .ingestor
-        .write(&table, &batch, WriteOp::Put, deadline)
-        .await?;
     Ok((written, bad))
 }
+
+/// Cells that are held at once, each of some 64 bytes.
+const MOST_CELLS: usize = 1 << 20;
 
 /// The columns that the lines have. Where they disagree on a type, the first line decides.
 fn wanted_table(name: &str, lines: &[&Line]) -> WantedTable {
