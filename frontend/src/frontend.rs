@@ -157,15 +157,16 @@ impl Frontend {
         match output {
             Ok(Output::Rows(rows)) => {
                 let schema = rows.schema();
-                let rows = rows.inspect_err(move |error| count.outcome = Err(from_datafusion(error)));
+                let rows = rows.inspect_err(move |error| count.failed(from_datafusion(error)));
                 Ok(Output::Rows(Box::pin(RecordBatchStreamAdapter::new(
                     schema, rows,
                 ))))
             }
-            other => {
-                count.outcome = other.as_ref().map(|_| ()).map_err(Clone::clone);
-                other
+            Err(error) => {
+                count.failed(error.clone());
+                Err(error)
             }
+            done => done,
         }
     }
 

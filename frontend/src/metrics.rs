@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use greptime_clock::SharedClock;
 use greptime_telemetry::Metrics;
-use greptime_types::{ErrorKind, Result};
+use greptime_types::{Error, ErrorKind, Result};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -105,6 +105,12 @@ pub struct Count {
     /// Of the clock, when the statement began.
     pub start: Duration,
     pub outcome: Result<()>,
+}
+
+impl Count {
+    pub fn failed(&mut self, error: Error) {
+        self.outcome = Err(error);
+    }
 }
 
 impl Drop for Count {
