@@ -26,7 +26,14 @@ use crate::route::hold::HoldPolicy;
 use crate::route::ids::RequestIds;
 use crate::route::session::{FrontendSession, Identity};
 use crate::route::{Ddl, Regions, Router, View};
+use crate::sql::{Lexer, Statement, parse_statements};
 use crate::statement::{Executor, Output};
+
+/// Statements, with the memory that they take until they have run.
+pub(crate) struct Parsed {
+    pub statements: Vec<Statement>,
+    _space: MemoryReservation,
+}
 
 /// Everything that a frontend needs from outside.
 pub struct FrontendParts {
@@ -135,9 +142,13 @@ impl Frontend {
         self.executor.engine.answer_space(self.config.max_result)
     }
 
-    /// Memory for a statement's text, taken before it is parsed and kept until it has run.
-    pub(crate) fn statement_space(&self, sql: &str) -> Result<MemoryReservation> {
-        self.executor.engine.statement_space(sql.len())
+    /// Parses what a client sent, once there is memory for it.
+    pub(crate) fn parse(&self, sql: &str, lexer: Lexer) -> Result<Parsed> {
+        let space = self.executor.engine.statement_space(sql.len())?;
+        Ok(Parsed {
+            statements: parse_statements(sql, lexer)?,
+            _space: space,
+        })
     }
 
     /// Counts a statement that began at `start`: at once if it gives no rows, else with the end of its rows.

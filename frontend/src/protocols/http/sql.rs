@@ -19,7 +19,7 @@ use super::{Failure, json, read_body};
 use crate::frontend::Frontend;
 use crate::query::memory::AnswerSpace;
 use crate::query::{Protocol, Session};
-use crate::sql::{Lexer, Statement, parse_statements};
+use crate::sql::{Lexer, Statement};
 use crate::statement::Output;
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -189,8 +189,8 @@ async fn run(frontend: &Arc<Frontend>, params: &SqlParams, mut session: Session)
         .sql
         .as_deref()
         .ok_or_else(|| Error::invalid("parameter `sql` is missing"))?;
-    let _space = frontend.statement_space(sql)?;
-    let statements = parse_statements(sql, Lexer::Standard)?;
+    let parsed = frontend.parse(sql, Lexer::Standard)?;
+    let statements = &parsed.statements;
     if statements.is_empty() {
         return Err(Error::invalid("there is no statement in `sql`"));
     }
@@ -212,7 +212,7 @@ async fn run(frontend: &Arc<Frontend>, params: &SqlParams, mut session: Session)
         }
         Format::Csv { .. } | Format::Table => {
             let mut last = Output::Affected(0);
-            for statement in &statements {
+            for statement in statements {
                 last = execute(frontend, &mut session, statement).await?;
             }
             match (last, format) {

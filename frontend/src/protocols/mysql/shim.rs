@@ -26,7 +26,7 @@ use crate::frontend::Frontend;
 use crate::query::engine::expect_database;
 use crate::query::functions::MYSQL_VERSION;
 use crate::query::{Protocol, Session};
-use crate::sql::{Lexer, Statement, params, parse_statements};
+use crate::sql::{Lexer, Statement, params};
 use crate::statement::Output;
 
 const SALT_LENGTH: usize = 20;
@@ -75,11 +75,6 @@ impl Connection {
 
     fn session(&self) -> Session {
         self.session.lock().clone()
-    }
-
-    fn done<T>(&self, result: &Result<T>, start: Duration) {
-        let took = self.frontend.clock.now().saturating_sub(start);
-        self.frontend.metrics.request("mysql", result, took);
     }
 
     /// Runs the statements one after the other and answers each; the first failure ends it. Boxed and recursive,
@@ -138,9 +133,8 @@ impl Connection {
 
     /// Parameters and result columns of a statement that a client prepares.
     async fn prepare(&self, sql: &str) -> Result<(Statement, usize, Vec<Column>)> {
-        let _space = self.frontend.statement_space(sql)?;
-        let mut statements = parse_statements(sql, Lexer::MySql)?;
-        let (Some(mut statement), true) = (statements.pop(), statements.is_empty()) else {
+        let mut parsed = self.frontend.parse(sql, Lexer::MySql)?;
+        let (Some(mut statement), true) = (parsed.statements.pop(), parsed.statements.is_empty()) else {
             return Err(Error::invalid("prepare one statement at a time"));
         };
         let count = params::number(&mut statement);
@@ -241,18 +235,14 @@ impl<W: AsyncWrite + Send + Unpin> AsyncMysqlShim<W> for Connection {
     }
 
     async fn on_query<'a>(&'a mut self, sql: &'a str, results: QueryResultWriter<'a, W>) -> io::Result<()> {
-        let space = self.frontend.statement_space(sql);
-        match space
-            .as_ref()
-            .map_err(Clone::clone)
-            .and_then(|_| parse_statements(sql, Lexer::MySql))
-        {
+        let parsed = self.frontend.parse(sql, Lexer::MySql);
+        match &parsed {
             // Comments only, as dumps and drivers send them.
-            Ok(statements) if statements.is_empty() => results.completed(OkResponse::default()).await,
-            Ok(statements) => self.run(&statements, results).await,
+            Ok(parsed) if parsed.statements.is_empty() => results.completed(OkResponse::default()).await,
+            Ok(parsed) => self.run(&parsed.statements, results).await,
             Err(error) => {
-                self.done::<()>(&Err(error.clone()), self.frontend.clock.now());
-                write_error(results, &error).await
+                self.frontend.metrics.request("mysql", &parsed, Duration::ZERO);
+                write_error(results, error).await
             }
         }
     }

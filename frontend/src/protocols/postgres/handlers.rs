@@ -29,7 +29,7 @@ use super::startup::Startup;
 use super::values::{fields_of, literal_of, rows_of, type_of, type_of_column};
 use crate::frontend::Frontend;
 use crate::query::{Protocol, Session};
-use crate::sql::{Lexer, Statement, params, parse_statements};
+use crate::sql::{Lexer, Statement, params};
 use crate::statement::Output;
 
 /// Everything that one connection needs; it is made for it.
@@ -121,23 +121,17 @@ impl Handler {
         })
     }
 
-    fn done<T>(&self, result: &Result<T>, start: Duration) {
-        let took = self.frontend.clock.now().saturating_sub(start);
-        self.frontend.metrics.request("postgres", result, took);
-    }
-
     async fn prepare(
         &self,
         session: &Session,
         sql: &str,
         given: &[Option<Type>],
     ) -> Result<Option<Prepared>> {
-        let _space = self.frontend.statement_space(sql)?;
-        let mut statements = parse_statements(sql, Lexer::Standard)?;
-        let Some(mut statement) = statements.pop() else {
+        let mut parsed = self.frontend.parse(sql, Lexer::Standard)?;
+        let Some(mut statement) = parsed.statements.pop() else {
             return Ok(None);
         };
-        if !statements.is_empty() {
+        if !parsed.statements.is_empty() {
             return Err(Error::invalid("prepare one statement at a time"));
         }
         let count = params::number(&mut statement);
@@ -229,18 +223,16 @@ impl SimpleQueryHandler for Handler {
         C::Error: fmt::Debug,
         PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
     {
-        let space = self.frontend.statement_space(query);
-        let parsed = space.as_ref().map_err(Clone::clone);
-        let parsed = parsed.and_then(|_| parse_statements(query, Lexer::Standard));
-        let statements = parsed.inspect_err(|e| {
-            self.done::<()>(&Err(e.clone()), self.frontend.clock.now());
-        });
-        let statements = statements.map_err(|e| to_pgwire(&e))?;
-        if statements.is_empty() {
+        let parsed = self.frontend.parse(query, Lexer::Standard);
+        if parsed.is_err() {
+            self.frontend.metrics.request("postgres", &parsed, Duration::ZERO);
+        }
+        let parsed = parsed.map_err(|e| to_pgwire(&e))?;
+        if parsed.statements.is_empty() {
             return Ok(vec![Response::EmptyQuery]);
         }
         let mut responses = Vec::new();
-        for statement in &statements {
+        for statement in &parsed.statements {
             let session = self.session(client);
             match self.run(&session, statement, &Format::UnifiedText).await {
                 Ok(response) => responses.push(response),

@@ -104,48 +104,48 @@ fn encode(
     if array.is_null(row) || *array.data_type() == DataType::Null {
         return encoder.encode_field(&None::<i8>);
     }
+    if field.format() == FieldFormat::Text
+        && let Some(text) = own_text(array, row)
+    {
+        return encode_text(encoder, &text, field);
+    }
     match array.data_type() {
         DataType::Boolean => encoder.encode_field(&array.as_boolean().value(row)),
         DataType::Int16 => encoder.encode_field(&array.as_primitive::<Int16Type>().value(row)),
         DataType::Int32 => encoder.encode_field(&array.as_primitive::<Int32Type>().value(row)),
         DataType::Int64 => encoder.encode_field(&array.as_primitive::<Int64Type>().value(row)),
-        DataType::Float32 => {
-            let value = array.as_primitive::<Float32Type>().value(row);
-            match field.format() {
-                FieldFormat::Text => encode_text(encoder, &float4_text(value), field),
-                FieldFormat::Binary => encoder.encode_field(&value),
-            }
-        }
-        DataType::Float64 => {
-            let value = array.as_primitive::<Float64Type>().value(row);
-            match field.format() {
-                FieldFormat::Text => encode_text(encoder, &float8_text(value), field),
-                FieldFormat::Binary => encoder.encode_field(&value),
-            }
-        }
+        DataType::Float32 => encoder.encode_field(&array.as_primitive::<Float32Type>().value(row)),
+        DataType::Float64 => encoder.encode_field(&array.as_primitive::<Float64Type>().value(row)),
         DataType::Utf8 => encoder.encode_field(&array.as_string::<i32>().value(row)),
         DataType::Binary => encoder.encode_field(&array.as_binary::<i32>().value(row)),
-        DataType::Timestamp(..) => {
-            let value = array
+        DataType::Timestamp(..) => encoder.encode_field(
+            &array
                 .as_primitive::<TimestampMicrosecondType>()
-                .value_as_datetime(row);
-            match (field.format(), value) {
-                (FieldFormat::Text, Some(time)) => encode_text(encoder, &timestamp_text(time), field),
-                (_, value) => encoder.encode_field(&value),
-            }
-        }
-        DataType::Date32 => {
-            let value = array.as_primitive::<Date32Type>().value_as_date(row);
-            match (field.format(), value) {
-                (FieldFormat::Text, Some(date)) => encode_text(encoder, &date_text(date), field),
-                (_, value) => encoder.encode_field(&value),
-            }
-        }
+                .value_as_datetime(row),
+        ),
+        DataType::Date32 => encoder.encode_field(&array.as_primitive::<Date32Type>().value_as_date(row)),
         _ => {
             let shown = ArrayFormatter::try_new(array, &FormatOptions::default());
             let text = shown.map(|s| s.value(row).to_string()).unwrap_or_default();
             encode_text(encoder, &text, field)
         }
+    }
+}
+
+/// The text of those values that the library writes in another way than PostgreSQL does.
+fn own_text(array: &dyn Array, row: usize) -> Option<String> {
+    match array.data_type() {
+        DataType::Float32 => Some(float4_text(array.as_primitive::<Float32Type>().value(row))),
+        DataType::Float64 => Some(float8_text(array.as_primitive::<Float64Type>().value(row))),
+        DataType::Timestamp(..) => array
+            .as_primitive::<TimestampMicrosecondType>()
+            .value_as_datetime(row)
+            .map(timestamp_text),
+        DataType::Date32 => array
+            .as_primitive::<Date32Type>()
+            .value_as_date(row)
+            .map(date_text),
+        _ => None,
     }
 }
 
