@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use greptime_operator_api::GreptimeCluster;
 
 use crate::backoff::Key;
-use crate::children::{Children, MANAGER, SERVICE, STATEFUL_SET, api, kinds, text, to_value};
+use crate::children::{Children, MANAGER, SERVICE, STATEFUL_SET, api, kinds, merging, text, to_value};
 use crate::context::Context;
 use crate::diff::{Owner, difference, has_foreign_ports};
 use crate::error::{Doing, Error};
@@ -169,11 +169,9 @@ async fn apply_one(
         // The version keeps us from taking away what somebody wrote since we looked.
         let ports =
             json!({"metadata": {"resourceVersion": version}, "spec": {"ports": body["spec"]["ports"]}});
-        let params = PatchParams {
-            field_manager: Some(MANAGER.to_owned()),
-            ..PatchParams::default()
-        };
-        let replaced = objects.patch(&wanted.name, &params, &Patch::Merge(&ports)).await;
+        let replaced = objects
+            .patch(&wanted.name, &merging(), &Patch::Merge(&ports))
+            .await;
         replaced
             .map(|_| ())
             .doing(|| format!("replace the ports of {title}"))?;

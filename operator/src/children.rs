@@ -10,7 +10,7 @@ use futures::future::try_join_all;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use kube::api::{ApiResource, DynamicObject, ListParams};
+use kube::api::{ApiResource, DynamicObject, ListParams, PatchParams};
 use kube::{Api, ResourceExt};
 use serde_json::Value;
 
@@ -44,6 +44,14 @@ pub fn kinds() -> [ApiResource; 5] {
 
 pub const STATEFUL_SET: &str = "StatefulSet";
 pub const SERVICE: &str = "Service";
+
+/// For a patch that replaces what it names, under our name.
+pub fn merging() -> PatchParams {
+    PatchParams {
+        field_manager: Some(MANAGER.to_owned()),
+        ..PatchParams::default()
+    }
+}
 
 /// Kind and name.
 pub type Id = (String, String);

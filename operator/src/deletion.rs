@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 
 use crate::apply::delete;
 use crate::backoff::Key;
-use crate::children::{self, LABEL_COMPONENT, MANAGER, STATEFUL_SET, text};
+use crate::children::{self, LABEL_COMPONENT, MANAGER, STATEFUL_SET, merging, text};
 use crate::context::Context;
 use crate::error::{Doing, Error};
 use crate::events::{normal, warning};
@@ -61,12 +61,8 @@ async fn set_finalizer(
     finalizers.extend(present.then(|| FINALIZER.to_owned()));
     let api: Api<DeserializeGuard<GreptimeCluster>> = Api::namespaced(context.client.clone(), &key.0);
     let metadata = json!({"finalizers": finalizers, "resourceVersion": cluster.resource_version});
-    let params = PatchParams {
-        field_manager: Some(MANAGER.to_owned()),
-        ..Default::default()
-    };
     match api
-        .patch(&key.1, &params, &Patch::Merge(json!({"metadata": metadata})))
+        .patch(&key.1, &merging(), &Patch::Merge(json!({"metadata": metadata})))
         .await
     {
         Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),

@@ -117,11 +117,14 @@ fn in_list(path: &str, field: &str, want: &[Value], live: &[Value]) -> Option<St
 /// Whether somebody else added ports to a Service of ours. What is applied on the server's side cannot take them
 /// away, and is refused when one of them has a name that we use: the list must be written as a whole.
 pub fn has_foreign_ports(desired: &Value, live: &Value) -> bool {
-    let ports = |object: &Value| object.pointer("/spec/ports").and_then(Value::as_array).cloned();
-    let (Some(want), Some(live)) = (ports(desired), ports(live)) else {
+    let (Some(want), Some(live)) = (service_ports(desired), service_ports(live)) else {
         return false;
     };
-    list_keys("ports", &want).is_some_and(|keys| foreign_item(&want, &live, keys).is_some())
+    list_keys("ports", want).is_some_and(|keys| foreign_item(want, live, keys).is_some())
+}
+
+fn service_ports(service: &Value) -> Option<&Vec<Value>> {
+    service.pointer("/spec/ports")?.as_array()
 }
 
 fn foreign_item<'a>(want: &[Value], live: &'a [Value], keys: &[&str]) -> Option<&'a Value> {

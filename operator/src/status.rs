@@ -4,12 +4,12 @@ use greptime_operator_api::{GreptimeCluster, GreptimeClusterStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 use kube::Resource;
-use kube::api::{Api, Patch, PatchParams};
+use kube::api::{Api, Patch};
 use kube::core::DeserializeGuard;
 use serde_json::{Map, Value, json};
 
 use crate::backoff::Key;
-use crate::children::MANAGER;
+use crate::children::merging;
 use crate::context::Context;
 use crate::error::{Doing, Error};
 
@@ -30,13 +30,9 @@ pub async fn write(
     }
     let fields = replacing(said, &wanted);
     let api: Api<DeserializeGuard<GreptimeCluster>> = Api::namespaced(context.client.clone(), &key.0);
-    let params = PatchParams {
-        field_manager: Some(MANAGER.to_owned()),
-        ..Default::default()
-    };
     // The uid, so that a cluster that was deleted and made again is not told of its predecessor.
     let patch = Patch::Merge(json!({"metadata": {"uid": live["metadata"]["uid"]}, "status": fields}));
-    let written = api.patch_status(&key.1, &params, &patch).await;
+    let written = api.patch_status(&key.1, &merging(), &patch).await;
     written.doing(|| format!("write the status of {}", key.1))?;
     context.metrics.wrote(&GreptimeCluster::kind(&()));
     Ok(true)
