@@ -70,7 +70,7 @@ lint: ## Formatting, clippy, shell scripts, links and tables of the documents
 
 .PHONY: generate
 generate: build ## Writes the generated files: CRD and manifests
-	scripts/generate
+	scripts/generate $(BIN)
 
 .PHONY: build
 build: ## Builds the programs and the tests

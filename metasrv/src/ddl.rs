@@ -150,8 +150,8 @@ impl Metasrv {
 
     /// How long to wait still for known datanodes that have not registered since this metasrv leads.
     fn time_to_register(&self) -> Result<Option<Duration>> {
-        let catalog = self.catalog()?;
         let state = self.state.lock();
+        let catalog = state.catalog.as_ref().ok_or_else(|| self.not_leading())?;
         let away = |node: &u64| state.sessions.get(NodeRole::Datanode, *node).is_none();
         let deadline = state.leading_since + self.options.config.session_timeout;
         let left = deadline.saturating_sub(self.now());

@@ -87,6 +87,14 @@ mod tests {
     use super::*;
     use crate::ObjectStoreConfig;
 
+    fn bucket() -> Bucket {
+        let config = ObjectStoreConfig {
+            kind: crate::StoreKind::Memory,
+            ..Default::default()
+        };
+        config.open().unwrap()
+    }
+
     fn marker(id: &str) -> ClusterMarker {
         ClusterMarker {
             format: 1,
@@ -98,23 +106,16 @@ mod tests {
 
     #[tokio::test]
     async fn a_bucket_of_another_cluster_is_refused_by_name() {
-        let config = ObjectStoreConfig {
-            kind: crate::StoreKind::Memory,
-            ..Default::default()
-        };
-        let bucket = config.open().unwrap();
+        let bucket = bucket();
         claim(&bucket, &marker("one")).await.unwrap();
         claim(&bucket, &marker("one")).await.unwrap();
         let error = claim(&bucket, &marker("two")).await.unwrap_err();
         assert!(error.message.contains("belongs to cluster one"), "{error}");
     }
+
     #[tokio::test]
     async fn a_claimed_bucket_that_lost_its_marker_is_not_claimed_again() {
-        let config = ObjectStoreConfig {
-            kind: crate::StoreKind::Memory,
-            ..Default::default()
-        };
-        let bucket = config.open().unwrap();
+        let bucket = bucket();
         claim(&bucket, &marker("one")).await.unwrap();
         check_claimed(&bucket, &marker("one")).await.unwrap();
         let error = check_claimed(&bucket, &marker("two")).await.unwrap_err();
