@@ -14,6 +14,7 @@ pub mod memtable;
 pub mod metrics;
 pub mod region;
 pub mod scan;
+pub mod schema;
 pub mod server;
 pub mod sst;
 #[cfg(test)]

@@ -27,6 +27,12 @@ pub struct FileMeta {
     pub max_time: i64,
     /// Of the table when the file was written.
     pub schema_version: u64,
+    /// Rows that say that an identity was deleted.
+    #[serde(default)]
+    pub deletes: u64,
+    /// 0: flushed; otherwise one more than the highest of the files that it was merged from.
+    #[serde(default)]
+    pub level: u32,
 }
 
 /// What is put at `manifest/{version}`.

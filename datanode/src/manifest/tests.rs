@@ -30,6 +30,8 @@ fn file(name: &str) -> FileMeta {
         min_time: 0,
         max_time: 0,
         schema_version: 1,
+        deletes: 0,
+        level: 0,
     }
 }
 

@@ -188,6 +188,7 @@ async fn upload(
         name: format!("{epoch}-{}", with.ids.uuid()),
         table: &frozen.table,
         key: &key,
+        level: 0,
     };
     write_file(file, rows).await
 }

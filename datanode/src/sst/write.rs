@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, Int64Array, RecordBatch, UInt64Array};
+use arrow::array::{Array, Int64Array, RecordBatch, UInt8Array, UInt64Array};
 use arrow::compute::{cast, max, min};
 use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::execution::SendableRecordBatchStream;
 use futures::StreamExt;
 use greptime_object_store::{Bucket, store_error};
-use greptime_types::schema::SEQUENCE_COLUMN;
+use greptime_types::schema::{OP_COLUMN, SEQUENCE_COLUMN};
 use greptime_types::{Error, RegionId, Result, TableInfo, format};
 use object_store::ObjectStoreExt;
 use object_store::buffered::BufWriter;
@@ -21,6 +21,7 @@ use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use super::{EPOCH_KEY, FORMAT_KEY, REGION_KEY, TABLE_KEY};
 use crate::manifest::{FileMeta, RegionPath};
 use crate::memtable::KeyColumns;
+use crate::region::RowOp;
 
 /// Rows of a row group: the unit that statistics skip and that a reader holds in memory.
 const ROW_GROUP_ROWS: usize = 128 * 1024;
@@ -40,6 +41,8 @@ pub struct FileWriter<'a> {
     pub name: String,
     pub table: &'a TableInfo,
     pub key: &'a KeyColumns,
+    /// See [`FileMeta::level`].
+    pub level: u32,
 }
 
 /// Minima and maxima over what was written.
@@ -48,6 +51,7 @@ struct Ranges {
     rows: u64,
     sequence: Option<(u64, u64)>,
     time: Option<(i64, i64)>,
+    deletes: u64,
 }
 
 /// Uploads the stream as one file; `None` if it had no rows. The file means nothing until an edit names it.
@@ -86,6 +90,8 @@ pub async fn write_file(
         min_time: time.0,
         max_time: time.1,
         schema_version: file.table.schema.version,
+        deletes: ranges.deletes,
+        level: file.level,
     }))
 }
 
@@ -141,7 +147,10 @@ impl Ranges {
         let times = cast(column(time)?, &DataType::Int64).map_err(|e| Error::internal(e.to_string()))?;
         let times = times.as_any().downcast_ref::<Int64Array>();
         let times = times.and_then(|t| Some((min(t)?, max(t)?)));
+        let deletes = column(OP_COLUMN)?.as_any().downcast_ref::<UInt8Array>();
+        let is_delete = |op: &&u8| **op == RowOp::Delete.code();
         self.rows += batch.num_rows() as u64;
+        self.deletes += deletes.map_or(0, |ops| ops.values().iter().filter(is_delete).count()) as u64;
         self.sequence = widen(self.sequence, sequence);
         self.time = widen(self.time, times);
         Ok(())

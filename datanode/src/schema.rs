@@ -1,0 +1,48 @@
+//! The columns of a region's rows inside a datanode: in memory, in files, and on the way between them.
+//!
+//! They are the table's, but for two things: a tag that is a string is a dictionary, since few values repeat in many
+//! rows, and each column carries its id, by which files know it whatever its name is today.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use greptime_types::schema::{OP_COLUMN, SEQUENCE_COLUMN};
+use greptime_types::{ColumnSchema, ColumnType, Semantic, TableSchema};
+
+/// Key of a field's metadata that Parquet keeps as the id of the column.
+pub const FIELD_ID: &str = "PARQUET:field_id";
+
+/// A string tag: keys into its distinct values.
+pub fn tag_dictionary() -> DataType {
+    DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8))
+}
+
+/// The type of a column in rows of the engine.
+pub fn engine_type(column: &ColumnSchema) -> DataType {
+    match (column.semantic, column.column_type) {
+        (Semantic::Tag, ColumnType::String) => tag_dictionary(),
+        (_, other) => other.to_arrow(),
+    }
+}
+
+/// A column of the table as rows of the engine have it.
+pub fn engine_field(column: &ColumnSchema) -> Field {
+    Field::new(&column.name, engine_type(column), true)
+        .with_metadata(HashMap::from([(FIELD_ID.to_owned(), column.id.to_string())]))
+}
+
+/// The wanted columns in the table's order, and sequence and operation if `internal`.
+pub fn engine_schema(
+    table: &TableSchema,
+    wanted: impl Fn(&ColumnSchema) -> bool,
+    internal: bool,
+) -> SchemaRef {
+    let columns = table.columns.iter().filter(|c| wanted(c));
+    let mut fields: Vec<Field> = columns.map(engine_field).collect();
+    if internal {
+        fields.push(Field::new(SEQUENCE_COLUMN, DataType::UInt64, true));
+        fields.push(Field::new(OP_COLUMN, DataType::UInt8, true));
+    }
+    Arc::new(Schema::new(fields))
+}
