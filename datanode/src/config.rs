@@ -37,6 +37,12 @@ pub struct DatanodeConfig {
     /// Memory of all queries together; beyond it they spill to the data directory, or fail.
     #[serde(with = "greptime_settings::size")]
     pub query_memory: u64,
+    /// Memory for parts of files as they are.
+    #[serde(with = "greptime_settings::size")]
+    pub cache_memory: u64,
+    /// Memory for decoded columns of files.
+    #[serde(with = "greptime_settings::size")]
+    pub decoded_cache_size: u64,
     /// Disk space of all queries together.
     #[serde(with = "greptime_settings::size")]
     pub query_spill_limit: u64,
@@ -56,6 +62,8 @@ impl Default for DatanodeConfig {
             log_file_size: 64 << 20,
             log_purge_threshold: 512 << 20,
             query_memory: 512 << 20,
+            cache_memory: 128 << 20,
+            decoded_cache_size: 256 << 20,
             query_spill_limit: 4 << 30,
         }
     }

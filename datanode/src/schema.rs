@@ -6,9 +6,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
+use arrow::error::ArrowError;
 use greptime_types::schema::{OP_COLUMN, SEQUENCE_COLUMN};
-use greptime_types::{ColumnSchema, ColumnType, Semantic, TableSchema};
+use greptime_types::{ColumnSchema, ColumnType, Error, Result, Semantic, TableSchema};
 
 /// Key of a field's metadata that Parquet keeps as the id of the column.
 pub const FIELD_ID: &str = "PARQUET:field_id";
@@ -45,4 +48,36 @@ pub fn engine_schema(
         fields.push(Field::new(OP_COLUMN, DataType::UInt8, true));
     }
     Arc::new(Schema::new(fields))
+}
+
+/// The rows under another schema. A column is found by its id, or by its name if one of both has no id. One that is
+/// absent is NULL; one of another type is cast, and what cannot be cast is NULL.
+pub fn conform(batch: &RecordBatch, to: &SchemaRef) -> Result<RecordBatch> {
+    if batch.schema_ref() == to {
+        return Ok(batch.clone());
+    }
+    let rows = batch.num_rows();
+    let schema = batch.schema();
+    let column = |field: &FieldRef| match position(&schema, field) {
+        Some(at) if batch.column(at).data_type() == field.data_type() => Ok(Arc::clone(batch.column(at))),
+        Some(at) => cast(batch.column(at), field.data_type()),
+        None => Ok(new_null_array(field.data_type(), rows)),
+    };
+    let columns: Result<Vec<ArrayRef>, _> = to.fields().iter().map(column).collect();
+    let options = RecordBatchOptions::new().with_row_count(Some(rows));
+    RecordBatch::try_new_with_options(Arc::clone(to), columns.map_err(arrow_error)?, &options).map_err(arrow_error)
+}
+
+/// Where a schema has the column that `field` means.
+pub fn position(schema: &Schema, field: &Field) -> Option<usize> {
+    let id = field.metadata().get(FIELD_ID);
+    let same = |other: &FieldRef| match (id, other.metadata().get(FIELD_ID)) {
+        (Some(id), Some(other)) => id == other,
+        _ => field.name() == other.name(),
+    };
+    schema.fields().iter().position(same)
+}
+
+fn arrow_error(error: ArrowError) -> Error {
+    Error::internal(format!("rows under another schema: {error}"))
 }

@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::{Field, Schema, SchemaRef};
+use arrow::datatypes::SchemaRef;
 use datafusion::execution::TaskContext;
 use greptime_clock::SharedIds;
 use greptime_object_store::Bucket;
-use greptime_types::schema::{OP_COLUMN, SEQUENCE_COLUMN};
 use greptime_types::{Error, Result};
 use object_store::ObjectStoreExt;
 
@@ -14,8 +13,9 @@ use super::state::Frozen;
 use super::{Region, RegionState};
 use crate::log::LogHandle;
 use crate::manifest::{Commit, FileMeta, ManifestStore, View};
-use crate::memtable::{KeyColumns, align};
-use crate::scan::{Deletes, dedup, merge, stream_of};
+use crate::memtable::KeyColumns;
+use crate::scan::{Deletes, Duplicates, merge, stream_of};
+use crate::schema::{conform, engine_schema};
 use crate::sst::{FileWriter, key_of, write_file};
 
 /// Rows that are merged at a time.
@@ -138,18 +138,8 @@ fn file_schema(frozen: &Frozen) -> SchemaRef {
             .any(|c| c.schema().column_with_name(name).is_some())
     };
     let key = KeyColumns::of(&frozen.table);
-    let columns = frozen.table.schema.columns.iter();
-    let mut fields: Vec<Field> = columns
-        .filter(|c| key.contains(&c.name) || present(&c.name))
-        .map(|c| Field::new(&c.name, c.column_type.to_arrow(), true))
-        .collect();
-    fields.push(Field::new(
-        SEQUENCE_COLUMN,
-        arrow::datatypes::DataType::UInt64,
-        true,
-    ));
-    fields.push(Field::new(OP_COLUMN, arrow::datatypes::DataType::UInt8, true));
-    Arc::new(Schema::new(fields))
+    let has = |c: &greptime_types::ColumnSchema| key.contains(&c.name) || present(&c.name);
+    engine_schema(&frozen.table.schema, has, true)
 }
 
 /// Uploads the rows above `after`; `None` if there are none.
@@ -169,18 +159,19 @@ async fn upload(
         .iter()
         .filter(|c| c.max_sequence() > after)
     {
-        let rows = align(&chunk.sorted(&key, after)?, &schema)?;
+        let rows = conform(&chunk.sorted(&key, after)?, &schema)?;
         runs.push(stream_of(rows, BATCH_ROWS));
     }
     if runs.is_empty() {
         return Ok(None);
     }
     // The memtable's budget covers what is merged here.
-    let merged = merge(runs, &schema, &key, &TaskContext::default());
-    let mut rows = merged.map_err(|e| greptime_query::from_datafusion(&e))?;
-    if !key.append_mode {
-        rows = dedup(rows, key.clone(), Deletes::Keep);
-    }
+    let duplicates = match key.append_mode {
+        true => Duplicates::Keep,
+        false => Duplicates::Newest(Deletes::Keep),
+    };
+    let rows = merge(runs, &schema, &key, duplicates, &TaskContext::default());
+    let rows = rows.map_err(|e| greptime_query::from_datafusion(&e))?;
     let file = FileWriter {
         bucket: &with.bucket,
         region: region.id(),

@@ -32,6 +32,7 @@ use crate::config::DatanodeConfig;
 use crate::log::{LogHandle, LogStore, TimedLog};
 use crate::metrics::DatanodeMetrics;
 use crate::region::Flusher;
+use crate::sst::FileSource;
 use identity::DataDir;
 use maintain::FlushBook;
 use tasks::Tasks;
@@ -52,6 +53,7 @@ pub struct Datanode {
     appends: Arc<TimedLog>,
     log: LogHandle,
     flusher: Flusher,
+    files: FileSource,
     flushes: FlushBook,
     flush_permits: Semaphore,
     load_permits: Semaphore,

@@ -7,7 +7,6 @@ use std::sync::atomic::AtomicBool;
 
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::FairSpillPool;
-use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use greptime_clock::{SharedClock, SharedIds};
@@ -30,7 +29,8 @@ use crate::config::DatanodeConfig;
 use crate::log::{self, EngineLog, EngineOptions, Key, LogCore, LogOptions, LogStore, TimedLog};
 use crate::metrics::DatanodeMetrics;
 use crate::region::{Checkpoint, Flusher, Region};
-use crate::scan::STORE_URL;
+use crate::cache::{CacheSizes, Caches};
+use crate::sst::FileSource;
 
 /// Orders of metasrv that may wait.
 const ORDER_QUEUE: usize = 4096;
@@ -129,7 +129,8 @@ impl Datanode {
             log: log.clone(),
         };
         let node = Arc::new(Self {
-            queries: query_context(&config, &data_dir, &flusher.bucket)?,
+            queries: query_context(&config, &data_dir)?,
+            files: FileSource::new(flusher.bucket.clone(), caches(&config)),
             address: parts.address,
             incarnation: parts.ids.random_u64(),
             data_dir,
@@ -207,7 +208,7 @@ fn open_regions(
 }
 
 /// Queries share a memory pool, and a directory for what does not fit.
-fn query_context(config: &DatanodeConfig, data_dir: &DataDir, bucket: &Bucket) -> Result<SessionContext> {
+fn query_context(config: &DatanodeConfig, data_dir: &DataDir) -> Result<SessionContext> {
     let failed = |e: datafusion::error::DataFusionError| Error::internal(format!("the query runtime: {e}"));
     let spill = data_dir.path("spill");
     // What an earlier process left there serves nobody.
@@ -221,7 +222,12 @@ fn query_context(config: &DatanodeConfig, data_dir: &DataDir, bucket: &Bucket) -
         .with_disk_manager_builder(disk)
         .build_arc()
         .map_err(failed)?;
-    let url = ObjectStoreUrl::parse(STORE_URL).map_err(failed)?;
-    runtime.register_object_store(url.as_ref(), Arc::clone(&bucket.store));
     Ok(SessionContext::new_with_config_rt(SessionConfig::new(), runtime))
+}
+
+fn caches(config: &DatanodeConfig) -> Caches {
+    Caches::in_memory(CacheSizes {
+        memory: config.cache_memory,
+        decoded: config.decoded_cache_size,
+    })
 }
