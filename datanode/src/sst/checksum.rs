@@ -74,7 +74,12 @@ pub fn seal_tail(tail: &mut [u8]) -> Result<()> {
 /// What a footer says of the tail: where it begins, and its checksum. `None` if it says nothing.
 pub fn tail_claim(footer: &[u8]) -> Option<(u64, u64)> {
     let digits = tail_digits(footer)?;
-    let hex = |range: Range<usize>| u64::from_str_radix(std::str::from_utf8(&footer[range]).ok()?, 16).ok();
+    let hex = |range: Range<usize>| {
+        let text = std::str::from_utf8(&footer[range]).ok()?;
+        let value = u64::from_str_radix(text, 16).ok()?;
+        // A flipped bit may make a small letter a large one.
+        (format!("{value:016x}") == text).then_some(value)
+    };
     Some((hex(digits.start - DIGITS..digits.start)?, hex(digits)?))
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, RecordBatchOptions};
+use arrow::array::{Array, ArrayRef, BooleanArray, Int64Array, RecordBatch, RecordBatchOptions};
 use arrow::compute::kernels::cmp::{gt_eq, lt_eq};
 use arrow::compute::{and, cast, prep_null_mask_filter};
 use arrow::datatypes::{DataType, FieldRef, Schema, SchemaRef};
@@ -69,7 +69,7 @@ impl Filter {
                 let options = RecordBatchOptions::new().with_row_count(Some(rows));
                 let batch = RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)?;
                 let value = predicate.evaluate(&batch)?.into_array(rows)?;
-                Some(prep_null_mask_filter(as_boolean_array(&value)?))
+                Some(without_nulls(as_boolean_array(&value)?))
             }
             None => None,
         };
@@ -85,5 +85,13 @@ fn within(times: &ArrayRef, (first, last): (i64, i64)) -> Result<BooleanArray> {
     let times = cast(times, &DataType::Int64)?;
     let above = gt_eq(&times, &Int64Array::new_scalar(first))?;
     let below = lt_eq(&times, &Int64Array::new_scalar(last))?;
-    Ok(prep_null_mask_filter(&and(&above, &below)?))
+    Ok(without_nulls(&and(&above, &below)?))
+}
+
+/// NULL does not pass.
+fn without_nulls(mask: &BooleanArray) -> BooleanArray {
+    if mask.null_count() == 0 {
+        return BooleanArray::new(mask.values().clone(), None);
+    }
+    prep_null_mask_filter(mask)
 }

@@ -95,26 +95,27 @@ impl FileSource {
         let mut damaged_before = false;
         loop {
             let length = tail.len() as u64;
-            let wanted = match Footer::from_tail(&tail, bytes) {
+            let error = match Footer::from_tail(&tail, bytes) {
                 Ok(Tail::Whole(footer)) => {
                     self.caches.ranges.insert(cached, tail);
                     return Ok(*footer);
                 }
-                Ok(Tail::Needs(more)) if more as u64 > length && more as u64 <= bytes => more as u64,
-                Ok(Tail::Needs(_)) => {
-                    return Err(Error::corruption(format!(
-                        "{key}: its footer does not fit into it"
-                    )));
+                Ok(Tail::Needs(more)) if more as u64 > length && more as u64 <= bytes => {
+                    tail = self.fetch_tail(key, bytes, more as u64, metrics).await?;
+                    continue;
                 }
-                Err(error) if error.kind == ErrorKind::Corruption && !damaged_before => {
-                    tracing::warn!(file = %key, %error, "a damaged footer is read again");
-                    self.caches.ranges.damaged(&cached);
-                    damaged_before = true;
-                    length
-                }
-                Err(error) => return Err(error.context(key)),
+                Ok(Tail::Needs(_)) => Error::corruption("its footer does not fit into it"),
+                Err(error) => error,
             };
-            tail = self.fetch_tail(key, bytes, wanted, metrics).await?;
+            if error.kind != ErrorKind::Corruption || damaged_before {
+                return Err(error.context(key));
+            }
+            tracing::warn!(file = %key, %error, "a damaged footer is read again");
+            self.caches.ranges.damaged(&cached);
+            damaged_before = true;
+            tail = self
+                .fetch_tail(key, bytes, length.max(TAIL_BYTES.min(bytes)), metrics)
+                .await?;
         }
     }
 

@@ -72,7 +72,7 @@ async fn a_damaged_copy_in_the_cache_is_fetched_again() {
     let file = source.open(&written.meta, &ReadMetrics::default()).await.unwrap();
     // Decoded columns would hide what happens to bytes.
     let caches = Caches {
-        decoded: Caches::in_memory(SIZES).decoded,
+        decoded: in_memory().decoded,
         ..source.caches().clone()
     };
     for segment in file.footer.layout.segments() {

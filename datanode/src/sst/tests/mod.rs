@@ -2,6 +2,7 @@
 
 mod damage;
 mod reading;
+mod size;
 mod writing;
 
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use object_store::memory::InMemory;
 use object_store::path::Path;
 
 use super::{FileSource, FileWriter, ReadMetrics, ReadRequest, SstFile, write_file};
-use crate::cache::{CacheSizes, Caches};
+use crate::cache::{CacheMetrics, CacheSizes, Caches};
 use crate::manifest::FileMeta;
 use crate::memtable::KeyColumns;
 use crate::scan::stream_of;
@@ -31,8 +32,13 @@ use crate::testing::column;
 
 pub(super) const SIZES: CacheSizes = CacheSizes {
     memory: 64 << 20,
+    disk: 0,
     decoded: 256 << 20,
 };
+
+pub(super) fn in_memory() -> Caches {
+    Caches::in_memory(SIZES, CacheMetrics::default())
+}
 
 /// `host` and `rack` are the tags, `ts` the time, `load` and `count` the fields.
 pub(super) fn metrics_table() -> TableInfo {
@@ -147,7 +153,7 @@ impl Written {
             .await
             .unwrap()
             .unwrap();
-        let source = FileSource::new(bucket, Caches::in_memory(SIZES));
+        let source = FileSource::new(bucket, in_memory());
         Self {
             store,
             source,
@@ -162,7 +168,7 @@ impl Written {
 
     /// A source that has nothing in its caches.
     pub fn cold(&self) -> FileSource {
-        FileSource::new(self.source.bucket().clone(), Caches::in_memory(SIZES))
+        FileSource::new(self.source.bucket().clone(), in_memory())
     }
 }
 
