@@ -25,6 +25,7 @@ use datafusion::scalar::ScalarValue;
 use futures::{StreamExt, TryStreamExt};
 use greptime_object_store::Bucket;
 use greptime_query::{RegionScanSpec, into_datafusion};
+use greptime_types::schema::SEQUENCE_COLUMN;
 use greptime_types::{Error, Result as OurResult};
 use object_store::ObjectStoreExt;
 
@@ -32,8 +33,8 @@ use super::dedup::{Deletes, dedup};
 use super::merge::{merge, stream_of};
 use super::plan::{STORE_URL, ScanPlan};
 use crate::manifest::FileMeta;
-use crate::memtable::align;
 use crate::region::{Region, Snapshot};
+use crate::schema::engine_schema;
 use crate::sst::key_of;
 
 /// Of a file that is no longer there: how often a newer manifest view is tried.
@@ -214,11 +215,17 @@ impl Reader {
     fn read_memory(&self, snapshot: &Snapshot, plan: &ScanPlan) -> Result<Vec<SendableRecordBatchStream>> {
         let flushed = snapshot.view.flushed_seq;
         let batch_size = self.ctx.session_config().batch_size();
+        let table = &snapshot.table;
+        let wanted = |c: &greptime_types::ColumnSchema| plan.schema.index_of(&c.name).is_ok();
+        let internal = plan.schema.index_of(SEQUENCE_COLUMN).is_ok();
+        let schema = engine_schema(&table.schema, wanted, internal);
         let mut runs = Vec::new();
-        for chunk in snapshot.chunks.iter().filter(|c| c.max_sequence() > flushed) {
-            let sorted = chunk.sorted(&snapshot.key, flushed).map_err(into_datafusion)?;
-            let rows = stream_of(align(&sorted, &plan.schema).map_err(into_datafusion)?, batch_size);
-            runs.push(filtered(rows, plan.before.clone()));
+        for memory in &snapshot.memory {
+            let batches = memory.runs(flushed, &schema, table).map_err(into_datafusion)?;
+            for batch in batches {
+                let rows = stream_of(plain(&batch, &plan.schema)?, batch_size);
+                runs.push(filtered(rows, plan.before.clone()));
+            }
         }
         Ok(runs)
     }
@@ -295,6 +302,17 @@ fn finish(rows: SendableRecordBatchStream, plan: ScanPlan) -> SendableRecordBatc
         futures::future::ready(wanted.then(|| batch.map(|(batch, _)| batch)))
     });
     Box::pin(RecordBatchStreamAdapter::new(plan.output, bounded))
+}
+
+/// Rows of the engine with the types that the plan reads.
+fn plain(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
+    let columns = schema.fields().iter().map(|field| {
+        let column = batch.column(batch.schema_ref().index_of(field.name())?);
+        arrow::compute::cast(column, field.data_type())
+    });
+    let columns = columns.collect::<std::result::Result<Vec<ArrayRef>, _>>()?;
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    Ok(RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)?)
 }
 
 fn project(batch: &RecordBatch, output: &SchemaRef) -> Result<RecordBatch> {
