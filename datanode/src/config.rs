@@ -5,6 +5,8 @@ use std::time::Duration;
 use greptime_types::{Error, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::log::LogSync;
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DatanodeConfig {
@@ -29,6 +31,11 @@ pub struct DatanodeConfig {
     /// Payload that is written with one fsync.
     #[serde(with = "greptime_settings::size")]
     pub log_turn_size: u64,
+    /// When a write is on disk: before it is acknowledged, or `log_sync_interval` later.
+    pub log_sync: LogSync,
+    /// Between two syncs with `log_sync = "interval"`; the newest writes of so long may be lost with the power.
+    #[serde(with = "greptime_settings::duration")]
+    pub log_sync_interval: Duration,
     #[serde(with = "greptime_settings::size")]
     pub log_file_size: u64,
     /// Log files are cleaned up once the log is larger.
@@ -59,6 +66,8 @@ impl Default for DatanodeConfig {
             max_write_size: 16 << 20,
             write_queue: 1024,
             log_turn_size: 4 << 20,
+            log_sync: LogSync::Always,
+            log_sync_interval: Duration::from_secs(1),
             log_file_size: 64 << 20,
             log_purge_threshold: 512 << 20,
             query_memory: 512 << 20,
@@ -81,6 +90,9 @@ impl DatanodeConfig {
         }
         if self.log_purge_threshold < self.log_file_size {
             return wrong("log_purge_threshold must be at least datanode.log_file_size");
+        }
+        if self.log_sync_interval < Duration::from_millis(10) {
+            return wrong("log_sync_interval must be at least 10ms");
         }
         if self.flush_concurrency == 0 || self.write_queue == 0 || self.log_turn_size == 0 {
             return wrong("flush_concurrency, write_queue and log_turn_size must be at least 1");

@@ -22,6 +22,7 @@ pub struct DatanodeMetrics {
     pub log_tail_truncated_bytes: Counter,
     pub rows_written: Counter,
     pub write_rejected: Family<Reason, Counter>,
+    pub writes_delayed: Counter,
     pub memtable_bytes: Gauge<u64, AtomicU64>,
     pub flush_seconds: Histogram,
     pub flush_failures: Counter,
@@ -37,6 +38,7 @@ impl DatanodeMetrics {
             log_tail_truncated_bytes: Counter::default(),
             rows_written: Counter::default(),
             write_rejected: Family::default(),
+            writes_delayed: Counter::default(),
             memtable_bytes: Gauge::default(),
             flush_seconds: Histogram::new(exponential_buckets(0.005, 2.0, 16)),
             flush_failures: Counter::default(),
@@ -67,6 +69,11 @@ impl DatanodeMetrics {
             "greptime_datanode_write_rejected",
             "Writes that were answered with an error",
             all.write_rejected.clone(),
+        );
+        metrics.register(
+            "greptime_datanode_writes_delayed",
+            "Writes that were slowed down, since memtables are above the soft limit",
+            all.writes_delayed.clone(),
         );
         metrics.register(
             "greptime_datanode_memtable_bytes",

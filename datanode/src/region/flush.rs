@@ -3,23 +3,23 @@
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
-use datafusion::execution::TaskContext;
+use datafusion::execution::SendableRecordBatchStream;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use greptime_clock::SharedIds;
 use greptime_object_store::Bucket;
-use greptime_types::{Error, Result};
+use greptime_types::{Error, Result, Semantic, TableInfo};
 use object_store::ObjectStoreExt;
 
 use super::state::Frozen;
 use super::{Region, RegionState};
-use crate::log::LogHandle;
+use crate::log::{LogHandle, LogStore};
 use crate::manifest::{Commit, FileMeta, ManifestStore, View};
-use crate::memtable::KeyColumns;
-use crate::scan::{Deletes, Duplicates, merge, stream_of};
-use crate::schema::{conform, engine_schema};
+use crate::memtable::{KeyColumns, SortedRows, Versions};
+use crate::schema::engine_schema;
 use crate::sst::{FileWriter, key_of, write_file};
 
-/// Rows that are merged at a time.
-const BATCH_ROWS: usize = 8192;
+/// Rows that are copied at a time.
+const BATCH_ROWS: usize = 16 * 1024;
 
 /// What flushes are done with.
 #[derive(Clone)]
@@ -27,6 +27,7 @@ pub struct Flusher {
     pub bucket: Bucket,
     pub ids: SharedIds,
     pub log: LogHandle,
+    pub store: Arc<dyn LogStore>,
 }
 
 /// Puts everything that is in memory now into files; returns the index up to which rows are in files.
@@ -41,7 +42,7 @@ pub async fn flush(with: &Flusher, region: &Arc<Region>) -> Result<u64> {
             trim(with, region).await?;
             return Ok(view.flushed_seq);
         };
-        let file = upload(with, region, &frozen, epoch, view.flushed_seq).await?;
+        let files = upload(with, region, &frozen, epoch, view.flushed_seq).await?;
         let mut edit = view.edit(
             epoch,
             with.ids.uuid(),
@@ -49,7 +50,8 @@ pub async fn flush(with: &Flusher, region: &Arc<Region>) -> Result<u64> {
             frozen.requests.clone(),
         );
         edit.flushed_seq = frozen.sequence;
-        edit.add.extend(file.clone());
+        edit.add.extend(files.iter().cloned());
+        sync_log(with).await?;
         match manifest.commit(&view, &edit).await? {
             Commit::Adopted(view) => {
                 region.adopt(view)?;
@@ -58,11 +60,20 @@ pub async fn flush(with: &Flusher, region: &Arc<Region>) -> Result<u64> {
             }
             Commit::Lost(view) => {
                 // The version is known to hold another edit, so nothing will ever name this upload.
-                discard(with, region, file).await;
+                discard(with, region, files).await;
                 take_view(region, view)?;
             }
         }
     }
+}
+
+/// A manifest must not know rows that the log could still lose: the log would give their sequences to other rows.
+async fn sync_log(with: &Flusher) -> Result<()> {
+    let store = Arc::clone(&with.store);
+    let synced = tokio::task::spawn_blocking(move || store.sync()).await;
+    synced
+        .map_err(|e| Error::internal(format!("syncing the log panicked: {e}")))?
+        .map_err(|e| Error::unavailable(e.to_string()))
 }
 
 /// Loads the newest manifest view, after which the region can be read.
@@ -129,66 +140,57 @@ async fn trim(with: &Flusher, region: &Region) -> Result<()> {
 }
 
 /// Columns of a file: those of the table that any row has, in the table's order.
-fn file_schema(frozen: &Frozen) -> SchemaRef {
-    let present = |name: &str| {
-        frozen
-            .memtable
-            .chunks()
-            .iter()
-            .any(|c| c.schema().column_with_name(name).is_some())
-    };
-    let key = KeyColumns::of(&frozen.table);
-    let has = |c: &greptime_types::ColumnSchema| key.contains(&c.name) || present(&c.name);
-    engine_schema(&frozen.table.schema, has, true)
+fn file_schema(table: &TableInfo, rows: &SortedRows) -> SchemaRef {
+    let wanted = |c: &greptime_types::ColumnSchema| c.semantic != Semantic::Field || rows.has_column(c.id);
+    engine_schema(&table.schema, wanted, true)
 }
 
-/// Uploads the rows above `after`; `None` if there are none.
+/// Uploads the rows above `after`, a file for each window of time that has some.
 async fn upload(
     with: &Flusher,
     region: &Region,
     frozen: &Frozen,
     epoch: u64,
     after: u64,
-) -> Result<Option<FileMeta>> {
+) -> Result<Vec<FileMeta>> {
     let key = KeyColumns::of(&frozen.table);
-    let schema = file_schema(frozen);
-    let mut runs = Vec::new();
-    for chunk in frozen
-        .memtable
-        .chunks()
-        .iter()
-        .filter(|c| c.max_sequence() > after)
-    {
-        let rows = conform(&chunk.sorted(&key, after)?, &schema)?;
-        runs.push(stream_of(rows, BATCH_ROWS));
-    }
-    if runs.is_empty() {
-        return Ok(None);
-    }
-    // The memtable's budget covers what is merged here.
-    let duplicates = match key.append_mode {
-        true => Duplicates::Keep,
-        false => Duplicates::Newest(Deletes::Keep),
+    let versions = match key.append_mode {
+        true => Versions::All,
+        false => Versions::Newest,
     };
-    let rows = merge(runs, &schema, &key, duplicates, &TaskContext::default());
-    let rows = rows.map_err(|e| greptime_query::from_datafusion(&e))?;
-    let file = FileWriter {
-        bucket: &with.bucket,
-        region: region.id(),
-        epoch,
-        name: format!("{epoch}-{}", with.ids.uuid()),
-        table: &frozen.table,
-        key: &key,
-        level: 0,
-    };
-    write_file(file, rows).await
+    let (memtable, table) = (frozen.memtable.clone(), Arc::clone(&frozen.table));
+    let sort = move || memtable.sorted_windows(after, &table, versions);
+    let windows = tokio::task::spawn_blocking(sort).await.map_err(|e| Error::internal(e.to_string()))?;
+    let mut files = Vec::new();
+    for window in windows {
+        let file = FileWriter {
+            bucket: &with.bucket,
+            region: region.id(),
+            epoch,
+            name: format!("{epoch}-{}", with.ids.uuid()),
+            table: &frozen.table,
+            key: &key,
+            level: 0,
+        };
+        let schema = file_schema(&frozen.table, &window);
+        files.extend(write_file(file, stream(window, schema)).await?);
+    }
+    Ok(files)
 }
 
-/// Deletes an upload that no edit names; a failure leaves an orphan for the collector.
-async fn discard(with: &Flusher, region: &Region, file: Option<FileMeta>) {
-    let Some(file) = file else { return };
-    let key = key_of(&with.bucket, file.home, &file.name);
-    if let Err(error) = with.bucket.store.delete(&key).await {
-        tracing::warn!(region = %region.id(), file = %key, %error, "an abandoned upload could not be deleted");
+/// The memtable's budget covers what is copied here.
+fn stream(rows: SortedRows, schema: SchemaRef) -> SendableRecordBatchStream {
+    let batches = rows.batches(BATCH_ROWS, Arc::clone(&schema));
+    let batches = batches.map(|batch| batch.map_err(greptime_query::into_datafusion));
+    Box::pin(RecordBatchStreamAdapter::new(schema, futures::stream::iter(batches)))
+}
+
+/// Deletes uploads that no edit names; a failure leaves an orphan for the collector.
+async fn discard(with: &Flusher, region: &Region, files: Vec<FileMeta>) {
+    for file in files {
+        let key = key_of(&with.bucket, file.home, &file.name);
+        if let Err(error) = with.bucket.store.delete(&key).await {
+            tracing::warn!(region = %region.id(), file = %key, %error, "an abandoned upload could not be deleted");
+        }
     }
 }

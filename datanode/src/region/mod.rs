@@ -11,12 +11,13 @@ pub use checkpoint::Checkpoint;
 pub use entry::{RegionEntry, RowOp, WriteEntry};
 pub use flush::{Flusher, flush, load_manifest};
 pub use requests::{RequestTable, Seen};
-pub use rows::{check_rows, decode_rows};
+pub use rows::{check_rows, read_rows};
 pub use state::{Frozen, RegionState, Snapshot};
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use greptime_rows::SeriesBatch;
 use greptime_types::{Error, RegionId, RequestId, Result, TableInfo};
 use parking_lot::Mutex;
 
@@ -69,9 +70,10 @@ impl Region {
 
     fn change<T>(&self, change: impl FnOnce(&mut RegionState) -> T) -> T {
         let mut state = self.state.lock();
-        let before = state.memory();
         let result = change(&mut state);
-        self.budget.changed(before, state.memory());
+        // Readers sort what is in memory, so it may have changed in between too.
+        let (before, after) = state.accounted();
+        self.budget.changed(before, after);
         result
     }
 
@@ -105,9 +107,10 @@ impl Region {
         })
     }
 
-    /// Looks up a write's request, and marks it as under way if it is new.
-    pub fn begin(&self, request: RequestId) -> Result<Seen> {
-        self.change(|state| state.begin(request))
+    /// Looks up a write's request, and marks it as under way if it is new. `rows` are those of the entry that will
+    /// be proposed.
+    pub fn begin(&self, request: RequestId, rows: SeriesBatch) -> Result<Seen> {
+        self.change(|state| state.begin(request, rows))
     }
 
     /// The write was not proposed, or will not be committed.

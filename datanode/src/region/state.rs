@@ -1,24 +1,25 @@
 //! What a region knows. It changes only by applying entries and by adopting manifest views.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use greptime_proto::v1::{RegionReport, RegionRole};
+use greptime_rows::SeriesBatch;
 use greptime_types::{Error, RegionId, RequestId, Result, TableInfo, format};
 
 use super::checkpoint::Checkpoint;
 use super::entry::{RegionEntry, WriteEntry};
 use super::requests::{RequestTable, Seen};
-use super::rows::decode_rows;
+use super::rows::replay_rows;
 use crate::log::{Applied, CommittedEntry, GroupStatus};
 use crate::manifest::View;
-use crate::memtable::{Chunk, KeyColumns, Memtable};
+use crate::memtable::{Buffers, KeyColumns, Memtable, MemtableView};
 
 /// Rows that are being flushed, and the region without its rows as of their last sequence.
 #[derive(Clone, Debug)]
 pub struct Frozen {
-    pub memtable: Memtable,
+    pub memtable: MemtableView,
     /// Every row up to it is here or in files.
     pub sequence: u64,
     pub table: Arc<TableInfo>,
@@ -29,7 +30,8 @@ pub struct Frozen {
 #[derive(Clone, Debug)]
 pub struct Snapshot {
     pub view: Arc<View>,
-    pub chunks: Vec<Arc<Chunk>>,
+    /// What is being flushed, and what came since.
+    pub memory: Vec<MemtableView>,
     pub table: Arc<TableInfo>,
     pub key: KeyColumns,
 }
@@ -42,10 +44,14 @@ pub struct RegionState {
     active: Memtable,
     /// When the oldest row of `active` came.
     oldest_row: Option<Duration>,
+    /// The memtable of `frozen`.
+    flushing: Memtable,
     frozen: Option<Frozen>,
+    /// Bytes of rows that the budget knows of.
+    accounted: usize,
     requests: RequestTable,
-    /// Writes that are proposed and neither applied nor refused.
-    under_way: HashSet<RequestId>,
+    /// Writes that are proposed and neither applied nor refused, with their rows.
+    under_way: HashMap<RequestId, SeriesBatch>,
     applied: u64,
     /// Term of the last applied entry.
     applied_term: u64,
@@ -69,9 +75,11 @@ impl RegionState {
             table: Arc::new(checkpoint.table),
             active: Memtable::default(),
             oldest_row: None,
+            flushing: Memtable::default(),
             frozen: None,
+            accounted: 0,
             requests: checkpoint.requests,
-            under_way: HashSet::new(),
+            under_way: HashMap::new(),
             applied: checkpoint.flushed_seq,
             applied_term: 0,
             status: GroupStatus::default(),
@@ -118,7 +126,13 @@ impl RegionState {
 
     /// Bytes of rows in memory.
     pub fn memory(&self) -> usize {
-        self.active.bytes() + self.frozen.as_ref().map_or(0, |f| f.memtable.bytes())
+        self.active.bytes() + self.flushing.bytes()
+    }
+
+    /// What [`Self::memory`] was when this was last asked, and what it is.
+    pub fn accounted(&mut self) -> (usize, usize) {
+        let now = self.memory();
+        (std::mem::replace(&mut self.accounted, now), now)
     }
 
     pub fn active_bytes(&self) -> usize {
@@ -162,11 +176,15 @@ impl RegionState {
         self.status = status;
     }
 
-    pub fn begin(&mut self, request: RequestId) -> Result<Seen> {
+    pub fn begin(&mut self, request: RequestId, rows: SeriesBatch) -> Result<Seen> {
         match self.requests.look_up(request) {
-            Seen::New if !self.under_way.insert(request) => Err(Error::unavailable(
+            Seen::New if self.under_way.contains_key(&request) => Err(Error::unavailable(
                 "the same request is being written; retry to learn its outcome",
             )),
+            Seen::New => {
+                self.under_way.insert(request, rows);
+                Ok(Seen::New)
+            }
             seen => Ok(seen),
         }
     }
@@ -221,10 +239,10 @@ impl RegionState {
                 }
             }
             RegionEntry::Write(write) => {
-                self.under_way.remove(&write.request);
+                let rows = self.under_way.remove(&write.request);
                 let seen = self.requests.look_up(write.request);
                 match seen {
-                    Seen::New => self.insert(&write, entry.index, now)?,
+                    Seen::New => self.insert(&write, rows, entry.index, now)?,
                     Seen::Applied => applied.duplicate = true,
                     Seen::Finished => {}
                 }
@@ -237,9 +255,24 @@ impl RegionState {
         Ok(applied)
     }
 
-    fn insert(&mut self, write: &WriteEntry, sequence: u64, now: Duration) -> Result<()> {
-        let rows = decode_rows(&write.rows).map_err(|e| Error::corruption(e.message))?;
-        self.active.insert(rows, sequence, write.op, write.rows.len())?;
+    /// `batch` is what the entry has, if this process wrote it.
+    fn insert(
+        &mut self,
+        write: &WriteEntry,
+        batch: Option<SeriesBatch>,
+        sequence: u64,
+        now: Duration,
+    ) -> Result<()> {
+        let (rows, series) = (write.rows.rows.len(), write.rows.series.len());
+        let (rows, buffers) = match batch {
+            Some(batch) => (batch, Buffers { rows, series }),
+            // Both parts lie in the buffer of the entry.
+            None => {
+                let rows = rows + series;
+                (replay_rows(&write.rows, &self.table)?, Buffers { rows, series: 0 })
+            }
+        };
+        self.active.insert(&rows, &self.table.schema, (sequence, write.op), buffers)?;
         self.oldest_row.get_or_insert(now);
         Ok(())
     }
@@ -255,16 +288,19 @@ impl RegionState {
     pub fn close(&mut self, reason: String) {
         self.fail(reason);
         self.active = Memtable::default();
+        self.flushing = Memtable::default();
         self.frozen = None;
     }
 
     pub fn adopt(&mut self, view: View) -> Result<()> {
         let flushed = view.flushed_seq;
         if self.frozen.as_ref().is_some_and(|f| f.sequence <= flushed) {
+            self.flushing = Memtable::default();
             self.frozen = None;
         }
         if let Some(frozen) = &mut self.frozen {
-            frozen.memtable.forget_through(flushed)?;
+            self.flushing.forget_through(flushed)?;
+            frozen.memtable = self.flushing.view();
         }
         self.active.forget_through(flushed)?;
         if self.active.is_empty() {
@@ -282,8 +318,9 @@ impl RegionState {
     pub fn freeze(&mut self) -> Option<Frozen> {
         if self.frozen.is_none() && !self.active.is_empty() {
             self.oldest_row = None;
+            self.flushing = std::mem::take(&mut self.active);
             self.frozen = Some(Frozen {
-                memtable: std::mem::take(&mut self.active),
+                memtable: self.flushing.view(),
                 sequence: self.applied,
                 table: Arc::clone(&self.table),
                 requests: self.requests.clone(),
@@ -316,11 +353,9 @@ impl RegionState {
             let why = self.manifest_problem.as_deref().unwrap_or("it is being loaded");
             Error::unavailable(format!("region {} does not know its files yet: {why}", self.id))
         })?;
-        let frozen = self.frozen.iter().flat_map(|f| f.memtable.chunks());
-        let chunks = frozen.chain(self.active.chunks()).map(Arc::clone).collect();
         Ok(Snapshot {
             view: Arc::clone(view),
-            chunks,
+            memory: vec![self.flushing.view(), self.active.view()],
             table: Arc::clone(&self.table),
             key: self.key.clone(),
         })

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use arrow::array::{Int64Array, RecordBatch};
 use arrow::compute::{cast, max, min};
-use arrow::datatypes::DataType;
+use arrow::datatypes::{DataType, SchemaRef};
 use async_trait::async_trait;
 use datafusion::error::Result;
 use greptime_query::into_datafusion;
@@ -18,7 +18,6 @@ use super::units::Span;
 use super::work::{Run, Wanted, Work};
 use crate::memtable::KeyColumns;
 use crate::region::{Region, Snapshot};
-use crate::schema::conform;
 use crate::sst::{FileSource, ReadMetrics};
 
 /// Of a file that is no longer there: how often a newer manifest view is tried.
@@ -58,9 +57,9 @@ impl RegionReader {
     pub fn span(&self, wanted: TimeRange) -> Result<Option<Span>> {
         let snapshot = self.region.snapshot().map_err(into_datafusion)?;
         let mut spans = Vec::new();
-        for (_, span) in memory_runs(&snapshot).map_err(into_datafusion)? {
-            spans.push(span);
-        }
+        let times = read_schema(&snapshot.table.schema, &BTreeSet::new(), false);
+        let memory = memory_runs(&snapshot, &times).map_err(into_datafusion)?;
+        spans.extend(memory.into_iter().map(|(_, span)| span));
         spans.extend(snapshot.view.files.values().map(|f| Span {
             min_time: f.min_time,
             max_time: f.max_time,
@@ -107,9 +106,9 @@ impl RegionReader {
     /// What has rows in the wanted times.
     async fn runs(&self, snapshot: &Snapshot, wanted: &Wanted) -> OurResult<Vec<(Run, Span)>> {
         let mut runs = Vec::new();
-        for (rows, span) in memory_runs(snapshot)? {
+        for (rows, span) in memory_runs(snapshot, &wanted.merged)? {
             if wanted.filters.time.overlaps(span.min_time, span.max_time) {
-                runs.push((Run::Memory(conform(&rows, &wanted.merged)?), span));
+                runs.push((Run::Memory(rows), span));
             }
         }
         let files = snapshot.view.files.values();
@@ -130,13 +129,14 @@ impl RegionReader {
 }
 
 /// Sorted rows in memory that no file of the view has, and their times.
-fn memory_runs(snapshot: &Snapshot) -> OurResult<Vec<(RecordBatch, Span)>> {
+fn memory_runs(snapshot: &Snapshot, schema: &SchemaRef) -> OurResult<Vec<(RecordBatch, Span)>> {
     let flushed = snapshot.view.flushed_seq;
     let mut runs = Vec::new();
-    for chunk in snapshot.chunks.iter().filter(|c| c.max_sequence() > flushed) {
-        let rows = chunk.sorted(&snapshot.key, flushed)?;
-        if let Some(span) = span_of(&rows, &snapshot.key)? {
-            runs.push((rows, span));
+    for memory in &snapshot.memory {
+        for rows in memory.runs(flushed, schema, &snapshot.table)? {
+            if let Some(span) = span_of(&rows, &snapshot.key)? {
+                runs.push((rows, span));
+            }
         }
     }
     Ok(runs)

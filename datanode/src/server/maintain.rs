@@ -188,6 +188,24 @@ impl Datanode {
         }
     }
 
+    /// Syncs the log by interval, until the node stops.
+    pub(super) async fn sync_log(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(self.config.log_sync_interval).await;
+            self.sync_once().await;
+        }
+    }
+
+    /// After a failed sync nobody knows what is on disk, so the process must not go on.
+    pub(super) async fn sync_once(&self) {
+        let store = Arc::clone(&self.store);
+        match tokio::task::spawn_blocking(move || store.sync()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => self.fail(error.to_string()),
+            Err(error) => self.fail(format!("syncing the log panicked: {error}")),
+        }
+    }
+
     async fn probe_bucket(&self) {
         let probed = tokio::time::timeout(PROBE_EVERY, self.flusher.bucket.probe()).await;
         let problem = match probed {

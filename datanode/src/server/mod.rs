@@ -125,6 +125,7 @@ impl Datanode {
         self.shutdown.cancel();
         self.tasks.finish().await;
         self.log.stop().await;
+        self.sync_once().await;
     }
 
     fn fail(&self, reason: String) {

@@ -26,7 +26,7 @@ use super::tasks::Tasks;
 use super::{Datanode, Regions};
 use crate::budget::Budget;
 use crate::config::DatanodeConfig;
-use crate::log::{self, EngineLog, EngineOptions, Key, LogCore, LogOptions, LogStore, TimedLog};
+use crate::log::{self, EngineLog, EngineOptions, Key, LogCore, LogOptions, LogStore, LogSync, TimedLog};
 use crate::metrics::DatanodeMetrics;
 use crate::region::{Checkpoint, Flusher, Region};
 use crate::cache::{CacheSizes, Caches};
@@ -59,6 +59,7 @@ impl Datanode {
         let metrics = DatanodeMetrics::register(&parts.metrics);
         let options = EngineOptions {
             dir: data_dir.path("log"),
+            sync: parts.config.log_sync,
             file_size: parts.config.log_file_size,
             purge_threshold: parts.config.log_purge_threshold,
         };
@@ -127,6 +128,7 @@ impl Datanode {
             bucket: parts.bucket,
             ids: Arc::clone(&parts.ids),
             log: log.clone(),
+            store: Arc::clone(&store),
         };
         let node = Arc::new(Self {
             queries: query_context(&config, &data_dir)?,
@@ -172,6 +174,9 @@ impl Datanode {
             self.tasks.spawn(Arc::clone(self).load_until_known(region));
         }
         self.tasks.spawn(Arc::clone(self).maintain());
+        if self.config.log_sync == LogSync::Interval {
+            self.tasks.spawn(Arc::clone(self).sync_log());
+        }
         let worker = Arc::clone(self);
         self.tasks.spawn(async move {
             while let Some(order) = arriving.recv().await {

@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use greptime_proto::v1;
+use greptime_rows::Encoded;
 use greptime_types::{Error, RegionId, RequestId, Result};
 
 use super::Datanode;
 use crate::log::Proposal;
 use crate::metrics::Reason;
-use crate::region::{RegionEntry, RowOp, Seen, WriteEntry, check_rows, decode_rows};
+use crate::region::{RegionEntry, RowOp, Seen, WriteEntry, check_rows, read_rows};
 
 impl Datanode {
     /// Writes rows to a region. Success means: on disk, committed, and visible to every later query.
@@ -32,7 +33,7 @@ impl Datanode {
             .request_id
             .ok_or_else(|| Error::invalid("a write without a request id"))?;
         let (id, op) = (RequestId::from(id), row_op(request.op)?);
-        let size = request.rows.len() as u64;
+        let size = (request.rows.len() + request.series.len()) as u64;
         if size > self.config.max_write_size {
             return Err(Error::invalid(format!(
                 "a write of {size} bytes to one region exceeds the limit of {}; send smaller batches",
@@ -41,7 +42,11 @@ impl Datanode {
         }
         let region = self.regions.get(RegionId::from_u64(request.region_id))?;
         let admitted = region.admit(request.epoch, request.schema_version)?;
-        let rows = decode_rows(&request.rows)?;
+        let encoded = Encoded {
+            series: request.series,
+            rows: request.rows,
+        };
+        let rows = read_rows(&encoded, &admitted.table)?;
         check_rows(&rows, &admitted.table, op)?;
         let mut answer = v1::WriteResponse {
             affected_rows: rows.num_rows() as u64,
@@ -49,16 +54,21 @@ impl Datanode {
             sequence: 0,
             duplicate: false,
         };
+        let delay = self.budget.delay();
+        if !delay.is_zero() {
+            self.metrics.writes_delayed.inc();
+            tokio::time::sleep(delay).await;
+        }
         let reservation = self.budget.reserve(size)?;
         let entry = RegionEntry::Write(WriteEntry {
             request: id,
             lowest_unfinished: request.lowest_unfinished,
             schema_version: request.schema_version,
             op,
-            rows: request.rows,
+            rows: encoded,
         });
         let data = entry.encode()?;
-        match region.begin(id)? {
+        match region.begin(id, rows)? {
             Seen::New => {}
             Seen::Applied => {
                 return Ok(v1::WriteResponse {

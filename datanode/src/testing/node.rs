@@ -13,6 +13,7 @@ use greptime_clock::{SystemClock, SystemIds};
 use greptime_object_store::Bucket;
 use greptime_proto::v1;
 use greptime_query::{RegionScan, RegionScanSpec, encode_plan, from_datafusion};
+use greptime_rows::{Encoded, SeriesBatch};
 use greptime_telemetry::Metrics;
 use greptime_types::{RegionId, Result, TableInfo};
 use object_store::path::Path;
@@ -177,7 +178,21 @@ impl Node {
         self.write_batch(options, &batch(rows)).await
     }
 
+    /// Rows with their tags in them and columns by name, as older frontends send them.
     pub async fn write_batch(&self, options: WriteOptions, rows: &RecordBatch) -> Result<v1::WriteResponse> {
+        let rows = Encoded {
+            series: bytes::Bytes::new(),
+            rows: ipc(rows),
+        };
+        self.write_encoded(options, rows).await
+    }
+
+    /// As frontends of today send rows.
+    pub async fn write_series(&self, options: WriteOptions, rows: &SeriesBatch) -> Result<v1::WriteResponse> {
+        self.write_encoded(options, rows.encode()?).await
+    }
+
+    async fn write_encoded(&self, options: WriteOptions, rows: Encoded) -> Result<v1::WriteResponse> {
         let request = v1::WriteRequest {
             header: self.header(),
             region_id: self.region.as_u64(),
@@ -189,7 +204,8 @@ impl Node {
             lowest_unfinished: options.lowest_unfinished,
             schema_version: options.schema_version,
             op: options.op.into(),
-            rows: ipc(rows),
+            rows: rows.rows,
+            series: rows.series,
         };
         self.datanode.write(request).await
     }

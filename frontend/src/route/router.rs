@@ -14,6 +14,7 @@ use futures::{FutureExt, StreamExt};
 use greptime_clock::SharedClock;
 use greptime_proto::v1::{QueryRequest, RequestHeader, WriteOp, WriteRequest, WriteResponse};
 use greptime_query::from_datafusion;
+use greptime_rows::Encoded;
 use greptime_types::{Error, RegionId, RequestId, Result};
 
 use super::hold::{Failure, Hold, HoldPolicy, Next};
@@ -63,8 +64,7 @@ pub struct RegionWrite {
     pub region: RegionId,
     pub schema_version: u64,
     pub op: WriteOp,
-    /// One Arrow IPC stream.
-    pub rows: Bytes,
+    pub rows: Encoded,
 }
 
 /// One part of a query.
@@ -113,7 +113,7 @@ impl Router {
     /// Writes once, however often it has to be sent: all attempts carry the same request id.
     pub async fn write(&self, write: RegionWrite, deadline: Deadline) -> Result<WriteResponse> {
         let unfinished = self.ids.begin();
-        let bytes = write.rows.len() as u64;
+        let bytes = (write.rows.series.len() + write.rows.rows.len()) as u64;
         let attempt = |target: Target| self.write_once(&write, unfinished.id(), target, deadline).boxed();
         self.deliver(write.region, bytes, deadline, &attempt).await
     }
@@ -133,7 +133,8 @@ impl Router {
             lowest_unfinished: self.ids.lowest_unfinished(),
             schema_version: write.schema_version,
             op: write.op.into(),
-            rows: write.rows.clone(),
+            rows: write.rows.rows.clone(),
+            series: write.rows.series.clone(),
         };
         // A route that changes meanwhile means that this leader may never answer; the id makes it safe to ask
         // the next one.

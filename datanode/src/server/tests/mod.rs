@@ -4,5 +4,6 @@ mod bucket;
 mod durability;
 mod retries;
 mod rows;
+mod series;
 mod session;
 mod wire;
