@@ -47,6 +47,9 @@ pub struct DatanodeConfig {
     /// Memory for parts of files as they are.
     #[serde(with = "greptime_settings::size")]
     pub cache_memory: u64,
+    /// Disk space for parts of files, in the data directory; 0: none.
+    #[serde(with = "greptime_settings::size")]
+    pub cache_disk: u64,
     /// Memory for decoded columns of files.
     #[serde(with = "greptime_settings::size")]
     pub decoded_cache_size: u64,
@@ -72,6 +75,7 @@ impl Default for DatanodeConfig {
             log_purge_threshold: 512 << 20,
             query_memory: 512 << 20,
             cache_memory: 128 << 20,
+            cache_disk: 2 << 30,
             decoded_cache_size: 256 << 20,
             query_spill_limit: 4 << 30,
         }

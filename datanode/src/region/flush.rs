@@ -16,7 +16,7 @@ use crate::log::{LogHandle, LogStore};
 use crate::manifest::{Commit, FileMeta, ManifestStore, View};
 use crate::memtable::{KeyColumns, SortedRows, Versions};
 use crate::schema::engine_schema;
-use crate::sst::{FileWriter, key_of, write_file};
+use crate::sst::{FileSource, FileWriter, key_of};
 
 /// Rows that are copied at a time.
 const BATCH_ROWS: usize = 16 * 1024;
@@ -25,6 +25,8 @@ const BATCH_ROWS: usize = 16 * 1024;
 #[derive(Clone)]
 pub struct Flusher {
     pub bucket: Bucket,
+    /// Reads and writes files through the caches.
+    pub files: FileSource,
     pub ids: SharedIds,
     pub log: LogHandle,
     pub store: Arc<dyn LogStore>,
@@ -173,7 +175,7 @@ async fn upload(
             level: 0,
         };
         let schema = file_schema(&frozen.table, &window);
-        files.extend(write_file(file, stream(window, schema)).await?);
+        files.extend(with.files.write_file(file, stream(window, schema)).await?);
     }
     Ok(files)
 }

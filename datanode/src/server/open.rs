@@ -29,7 +29,7 @@ use crate::config::DatanodeConfig;
 use crate::log::{self, EngineLog, EngineOptions, Key, LogCore, LogOptions, LogStore, LogSync, TimedLog};
 use crate::metrics::DatanodeMetrics;
 use crate::region::{Checkpoint, Flusher, Region};
-use crate::cache::{CacheSizes, Caches};
+use crate::cache::{CacheMetrics, CacheSizes, Caches};
 use crate::sst::FileSource;
 
 /// Orders of metasrv that may wait.
@@ -124,7 +124,14 @@ impl Datanode {
         let log = log::start(core, machine, config.write_queue, config.log_turn_size as usize)?;
         let shutdown = CancellationToken::new();
         let (orders, arriving) = mpsc::channel(ORDER_QUEUE);
+        let sizes = CacheSizes {
+            memory: config.cache_memory,
+            disk: config.cache_disk,
+            decoded: config.decoded_cache_size,
+        };
+        let caches = Caches::open(sizes, &data_dir.path("cache"), CacheMetrics::register(&parts.metrics)).await;
         let flusher = Flusher {
+            files: FileSource::new(parts.bucket.clone(), caches),
             bucket: parts.bucket,
             ids: Arc::clone(&parts.ids),
             log: log.clone(),
@@ -132,7 +139,7 @@ impl Datanode {
         };
         let node = Arc::new(Self {
             queries: query_context(&config, &data_dir)?,
-            files: FileSource::new(flusher.bucket.clone(), caches(&config)),
+            files: flusher.files.clone(),
             address: parts.address,
             incarnation: parts.ids.random_u64(),
             data_dir,
@@ -228,11 +235,4 @@ fn query_context(config: &DatanodeConfig, data_dir: &DataDir) -> Result<SessionC
         .build_arc()
         .map_err(failed)?;
     Ok(SessionContext::new_with_config_rt(SessionConfig::new(), runtime))
-}
-
-fn caches(config: &DatanodeConfig) -> Caches {
-    Caches::in_memory(CacheSizes {
-        memory: config.cache_memory,
-        decoded: config.decoded_cache_size,
-    })
 }

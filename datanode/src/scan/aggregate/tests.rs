@@ -152,7 +152,9 @@ async fn check(append_mode: bool, steps: Vec<Step>) {
                     ..node.options()
                 };
                 node.write_with(options, &rows).await.unwrap();
-                rows.iter().for_each(|r| drop(newest.remove(&(r.0.clone(), r.1))));
+                for row in &rows {
+                    newest.remove(&(row.0.clone(), row.1));
+                }
             }
             Step::Flush => drop(node.flush().await.unwrap()),
         }
