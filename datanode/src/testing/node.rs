@@ -138,6 +138,12 @@ impl Node {
             .await;
     }
 
+    /// Waits until the manifest is loaded, which reads need.
+    pub async fn wait_until_readable(&self) {
+        self.wait_for("files are known", || self.datanode.regions().all()[0].snapshot().is_ok())
+            .await;
+    }
+
     pub async fn wait_for(&self, what: &str, condition: impl Fn() -> bool) {
         for _ in 0..2000 {
             if condition() {

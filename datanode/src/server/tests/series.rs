@@ -29,10 +29,12 @@ async fn entries_of_both_formats_are_read_back_after_a_crash() {
     ];
     assert_eq!(node.read().await.unwrap(), expected);
     let node = node.crash().await;
+    node.wait_until_readable().await;
     assert_eq!(node.read().await.unwrap(), expected, "NULL and the empty text are two series");
     node.flush().await.unwrap();
     assert_eq!(node.read().await.unwrap(), expected);
     let node = node.crash().await;
+    node.wait_until_readable().await;
     assert_eq!(node.read().await.unwrap(), expected);
 }
 
