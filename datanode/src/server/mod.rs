@@ -1,5 +1,6 @@
 //! The datanode: opening it, and what it can be asked, independent of the wire.
 
+mod compact;
 mod grpc;
 mod identity;
 mod maintain;
@@ -28,10 +29,12 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::budget::Budget;
+use crate::compaction::Compactor;
 use crate::config::DatanodeConfig;
 use crate::log::{LogHandle, LogStore, TimedLog};
 use crate::metrics::DatanodeMetrics;
 use crate::region::Flusher;
+use compact::CompactionBook;
 use identity::DataDir;
 use maintain::FlushBook;
 use tasks::Tasks;
@@ -53,6 +56,8 @@ pub struct Datanode {
     log: LogHandle,
     flusher: Flusher,
     flushes: FlushBook,
+    compactor: Compactor,
+    compactions: CompactionBook,
     flush_permits: Semaphore,
     load_permits: Semaphore,
     queries: SessionContext,

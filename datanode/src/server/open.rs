@@ -21,6 +21,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::compact::{CompactionBook, compactor};
 use super::identity::DataDir;
 use super::maintain::FlushBook;
 use super::tasks::Tasks;
@@ -127,7 +128,9 @@ impl Datanode {
             bucket: parts.bucket,
             ids: Arc::clone(&parts.ids),
             log: log.clone(),
+            flush_bytes: metrics.flush_bytes.clone(),
         };
+        let compactor = compactor(&config, &flusher, &parts.clock, &metrics)?;
         let node = Arc::new(Self {
             queries: query_context(&config, &data_dir, &flusher.bucket)?,
             address: parts.address,
@@ -143,6 +146,8 @@ impl Datanode {
             log,
             flusher,
             flushes: FlushBook::default(),
+            compactor,
+            compactions: CompactionBook::default(),
             flush_permits: Semaphore::new(config.flush_concurrency),
             load_permits: Semaphore::new(LOADS),
             orders,

@@ -49,6 +49,7 @@ impl Datanode {
             sequence: 0,
             duplicate: false,
         };
+        self.wait_for_compactions(&region).await?;
         let reservation = self.budget.reserve(size)?;
         let entry = RegionEntry::Write(WriteEntry {
             request: id,

@@ -1,6 +1,7 @@
 //! A bucket in memory that goes away, and whose puts fail in all the ways of a network.
 
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
@@ -26,12 +27,21 @@ struct Faults {
     away: bool,
     /// Puts to keys that contain the text; this many of them.
     puts: Option<(String, PutFault, usize)>,
+    /// Puts to keys that contain the text wait.
+    held: Option<String>,
+    /// So many deletes answer an error and do nothing.
+    deletes: usize,
+    /// After so many more changes the bucket is away, in the middle of the last one or before it.
+    changes_left: Option<(u64, PutFault)>,
+    /// What listings show since they lag.
+    listing: Option<Vec<ObjectMeta>>,
 }
 
 #[derive(Debug, Default)]
 pub struct FaultyStore {
     inner: InMemory,
     faults: Mutex<Faults>,
+    requests: AtomicU64,
 }
 
 fn broken() -> Error {
@@ -50,6 +60,54 @@ impl FaultyStore {
         self.faults.lock().puts = Some((containing.into(), fault, times));
     }
 
+    /// Puts to keys that contain the text wait until `release`.
+    pub fn hold_puts(&self, containing: &str) {
+        self.faults.lock().held = Some(containing.into());
+    }
+
+    pub fn release_puts(&self) {
+        self.faults.lock().held = None;
+    }
+
+    pub fn fail_deletes(&self, times: usize) {
+        self.faults.lock().deletes = times;
+    }
+
+    /// The bucket goes away at the `nth` change from now (1 is the next): after it happened, or before.
+    pub fn away_at_change(&self, nth: u64, fault: PutFault) {
+        self.faults.lock().changes_left = Some((nth, fault));
+    }
+
+    /// From now on listings show what was there now, or the truth again.
+    pub async fn set_listing_lags(&self, lags: bool) {
+        let now: Vec<ObjectMeta> = self.inner.list(None).try_collect().await.unwrap();
+        self.faults.lock().listing = lags.then_some(now);
+    }
+
+    async fn wait_while_held(&self, location: &Path) {
+        let is_held = || {
+            let faults = self.faults.lock();
+            let held = faults.held.as_ref();
+            held.is_some_and(|text| location.as_ref().contains(text.as_str()))
+        };
+        while is_held() {
+            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        }
+    }
+
+    /// The fault of a change, if this is the one with which the bucket goes away.
+    fn last_change(&self) -> Option<PutFault> {
+        let mut faults = self.faults.lock();
+        let (left, fault) = faults.changes_left.as_mut()?;
+        *left = left.saturating_sub(1);
+        let last = (*left == 0).then_some(*fault);
+        if last.is_some() {
+            faults.changes_left = None;
+            faults.away = true;
+        }
+        last
+    }
+
     /// Puts of the current fault that were not asked for yet.
     pub fn faults_left(&self) -> usize {
         self.faults.lock().puts.as_ref().map_or(0, |p| p.2)
@@ -64,7 +122,13 @@ impl FaultyStore {
             .unwrap()
     }
 
+    /// Requests so far, of all kinds.
+    pub fn requests(&self) -> u64 {
+        self.requests.load(Ordering::SeqCst)
+    }
+
     fn check(&self) -> Result<()> {
+        self.requests.fetch_add(1, Ordering::SeqCst);
         if self.faults.lock().away {
             Err(broken())
         } else {
@@ -93,7 +157,9 @@ impl fmt::Display for FaultyStore {
 impl ObjectStore for FaultyStore {
     async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
         self.check()?;
-        match self.put_fault(location) {
+        self.wait_while_held(location).await;
+        self.check()?;
+        match self.put_fault(location).or_else(|| self.last_change()) {
             None => self.inner.put_opts(location, payload, opts).await,
             Some(PutFault::Refused) => Err(broken()),
             Some(PutFault::AnswerLost) => {
@@ -118,13 +184,28 @@ impl ObjectStore for FaultyStore {
     }
 
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        let refused = {
+            let mut faults = self.faults.lock();
+            let refused = faults.deletes > 0;
+            faults.deletes = faults.deletes.saturating_sub(1);
+            refused
+        };
         match self.check() {
-            Ok(()) => self.inner.delete_stream(locations),
-            Err(error) => futures::stream::iter([Err(error)]).boxed(),
+            Ok(()) if !refused && self.last_change() != Some(PutFault::Refused) => {
+                self.inner.delete_stream(locations)
+            }
+            _ => futures::stream::iter([Err(broken())]).boxed(),
         }
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        if let Some(listing) = self.faults.lock().listing.clone() {
+            let prefix = prefix.cloned().unwrap_or_default();
+            let below = listing
+                .into_iter()
+                .filter(move |m| m.location.prefix_matches(&prefix));
+            return futures::stream::iter(below.map(Ok)).boxed();
+        }
         match self.check() {
             Ok(()) => self.inner.list(prefix),
             Err(error) => futures::stream::iter([Err(error)]).boxed(),
