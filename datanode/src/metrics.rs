@@ -121,51 +121,51 @@ impl DatanodeMetrics {
 
     fn register_compaction(&self, metrics: &Metrics) {
         let counters = [
-            ("flush_bytes", "Bytes of files that flushes made", &self.flush_bytes),
-            ("compactions", "Merges of files whose outcome is in the manifest", &self.compactions),
+            ("greptime_datanode_flush_bytes", "Bytes of files that flushes made", &self.flush_bytes),
+            ("greptime_datanode_compactions", "Merges of files whose outcome is in the manifest", &self.compactions),
             (
-                "compaction_failures",
+                "greptime_datanode_compaction_failures",
                 "Compactions that will be tried again",
                 &self.compaction_failures,
             ),
             (
-                "compaction_bytes_read",
+                "greptime_datanode_compaction_bytes_read",
                 "Bytes that compactions read from the object store",
                 &self.compaction_bytes_read,
             ),
             (
-                "compaction_bytes_written",
+                "greptime_datanode_compaction_bytes_written",
                 "Bytes that compactions wrote to the object store",
                 &self.compaction_bytes_written,
             ),
             (
-                "compaction_files",
+                "greptime_datanode_compaction_files",
                 "Files that were replaced by compactions",
                 &self.compaction_files,
             ),
             (
-                "compaction_files_expired",
+                "greptime_datanode_compaction_files_expired",
                 "Files that were dropped since all their rows had lived their time",
                 &self.compaction_files_expired,
             ),
             (
-                "files_deleted",
+                "greptime_datanode_files_deleted",
                 "Replaced and dropped files that were deleted after the grace period",
                 &self.files_deleted,
             ),
             (
-                "orphans_deleted",
+                "greptime_datanode_orphans_deleted",
                 "Files deleted that no manifest edit ever named",
                 &self.orphans_deleted,
             ),
             (
-                "writes_slowed",
+                "greptime_datanode_writes_slowed",
                 "Writes that waited because compactions are behind",
                 &self.writes_slowed,
             ),
         ];
         for (name, help, counter) in counters {
-            metrics.register(&format!("greptime_datanode_{name}"), help, counter.clone());
+            metrics.register(name, help, counter.clone());
         }
         metrics.register(
             "greptime_datanode_compaction_seconds",

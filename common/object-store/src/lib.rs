@@ -2,6 +2,7 @@
 
 mod config;
 mod marker;
+mod place;
 mod put;
 mod synced;
 

@@ -16,6 +16,7 @@ use object_store::{
 use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 use tokio::runtime::Handle;
+use tokio::task::JoinSet;
 
 /// What may be moved at once before anybody waits.
 const BURST: Duration = Duration::from_millis(250);
@@ -99,16 +100,21 @@ impl Lane {
     }
 }
 
+/// Dropping the caller stops the work.
 async fn on<T: Send + 'static>(
     runtime: &Handle,
     work: impl Future<Output = Result<T>> + Send + 'static,
 ) -> Result<T> {
-    runtime.spawn(work).await.unwrap_or_else(|e| {
-        Err(Error::Generic {
-            store: "compaction",
-            source: e.into(),
-        })
-    })
+    let failed = |source: Box<dyn std::error::Error + Send + Sync>| Error::Generic {
+        store: "compaction",
+        source,
+    };
+    let mut tasks = JoinSet::new();
+    tasks.spawn_on(work, runtime);
+    match tasks.join_next().await {
+        Some(ended) => ended.unwrap_or_else(|e| Err(failed(e.into()))),
+        None => Err(failed("a request has no end".into())),
+    }
 }
 
 impl fmt::Debug for Lane {

@@ -281,9 +281,15 @@ impl PieceRows {
             self.held = Some(batch);
             return Ok(None);
         }
-        self.last = Some(identity(batch.num_rows() - 1));
-        self.in_file += batch.num_rows() as u64;
-        Ok(Some(batch))
+        let room = self.quota.saturating_sub(self.in_file) as usize;
+        let mut taken = batch.clone();
+        if room > 0 && room < batch.num_rows() {
+            self.held = Some(batch.slice(room, batch.num_rows() - room));
+            taken = batch.slice(0, room);
+        }
+        self.last = Some(identity(taken.num_rows() - 1));
+        self.in_file += taken.num_rows() as u64;
+        Ok(Some(taken))
     }
 }
 

@@ -21,6 +21,8 @@ const LONGEST_FOR_LITTLE: i64 = 7 * DAY;
 const WINDOWS_PER_TTL: i64 = 4;
 /// A window that is in use is given up for a longer one when it holds this little of what it should.
 const TOO_EMPTY: i128 = 4;
+/// So many flushes of more than a window are no accident.
+const ENOUGH_WIDE: usize = 4;
 
 /// What the choice depends on, beside the files.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -55,12 +57,29 @@ pub fn choose(files: &[&FileMeta], policy: &WindowPolicy) -> i64 {
         return fixed.max(1);
     }
     let unit = policy.per_second.max(1);
-    let wanted = by_rate(files, policy).max(by_span(files, unit));
-    match in_use(files, unit) {
-        Some(used) if wanted > used && is_too_empty(files, used, policy) => wanted,
-        Some(used) => used,
-        None => wanted,
+    let Some(used) = in_use(files, unit) else {
+        return by_rate(files, policy).max(by_span(files, unit));
+    };
+    let files = usual(files, used);
+    let (by_rate, by_span) = (by_rate(&files, policy), by_span(&files, unit));
+    let is_too_empty = bytes_in(&files, used) * TOO_EMPTY < i128::from(policy.bytes);
+    match by_rate.max(by_span) {
+        wanted if wanted > used && (is_too_empty || by_span > used) => wanted,
+        _ => used,
     }
+}
+
+/// Without the files that reach over several windows, as those with a few late rows do, unless that is how most
+/// flushes are.
+fn usual<'a>(files: &[&'a FileMeta], used: i64) -> Vec<&'a FileMeta> {
+    let flushed = files.iter().filter(|f| f.level == 0);
+    let wide = flushed.clone().filter(|f| is_wide(f, used)).count();
+    let most = wide >= ENOUGH_WIDE && wide * 2 > flushed.count();
+    files
+        .iter()
+        .filter(|f| most || !is_wide(f, used))
+        .copied()
+        .collect()
 }
 
 /// The shortest that holds the wanted bytes.
@@ -97,11 +116,6 @@ fn in_use(files: &[&FileMeta], unit: i64) -> Option<i64> {
         u128::from(bytes) * 4 >= u128::from(total) * 3
     });
     fitting.next().filter(|_| !merged.is_empty())
-}
-
-fn is_too_empty(files: &[&FileMeta], used: i64, policy: &WindowPolicy) -> bool {
-    bytes_in(files, used) * TOO_EMPTY < i128::from(policy.bytes)
-        || by_span(files, policy.per_second.max(1)) > used
 }
 
 /// Bytes in a window at the average rate over the time that files cover.

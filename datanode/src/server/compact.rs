@@ -86,6 +86,8 @@ struct Looked {
     running: bool,
     /// Of the manifest view that nothing was found to do for.
     version: Option<u64>,
+    /// Of the view whose runs were counted last.
+    counted: Option<u64>,
     again: Duration,
     retry: Duration,
     /// The newest flush, and since when it has been that.
@@ -95,6 +97,13 @@ struct Looked {
 }
 
 impl CompactionBook {
+    /// Whether the runs of the region's newest view were not counted yet; if so, they are now.
+    fn is_uncounted(&self, region: RegionId, version: u64) -> bool {
+        let mut regions = self.regions.lock();
+        let counted = regions.get_mut(&region).map(|l| l.counted.replace(version));
+        counted.is_some_and(|before| before != Some(version))
+    }
+
     /// Whether the region may be looked at now; if so, somebody does. Tells how long it was not flushed.
     fn start(&self, region: RegionId, view: (u64, u64), now: Duration) -> Option<Duration> {
         let (version, flushed_seq) = view;
@@ -102,6 +111,7 @@ impl CompactionBook {
         let looked = regions.entry(region).or_insert(Looked {
             running: false,
             version: None,
+            counted: None,
             again: now,
             retry: FIRST_RETRY,
             flushed_seq,
@@ -175,6 +185,12 @@ impl Datanode {
                 s.view().map(|view| (view.version, view.flushed_seq))
             });
             let Some(view) = view else { continue };
+            // Also while files are merged, which may take long.
+            if self.compactions.is_uncounted(region.id(), view.0)
+                && let Ok(decision) = self.compactor.decide(&region, Wanted::default())
+            {
+                region.set_runs(decision.report.runs);
+            }
             let Some(unflushed) = self.compactions.start(region.id(), view, now) else {
                 continue;
             };

@@ -27,8 +27,12 @@ struct Faults {
     away: bool,
     /// Puts to keys that contain the text; this many of them.
     puts: Option<(String, PutFault, usize)>,
-    /// Puts to keys that contain the text wait.
-    held: Option<String>,
+    /// Puts to keys that contain the text wait; so many more of them.
+    held: Option<(String, usize)>,
+    /// Puts that wait.
+    holding: usize,
+    /// How often waiting puts were let go.
+    releases: u64,
     /// So many deletes answer an error and do nothing.
     deletes: usize,
     /// After so many more changes the bucket is away, in the middle of the last one or before it.
@@ -53,20 +57,29 @@ fn broken() -> Error {
 
 impl FaultyStore {
     pub fn set_away(&self, away: bool) {
-        self.faults.lock().away = away;
+        let mut faults = self.faults.lock();
+        faults.away = away;
+        faults.changes_left = None;
     }
 
     pub fn fail_puts(&self, containing: &str, fault: PutFault, times: usize) {
         self.faults.lock().puts = Some((containing.into(), fault, times));
     }
 
-    /// Puts to keys that contain the text wait until `release`.
-    pub fn hold_puts(&self, containing: &str) {
-        self.faults.lock().held = Some(containing.into());
+    /// The next puts to keys that contain the text, `times` of them, wait until `release_puts`.
+    pub fn hold_puts(&self, containing: &str, times: usize) {
+        self.faults.lock().held = Some((containing.into(), times));
     }
 
     pub fn release_puts(&self) {
-        self.faults.lock().held = None;
+        let mut faults = self.faults.lock();
+        faults.held = None;
+        faults.releases += 1;
+    }
+
+    /// Puts that wait now, or waited when their callers gave up.
+    pub fn holding(&self) -> usize {
+        self.faults.lock().holding
     }
 
     pub fn fail_deletes(&self, times: usize) {
@@ -85,14 +98,19 @@ impl FaultyStore {
     }
 
     async fn wait_while_held(&self, location: &Path) {
-        let is_held = || {
-            let faults = self.faults.lock();
-            let held = faults.held.as_ref();
-            held.is_some_and(|text| location.as_ref().contains(text.as_str()))
+        let releases = {
+            let mut faults = self.faults.lock();
+            match faults.held.as_mut() {
+                Some((text, left)) if *left > 0 && location.as_ref().contains(text.as_str()) => *left -= 1,
+                _ => return,
+            }
+            faults.holding += 1;
+            faults.releases
         };
-        while is_held() {
+        while self.faults.lock().releases == releases {
             tokio::time::sleep(std::time::Duration::from_millis(2)).await;
         }
+        self.faults.lock().holding -= 1;
     }
 
     /// The fault of a change, if this is the one with which the bucket goes away.

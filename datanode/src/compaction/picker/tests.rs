@@ -58,10 +58,6 @@ fn file(name: &str, time: (i64, i64), sequence: (u64, u64), bytes: u64) -> FileM
     }
 }
 
-fn files(list: impl IntoIterator<Item = FileMeta>) -> Files {
-    list.into_iter().map(|f| (f.name.clone(), f)).collect()
-}
-
 /// A region whose plans are carried out on paper. Rows are spread evenly over a file's time.
 struct Paper {
     files: Files,
@@ -341,18 +337,42 @@ proptest! {
 // ------------------------------------------------------------------------------------------------------ steady ingest
 
 /// Bytes written for each byte flushed, over a day and until everything has come to rest.
-fn amplification(every: i64, bytes: u64, late: Option<i64>) -> f64 {
+fn amplification(every: i64, bytes: u64) -> f64 {
     let policy = policy();
     let mut paper = Paper::new(Files::new());
     let (start, mut flushed, mut sequence) = (20_000 * DAY, 0, 0);
     for now in (start..start + DAY).step_by(every as usize) {
-        let reach = late.filter(|_| sequence % 70 == 0).unwrap_or(every);
-        paper.add(file("", (now - reach, now - 1), (sequence + 1, sequence + 10), bytes));
+        paper.add(file("", (now - every, now - 1), (sequence + 1, sequence + 10), bytes));
         sequence += 10;
         flushed += bytes;
         paper.settle(|files| pick(&question(files, &policy, now)), &policy);
     }
     (flushed + paper.written) as f64 / flushed as f64
+}
+
+#[test]
+fn a_few_late_rows_do_not_change_the_windows_of_a_region() {
+    let policy = policy();
+    let mut paper = Paper::new(Files::new());
+    let (start, minute) = (20_000 * DAY, HOUR / 60);
+    let mut sequence = 0;
+    let mut lengths = BTreeSet::new();
+    for now in (start..start + DAY).step_by(minute as usize * 5) {
+        // Every twelfth flush has rows of last month.
+        let reach = if sequence % 120 == 0 { 30 * DAY } else { 5 * minute };
+        paper.add(file("", (now - reach, now - 1), (sequence + 1, sequence + 10), 12 * MIB));
+        sequence += 10;
+        paper.settle(|files| check_and_report(files, &policy, now), &policy);
+        if now > start + 12 * HOUR {
+            lengths.insert(pick(&question(&paper.files, &policy, now)).1.window);
+        }
+    }
+    assert_eq!(lengths.len(), 1, "{lengths:?}");
+}
+
+fn check_and_report(files: &Files, policy: &Policy, now: i64) -> (Plan, Report) {
+    let question = question(files, policy, now);
+    (check(&question), pick(&question).1)
 }
 
 #[test]
@@ -369,7 +389,7 @@ fn a_day_of_steady_ingest_is_written_four_times_at_most() {
         (minute, 12 * MIB),
         (minute / 6, 12 * MIB),
     ] {
-        let found = amplification(every, bytes, None);
+        let found = amplification(every, bytes);
         measured.push((every / 1000, bytes, found));
     }
     println!("seconds between flushes, bytes, amplification: {measured:?}");
