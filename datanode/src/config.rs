@@ -127,7 +127,9 @@ impl DatanodeConfig {
         }
         if self.compaction_soft_runs <= 4 * self.compaction_active_runs {
             // So many there may be without anything being behind.
-            return wrong("compaction_soft_runs must be more than four times datanode.compaction_active_runs");
+            return wrong(
+                "compaction_soft_runs must be more than four times datanode.compaction_active_runs",
+            );
         }
         if self.compaction_hard_runs <= self.compaction_soft_runs {
             return wrong("compaction_hard_runs must be larger than datanode.compaction_soft_runs");

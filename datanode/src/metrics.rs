@@ -121,8 +121,16 @@ impl DatanodeMetrics {
 
     fn register_compaction(&self, metrics: &Metrics) {
         let counters = [
-            ("greptime_datanode_flush_bytes", "Bytes of files that flushes made", &self.flush_bytes),
-            ("greptime_datanode_compactions", "Merges of files whose outcome is in the manifest", &self.compactions),
+            (
+                "greptime_datanode_flush_bytes",
+                "Bytes of files that flushes made",
+                &self.flush_bytes,
+            ),
+            (
+                "greptime_datanode_compactions",
+                "Merges of files whose outcome is in the manifest",
+                &self.compactions,
+            ),
             (
                 "greptime_datanode_compaction_failures",
                 "Compactions that will be tried again",

@@ -69,7 +69,9 @@ impl Disk for Files {
             std::fs::create_dir_all(dir)?;
         }
         let mut out = std::fs::File::create_new(file)?;
-        payload.iter().try_for_each(|part| io::Write::write_all(&mut out, part))
+        payload
+            .iter()
+            .try_for_each(|part| io::Write::write_all(&mut out, part))
     }
 
     fn sync(&self, file: &Path) -> io::Result<()> {
@@ -125,12 +127,19 @@ mod tests {
         fn after_the_cut(&self, file: &Path) -> Option<Vec<u8>> {
             let names = self.names.borrow();
             let inode = names.get(file)?;
-            Some(if inode.synced.get() { inode.bytes.clone() } else { Vec::new() })
+            Some(if inode.synced.get() {
+                inode.bytes.clone()
+            } else {
+                Vec::new()
+            })
         }
 
         fn inode(&self, file: &Path) -> io::Result<Rc<Inode>> {
             let names = self.names.borrow();
-            names.get(file).cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
+            names
+                .get(file)
+                .cloned()
+                .ok_or_else(|| io::ErrorKind::NotFound.into())
         }
     }
 
@@ -190,7 +199,10 @@ mod tests {
                     found.is_none() || found.as_deref() == Some(b"whole"),
                     "{how:?}, {calls} calls: {found:?}"
                 );
-                assert!(placed.is_err() || found.is_some(), "{how:?}, {calls} calls: told too early");
+                assert!(
+                    placed.is_err() || found.is_some(),
+                    "{how:?}, {calls} calls: told too early"
+                );
             }
         }
     }
@@ -207,6 +219,10 @@ mod tests {
         assert_eq!(std::fs::read(&file).unwrap(), b"one");
         assert_eq!(put("three", Place::Over), Ok(()));
         assert_eq!(std::fs::read(&file).unwrap(), b"three");
-        assert_eq!(std::fs::read_dir(file.parent().unwrap()).unwrap().count(), 1, "nothing else is left");
+        assert_eq!(
+            std::fs::read_dir(file.parent().unwrap()).unwrap().count(),
+            1,
+            "nothing else is left"
+        );
     }
 }

@@ -69,12 +69,27 @@ pub enum Step {
     Dropped {
         files: usize,
     },
-    Merged {
-        inputs: usize,
-        outputs: usize,
-    },
+    Merged(Merged),
     /// The files changed meanwhile; the outputs were thrown away, and another question is due.
     Overtaken,
+}
+
+/// Files that took the place of others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Merged {
+    pub inputs: usize,
+    pub outputs: usize,
+    /// Sizes of the files.
+    pub bytes_read: u64,
+    pub bytes_written: u64,
+}
+
+/// What it took until there was nothing to do.
+#[derive(Clone, Debug)]
+pub struct Settled {
+    pub report: Report,
+    pub bytes_read: u64,
+    pub bytes_written: u64,
 }
 
 /// What is decided, and from which view.
@@ -144,12 +159,24 @@ impl Compactor {
     }
 
     /// Steps until there is nothing to do.
-    pub async fn settle(&self, region: &Arc<Region>, wanted: Wanted) -> Result<Report> {
+    pub async fn settle(&self, region: &Arc<Region>, wanted: Wanted) -> Result<Settled> {
+        let (mut bytes_read, mut bytes_written) = (0, 0);
         loop {
             let decision = self.decide(region, wanted)?;
             let report = decision.report.clone();
-            if self.carry_out(region, decision).await? == Step::Rest {
-                return Ok(report);
+            match self.carry_out(region, decision).await? {
+                Step::Rest => {
+                    return Ok(Settled {
+                        report,
+                        bytes_read,
+                        bytes_written,
+                    });
+                }
+                Step::Merged(merged) => {
+                    bytes_read += merged.bytes_read;
+                    bytes_written += merged.bytes_written;
+                }
+                Step::Dropped { .. } | Step::Overtaken => {}
             }
         }
     }
@@ -224,10 +251,12 @@ impl Compactor {
         if !self.commit(region, epoch, &change, fits).await? {
             return Ok(Step::Overtaken);
         }
-        Ok(Step::Merged {
+        Ok(Step::Merged(Merged {
             inputs: merge.inputs.len(),
             outputs: change.add.len(),
-        })
+            bytes_read: merge.bytes,
+            bytes_written: change.add.iter().map(|f| f.bytes).sum(),
+        }))
     }
 
     /// Puts an edit of this epoch as long as `fits` holds for the newest view; `false` if it does not.

@@ -219,9 +219,17 @@ mod tests {
         let throttle = Throttle::new(1000);
         let at = |ms| Duration::from_millis(ms);
         assert_eq!(throttle.wait(at(0), 500), at(0));
-        assert_eq!(throttle.wait(at(0), 1000), at(250), "half a second is taken, a quarter is a burst");
+        assert_eq!(
+            throttle.wait(at(0), 1000),
+            at(250),
+            "half a second is taken, a quarter is a burst"
+        );
         assert_eq!(throttle.wait(at(0), 1), at(1250));
-        assert_eq!(throttle.wait(at(5000), 1), at(0), "nobody waits for what was not used");
+        assert_eq!(
+            throttle.wait(at(5000), 1),
+            at(0),
+            "nobody waits for what was not used"
+        );
         assert_eq!(Throttle::new(0).wait(at(0), u64::MAX), at(0));
     }
 }

@@ -90,8 +90,16 @@ async fn merged(work: &Work) -> Result<SendableRecordBatchStream> {
     }
     let ctx = context(batch_rows);
     let rows = merge(runs, &schema, &key, &ctx).map_err(|e| greptime_query::from_datafusion(&e))?;
-    let deletes = if work.plan.drop_deletes { Deletes::Drop } else { Deletes::Keep };
-    let rows = if key.append_mode { rows } else { dedup(rows, key, deletes) };
+    let deletes = if work.plan.drop_deletes {
+        Deletes::Drop
+    } else {
+        Deletes::Keep
+    };
+    let rows = if key.append_mode {
+        rows
+    } else {
+        dedup(rows, key, deletes)
+    };
     Ok(with_one_sequence(rows, work))
 }
 
@@ -109,16 +117,11 @@ fn context(batch_rows: usize) -> TaskContext {
         .with_runtime(Arc::new(RuntimeEnv::default()))
 }
 
-/// Whether rows may all have the sequence of the newest: not while rows of one identity stay side by side, as a
-/// delete and what was written after it do where fields are merged.
+/// Whether rows may all have the sequence of the newest: not while deletes remain, since with them rows of one
+/// identity may stay side by side where fields are merged, and their order counts.
 fn may_renumber(work: &Work) -> bool {
     let deletes: u64 = work.inputs.iter().map(|f| f.deletes).sum();
-    work.plan.drop_deletes || deletes == 0 || !merges_fields(&work.table)
-}
-
-fn merges_fields(table: &TableInfo) -> bool {
-    let mode = table.options.extra.get("merge_mode").map(String::as_str);
-    mode == Some("last_non_null")
+    work.plan.drop_deletes || deletes == 0
 }
 
 fn with_one_sequence(rows: SendableRecordBatchStream, work: &Work) -> SendableRecordBatchStream {
@@ -171,7 +174,8 @@ async fn feed(
         // A region that was dropped or has failed needs no files.
         work.region.with_state(|s| s.leading_epoch())?;
         let batch = batch.map_err(|e| greptime_query::from_datafusion(&e))?;
-        let parts = partition(batch, &work.plan.cuts, &time).map_err(|e| greptime_query::from_datafusion(&e))?;
+        let parts =
+            partition(batch, &work.plan.cuts, &time).map_err(|e| greptime_query::from_datafusion(&e))?;
         for (part, piece) in parts.into_iter().zip(&pieces) {
             if part.num_rows() > 0 {
                 piece.send(part).await.map_err(|_| stopped())?;
@@ -274,7 +278,11 @@ impl PieceRows {
         };
         let Some(batch) = batch else { return Ok(None) };
         let identity = |row: usize| -> Vec<ArrayRef> {
-            let columns = self.key.columns.iter().filter_map(|(name, _)| batch.column_by_name(name));
+            let columns = self
+                .key
+                .columns
+                .iter()
+                .filter_map(|(name, _)| batch.column_by_name(name));
             columns.map(|c| c.slice(row, 1)).collect()
         };
         if self.in_file >= self.quota && !is_same(self.last.as_deref(), &identity(0))? {

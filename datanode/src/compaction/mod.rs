@@ -14,7 +14,7 @@ mod window;
 mod workers;
 
 pub use clean::{CleanPolicy, Cleaning, Listed, orphans};
-pub use job::{CompactionLimits, Compactor, Decision, Step, Wanted};
+pub use job::{CompactionLimits, Compactor, Decision, Merged, Settled, Step, Wanted};
 pub use lane::{Lane, LaneCounters, Throttle};
 pub use picker::{Merge, Plan, Policy, Question, Report, Waiting, Why, pick, still_valid};
 pub use window::WindowPolicy;

@@ -293,7 +293,11 @@ fn survey(question: &Question<'_>, windows: &BTreeMap<i64, Vec<Run<'_>>>, length
     Report {
         window: length,
         runs: windows.values().map(|runs| open(runs)).max().unwrap_or(0),
-        pending_bytes: over.flatten().filter(|r| !r.is_full(policy)).map(|r| r.bytes).sum(),
+        pending_bytes: over
+            .flatten()
+            .filter(|r| !r.is_full(policy))
+            .map(|r| r.bytes)
+            .sum(),
         waiting: Vec::new(),
     }
 }
@@ -329,7 +333,9 @@ impl<'a> Picker<'a> {
                 Err(waiting) => report.waiting.push(waiting),
             }
         }
-        let (_, _, best) = candidates.into_iter().max_by_key(|(excess, window, _)| (*excess, *window))?;
+        let (_, _, best) = candidates
+            .into_iter()
+            .max_by_key(|(excess, window, _)| (*excess, *window))?;
         let between = blockers(self.files, &best.runs);
         if between.is_empty() {
             return Some(self.merge(best.runs, best.why));

@@ -86,23 +86,11 @@ fn outside(error: object_store::Error) -> ParquetError {
 
 impl AsyncFileReader for Object {
     fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, ParquetResult<Bytes>> {
-        async move {
-            self.store
-                .get_range(&self.key, range)
-                .await
-                .map_err(outside)
-        }
-        .boxed()
+        async move { self.store.get_range(&self.key, range).await.map_err(outside) }.boxed()
     }
 
     fn get_byte_ranges(&mut self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, ParquetResult<Vec<Bytes>>> {
-        async move {
-            self.store
-                .get_ranges(&self.key, &ranges)
-                .await
-                .map_err(outside)
-        }
-        .boxed()
+        async move { self.store.get_ranges(&self.key, &ranges).await.map_err(outside) }.boxed()
     }
 
     fn get_metadata<'a>(

@@ -144,7 +144,10 @@ fn span(file: &FileMeta) -> i128 {
 /// The times at which what spans `from..=to` is cut, so that each piece lies in one window. At most `pieces`: what
 /// spans more windows is cut into equal parts of several windows, which are cut again later.
 pub fn cuts(from: i64, to: i64, window: i64, pieces: usize) -> Vec<i64> {
-    let (first, last) = (i128::from(index_of(from, window)), i128::from(index_of(to, window)));
+    let (first, last) = (
+        i128::from(index_of(from, window)),
+        i128::from(index_of(to, window)),
+    );
     let windows = last - first + 1;
     let step = (windows + pieces.max(1) as i128 - 1) / pieces.max(1) as i128;
     let starts = (1..).map(|n| (first + n * step) * i128::from(window));

@@ -46,3 +46,19 @@ impl Drop for Workers {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_that_merge_give_way_to_others() {
+        let priority = || rustix::process::getpriority_process(None).unwrap();
+        let workers = Workers::start(1).unwrap();
+        let theirs = workers
+            .handle()
+            .block_on(workers.handle().spawn(async move { priority() }))
+            .unwrap();
+        assert_eq!(theirs, (priority() + NICER_BY).min(19));
+    }
+}

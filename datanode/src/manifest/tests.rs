@@ -150,7 +150,10 @@ async fn every_flipped_bit_of_an_edit_is_found_and_the_version_is_named() {
     flipped[bytes.len() / 2] ^= 4;
     faulty.put(&key, flipped.into()).await.unwrap();
     let error = manifest.load(0).await.unwrap_err();
-    assert!(error.message.contains(key.as_ref()) && error.message.contains("damaged"), "{error}");
+    assert!(
+        error.message.contains(key.as_ref()) && error.message.contains("damaged"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -176,7 +179,11 @@ async fn a_removed_file_is_remembered_until_an_edit_says_that_it_is_deleted() {
         };
         view = adopted;
         assert_eq!(manifest.load(0).await.unwrap(), view);
-        assert_eq!(view.removed.contains_key("file-7"), version < 66, "version {version}");
+        assert_eq!(
+            view.removed.contains_key("file-7"),
+            version < 66,
+            "version {version}"
+        );
     }
 }
 
@@ -191,7 +198,10 @@ async fn the_newest_of_ten_thousand_versions_is_found_with_few_requests() {
             files: Default::default(),
             ..view.apply(&next).unwrap()
         };
-        faulty.put(&manifest.key(version), next.encode().unwrap().into()).await.unwrap();
+        faulty
+            .put(&manifest.key(version), next.encode().unwrap().into())
+            .await
+            .unwrap();
     }
     for (hint, most) in [(0, 80), (9_990, 48), (10_000, 40)] {
         let before = faulty.requests();

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use greptime_clock::SharedClock;
 use greptime_object_store::Bucket;
+use greptime_proto::v1;
 use greptime_types::{Error, RegionId, Result};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
@@ -160,18 +161,25 @@ impl CompactionBook {
 }
 
 impl Datanode {
-    /// Merges all files of a region, so that each window of time has one sorted run.
+    /// Merges all files of a region, so that each window of time has one sorted run; rows in memory stay there.
     ///
     /// Errors: `Unavailable` if this node does not lead the region, or if the bucket cannot be reached.
-    pub async fn compact_one(&self, region: &Arc<Region>) -> Result<()> {
+    pub(super) async fn compact_one(&self, region: &Arc<Region>) -> Result<v1::CompactResponse> {
         let _one_at_a_time = region.compaction.lock().await;
         let wanted = Wanted {
             everything: true,
             quiet: true,
         };
-        let report = self.compactor.settle(region, wanted).await?;
-        region.set_runs(report.runs);
-        Ok(())
+        let files = || region.with_state(|s| s.view().map_or(0, |view| view.files.len() as u64));
+        let files_before = files();
+        let done = self.compactor.settle(region, wanted).await?;
+        region.set_runs(done.report.runs);
+        Ok(v1::CompactResponse {
+            files_before,
+            files_after: files(),
+            bytes_read: done.bytes_read,
+            bytes_written: done.bytes_written,
+        })
     }
 
     /// Looks at regions whose files changed, and at each once a minute.
@@ -200,7 +208,8 @@ impl Datanode {
                 quiet: is_empty && unflushed >= self.config.flush_age * QUIET_AGES,
             };
             let node = Arc::clone(self);
-            self.tasks.spawn(async move { node.look_at(&region, wanted).await });
+            self.tasks
+                .spawn(async move { node.look_at(&region, wanted).await });
         }
         self.metrics.compaction_runs.set(most_runs as u64);
         self.metrics
@@ -210,7 +219,7 @@ impl Datanode {
     }
 
     async fn look_at(&self, region: &Arc<Region>, wanted: Wanted) {
-        let outcome = self.compact(region, wanted).await;
+        let outcome = self.step_until_rest(region, wanted).await;
         if let Err(error) = &outcome {
             self.metrics.compaction_failures.inc();
             tracing::warn!(region = %region.id(), %error, "a compaction failed; it will be tried again");
@@ -227,7 +236,7 @@ impl Datanode {
     }
 
     /// Steps until there is nothing to do; returns the version that this holds for, and what is pending.
-    async fn compact(&self, region: &Arc<Region>, wanted: Wanted) -> Result<(u64, u64)> {
+    async fn step_until_rest(&self, region: &Arc<Region>, wanted: Wanted) -> Result<(u64, u64)> {
         let _one_at_a_time = region.compaction.lock().await;
         loop {
             let decision = self.compactor.decide(region, wanted)?;

@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use greptime_proto::v1;
-use greptime_types::{Error, RegionId, Result};
+use greptime_types::{RegionId, Result};
 use parking_lot::Mutex;
 
 use super::Datanode;
@@ -143,14 +142,6 @@ impl Datanode {
             }
         }
         result
-    }
-
-    /// Merges the files of one region.
-    pub(super) async fn compact_one(&self, region: &Arc<Region>) -> Result<v1::CompactResponse> {
-        Err(Error::unsupported(format!(
-            "region {}: this version does not merge files",
-            region.id()
-        )))
     }
 
     /// Loads the manifest of a region that was on disk, however long the bucket is away.

@@ -120,7 +120,11 @@ impl Paper {
                     bytes / pieces,
                 );
                 output.level = merge.level;
-                output.deletes = if merge.drop_deletes { 0 } else { inputs.iter().map(|f| f.deletes).sum() };
+                output.deletes = if merge.drop_deletes {
+                    0
+                } else {
+                    inputs.iter().map(|f| f.deletes).sum()
+                };
                 self.add(output);
             }
         }
@@ -145,14 +149,20 @@ fn overlap(a: &FileMeta, b: &FileMeta) -> bool {
 }
 
 fn check_drop(names: &[String], question: &Question<'_>) {
-    let cutoff = question.ttl_cutoff.expect("something is dropped without a time to live");
+    let cutoff = question
+        .ttl_cutoff
+        .expect("something is dropped without a time to live");
     assert!(!names.is_empty() && names.len() <= MAX_DROPPED);
     for name in names {
         let file = &question.files[name];
         assert!(file.max_time < cutoff, "a row of {name} has not lived its time");
         for other in question.files.values().filter(|o| !names.contains(&o.name)) {
             let appears = overlap(file, other) && other.max_sequence < file.max_sequence;
-            assert!(!appears, "older rows of {} would appear without {name}", other.name);
+            assert!(
+                !appears,
+                "older rows of {} would appear without {name}",
+                other.name
+            );
         }
     }
 }
@@ -177,7 +187,10 @@ fn check_merge(merge: &Merge, question: &Question<'_>) {
     );
     assert_eq!((merge.min_sequence, merge.max_sequence), sequence);
     assert_eq!(merge.level, inputs.iter().map(|f| f.level).max().unwrap() + 1);
-    let outside = question.files.values().filter(|f| !merge.inputs.contains(&f.name));
+    let outside = question
+        .files
+        .values()
+        .filter(|f| !merge.inputs.contains(&f.name));
     for other in outside.filter(|o| o.min_time <= time.1 && time.0 <= o.max_time) {
         let apart = other.max_sequence < sequence.0 || other.min_sequence > sequence.1;
         assert!(apart, "{} lies between the inputs {:?}", other.name, merge.inputs);
@@ -199,15 +212,24 @@ fn check_merge(merge: &Merge, question: &Question<'_>) {
 /// What `Nothing` promises.
 fn check_rest(question: &Question<'_>, report: &Report) {
     let policy = question.policy;
-    assert!(!report.waiting.is_empty(), "nothing is done, and no reason is given");
+    assert!(
+        !report.waiting.is_empty(),
+        "nothing is done, and no reason is given"
+    );
     let all: Vec<&FileMeta> = question.files.values().collect();
-    let newest = all.iter().map(|f| f.max_time).max().unwrap_or(0).min(question.now);
+    let newest = all
+        .iter()
+        .map(|f| f.max_time)
+        .max()
+        .unwrap_or(0)
+        .min(question.now);
     for (window, runs) in windows_of(&all, report.window) {
         let open: Vec<&Run<'_>> = runs.iter().filter(|r| r.bytes < policy.max_file_bytes).collect();
         let full = runs.len() - open.len();
-        let excused = report.waiting.iter().any(
-            |w| matches!(w, Waiting::TooManyFiles { window: too_many, .. } if *too_many == window),
-        );
+        let excused = report
+            .waiting
+            .iter()
+            .any(|w| matches!(w, Waiting::TooManyFiles { window: too_many, .. } if *too_many == window));
         let is_active = !question.quiet && window >= index_of(newest, report.window);
         // Between two full runs there may be as many again.
         let limit = match (question.everything, is_active) {
@@ -215,8 +237,15 @@ fn check_rest(question: &Question<'_>, report: &Report) {
             (false, true) => policy.active_runs * 4 * (full + 1),
             (false, false) => policy.inactive_runs * (full + 1),
         };
-        let counted = if question.everything { runs.len() } else { open.len() };
-        assert!(excused || counted <= limit, "window {window}: {counted} runs, {limit} allowed");
+        let counted = if question.everything {
+            runs.len()
+        } else {
+            open.len()
+        };
+        assert!(
+            excused || counted <= limit,
+            "window {window}: {counted} runs, {limit} allowed"
+        );
     }
     if let Some(cutoff) = question.ttl_cutoff {
         for dead in all.iter().filter(|f| f.max_time < cutoff) {
@@ -228,13 +257,20 @@ fn check_rest(question: &Question<'_>, report: &Report) {
 }
 
 fn excused_or_narrow(files: &[&FileMeta], report: &Report) -> bool {
-    let excused = report.waiting.iter().any(|w| matches!(w, Waiting::TooManyFiles { .. }));
+    let excused = report
+        .waiting
+        .iter()
+        .any(|w| matches!(w, Waiting::TooManyFiles { .. }));
     excused || files.iter().all(|f| !is_wide(f, report.window))
 }
 
 fn check(question: &Question<'_>) -> Plan {
     let (plan, report) = pick(question);
-    assert_eq!((&plan, &report), (&pick(question).0, &pick(question).1), "equal questions, equal answers");
+    assert_eq!(
+        (&plan, &report),
+        (&pick(question).0, &pick(question).1),
+        "equal questions, equal answers"
+    );
     match &plan {
         Plan::Nothing => check_rest(question, &report),
         Plan::Drop(names) => check_drop(names, question),
@@ -243,7 +279,11 @@ fn check(question: &Question<'_>) -> Plan {
             let dead: Vec<&FileMeta> = question.files.values().filter(expired).collect();
             for file in dead {
                 let hides = |o: &&FileMeta| overlap(file, o) && o.max_sequence < file.max_sequence;
-                assert!(question.files.values().any(|o| hides(&o)), "{} is dropped first", file.name);
+                assert!(
+                    question.files.values().any(|o| hides(&o)),
+                    "{} is dropped first",
+                    file.name
+                );
             }
             check_merge(merge, question);
         }
@@ -284,7 +324,12 @@ fn region(flushes: &[Flush]) -> Paper {
     for (i, flush) in flushes.iter().enumerate() {
         let newest = 1_000 * DAY + i as i64 * HOUR / 10;
         let time = (newest - flush.from * HOUR / 10, newest - flush.to * HOUR / 10);
-        let mut file = file("", time, (sequence + 1, sequence + flush.entries), flush.kib << 10);
+        let mut file = file(
+            "",
+            time,
+            (sequence + 1, sequence + flush.entries),
+            flush.kib << 10,
+        );
         file.deletes = u64::from(flush.deletes);
         sequence += flush.entries;
         paper.add(file);
@@ -342,7 +387,12 @@ fn amplification(every: i64, bytes: u64) -> f64 {
     let mut paper = Paper::new(Files::new());
     let (start, mut flushed, mut sequence) = (20_000 * DAY, 0, 0);
     for now in (start..start + DAY).step_by(every as usize) {
-        paper.add(file("", (now - every, now - 1), (sequence + 1, sequence + 10), bytes));
+        paper.add(file(
+            "",
+            (now - every, now - 1),
+            (sequence + 1, sequence + 10),
+            bytes,
+        ));
         sequence += 10;
         flushed += bytes;
         paper.settle(|files| pick(&question(files, &policy, now)), &policy);
@@ -360,7 +410,12 @@ fn a_few_late_rows_do_not_change_the_windows_of_a_region() {
     for now in (start..start + DAY).step_by(minute as usize * 5) {
         // Every twelfth flush has rows of last month.
         let reach = if sequence % 120 == 0 { 30 * DAY } else { 5 * minute };
-        paper.add(file("", (now - reach, now - 1), (sequence + 1, sequence + 10), 12 * MIB));
+        paper.add(file(
+            "",
+            (now - reach, now - 1),
+            (sequence + 1, sequence + 10),
+            12 * MIB,
+        ));
         sequence += 10;
         paper.settle(|files| check_and_report(files, &policy, now), &policy);
         if now > start + 12 * HOUR {
