@@ -56,6 +56,31 @@ pub struct DatanodeConfig {
     /// Disk space of all queries together.
     #[serde(with = "greptime_settings::size")]
     pub query_spill_limit: u64,
+    /// Merges of files at the same time, each of another region.
+    pub compaction_concurrency: usize,
+    /// Memory of all merges together, about.
+    #[serde(with = "greptime_settings::size")]
+    pub compaction_memory: u64,
+    /// Bytes that all merges together read and write in a second; 0 is no limit.
+    #[serde(with = "greptime_settings::size")]
+    pub compaction_rate: u64,
+    /// No file is made larger, about; a sorted run of this size is not merged any more.
+    #[serde(with = "greptime_settings::size")]
+    pub compaction_file_size: u64,
+    /// Sorted runs that a window of time may have while it is written to.
+    pub compaction_active_runs: usize,
+    /// Sorted runs that a window of time may have when it is not written to.
+    pub compaction_inactive_runs: usize,
+    /// A region with so many sorted runs in a window of time slows writes down.
+    pub compaction_soft_runs: usize,
+    /// A region with so many sorted runs in a window of time refuses writes until compactions have caught up.
+    pub compaction_hard_runs: usize,
+    /// How long files that were replaced are kept for readers that still use them.
+    #[serde(with = "greptime_settings::duration")]
+    pub file_grace: Duration,
+    /// How often files that nothing names are looked for.
+    #[serde(with = "greptime_settings::duration")]
+    pub orphan_interval: Duration,
 }
 
 impl Default for DatanodeConfig {
@@ -78,6 +103,16 @@ impl Default for DatanodeConfig {
             cache_disk: 2 << 30,
             decoded_cache_size: 256 << 20,
             query_spill_limit: 4 << 30,
+            compaction_concurrency: 1,
+            compaction_memory: 256 << 20,
+            compaction_rate: 128 << 20,
+            compaction_file_size: 512 << 20,
+            compaction_active_runs: 8,
+            compaction_inactive_runs: 2,
+            compaction_soft_runs: 48,
+            compaction_hard_runs: 96,
+            file_grace: Duration::from_secs(10 * 60),
+            orphan_interval: Duration::from_secs(60 * 60),
         }
     }
 }
@@ -100,6 +135,34 @@ impl DatanodeConfig {
         }
         if self.flush_concurrency == 0 || self.write_queue == 0 || self.log_turn_size == 0 {
             return wrong("flush_concurrency, write_queue and log_turn_size must be at least 1");
+        }
+        self.validate_compaction()
+    }
+
+    fn validate_compaction(&self) -> Result<()> {
+        let wrong = |what: &str| Err(Error::invalid(format!("datanode.{what}")));
+        if self.compaction_concurrency == 0 || self.compaction_active_runs == 0 {
+            return wrong("compaction_concurrency and compaction_active_runs must be at least 1");
+        }
+        if self.compaction_inactive_runs == 0 || self.compaction_inactive_runs > self.compaction_active_runs {
+            return wrong(
+                "compaction_inactive_runs must be at least 1, and at most datanode.compaction_active_runs",
+            );
+        }
+        if self.compaction_soft_runs <= 4 * self.compaction_active_runs {
+            // So many there may be without anything being behind.
+            return wrong(
+                "compaction_soft_runs must be more than four times datanode.compaction_active_runs",
+            );
+        }
+        if self.compaction_hard_runs <= self.compaction_soft_runs {
+            return wrong("compaction_hard_runs must be larger than datanode.compaction_soft_runs");
+        }
+        if self.compaction_file_size < 1 << 20 || self.compaction_memory < 16 << 20 {
+            return wrong("compaction_file_size must be at least 1MiB, compaction_memory at least 16MiB");
+        }
+        if self.orphan_interval.is_zero() {
+            return wrong("orphan_interval must be more than nothing");
         }
         Ok(())
     }

@@ -8,6 +8,7 @@
 
 pub mod budget;
 pub mod cache;
+pub mod compaction;
 pub mod config;
 pub mod log;
 pub mod manifest;

@@ -3,6 +3,7 @@
 mod config;
 mod counted;
 mod marker;
+mod place;
 mod put;
 mod synced;
 

@@ -9,6 +9,7 @@ use greptime_clock::SharedIds;
 use greptime_object_store::Bucket;
 use greptime_types::{Error, Result, Semantic, TableInfo};
 use object_store::ObjectStoreExt;
+use prometheus_client::metrics::counter::Counter;
 
 use super::state::Frozen;
 use super::{Region, RegionState};
@@ -30,6 +31,8 @@ pub struct Flusher {
     pub ids: SharedIds,
     pub log: LogHandle,
     pub store: Arc<dyn LogStore>,
+    /// Bytes of files that flushes made.
+    pub flush_bytes: Counter,
 }
 
 /// Puts everything that is in memory now into files; returns the index up to which rows are in files.
@@ -56,6 +59,7 @@ pub async fn flush(with: &Flusher, region: &Arc<Region>) -> Result<u64> {
         sync_log(with).await?;
         match manifest.commit(&view, &edit).await? {
             Commit::Adopted(view) => {
+                with.flush_bytes.inc_by(files.iter().map(|f| f.bytes).sum());
                 region.adopt(view)?;
                 trim(with, region).await?;
                 return Ok(frozen.sequence);
@@ -89,7 +93,7 @@ pub async fn load_manifest(with: &Flusher, region: &Arc<Region>) -> Result<()> {
 }
 
 /// Adopts a view that others may have written, unless it shows that this node cannot go on.
-fn take_view(region: &Region, view: View) -> Result<()> {
+pub(crate) fn take_view(region: &Region, view: View) -> Result<()> {
     let (epoch, applied) = region.with_state(|s| (s.leading_epoch(), s.applied()));
     let epoch = epoch?;
     if view.epoch > epoch {
@@ -118,7 +122,8 @@ fn take_view(region: &Region, view: View) -> Result<()> {
     region.adopt(view)
 }
 
-fn leading_view(region: &Region) -> Result<(u64, Arc<View>)> {
+/// The epoch in which this node leads the region, and the files that it knows.
+pub(crate) fn leading_view(region: &Region) -> Result<(u64, Arc<View>)> {
     region.with_state(|state| {
         let epoch = state.leading_epoch()?;
         let view = state.view().cloned();

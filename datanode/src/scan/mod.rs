@@ -18,7 +18,7 @@ mod work;
 pub use aggregate::accelerate;
 pub use dedup::{Deletes, dedup};
 pub use exec::ScanExec;
-pub use merge::{Duplicates, merge, stream_of};
+pub use merge::{newest, stream_of};
 pub use reader::{RegionReader, ReloadManifest};
 
 #[cfg(test)]

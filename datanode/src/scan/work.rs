@@ -21,7 +21,7 @@ use parking_lot::Mutex;
 use super::block::{Block, Stretch, mask};
 use super::filter::{Filters, TimeRange};
 use super::units::{Span, Unit, units};
-use super::{Deletes, Duplicates, merge};
+use super::{Deletes, newest};
 use crate::memtable::KeyColumns;
 use crate::sst::{ReadMetrics, ReadRequest, SstFile};
 
@@ -137,8 +137,7 @@ impl Work {
             Part::Merge { runs, times } => {
                 let streams = runs.into_iter().map(|run| Arc::clone(&self).selected_rows(run, Arc::clone(&times)));
                 let schema = &self.wanted.merged;
-                let newest = Duplicates::Newest(Deletes::Drop);
-                let rows = merge(streams.collect(), schema, &self.wanted.key, newest, &ctx)?;
+                let rows = newest(streams.collect(), schema, &self.wanted.key, Deletes::Drop, &ctx)?;
                 Ok(rows.map(move |rows| self.select(self.block(&rows?)?, &[TimeRange::ALL])).boxed())
             }
         }

@@ -65,6 +65,7 @@ impl Datanode {
         loop {
             self.become_ready();
             self.flush_what_is_due();
+            self.compact_what_is_due();
             self.metrics.memtable_bytes.set(self.budget.used());
             self.metrics.region_count.set(self.regions.all().len() as u64);
             let now = self.clock.now();

@@ -1,5 +1,6 @@
 //! The datanode: opening it, and what it can be asked, independent of the wire.
 
+mod compact;
 mod grpc;
 mod identity;
 mod maintain;
@@ -28,11 +29,13 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::budget::Budget;
+use crate::compaction::Compactor;
 use crate::config::DatanodeConfig;
 use crate::log::{LogHandle, LogStore, TimedLog};
 use crate::metrics::DatanodeMetrics;
 use crate::region::Flusher;
 use crate::sst::FileSource;
+use compact::CompactionBook;
 use identity::DataDir;
 use maintain::FlushBook;
 use tasks::Tasks;
@@ -55,6 +58,8 @@ pub struct Datanode {
     flusher: Flusher,
     files: FileSource,
     flushes: FlushBook,
+    compactor: Compactor,
+    compactions: CompactionBook,
     flush_permits: Semaphore,
     load_permits: Semaphore,
     queries: SessionContext,
@@ -105,6 +110,14 @@ impl Datanode {
         let region = self.regions.get(RegionId::from_u64(request.region_id))?;
         let flushed_index = within(deadline, self.flush_one(&region)).await?;
         Ok(v1::FlushResponse { flushed_index })
+    }
+
+    /// Merges the files of a region now, whatever the picker thinks; returns when it is done.
+    pub async fn compact(&self, request: v1::CompactRequest) -> Result<v1::CompactResponse> {
+        let deadline = self.check_header(request.header.as_ref())?;
+        self.check_alive()?;
+        let region = self.regions.get(RegionId::from_u64(request.region_id))?;
+        within(deadline, self.compact_one(&region)).await
     }
 
     /// Waits until this process can no longer do its work, and says why. It must then exit, to start again from

@@ -20,6 +20,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::compact::{CompactionBook, compactor};
 use super::identity::DataDir;
 use super::maintain::FlushBook;
 use super::tasks::Tasks;
@@ -136,7 +137,9 @@ impl Datanode {
             ids: Arc::clone(&parts.ids),
             log: log.clone(),
             store: Arc::clone(&store),
+            flush_bytes: metrics.flush_bytes.clone(),
         };
+        let compactor = compactor(&config, &flusher, &parts.clock, &metrics)?;
         let node = Arc::new(Self {
             queries: query_context(&config, &data_dir)?,
             files: flusher.files.clone(),
@@ -153,6 +156,8 @@ impl Datanode {
             log,
             flusher,
             flushes: FlushBook::default(),
+            compactor,
+            compactions: CompactionBook::default(),
             flush_permits: Semaphore::new(config.flush_concurrency),
             load_permits: Semaphore::new(LOADS),
             orders,

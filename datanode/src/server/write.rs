@@ -59,6 +59,7 @@ impl Datanode {
             self.metrics.writes_delayed.inc();
             tokio::time::sleep(delay).await;
         }
+        self.wait_for_compactions(&region).await?;
         let reservation = self.budget.reserve(size)?;
         let entry = RegionEntry::Write(WriteEntry {
             request: id,

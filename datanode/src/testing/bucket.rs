@@ -1,6 +1,5 @@
 //! A bucket in memory that goes away, and whose requests fail in all the ways of a network.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -62,11 +61,19 @@ struct Planned {
 struct Faults {
     away: bool,
     planned: Vec<Planned>,
-    /// What listings show, if they lag behind.
-    listed: Option<BTreeSet<Path>>,
+    /// Puts to keys that contain the text wait; so many more of them.
+    held: Option<(String, usize)>,
+    /// Puts that wait.
+    holding: usize,
+    /// How often waiting puts were let go.
+    releases: u64,
+    /// After so many more changes the bucket is away, in the middle of the last one or before it.
+    changes_left: Option<(u64, PutFault)>,
+    /// What listings show since they lag.
+    listing: Option<Vec<ObjectMeta>>,
     /// Uploads in parts that were begun and neither completed nor given up.
     open_uploads: usize,
-    requests: usize,
+    requests: u64,
 }
 
 #[derive(Debug, Default)]
@@ -115,14 +122,64 @@ impl FaultyStore {
         self.faults.lock().planned.iter().map(|p| p.left).sum()
     }
 
-    /// From now on listings show what is there now, until [`FaultyStore::listing_catches_up`].
-    pub async fn listing_lags(&self) {
-        let listed = self.inner.list(None).map_ok(|m| m.location).try_collect().await;
-        self.faults.lock().listed = Some(listed.unwrap());
+    /// The next puts to keys that contain the text, `times` of them, wait until `release_puts`.
+    pub fn hold_puts(&self, containing: &str, times: usize) {
+        self.faults.lock().held = Some((containing.into(), times));
     }
 
-    pub fn listing_catches_up(&self) {
-        self.faults.lock().listed = None;
+    pub fn release_puts(&self) {
+        let mut faults = self.faults.lock();
+        faults.held = None;
+        faults.releases += 1;
+    }
+
+    /// Puts that wait now, or waited when their callers gave up.
+    pub fn holding(&self) -> usize {
+        self.faults.lock().holding
+    }
+
+    pub fn fail_deletes(&self, times: usize) {
+        self.plan(Request::Delete, "", Fault::Unavailable, times);
+    }
+
+    /// The bucket goes away at the `nth` change from now (1 is the next): after it happened, or before.
+    pub fn away_at_change(&self, nth: u64, fault: PutFault) {
+        self.faults.lock().changes_left = Some((nth, fault));
+    }
+
+    /// From now on listings show what was there now, or the truth again.
+    pub async fn set_listing_lags(&self, lags: bool) {
+        let now: Vec<ObjectMeta> = self.inner.list(None).try_collect().await.unwrap();
+        self.faults.lock().listing = lags.then_some(now);
+    }
+
+    async fn wait_while_held(&self, location: &Path) {
+        let releases = {
+            let mut faults = self.faults.lock();
+            match faults.held.as_mut() {
+                Some((text, left)) if *left > 0 && location.as_ref().contains(text.as_str()) => *left -= 1,
+                _ => return,
+            }
+            faults.holding += 1;
+            faults.releases
+        };
+        while self.faults.lock().releases == releases {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        self.faults.lock().holding -= 1;
+    }
+
+    /// The fault of a change, if this is the one with which the bucket goes away.
+    fn last_change(&self) -> Option<PutFault> {
+        let mut faults = self.faults.lock();
+        let (left, fault) = faults.changes_left.as_mut()?;
+        *left = left.saturating_sub(1);
+        let last = (*left == 0).then_some(*fault);
+        if last.is_some() {
+            faults.changes_left = None;
+            faults.away = true;
+        }
+        last
     }
 
     /// Uploads in parts of which something is left.
@@ -131,7 +188,7 @@ impl FaultyStore {
     }
 
     /// Requests so far, of any kind.
-    pub fn requests(&self) -> usize {
+    pub fn requests(&self) -> u64 {
         self.faults.lock().requests
     }
 
@@ -203,9 +260,18 @@ impl fmt::Display for FaultyStore {
 impl ObjectStore for FaultyStore {
     async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
         self.check()?;
+        self.wait_while_held(location).await;
+        self.check()?;
+        let last = self.last_change();
+        if last == Some(PutFault::Refused) {
+            return Err(broken());
+        }
         let put = self.inner.put_opts(location, payload, opts);
         let (put, _) = with_faults(&self.faults, Request::Put, location, put).await?;
-        Ok(put)
+        match last {
+            None => Ok(put),
+            Some(_) => Err(broken()),
+        }
     }
 
     async fn put_multipart_opts(
@@ -248,6 +314,9 @@ impl ObjectStore for FaultyStore {
         if let Err(error) = self.check() {
             return futures::stream::iter([Err(error)]).boxed();
         }
+        if self.last_change() == Some(PutFault::Refused) {
+            return futures::stream::iter([Err(broken())]).boxed();
+        }
         let (faults, inner) = (Arc::clone(&self.faults), Arc::clone(&self.inner));
         let deleted = locations.then(move |location| {
             let (faults, inner) = (Arc::clone(&faults), Arc::clone(&inner));
@@ -265,11 +334,12 @@ impl ObjectStore for FaultyStore {
         if let Err(error) = self.check() {
             return futures::stream::iter([Err(error)]).boxed();
         }
-        let listed = self.faults.lock().listed.clone();
-        let shown = move |meta: &ObjectMeta| listed.as_ref().is_none_or(|l| l.contains(&meta.location));
-        let all = self.inner.list(prefix);
-        all.try_filter(move |meta| futures::future::ready(shown(meta)))
-            .boxed()
+        if let Some(listing) = self.faults.lock().listing.clone() {
+            let prefix = prefix.cloned().unwrap_or_default();
+            let below = listing.into_iter().filter(move |m| m.location.prefix_matches(&prefix));
+            return futures::stream::iter(below.map(Ok)).boxed();
+        }
+        self.inner.list(prefix)
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {

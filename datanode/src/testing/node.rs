@@ -62,6 +62,10 @@ impl Node {
     }
 
     pub async fn with(config: DatanodeConfig, append_mode: bool) -> Self {
+        Self::of(config, table(1024, append_mode)).await
+    }
+
+    pub async fn of(config: DatanodeConfig, table: TableInfo) -> Self {
         let (log, store, dir) = (
             MemoryLog::default(),
             Arc::new(FaultyStore::default()),
@@ -69,7 +73,6 @@ impl Node {
         );
         let datanode = start(&config, &log, &store, &dir).await;
         let region = RegionId::new(1024, 0);
-        let table = table(1024, append_mode);
         let node = Self {
             log,
             store,

@@ -84,6 +84,21 @@ pub fn merge(
     Ok(Box::pin(RecordBatchStreamAdapter::new(Arc::clone(schema), rows)))
 }
 
+/// One sorted stream of runs of a region: all rows of a table that appends, else one row of each identity.
+pub fn newest(
+    runs: Vec<SendableRecordBatchStream>,
+    schema: &SchemaRef,
+    key: &KeyColumns,
+    deletes: Deletes,
+    ctx: &TaskContext,
+) -> Result<SendableRecordBatchStream> {
+    let duplicates = match key.append_mode {
+        true => Duplicates::Keep,
+        false => Duplicates::Newest(deletes),
+    };
+    merge(runs, schema, key, duplicates, ctx)
+}
+
 struct Merging {
     sources: Vec<Source>,
     output: Output,

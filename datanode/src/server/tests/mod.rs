@@ -1,6 +1,7 @@
 //! The datanode as frontends and metasrv see it, over a log and a bucket that fail.
 
 mod bucket;
+mod compaction;
 mod durability;
 mod retries;
 mod rows;
