@@ -84,12 +84,10 @@ async fn merged(work: &Work) -> Result<SendableRecordBatchStream> {
     let mut runs = Vec::new();
     for file in &work.inputs {
         let open = work.files.open(file, &ReadMetrics::default()).await?;
-        let request = ReadRequest {
-            batch_rows,
-            // Read once, and then deleted.
-            keep: false,
-            ..ReadRequest::new(Arc::clone(&schema))
-        };
+        let mut request = ReadRequest::new(Arc::clone(&schema));
+        request.batch_rows = batch_rows;
+        // Read once, and then deleted.
+        request.keep = false;
         runs.push(without_expired(open.read(request), work));
     }
     let ctx = context(batch_rows);
