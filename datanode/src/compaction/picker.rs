@@ -1,7 +1,8 @@
 //! What to do with the files of a region: merge some, drop some, or nothing. No clock, no I/O, no choice anywhere else.
 //!
 //! **Runs.** The files of a window whose sequences intersect are one run: outputs of one merge, or of one flush. They
-//! share no identity, so a run is one sorted sequence of rows.
+//! share no identity, so a run is one sorted sequence of rows. (Rarely files that do are joined by a third, whose
+//! sequences intersect those of both; only [`Question::everything`] cares.)
 //!
 //! **Closed sets.** What is merged becomes one run with one place in the order of sequences. So no file outside of the
 //! set may overlap it in time and lie between its members: its rows would be newer than some and older than others.
@@ -306,6 +307,16 @@ impl Run<'_> {
     fn is_full(&self, policy: &Policy) -> bool {
         self.bytes >= policy.max_file_bytes
     }
+
+    /// Whether two files may have rows of one identity.
+    fn is_mixed(&self) -> bool {
+        let newer = |a: &FileMeta, b: &FileMeta| a.min_sequence > b.max_sequence;
+        let may_share = |a: &FileMeta, b: &FileMeta| {
+            a.min_time <= b.max_time && b.min_time <= a.max_time && (newer(a, b) || newer(b, a))
+        };
+        let mut pairs = self.files.iter().enumerate();
+        pairs.any(|(i, a)| self.files[i + 1..].iter().any(|b| may_share(a, b)))
+    }
 }
 
 struct Picker<'a> {
@@ -410,13 +421,16 @@ impl<'a> Picker<'a> {
         }))
     }
 
-    /// All runs of a window, or its only one if it has deletes that may go.
+    /// All runs of a window, or its only one if it is not sorted as a whole or has deletes that may go.
     fn all(&self, window: i64, runs: &[Run<'a>]) -> Option<(Range<usize>, usize, Why)> {
         if runs.len() > 1 {
             let count = runs.len();
             return Some((0..count, count - 1, Why::Runs { window, runs: count }));
         }
         let only = runs.first()?;
+        if only.is_mixed() {
+            return Some((0..1, 1, Why::Runs { window, runs: 1 }));
+        }
         let deletes: u64 = only.files.iter().map(|f| f.deletes).sum();
         let may_go = deletes > 0 && has_nothing_older(self.files, &only.files);
         may_go.then_some((0..1, 1, Why::Deletes { window }))
@@ -488,9 +502,9 @@ fn least_merged(runs: &[Run<'_>], within: Range<usize>) -> Range<usize> {
 fn inactive(window: i64, runs: &[Run<'_>], policy: &Policy) -> Option<(Range<usize>, usize, Why)> {
     let open = stretches(runs, |r| !r.is_full(policy));
     let allowed = policy.inactive_runs.max(1);
-    for stretch in open.iter().filter(|s| s.len() > allowed) {
-        let (excess, why) = (stretch.len() - allowed, stretch.len());
-        let why = Why::Runs { window, runs: why };
+    if let Some(stretch) = open.iter().find(|s| s.len() > allowed) {
+        let (excess, count) = (stretch.len() - allowed, stretch.len());
+        let why = Why::Runs { window, runs: count };
         return Some((cheapest(runs, stretch.clone(), excess + 1), excess, why));
     }
     for stretch in open.iter().filter(|s| s.len() > 1) {

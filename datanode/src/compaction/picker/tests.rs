@@ -253,15 +253,22 @@ fn check_rest(question: &Question<'_>, report: &Report) {
             assert!(all.iter().any(|o| hides(&o)), "{} could be dropped", dead.name);
         }
     }
-    assert!(!question.everything || excused_or_narrow(&all, report));
-}
-
-fn excused_or_narrow(files: &[&FileMeta], report: &Report) -> bool {
-    let excused = report
-        .waiting
-        .iter()
-        .any(|w| matches!(w, Waiting::TooManyFiles { .. }));
-    excused || files.iter().all(|f| !is_wide(f, report.window))
+    let too_many = |w: &Waiting| matches!(w, Waiting::TooManyFiles { .. });
+    if !question.everything || report.waiting.iter().any(too_many) {
+        return;
+    }
+    for (i, a) in all.iter().enumerate() {
+        assert!(!is_wide(a, report.window), "{} is wide", a.name);
+        for b in &all[i + 1..] {
+            let apart = a.max_sequence < b.min_sequence || b.max_sequence < a.min_sequence;
+            assert!(
+                !(overlap(a, b) && apart),
+                "{} and {} may share rows",
+                a.name,
+                b.name
+            );
+        }
+    }
 }
 
 fn check(question: &Question<'_>) -> Plan {
