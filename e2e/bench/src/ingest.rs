@@ -103,6 +103,10 @@ pub fn tell(report: &mut Report, what: &str, database: &str, rows: usize, ingest
         );
     }
     tell("log on disk", "MiB", Better::Lower, mebibytes(ingested.disk.log));
+    if !ingested.files_complete {
+        let name = format!("ingest {what}: kept on disk");
+        report.leave_out(database, &name, "rows are still in the log only");
+    }
     if ingested.loaded.retries > 0 {
         report.notes.push(format!(
             "{database}: {what}: {} batches were sent again",
@@ -115,8 +119,7 @@ pub fn tell(report: &mut Report, what: &str, database: &str, rows: usize, ingest
 pub fn tell_ours(report: &mut Report, what: &str, database: &mut dyn Database) {
     let mut metric = |name: &str| database.metric(&format!("greptime_datanode_{name}"));
     let flushed = metric("flush_bytes_total");
-    let compacted =
-        metric("compaction_output_bytes_total").or_else(|| metric("compaction_written_bytes_total"));
+    let compacted = metric("compaction_bytes_written_total");
     if let (Some(flushed), Some(compacted)) = (flushed, compacted)
         && flushed > 0.0
     {

@@ -6,6 +6,7 @@
 
 mod answer;
 mod ask;
+mod cold;
 mod data;
 mod http;
 mod ingest;
@@ -84,6 +85,15 @@ struct Run {
     /// Also a million idle series.
     #[arg(long)]
     memory: bool,
+    /// Also a start on so many files and on the log of --cold-log.
+    #[arg(long, value_name = "FILES")]
+    cold_files: Option<usize>,
+    /// Log of the cold start, in MiB.
+    #[arg(long, default_value_t = 1024, value_name = "MIB")]
+    cold_log: u64,
+    /// Nothing but memory, scrapes and cold start, as far as they are asked for.
+    #[arg(long)]
+    no_queries: bool,
     /// Also bytes per sample of recorded scrapes.
     #[arg(long, value_name = "FILE")]
     scrapes: Option<PathBuf>,
@@ -151,6 +161,11 @@ fn measure_all(run: Run) -> anyhow::Result<()> {
         parquet: run.parquet,
         memory: run.memory,
         scrapes: run.scrapes,
+        cold: run.cold_files.map(|files| cold::Size {
+            files,
+            log_mebibytes: run.cold_log,
+        }),
+        main: !run.no_queries,
     };
     let mut suite = Suite::new(plan, place);
     let result = suite.run();

@@ -76,8 +76,11 @@ fn fill(
 }
 
 fn tell(report: &mut Report, database: &dyn Database, samples: usize) {
-    let disk = database.disk();
-    let per_sample = |bytes: u64| bytes as f64 / samples as f64;
+    if !database.files_complete(samples) {
+        let reason = "samples are still in the log only";
+        report.leave_out(database.name(), "node exporter: kept on disk", reason);
+        return;
+    }
     let row = report.row("node exporter: kept on disk", "bytes per sample", Better::Lower);
-    row.set(database.name(), per_sample(disk.kept));
+    row.set(database.name(), database.disk().kept as f64 / samples as f64);
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 
 use crate::ask::{self, Rounds};
+use crate::cold;
 use crate::data::encode::batches;
 use crate::data::{Data, INTERVAL_MS, Shape, plain};
 use crate::ingest;
@@ -45,6 +46,9 @@ pub struct Plan {
     pub memory: bool,
     /// Recorded scrapes of a node exporter.
     pub scrapes: Option<PathBuf>,
+    pub cold: Option<cold::Size>,
+    /// Ingest and queries; the rest is asked for one by one.
+    pub main: bool,
 }
 
 /// Whose files DuckDB and chDB read.
@@ -84,6 +88,24 @@ impl Suite {
     }
 
     pub fn run(&mut self) -> anyhow::Result<()> {
+        if self.plan.main {
+            self.ingest_and_ask()?;
+        }
+        if let Some(scrapes) = self.plan.scrapes.clone() {
+            crate::samples::run(self, &scrapes)?;
+        }
+        if self.plan.memory {
+            crate::memory::run(self)?;
+        }
+        if let Some(size) = self.plan.cold
+            && let Err(error) = cold::run(self, size)
+        {
+            self.report.leave_out(OURS, "cold start", &format!("{error:#}"));
+        }
+        Ok(())
+    }
+
+    fn ingest_and_ask(&mut self) -> anyhow::Result<()> {
         let points = self.plan.hours * (HOUR_MS / INTERVAL_MS) as usize;
         let data = self.data(self.plan.hosts, points);
         let mut databases = self.fill_all(&data)?;
@@ -97,15 +119,8 @@ impl Suite {
         let rows = data.shape.rows();
         for hosts in self.plan.more_hosts.clone() {
             // As many rows as with few hosts, but at least an hour.
-            let points = (rows / hosts).clamp(360, points);
-            let data = self.data(hosts, points);
+            let data = self.data(hosts, (rows / hosts).clamp(360, points.max(360)));
             drop(self.fill_all(&data)?);
-        }
-        if let Some(scrapes) = self.plan.scrapes.clone() {
-            crate::samples::run(self, &scrapes)?;
-        }
-        if self.plan.memory {
-            crate::memory::run(self)?;
         }
         Ok(())
     }

@@ -23,7 +23,7 @@ class DuckDb:
         self.connection.execute("SET TimeZone = 'UTC'")
 
     def run(self, sql):
-        return self.connection.execute(sql).to_arrow_table()
+        return self.connection.sql(sql).to_arrow_table()
 
 
 class ChDb:

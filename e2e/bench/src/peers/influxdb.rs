@@ -25,6 +25,8 @@ pub struct Influx {
     process: Process,
     http: Http,
     address: String,
+    /// Of its own protocol, for backups.
+    control: String,
     dir: PathBuf,
     place: Place,
 }
@@ -54,6 +56,7 @@ impl Influx {
     pub fn start(place: &Place) -> anyhow::Result<Self> {
         let dir = place.fresh("influxdb")?;
         let address = format!("127.0.0.1:{}", free_port()?);
+        let control = format!("127.0.0.1:{}", free_port()?);
         let mut command = Command::new("influxd");
         command.arg("run").arg("-config").arg("");
         let data = dir.join("data");
@@ -62,7 +65,7 @@ impl Influx {
             .env("INFLUXDB_DATA_DIR", data.join("data"))
             .env("INFLUXDB_DATA_WAL_DIR", data.join("wal"))
             .env("INFLUXDB_HTTP_BIND_ADDRESS", &address)
-            .env("INFLUXDB_BIND_ADDRESS", format!("127.0.0.1:{}", free_port()?))
+            .env("INFLUXDB_BIND_ADDRESS", &control)
             .env("INFLUXDB_REPORTING_DISABLED", "true")
             .env("INFLUXDB_HTTP_LOG_ENABLED", "false")
             .env("HOME", &dir);
@@ -75,9 +78,24 @@ impl Influx {
             process,
             http,
             address,
+            control,
             dir,
             place: place.clone(),
         })
+    }
+
+    /// A backup begins with writing what is in the cache into files; nothing else that can be asked for does.
+    fn snapshot(&self) -> anyhow::Result<()> {
+        let backup = self.dir.join("backup");
+        let mut command = Command::new("influxd");
+        command
+            .args(["backup", "-portable", "-host", &self.control])
+            .arg(&backup);
+        let output = command.output()?;
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        anyhow::ensure!(output.status.success(), "influxd backup: {}", text.trim());
+        std::fs::remove_dir_all(&backup)?;
+        Ok(())
     }
 
     fn send(&mut self, statement: &str) -> anyhow::Result<Vec<u8>> {
@@ -136,6 +154,7 @@ impl Database for Influx {
     }
 
     fn compact(&mut self) -> anyhow::Result<Option<String>> {
+        self.snapshot()?;
         let start = self.place.clock.now();
         let (mut last, mut since) = (self.disk(), start);
         while self.place.clock.now() - since < QUIET && self.place.clock.now() - start < SETTLE_TIMEOUT {

@@ -32,7 +32,8 @@ pub struct Ours {
     place: Place,
     program: PathBuf,
     flags: Vec<String>,
-    pub started_in: Duration,
+    /// From the start of the process until it said that it is ready.
+    started_in: Duration,
 }
 
 #[derive(Deserialize)]
@@ -95,7 +96,7 @@ impl Ours {
         })
     }
 
-    /// Kills the process and starts it on the same data.
+    /// Kills the process and starts it on the same data. Returns how long it took to be ready.
     pub fn crash_and_restart(&mut self) -> anyhow::Result<Duration> {
         self.process.kill()?;
         let again = Self::open(&self.program, &self.flags, &self.place, self.dir.clone())?;
@@ -232,10 +233,14 @@ impl Database for Ours {
         Ok(refused)
     }
 
+    /// Files that were replaced stay for a while for readers that still use them; they are not counted.
     fn disk(&self) -> Disk {
         let data = self.dir.join("data");
+        let objects = data.join("objects");
+        let not_rows = |path: &Path| path.extension().is_none_or(|e| e != "parquet");
+        let rows: u64 = self.parquet_files().iter().map(|p| all(p)).sum();
         Disk {
-            kept: all(&data.join("objects")) + all(&data.join("catalog.json")),
+            kept: rows + measure::disk(&objects, &not_rows) + all(&data.join("catalog.json")),
             log: all(&data.join("log")),
         }
     }

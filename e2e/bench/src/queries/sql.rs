@@ -99,12 +99,17 @@ fn conditions(query: &Query, dialect: Dialect) -> Vec<String> {
     all
 }
 
+/// For each peer the fastest of the ways that its documentation knows.
 fn last_point(dialect: Dialect) -> String {
-    let time = dialect.time();
+    let newest = format!("SELECT hostname, max({TIME}) AS newest FROM cpu GROUP BY hostname");
     match dialect {
         Dialect::QuestDb => "SELECT * FROM cpu LATEST ON timestamp PARTITION BY hostname".into(),
-        Dialect::ChDb => format!("SELECT * FROM cpu ORDER BY hostname, {time} DESC LIMIT 1 BY hostname"),
-        _ => format!("SELECT DISTINCT ON (hostname) * FROM cpu ORDER BY hostname, {time} DESC"),
+        Dialect::ChDb => format!("SELECT * FROM cpu WHERE (hostname, {TIME}) IN ({newest})"),
+        Dialect::DuckDb => format!(
+            "SELECT cpu.* FROM cpu JOIN ({newest}) AS last \
+             ON cpu.hostname = last.hostname AND cpu.{TIME} = last.newest"
+        ),
+        Dialect::Ours => format!("SELECT DISTINCT ON (hostname) * FROM cpu ORDER BY hostname, {TIME} DESC"),
     }
 }
 
