@@ -10,7 +10,7 @@ use crate::queries::{Kind, Query, oracle};
 use crate::report::{Better, OURS, Report, median};
 
 /// Runs before those that count: plans, page cache, compiled code.
-const WARM_UP: usize = 3;
+pub const WARM_UP: usize = 3;
 /// Large answers are compared in the first runs only; turning them into rows takes longer than the query.
 const COMPARED_LARGE: usize = WARM_UP + 1;
 

@@ -102,7 +102,9 @@ pub fn tell(report: &mut Report, what: &str, database: &str, rows: usize, ingest
             ingested.disk.kept as f64 / samples,
         );
     }
-    tell("log on disk", "MiB", Better::Lower, mebibytes(ingested.disk.log));
+    if database == OURS {
+        tell("log on disk", "MiB", Better::Lower, mebibytes(ingested.disk.log));
+    }
     if !ingested.files_complete {
         let name = format!("ingest {what}: kept on disk");
         report.leave_out(database, &name, "rows are still in the log only");
@@ -117,6 +119,7 @@ pub fn tell(report: &mut Report, what: &str, database: &str, rows: usize, ingest
 
 /// Counters of ours that other databases do not have. Their names are looked for, since not every version has all.
 pub fn tell_ours(report: &mut Report, what: &str, database: &mut dyn Database) {
+    let requests = database.metric("greptime_object_store_requests_total");
     let mut metric = |name: &str| database.metric(&format!("greptime_datanode_{name}"));
     let flushed = metric("flush_bytes_total");
     let compacted = metric("compaction_bytes_written_total");
@@ -127,7 +130,6 @@ pub fn tell_ours(report: &mut Report, what: &str, database: &mut dyn Database) {
         let row = report.row(&name, "bytes written per byte flushed", Better::Lower);
         row.set(OURS, (flushed + compacted) / flushed);
     }
-    let requests = metric("object_store_requests_total");
     let flushes = metric("flush_seconds_count");
     if let (Some(requests), Some(flushes)) = (requests, flushes)
         && flushes > 0.0

@@ -278,6 +278,7 @@ impl Suite {
     }
 
     fn ask_all(&mut self, databases: &mut [Box<dyn Database>], data: &Data) {
+        let (before, mut asked) = (reads(databases), 0);
         for kind in queries::ALL {
             let name = kind.name();
             let words = &self.plan.queries;
@@ -289,6 +290,7 @@ impl Suite {
                 seed: self.plan.seed,
             };
             ask::ask(databases, data, kind, rounds, &mut self.report);
+            asked += rounds.runs + ask::WARM_UP;
             let row = self.report.results.last().expect("asking makes a row");
             let best = row
                 .best_peer()
@@ -299,6 +301,14 @@ impl Suite {
                 "{name}: ours {:.2} ms{mark}; best peer {best}",
                 row.ours.unwrap_or(f64::NAN)
             ));
+        }
+        if let (Some(before), Some(after)) = (before, reads(databases)) {
+            let row = self.report.row(
+                "queries: reads of the object store, mean",
+                "requests",
+                Better::Lower,
+            );
+            row.set(OURS, (after - before) / asked as f64);
         }
     }
 
@@ -325,6 +335,12 @@ impl Suite {
             }
         }
     }
+}
+
+/// How often our server has read from its object store so far.
+fn reads(databases: &mut [Box<dyn Database>]) -> Option<f64> {
+    let ours = databases.iter_mut().find(|d| d.name() == OURS)?;
+    ours.metric("greptime_object_store_requests_total{operation=\"get\"}")
 }
 
 #[cfg(test)]

@@ -126,17 +126,9 @@ impl Ours {
             .ok()
     }
 
-    /// Sum of a metric over its labels.
+    /// A series, or, of a name without labels, the sum over its labels.
     fn scrape(&mut self, name: &str) -> Option<f64> {
-        let text = self.http.get("/metrics").ok()?.text();
-        let mut found = None;
-        for line in text.lines().filter(|l| !l.starts_with('#')) {
-            let (series, value) = line.rsplit_once(' ')?;
-            if series.split('{').next() == Some(name) {
-                found = Some(found.unwrap_or(0.0) + value.parse::<f64>().ok()?);
-            }
-        }
-        found
+        sum_of(&self.http.get("/metrics").ok()?.text(), name)
     }
 
     /// Waits until the files have not changed for a while.
@@ -290,6 +282,14 @@ impl Database for Ours {
     }
 }
 
+fn sum_of(text: &str, name: &str) -> Option<f64> {
+    let lines = text.lines().filter(|l| !l.starts_with('#'));
+    let series = lines.filter_map(|l| l.rsplit_once(' '));
+    let wanted = series.filter(|(series, _)| *series == name || series.split('{').next() == Some(name));
+    let values: Vec<f64> = wanted.filter_map(|(_, value)| value.parse().ok()).collect();
+    (!values.is_empty()).then(|| values.iter().sum())
+}
+
 fn parse(body: &[u8]) -> anyhow::Result<Answer> {
     let reply: Reply = serde_json::from_slice(body).context("the answer is not the JSON of /v1/sql")?;
     let Some(Output::Records(records)) = reply.output.into_iter().next() else {
@@ -329,5 +329,13 @@ mod tests {
             answer.rows,
             [[Cell::Number(1_700_006_400_000.0), Cell::Number(97.0)]]
         );
+    }
+
+    #[test]
+    fn a_metric_is_one_series_or_the_sum_of_all() {
+        let text = "# HELP m_total x\nm_total{a=\"1\"} 2\nm_total{a=\"2\"} 3\nm_total_other 9\n# EOF\n";
+        assert_eq!(sum_of(text, "m_total"), Some(5.0));
+        assert_eq!(sum_of(text, "m_total{a=\"2\"}"), Some(3.0));
+        assert_eq!(sum_of(text, "n_total"), None);
     }
 }
