@@ -82,3 +82,89 @@ fn send(http: &mut Http, target: &Target, batch: &[u8], retries: &AtomicUsize) -
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader, Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::sync::{Arc, Mutex};
+
+    use greptime_clock::SystemClock;
+
+    use super::*;
+
+    /// Refuses every second request with `refusal`, and keeps the bodies of the others.
+    fn server(refusal: u16) -> (Target, Arc<Mutex<Vec<String>>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let taken = Arc::new(Mutex::new(Vec::new()));
+        let (to, asked) = (Arc::clone(&taken), Arc::new(AtomicUsize::new(0)));
+        std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let (to, asked) = (Arc::clone(&to), Arc::clone(&asked));
+                std::thread::spawn(move || serve(stream, refusal, &to, &asked));
+            }
+        });
+        let target = Target {
+            address,
+            path: "/write".into(),
+            content_type: "text/plain",
+            headers: Vec::new(),
+        };
+        (target, taken)
+    }
+
+    fn serve(mut stream: TcpStream, refusal: u16, taken: &Mutex<Vec<String>>, asked: &AtomicUsize) {
+        let mut from = BufReader::new(stream.try_clone().unwrap());
+        loop {
+            let mut length = 0;
+            loop {
+                let mut line = String::new();
+                if from.read_line(&mut line).unwrap_or(0) == 0 {
+                    return;
+                }
+                if let Some(value) = line.strip_prefix("Content-Length: ") {
+                    length = value.trim().parse().unwrap();
+                }
+                if line == "\r\n" {
+                    break;
+                }
+            }
+            let mut body = vec![0; length];
+            from.read_exact(&mut body).unwrap();
+            let refused = asked.fetch_add(1, Ordering::SeqCst) % 2 == 1;
+            if !refused {
+                taken.lock().unwrap().push(String::from_utf8(body).unwrap());
+            }
+            let status = if refused { refusal } else { 204 };
+            let answer = format!("HTTP/1.1 {status} x\r\nContent-Length: 0\r\n\r\n");
+            stream.write_all(answer.as_bytes()).unwrap();
+        }
+    }
+
+    fn bodies(count: usize) -> Vec<Vec<u8>> {
+        (0..count).map(|n| format!("batch {n:02}").into_bytes()).collect()
+    }
+
+    #[test]
+    fn every_batch_is_taken_once_also_by_a_server_that_pushes_back() {
+        let (target, taken) = server(503);
+        let batches = bodies(6);
+        let loaded = run(&target, &batches, 2, &SystemClock::shared()).unwrap();
+        let mut taken = taken.lock().unwrap().clone();
+        taken.sort();
+        assert_eq!(taken.len(), 6);
+        assert!(
+            taken.iter().zip(&batches).all(|(t, b)| t.as_bytes() == b),
+            "{taken:?}"
+        );
+        assert!(loaded.retries >= 5, "{loaded:?}");
+    }
+
+    #[test]
+    fn an_error_of_the_server_ends_the_load() {
+        let (target, _) = server(400);
+        let error = run(&target, &bodies(4), 1, &SystemClock::shared()).unwrap_err();
+        assert!(error.to_string().contains("HTTP 400"), "{error}");
+    }
+}

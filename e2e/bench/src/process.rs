@@ -110,3 +110,42 @@ impl Drop for Process {
         let _ = self.kill();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use greptime_clock::SystemClock;
+
+    use super::*;
+
+    fn shell(script: &str, dir: &Path) -> Process {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        Process::start(command, &dir.join("log"), &SystemClock::shared()).unwrap()
+    }
+
+    #[test]
+    fn a_process_that_ends_instead_of_being_ready_is_named_with_what_it_said() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut process = shell("echo no such option; exit 3", dir.path());
+        let error = process
+            .await_ready(Duration::from_secs(20), || false)
+            .unwrap_err();
+        let text = error.to_string();
+        assert!(
+            text.contains("exit status: 3") && text.contains("no such option"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_process_that_hangs_is_not_waited_for_without_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut process = shell("exec sleep 60", dir.path());
+        let error = process
+            .await_ready(Duration::from_millis(50), || false)
+            .unwrap_err();
+        assert!(error.to_string().contains("not ready within"), "{error}");
+        process.stop().unwrap();
+        assert!(process.child.try_wait().unwrap().is_some());
+    }
+}

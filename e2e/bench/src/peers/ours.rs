@@ -23,6 +23,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Bytes per sample are of files that do not change any more.
 const QUIET: Duration = Duration::from_secs(2);
 const NS_PER_MS: f64 = 1e6;
+const SQL: &str = "/v1/sql?db=public";
+const FORM: &str = "application/x-www-form-urlencoded";
 
 pub struct Ours {
     process: Process,
@@ -117,13 +119,16 @@ impl Ours {
 
     fn send(&mut self, sql: &str) -> anyhow::Result<Vec<u8>> {
         let body = format!("sql={}", escape(sql));
-        self.http
-            .post(
-                "/v1/sql?db=public",
-                "application/x-www-form-urlencoded",
-                body.as_bytes(),
-            )?
-            .ok()
+        self.http.post(SQL, FORM, body.as_bytes())?.ok()
+    }
+
+    /// Merging everything may take longer than any query.
+    fn admin(&self, function: &str, table: &str) -> anyhow::Result<()> {
+        let body = format!("sql={}", escape(&format!("ADMIN {function}('{table}')")));
+        Http::new(&self.address, SETTLE_TIMEOUT)
+            .post(SQL, FORM, body.as_bytes())?
+            .ok()?;
+        Ok(())
     }
 
     /// A series, or, of a name without labels, the sum over its labels.
@@ -215,7 +220,7 @@ impl Database for Ours {
         for function in ["flush_table", "compact_table"] {
             for table in ["cpu", "greptime_physical_table"] {
                 if self.sql(&format!("SELECT 1 FROM {table} LIMIT 1")).is_ok()
-                    && let Err(error) = self.sql(&format!("ADMIN {function}('{table}')"))
+                    && let Err(error) = self.admin(function, table)
                 {
                     refused = Some(format!("ADMIN {function}('{table}'): {error}"));
                 }
