@@ -331,15 +331,15 @@ impl ObjectStore for FaultyStore {
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        if let Err(error) = self.check() {
-            return futures::stream::iter([Err(error)]).boxed();
-        }
         if let Some(listing) = self.faults.lock().listing.clone() {
             let prefix = prefix.cloned().unwrap_or_default();
             let below = listing.into_iter().filter(move |m| m.location.prefix_matches(&prefix));
             return futures::stream::iter(below.map(Ok)).boxed();
         }
-        self.inner.list(prefix)
+        match self.check() {
+            Ok(()) => self.inner.list(prefix),
+            Err(error) => futures::stream::iter([Err(error)]).boxed(),
+        }
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
