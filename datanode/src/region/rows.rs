@@ -1,6 +1,6 @@
 //! Rows of a write: from Arrow IPC, checked against the table.
 
-use std::collections::BTreeSet;
+use std::collections::{HashMap, HashSet};
 
 use greptime_rows::{Encoded, SeriesBatch, decode};
 use greptime_types::{ColumnSchema, Error, Result, Semantic, TableInfo};
@@ -14,10 +14,16 @@ pub fn read_rows(rows: &Encoded, table: &TableInfo) -> Result<SeriesBatch> {
     }
     let batch = decode(&rows.rows)?;
     let schema = batch.schema();
-    let unknown = schema.fields().iter().find(|f| table.schema.column(f.name()).is_none());
+    let unknown = schema
+        .fields()
+        .iter()
+        .find(|f| table.schema.column(f.name()).is_none());
     if let Some(field) = unknown {
         let name = table.full_name();
-        return Err(Error::invalid(format!("table {name} has no column `{}`", field.name())));
+        return Err(Error::invalid(format!(
+            "table {name} has no column `{}`",
+            field.name()
+        )));
     }
     SeriesBatch::from_named(&batch, &table.schema)
 }
@@ -34,7 +40,9 @@ pub fn replay_rows(rows: &Encoded, table: &TableInfo) -> Result<SeriesBatch> {
         table.schema.column(field.name()).map(|_| i)
     };
     let known: Vec<usize> = schema.fields().iter().enumerate().filter_map(known).collect();
-    let batch = batch.project(&known).map_err(|e| Error::corruption(e.to_string()))?;
+    let batch = batch
+        .project(&known)
+        .map_err(|e| Error::corruption(e.to_string()))?;
     SeriesBatch::from_named(&batch, &table.schema).map_err(damaged)
 }
 
@@ -47,11 +55,14 @@ pub fn check_rows(batch: &SeriesBatch, table: &TableInfo, op: RowOp) -> Result<(
             "table {name} is append-only, its rows cannot be deleted"
         )));
     }
-    let mut present = BTreeSet::new();
+    let by_id: HashMap<u32, &ColumnSchema> = table.schema.columns.iter().map(|c| (c.id, c)).collect();
+    let mut present = HashSet::new();
     for column in batch.columns() {
-        let known = table.schema.columns.iter().find(|c| c.id == column.id);
-        let known = known.ok_or_else(|| {
-            Error::invalid(format!("table {name} has no column with the id {}; it was dropped", column.id))
+        let known = by_id.get(&column.id).ok_or_else(|| {
+            Error::invalid(format!(
+                "table {name} has no column with the id {}; it was dropped",
+                column.id
+            ))
         })?;
         let expected = known.column_type.to_arrow();
         if column.array.data_type() != &expected {

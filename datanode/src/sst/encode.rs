@@ -29,6 +29,8 @@ const BLOOM_DISTINCT: usize = 64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Effort {
     pub zstd_level: i32,
+    /// Of the samples: which encoding is the smallest hardly depends on it.
+    pub trial_level: i32,
     /// Parts of a row group that are tried, and their rows.
     pub samples: (usize, usize),
 }
@@ -39,12 +41,14 @@ impl Effort {
         if level == 0 {
             Self {
                 zstd_level: 1,
+                trial_level: 1,
                 samples: (2, 4096),
             }
         } else {
             Self {
-                zstd_level: 6,
-                samples: (4, 8192),
+                zstd_level: 9,
+                trial_level: 3,
+                samples: (4, 4096),
             }
         }
     }
@@ -106,7 +110,7 @@ impl Encoder {
             .with_fields(vec![column])
             .build()?;
         let path = ColumnPath::new(vec![field.name().clone()]);
-        let builder = base_properties(self.effort.zstd_level);
+        let builder = base_properties(self.effort.trial_level);
         let one = Self {
             arrow: Arc::new(arrow::datatypes::Schema::new(vec![Arc::clone(field)])),
             parquet: Arc::new(root),

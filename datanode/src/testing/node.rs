@@ -143,8 +143,10 @@ impl Node {
 
     /// Waits until the manifest is loaded, which reads need.
     pub async fn wait_until_readable(&self) {
-        self.wait_for("files are known", || self.datanode.regions().all()[0].snapshot().is_ok())
-            .await;
+        self.wait_for("files are known", || {
+            self.datanode.regions().all()[0].snapshot().is_ok()
+        })
+        .await;
     }
 
     pub async fn wait_for(&self, what: &str, condition: impl Fn() -> bool) {

@@ -135,6 +135,39 @@ async fn writers_that_race_for_a_new_table_all_succeed() {
     assert_eq!(cluster.sql("SELECT count(*) FROM race").await, json!([[20]]));
 }
 
+#[tokio::test]
+async fn wide_lines_large_values_and_odd_lines_are_all_stored() {
+    let cluster = Cluster::start().await;
+    let fields: Vec<String> = (0..500).map(|n| format!("f{n}={n}i")).collect();
+    let text = "x".repeat(1 << 20);
+    let body = format!(
+        "wide,h=a {} 1\nwide,h=b f499=7i,s=\"{text}\" 2\nwide,h=c f0=1i 3\n",
+        fields.join(",")
+    );
+    let (status, answer) = cluster.post("/v1/influxdb/write", body).await;
+    assert_eq!(status, 204, "{answer}");
+    assert_eq!(
+        cluster
+            .sql("SELECT h, f0, f499, length(s) FROM wide ORDER BY h")
+            .await,
+        json!([["a", 0, 499, null], ["b", null, 7, 1 << 20], ["c", 1, null, null]])
+    );
+    // A value of another kind than the column's, and a name that is tag and field.
+    let body = "odd,h=a v=1.5,w=1i 1\nodd,h=b v=2i,w=2i 2\nodd,h=c v=t,w=3i 3\nodd,h=d h=\"e\",v=4 4";
+    let (status, answer) = cluster.post("/v1/influxdb/write", body).await;
+    assert_eq!(
+        (status.as_u16(), message_of(&answer).as_str()),
+        (
+            400,
+            "partial write (3 lines stored): line 3: column `v`: true is not DOUBLE"
+        )
+    );
+    assert_eq!(
+        cluster.sql("SELECT h, v, w FROM odd ORDER BY 1").await,
+        json!([["a", 1.5, 1], ["b", 2.0, 2], ["d", 4.0, null]])
+    );
+}
+
 fn series(labels: &[(&str, &str)], samples: &[(f64, i64)]) -> TimeSeries {
     TimeSeries {
         labels: labels

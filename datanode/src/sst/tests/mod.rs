@@ -1,6 +1,7 @@
 //! A table whose rows are written to files and read back.
 
 mod damage;
+mod outside;
 mod reading;
 mod size;
 mod writing;

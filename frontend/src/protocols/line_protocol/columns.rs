@@ -29,9 +29,12 @@ pub struct TableLines<'a> {
     pub times: Vec<i64>,
     /// Lines without a time.
     pub untimed: Vec<u32>,
-    /// Columns cannot hold these lines: names are used twice, or values of a field have several types.
+    /// A name is there twice in a line, or values of a field have several types.
     pub uneven: bool,
+    tags_by_name: HashMap<Cow<'a, str>, usize>,
     fields_by_name: HashMap<Cow<'a, str>, usize>,
+    /// Fields of the line that is being read.
+    touched: Vec<usize>,
 }
 
 /// What a body has, by measurement in the order of the first line of each.
@@ -211,13 +214,23 @@ impl<'a> Parser<'a> {
             return;
         }
         let lines = &mut self.body.tables[mark.table];
-        lines.tags.truncate(mark.tags);
-        lines.tags.iter_mut().for_each(|c| c.truncate(mark.series as usize));
+        for column in lines.tags.drain(mark.tags..) {
+            lines.tags_by_name.remove(&column.name);
+        }
+        lines
+            .tags
+            .iter_mut()
+            .for_each(|c| c.truncate(mark.series as usize));
         lines.series = mark.series;
         for column in lines.fields.drain(mark.fields..) {
             lines.fields_by_name.remove(&column.name);
         }
-        lines.fields.iter_mut().for_each(|c| c.truncate(mark.rows));
+        for position in std::mem::take(&mut lines.touched) {
+            // A new one is gone already.
+            if let Some(column) = lines.fields.get_mut(position) {
+                column.truncate(mark.rows);
+            }
+        }
     }
 }
 
@@ -232,8 +245,19 @@ impl<'a> TableLines<'a> {
             times: vec![],
             untimed: vec![],
             uneven: false,
+            tags_by_name: HashMap::new(),
             fields_by_name: HashMap::new(),
+            touched: vec![],
         }
+    }
+
+    /// Whether each name is that of one column, and each value is in one.
+    pub fn is_even(&self) -> bool {
+        !self.uneven
+            && !self
+                .fields
+                .iter()
+                .any(|f| self.tags_by_name.contains_key(&f.name))
     }
 
     fn read_tags(&mut self, cursor: &mut Cursor<'a>) -> Result<u32, String> {
@@ -261,9 +285,10 @@ impl<'a> TableLines<'a> {
     }
 
     fn tag(&mut self, key: Cow<'a, str>) -> usize {
-        if let Some(position) = self.tags.iter().position(|c| c.name == key) {
-            return position;
+        if let Some(position) = self.tags_by_name.get(&key) {
+            return *position;
         }
+        self.tags_by_name.insert(key.clone(), self.tags.len());
         self.tags.push(Column::new(key, Kind::Text));
         self.tags.len() - 1
     }
@@ -271,6 +296,7 @@ impl<'a> TableLines<'a> {
     fn read_fields(&mut self, cursor: &mut Cursor<'a>) -> Result<(), String> {
         let row = self.keys.len();
         let mut expected = 0;
+        self.touched.clear();
         loop {
             let known = match self.fields.get(expected) {
                 Some(field) if field.is_next(cursor) => {
@@ -299,6 +325,7 @@ impl<'a> TableLines<'a> {
                     position
                 }
             };
+            self.touched.push(position);
             expected = position + 1;
             if cursor.peek() != Some(b',') {
                 return Ok(());

@@ -2,18 +2,51 @@
 //! its table, and why.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::OnceLock;
 
 use greptime_proto::v1::WriteOp;
 use greptime_types::{ColumnType, PartitionRule, Result, Semantic, TableInfo, TableSchema, TimeUnit};
 
-use super::{Precision, convert};
 use super::parse::{BadLine, FieldValue, Line, parse_lines};
 use super::store::{Writing, after};
 use super::values::Kind;
+use super::{Precision, convert};
 use crate::ingest::auto::{WantedTable, wanted_column};
 use crate::ingest::cells::batch_from_rows;
 use crate::ingest::literal::Cell;
 use crate::query::metric::TIME_COLUMN;
+
+/// The lines of a body by measurement, parsed when they are first asked for.
+pub struct ExactLines<'a> {
+    text: &'a str,
+    by_name: OnceLock<HashMap<String, Vec<Line<'a>>>>,
+}
+
+impl<'a> ExactLines<'a> {
+    pub fn new(text: &'a str) -> Self {
+        Self {
+            text,
+            by_name: OnceLock::new(),
+        }
+    }
+
+    fn of(&self, name: &str) -> Vec<&Line<'a>> {
+        let by_name = self.by_name.get_or_init(|| {
+            let mut by_name: HashMap<String, Vec<Line>> = HashMap::new();
+            // What does not parse was found before.
+            for line in parse_lines(self.text).0 {
+                match by_name.get_mut(line.measurement.as_ref()) {
+                    Some(lines) => lines.push(line),
+                    None => {
+                        by_name.insert(line.measurement.to_string(), vec![line]);
+                    }
+                }
+            }
+            by_name
+        });
+        by_name.get(name).into_iter().flatten().collect()
+    }
+}
 
 /// Returns how many lines were stored, and those that the table does not take.
 pub async fn write_exactly(writing: Writing<'_>, name: &str) -> Result<(u64, Vec<BadLine>)> {
@@ -24,9 +57,7 @@ pub async fn write_exactly(writing: Writing<'_>, name: &str) -> Result<(u64, Vec
         now_ms,
         ..
     } = writing;
-    // What does not parse was found before.
-    let (lines, _) = parse_lines(writing.text);
-    let lines: Vec<&Line> = lines.iter().filter(|l| l.measurement == name).collect();
+    let lines = writing.lines.of(name);
     let wanted = wanted_table(name, &lines);
     let table = frontend.auto.ensure(writing.database, &wanted, deadline).await?;
     let columns: Vec<String> = wanted
@@ -71,7 +102,11 @@ fn wanted_table(name: &str, lines: &[&Line]) -> WantedTable {
     for line in lines {
         for (key, value) in &line.fields {
             if seen.insert(key.as_ref()) {
-                fields.push(wanted_column(key.as_ref(), Kind::of(value).column_type(), Semantic::Field));
+                fields.push(wanted_column(
+                    key.as_ref(),
+                    Kind::of(value).column_type(),
+                    Semantic::Field,
+                ));
             }
         }
     }

@@ -1,5 +1,6 @@
 //! Lines as rows of tables that are made when they are first written to.
 
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 use datafusion::arrow::array::{ArrayRef, PrimitiveArray, UInt32Array};
@@ -11,7 +12,7 @@ use greptime_rows::SeriesBatch;
 use greptime_types::{ColumnSchema, ColumnType, Error, PartitionRule, Result, Semantic, TableInfo, TimeUnit};
 
 use super::columns::{TableLines, parse_columns};
-use super::exact::write_exactly;
+use super::exact::{ExactLines, write_exactly};
 use super::parse::BadLine;
 use super::{Precision, convert};
 use crate::frontend::Frontend;
@@ -29,8 +30,8 @@ const MAX_LISTED: usize = 10;
 pub struct Writing<'a> {
     pub frontend: &'a Frontend,
     pub database: &'a str,
-    /// The body.
-    pub text: &'a str,
+    /// The lines once more, for those that do not fit columns.
+    pub lines: &'a ExactLines<'a>,
     pub precision: Precision,
     pub deadline: Deadline,
     /// The time of lines that have none.
@@ -45,10 +46,11 @@ pub async fn write_lines(
     precision: Precision,
 ) -> Result<()> {
     let router = &frontend.executor.engine.router;
+    let lines = ExactLines::new(text);
     let writing = Writing {
         frontend,
         database,
-        text,
+        lines: &lines,
         precision,
         deadline: router.deadline_in(frontend.config.write_timeout),
         now_ms: frontend.clock.wall_ms(),
@@ -88,12 +90,15 @@ pub async fn write_lines(
 
 /// Returns how many lines were stored, and those that the table does not take.
 async fn write_table(writing: Writing<'_>, lines: &TableLines<'_>) -> Result<(u64, Vec<BadLine>)> {
-    if lines.uneven || lines.fields.iter().any(|f| lines.tags.iter().any(|t| t.name == f.name)) {
+    if !lines.is_even() {
         return write_exactly(writing, &lines.name).await;
     }
     let frontend = writing.frontend;
     let wanted = wanted_table(lines);
-    let table = frontend.auto.ensure(writing.database, &wanted, writing.deadline).await?;
+    let table = frontend
+        .auto
+        .ensure(writing.database, &wanted, writing.deadline)
+        .await?;
     let Some(shape) = Shape::of(&table, lines, writing) else {
         return write_exactly(writing, &lines.name).await;
     };
@@ -104,7 +109,9 @@ async fn write_table(writing: Writing<'_>, lines: &TableLines<'_>) -> Result<(u6
     for start in (0..rows).step_by(step) {
         let part = shape.part(lines, start..rows.min(start + step))?;
         let ingestor = &frontend.executor.ingestor;
-        let stored = ingestor.write_series(&table, part, WriteOp::Put, writing.deadline).await;
+        let stored = ingestor
+            .write_series(&table, part, WriteOp::Put, writing.deadline)
+            .await;
         written += stored.map_err(|error| after(written, error))?;
     }
     Ok((written, vec![]))
@@ -128,7 +135,13 @@ fn wanted_table(lines: &TableLines) -> WantedTable {
     let time = wanted_column(TIME_COLUMN, time, Semantic::Timestamp);
     let fields = lines.fields.iter();
     let fields = fields.map(|f| wanted_column(f.name.as_ref(), f.kind().column_type(), Semantic::Field));
-    let columns = lines.tags.iter().map(|t| tag(&t.name)).chain([time]).chain(fields).collect();
+    let columns = lines
+        .tags
+        .iter()
+        .map(|t| tag(&t.name))
+        .chain([time])
+        .chain(fields)
+        .collect();
     WantedTable {
         name: lines.name.to_string(),
         columns,
@@ -154,8 +167,13 @@ impl Shape {
         let schema = &table.schema;
         let time = schema.time_index();
         let rows = lines.keys.len();
+        let by_name: HashMap<&str, &ColumnSchema> =
+            schema.columns.iter().map(|c| (c.name.as_str(), c)).collect();
         let column = |name: &str, rows: usize, complete: &dyn Fn(usize) -> bool| {
-            schema.column(name).filter(|c| c.nullable || complete(rows))
+            by_name
+                .get(name)
+                .copied()
+                .filter(|c| c.nullable || complete(rows))
         };
         let mut tags = Vec::with_capacity(lines.tags.len());
         for tag in &lines.tags {
@@ -177,9 +195,14 @@ impl Shape {
         }
         let times = times_of(lines, writing, schema.time_unit())?;
         let mut constants = Vec::new();
+        let known = fields
+            .iter()
+            .map(|(id, _)| *id)
+            .chain(tags.iter().copied())
+            .chain([time.id]);
+        let known: HashSet<u32> = known.collect();
         for column in &schema.columns {
-            let known = column.id == time.id || tags.contains(&column.id) || fields.iter().any(|f| f.0 == column.id);
-            if !known && (column.default.is_some() || !column.nullable) {
+            if !known.contains(&column.id) && (column.default.is_some() || !column.nullable) {
                 constants.push((column.id, column.semantic, constant(column, writing.now_ms).ok()?));
             }
         }
@@ -212,7 +235,9 @@ impl Shape {
                 Semantic::Tag => (&mut of_series, kept.len()),
                 _ => (&mut of_rows, rows.len()),
             };
-            let array: ArrayRef = value.to_array_of_size(length).map_err(|e| Error::internal(e.to_string()))?;
+            let array: ArrayRef = value
+                .to_array_of_size(length)
+                .map_err(|e| Error::internal(e.to_string()))?;
             to.push((*id, array));
         }
         SeriesBatch::of_columns(kept.len(), of_series, keys, of_rows)
@@ -240,7 +265,9 @@ fn times_of(lines: &TableLines, writing: Writing<'_>, unit: TimeUnit) -> Option<
         lines.times.clone()
     } else {
         let times = lines.times.iter();
-        times.map(|t| convert(*t, writing.precision.0, unit)).collect::<Option<Vec<i64>>>()?
+        times
+            .map(|t| convert(*t, writing.precision.0, unit))
+            .collect::<Option<Vec<i64>>>()?
     };
     for row in &lines.untimed {
         times[*row as usize] = convert(writing.now_ms, TimeUnit::Millisecond, unit)?;

@@ -51,8 +51,8 @@ enum Values {
     Integer(Vec<i64>),
     Unsigned(Vec<u64>),
     Boolean(Vec<bool>),
-    /// The bytes of all, and where each ends.
-    Text(Vec<u8>, Vec<usize>),
+    /// All of them in one text, and where each ends.
+    Text(String, Vec<usize>),
 }
 
 /// Values by row. Memory grows with the values, not with the rows that lack one.
@@ -73,7 +73,7 @@ impl<'a> Column<'a> {
             Kind::Integer => Values::Integer(vec![]),
             Kind::Unsigned => Values::Unsigned(vec![]),
             Kind::Boolean => Values::Boolean(vec![]),
-            Kind::Text => Values::Text(vec![], vec![]),
+            Kind::Text => Values::Text(String::new(), vec![]),
         };
         Self {
             plain: !name.bytes().any(|b| b", =\\".contains(&b)),
@@ -122,9 +122,9 @@ impl<'a> Column<'a> {
             (Values::Integer(values), FieldValue::Integer(value)) => values.push(value),
             (Values::Unsigned(values), FieldValue::Unsigned(value)) => values.push(value),
             (Values::Boolean(values), FieldValue::Boolean(value)) => values.push(value),
-            (Values::Text(bytes, ends), FieldValue::Text(value)) => {
-                bytes.extend_from_slice(value.as_bytes());
-                ends.push(bytes.len());
+            (Values::Text(all, ends), FieldValue::Text(value)) => {
+                all.push_str(&value);
+                ends.push(all.len());
             }
             _ => return false,
         }
@@ -190,9 +190,9 @@ impl<'a> Column<'a> {
             Values::Integer(values) => values.truncate(keep),
             Values::Unsigned(values) => values.truncate(keep),
             Values::Boolean(values) => values.truncate(keep),
-            Values::Text(bytes, ends) => {
+            Values::Text(all, ends) => {
                 ends.truncate(keep);
-                bytes.truncate(ends.last().copied().unwrap_or(0));
+                all.truncate(ends.last().copied().unwrap_or(0));
             }
         }
     }
@@ -238,7 +238,7 @@ impl<'a> Column<'a> {
                 let (values, nulls) = place.spread(&all[values], |v| *v);
                 Arc::new(BooleanArray::new(BooleanBuffer::from(values), nulls))
             }
-            (Values::Text(bytes, ends), ColumnType::String) => place.texts(bytes, ends, values)?,
+            (Values::Text(all, ends), ColumnType::String) => place.texts(all, ends, values)?,
             _ => return None,
         };
         Some(array)
@@ -246,17 +246,17 @@ impl<'a> Column<'a> {
 
     /// The texts of some rows, in any order.
     pub fn texts_of(&self, rows: &[u32]) -> Option<ArrayRef> {
-        let Values::Text(bytes, ends) = &self.values else {
+        let Values::Text(all, ends) = &self.values else {
             return None;
         };
-        let mut builder = StringBuilder::with_capacity(rows.len(), bytes.len().min(rows.len() * 16));
+        let mut builder = StringBuilder::with_capacity(rows.len(), all.len().min(rows.len() * 16));
         for row in rows {
             let at = match &self.rows {
                 None => Some(*row as usize).filter(|at| *at < ends.len()),
                 Some(rows) => rows.binary_search(row).ok(),
             };
             match at {
-                Some(at) => builder.append_value(text_at(bytes, ends, at)?),
+                Some(at) => builder.append_value(text_at(all, ends, at)?),
                 None => builder.append_null(),
             }
         }
@@ -264,9 +264,9 @@ impl<'a> Column<'a> {
     }
 }
 
-fn text_at<'t>(bytes: &'t [u8], ends: &[usize], at: usize) -> Option<&'t str> {
+fn text_at<'t>(all: &'t str, ends: &[usize], at: usize) -> Option<&'t str> {
     let start = if at == 0 { 0 } else { ends[at - 1] };
-    std::str::from_utf8(&bytes[start..ends[at]]).ok()
+    all.get(start..ends[at])
 }
 
 /// Which rows of a range some values belong to.
@@ -277,7 +277,11 @@ struct Place<'r> {
 }
 
 impl Place<'_> {
-    fn spread<T, U: Copy + Default>(&self, values: &[T], convert: impl Fn(&T) -> U) -> (Vec<U>, Option<NullBuffer>) {
+    fn spread<T, U: Copy + Default>(
+        &self,
+        values: &[T],
+        convert: impl Fn(&T) -> U,
+    ) -> (Vec<U>, Option<NullBuffer>) {
         let length = self.range.len();
         if values.len() == length {
             return (values.iter().map(convert).collect(), None);
@@ -292,16 +296,17 @@ impl Place<'_> {
 
     /// Within the range.
     fn row(&self, value: usize) -> usize {
-        self.rows.map_or(value, |rows| rows[value] as usize - self.range.start)
+        self.rows
+            .map_or(value, |rows| rows[value] as usize - self.range.start)
     }
 
-    fn texts(&self, bytes: &[u8], ends: &[usize], values: Range<usize>) -> Option<ArrayRef> {
-        let mut builder = StringBuilder::with_capacity(self.range.len(), bytes.len());
+    fn texts(&self, all: &str, ends: &[usize], values: Range<usize>) -> Option<ArrayRef> {
+        let mut builder = StringBuilder::with_capacity(self.range.len(), all.len());
         let mut next = 0;
         for (i, at) in values.enumerate() {
             let row = self.row(i);
             builder.append_nulls(row - next);
-            builder.append_value(text_at(bytes, ends, at)?);
+            builder.append_value(text_at(all, ends, at)?);
             next = row + 1;
         }
         builder.append_nulls(self.range.len() - next);

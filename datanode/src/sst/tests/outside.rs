@@ -1,0 +1,231 @@
+//! Files as other programs see them: DuckDB and pyarrow, in the versions that `scripts/parquet-readers` pins.
+
+use std::path::{Path as FsPath, PathBuf};
+use std::process::Command;
+
+use arrow::array::{
+    BinaryArray, BooleanArray, Date32Array, Float32Array, Int8Array, Int16Array, Int32Array,
+    TimestampMicrosecondArray, TimestampNanosecondArray, TimestampSecondArray, UInt16Array, UInt32Array,
+};
+use object_store::ObjectStoreExt;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::sst::key_of;
+
+fn every_type() -> TableInfo {
+    use ColumnType as T;
+    let field = |(name, kind): &(&str, ColumnType)| column(name, *kind, Semantic::Field);
+    let fields = [
+        ("bool", T::Boolean),
+        ("i8", T::Int8),
+        ("i16", T::Int16),
+        ("i32", T::Int32),
+        ("i64", T::Int64),
+        ("u8", T::UInt8),
+        ("u16", T::UInt16),
+        ("u32", T::UInt32),
+        ("u64", T::UInt64),
+        ("f32", T::Float32),
+        ("f64", T::Float64),
+        ("text", T::String),
+        ("bytes", T::Binary),
+        ("day", T::Date),
+        ("t_s", T::Timestamp(TimeUnit::Second)),
+        ("t_us", T::Timestamp(TimeUnit::Microsecond)),
+        ("t_ns", T::Timestamp(TimeUnit::Nanosecond)),
+    ];
+    let mut columns = vec![
+        column("host", T::String, Semantic::Tag),
+        column("zone", T::String, Semantic::Tag),
+        column("ts", T::Timestamp(TimeUnit::Millisecond), Semantic::Timestamp),
+    ];
+    columns.extend(fields.iter().map(field));
+    TableInfo {
+        schema: TableSchema::new(columns, vec!["host".into(), "zone".into()]).unwrap(),
+        ..metrics_table()
+    }
+}
+
+/// `n` rows, and the same as the readers should say them.
+fn rows_of_every_type(n: usize) -> (RecordBatch, Vec<Value>) {
+    macro_rules! numbers {
+        ($array:ty, $at:expr) => {
+            Arc::new((0..n).map($at).collect::<$array>()) as ArrayRef
+        };
+    }
+    // Now and then a NULL, each column at other rows.
+    let some = |i: usize, every: usize| i % every != 0;
+    let host = |i: usize| format!("host-{}", i / 100);
+    let text = |i: usize| format!("grüße {}", i % 13);
+    let hosts: Vec<String> = (0..n).map(host).collect();
+    let texts: Vec<String> = (0..n).map(text).collect();
+    let tags = |values: Vec<Option<&str>>| -> ArrayRef {
+        Arc::new(values.into_iter().collect::<DictionaryArray<Int32Type>>())
+    };
+    let zone = |i: usize| (i / 100 % 3 != 0).then_some("west");
+    let columns: Vec<ArrayRef> = vec![
+        tags(hosts.iter().map(|h| Some(h.as_str())).collect()),
+        tags((0..n).map(zone).collect()),
+        numbers!(TimestampMillisecondArray, |i| Some(1_700_000_000_000 + i as i64)),
+        numbers!(BooleanArray, |i| some(i, 3).then_some(i % 2 == 0)),
+        numbers!(Int8Array, |i| some(i, 5).then_some((i % 256) as u8 as i8)),
+        numbers!(Int16Array, |i| some(i, 7).then_some(-(i as i16))),
+        numbers!(Int32Array, |i| some(i, 11).then_some(i as i32 * -1000)),
+        numbers!(Int64Array, |i| some(i, 13).then_some(i64::MIN + i as i64)),
+        numbers!(UInt8Array, |i| some(i, 3).then_some((i % 256) as u8)),
+        numbers!(UInt16Array, |i| some(i, 5).then_some(u16::MAX - i as u16)),
+        numbers!(UInt32Array, |i| some(i, 7).then_some(u32::MAX - i as u32)),
+        numbers!(UInt64Array, |i| some(i, 11).then_some(u64::MAX - i as u64)),
+        numbers!(Float32Array, |i| some(i, 13).then_some(i as f32 / 4.0)),
+        numbers!(Float64Array, |i| some(i, 3).then_some(i as f64 / 8.0)),
+        numbers!(StringArray, |i| some(i, 5).then_some(texts[i].as_str())),
+        numbers!(BinaryArray, |i| some(i, 7).then_some(i.to_le_bytes())),
+        numbers!(Date32Array, |i| some(i, 11).then_some(i as i32 - 100)),
+        numbers!(TimestampSecondArray, |i| some(i, 13).then_some(i as i64 - 7)),
+        numbers!(TimestampMicrosecondArray, |i| some(i, 3)
+            .then_some(i as i64 * 1_000_003)),
+        numbers!(TimestampNanosecondArray, |i| some(i, 5)
+            .then_some(i as i64 * 1_000_000_007)),
+        numbers!(UInt64Array, |_| Some(12)),
+        numbers!(UInt8Array, |i| Some(u8::from(i % 50 == 1))),
+    ];
+    let row = |i: usize| {
+        let when = |every: usize, value: Value| if some(i, every) { value } else { Value::Null };
+        let hex: String = i.to_le_bytes().iter().map(|b| format!("{b:02x}")).collect();
+        json!([
+            hosts[i],
+            zone(i),
+            1_700_000_000_000_i64 + i as i64,
+            when(3, json!(i % 2 == 0)),
+            when(5, json!((i % 256) as u8 as i8)),
+            when(7, json!(-(i as i16))),
+            when(11, json!(i as i32 * -1000)),
+            when(13, json!(i64::MIN + i as i64)),
+            when(3, json!((i % 256) as u8)),
+            when(5, json!(u16::MAX - i as u16)),
+            when(7, json!(u32::MAX - i as u32)),
+            when(11, json!(u64::MAX - i as u64)),
+            when(13, json!(i as f64 / 4.0)),
+            when(3, json!(i as f64 / 8.0)),
+            when(5, json!(texts[i])),
+            when(7, json!(hex)),
+            when(11, json!(i as i32 - 100)),
+            when(13, json!(i as i64 - 7)),
+            when(3, json!(i as i64 * 1_000_003)),
+            when(5, json!(i as i64 * 1_000_000_007)),
+            12,
+            u8::from(i % 50 == 1),
+        ])
+    };
+    let rows = RecordBatch::try_new(schema_of(&every_type()), columns).unwrap();
+    (rows, (0..n).map(row).collect())
+}
+
+fn scripts() -> PathBuf {
+    FsPath::new(env!("CARGO_MANIFEST_DIR")).join("../scripts")
+}
+
+/// What a program printed; its failure is the test's, with what it said.
+fn output_of(command: &mut Command) -> String {
+    let output = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {said}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Columns with types, and rows, as both readers found them.
+fn read_outside(file: &FsPath) -> Value {
+    let python = output_of(&mut Command::new(scripts().join("parquet-readers")));
+    let script = scripts().join("read-parquet.py");
+    let found = output_of(Command::new(python.trim()).arg(script).arg(file));
+    serde_json::from_str(&found).unwrap()
+}
+
+fn types(found: &Value) -> Vec<(&str, &str)> {
+    let columns = found["columns"].as_array().unwrap().iter();
+    columns
+        .map(|c| (c[0].as_str().unwrap(), c[1].as_str().unwrap()))
+        .collect()
+}
+
+async fn written_to_disk(level: u32, table: &TableInfo, rows: &RecordBatch, dir: &FsPath) -> PathBuf {
+    let store = Arc::new(InMemory::new());
+    let bucket = Bucket {
+        store: store.clone(),
+        root: Path::from("root"),
+    };
+    let file = FileWriter {
+        bucket: &bucket,
+        region: RegionId::new(7, 0),
+        epoch: 3,
+        name: "3-o".into(),
+        table,
+        key: &KeyColumns::of(table),
+        level,
+    };
+    write_file(file, stream_of(rows.clone(), 1000))
+        .await
+        .unwrap()
+        .unwrap();
+    let key = key_of(&bucket, RegionId::new(7, 0), "3-o");
+    let bytes = store.get(&key).await.unwrap().bytes().await.unwrap();
+    let path = dir.join(format!("level-{level}.parquet"));
+    std::fs::write(&path, bytes).unwrap();
+    path
+}
+
+#[tokio::test]
+async fn duckdb_and_pyarrow_read_every_type_with_the_names_types_and_values_of_the_table() {
+    let dir = tempfile::tempdir().unwrap();
+    let (rows, expected) = rows_of_every_type(3000);
+    for level in [0, 1] {
+        let path = written_to_disk(level, &every_type(), &rows, dir.path()).await;
+        let found = read_outside(&path);
+        for reader in ["pyarrow", "duckdb"] {
+            let got = found[reader]["rows"].as_array().unwrap();
+            assert_eq!(got.len(), expected.len(), "{reader}");
+            for (i, (got, wanted)) in got.iter().zip(&expected).enumerate() {
+                assert_eq!(got, wanted, "{reader}, level {level}, row {i}");
+            }
+        }
+        let names: Vec<_> = rows.schema().fields().iter().map(|f| f.name().clone()).collect();
+        let arrow = types(&found["pyarrow"]);
+        let duck = types(&found["duckdb"]);
+        assert_eq!(arrow.iter().map(|(name, _)| *name).collect::<Vec<_>>(), names);
+        assert_eq!(arrow[0], ("host", "string"));
+        assert_eq!(arrow[2], ("ts", "timestamp[ms]"));
+        assert_eq!(arrow[17], ("t_s", "timestamp[s]"));
+        assert_eq!(duck[0], ("host", "VARCHAR"));
+        assert_eq!(duck[13], ("f64", "DOUBLE"));
+        assert_eq!(duck[11], ("u64", "UBIGINT"));
+    }
+}
+
+#[tokio::test]
+async fn all_chosen_encodings_are_read_outside_with_equal_values() {
+    let dir = tempfile::tempdir().unwrap();
+    // Two row groups, long enough for every encoding to be somewhere the best.
+    let rows = metrics_rows(30, 5000);
+    let path = written_to_disk(1, &metrics_table(), &rows, dir.path()).await;
+    let found = read_outside(&path);
+    for reader in ["pyarrow", "duckdb"] {
+        let got = found[reader]["rows"].as_array().unwrap();
+        assert_eq!(got.len(), rows.num_rows());
+        for (i, row) in got.iter().enumerate() {
+            let load = (i % 7 != 0).then_some((i % 100) as f64);
+            let count = (i % 7 != 1).then_some(i as i64);
+            let note = (i % 3 == 0).then_some("something");
+            assert_eq!(
+                row[0],
+                json!(format!("host-{:05}", i / 5000)),
+                "{reader}, row {i}"
+            );
+            assert_eq!(
+                (&row[3], &row[4], &row[5]),
+                (&json!(load), &json!(count), &json!(note)),
+                "{reader}, row {i}"
+            );
+        }
+    }
+}
