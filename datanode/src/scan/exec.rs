@@ -120,7 +120,7 @@ impl ExecutionPlan for ScanExec {
         let batch_rows = ctx.session_config().batch_size();
         let rows = async move {
             let columns = plan.columns();
-            let open = || reader.open(&columns, &plan.filters);
+            let open = || reader.open(&columns, &plan.filters, false);
             let work = work.get_or_try_init(open).await?;
             let looked_at = Arc::clone(&plan.looked_at);
             let shaper = Arc::new(Shaper { plan, looked_at, batch_rows });

@@ -74,9 +74,15 @@ impl RegionReader {
         }))
     }
 
-    /// Files and rows of one moment, cut into parts. All files are opened before a row is read, so that a file that is
+    /// Files and rows of one moment, cut into parts. With `last_of_series` rows may be left out that are not the newest
+    /// of their series. All files are opened before a row is read, so that a file that is
     /// missing shows while a newer view can still be tried.
-    pub async fn open(&self, columns: &BTreeSet<String>, filters: &Filters) -> Result<Arc<Work>> {
+    pub async fn open(
+        &self,
+        columns: &BTreeSet<String>,
+        filters: &Filters,
+        last_of_series: bool,
+    ) -> Result<Arc<Work>> {
         let names: BTreeSet<&str> = columns.iter().map(String::as_str).collect();
         for _ in 0..ATTEMPTS {
             let snapshot = self.region.snapshot().map_err(into_datafusion)?;
@@ -85,6 +91,7 @@ impl RegionReader {
                 merged: read_schema(&snapshot.table.schema, &names, true),
                 filters: filters.clone(),
                 key: snapshot.key.clone(),
+                last_of_series,
             };
             match self.runs(&snapshot, &wanted).await {
                 Ok(runs) => {

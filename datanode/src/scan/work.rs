@@ -34,6 +34,8 @@ pub struct Wanted {
     pub merged: SchemaRef,
     pub filters: Filters,
     pub key: KeyColumns,
+    /// Only the newest row of each series can matter; others may be left out.
+    pub last_of_series: bool,
 }
 
 /// Sorted rows.
@@ -55,6 +57,8 @@ enum Part {
         file: SstFile,
         number: usize,
         times: Arc<[TimeRange]>,
+        /// Only the last row of each series.
+        last: bool,
     },
     Memory {
         rows: RecordBatch,
@@ -126,8 +130,8 @@ impl Work {
         ctx: Arc<TaskContext>,
     ) -> Result<BoxStream<'static, Result<Selected>>> {
         match part {
-            Part::RowGroup { file, number, times } => {
-                let block = self.row_group(&file, number).await.map_err(into_datafusion)?;
+            Part::RowGroup { file, number, times, last } => {
+                let block = self.row_group(&file, number, last).await.map_err(into_datafusion)?;
                 Ok(futures::stream::iter([self.select(block, &times)]).boxed())
             }
             Part::Memory { rows, times } => {
@@ -161,7 +165,7 @@ impl Work {
     }
 
     /// The columns of a row group that are wanted; of tags one row for each series.
-    async fn row_group(&self, file: &SstFile, number: usize) -> OurResult<Block> {
+    async fn row_group(&self, file: &SstFile, number: usize, last: bool) -> OurResult<Block> {
         let is_tag = |name: &str| self.wanted.key.contains(name) && name != self.time();
         let (tags, others): (Vec<FieldRef>, Vec<FieldRef>) =
             self.wanted.plain.fields().iter().cloned().partition(|f| is_tag(f.name()));
@@ -169,10 +173,19 @@ impl Work {
         let columns = tags.iter().map(|tag| file.tag_of(&series, tag));
         let tags = batch(tags.clone(), columns.collect::<OurResult<_>>()?, series.len())?;
         let others = Fields::from(others);
-        let columns = file.columns(number, &others, &self.metrics).await?;
-        let rows = series.starts.last().map_or(0, |rows| *rows as usize);
+        let (columns, starts): (_, Arc<[u32]>) = match last {
+            true => {
+                let columns = file.last_of_series(number, &others, &self.metrics).await?;
+                (columns, (0..=series.len() as u32).collect())
+            }
+            false => {
+                let columns = file.columns(number, &others, &self.metrics).await?;
+                (columns, series.starts.as_slice().into())
+            }
+        };
+        let rows = starts.last().map_or(0, |rows| *rows as usize);
         let rows = batch(others.to_vec(), columns, rows)?;
-        Block::new(tags, series.starts.as_slice().into(), rows, self.time()).map_err(|e| from_datafusion(&e))
+        Block::new(tags, starts, rows, self.time()).map_err(|e| from_datafusion(&e))
     }
 
     /// The wanted rows of one run, for merging: filters that hold for whole identities are applied.
@@ -223,10 +236,14 @@ async fn parts_of(
             times,
         }],
         Run::File { file, deletes } if append || !deletes => {
+            let span = runs[*only].1;
+            // Then the last row of a series in the file is also its last wanted one.
+            let whole = matches!(&*times, [all] if all.contains(span.min_time, span.max_time));
             let part = |number| Part::RowGroup {
                 file: file.clone(),
                 number,
                 times: Arc::clone(&times),
+                last: whole && wanted.last_of_series,
             };
             row_groups(file, wanted, metrics).await?.into_iter().map(part).collect()
         }

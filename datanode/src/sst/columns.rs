@@ -12,6 +12,9 @@ use super::decode::{as_type, decode_columns, undecodable};
 use super::{ReadMetrics, SstFile};
 use crate::cache::{ColumnKey, Decoded};
 
+/// Marks the key of what is kept of a column's last rows.
+const LAST_OF_SERIES: u32 = 1 << 30;
+
 /// The series of a row group: runs of rows with the same tags. Within a run rows are sorted by time.
 #[derive(Debug)]
 pub struct Series {
@@ -81,6 +84,55 @@ impl SstFile {
             }
         };
         fields.iter().zip(&found).map(column).collect()
+    }
+
+    /// The last row of each of the series of a row group, in the types that are asked for; kept, since they are few.
+    pub async fn last_of_series(
+        &self,
+        row_group: usize,
+        fields: &Fields,
+        metrics: &ReadMetrics,
+    ) -> Result<Vec<ArrayRef>> {
+        let series = self.series(row_group, metrics).await?;
+        let mut known: Vec<Option<ArrayRef>> = Vec::with_capacity(fields.len());
+        for field in fields {
+            let kept = self.last_key(row_group, field).and_then(|key| self.caches().decoded.get(&key));
+            known.push(match kept {
+                Some(Decoded::Column(array)) => {
+                    let array = as_type(&array, field.data_type());
+                    Some(array.map_err(|e| undecodable(self, row_group, &e))?)
+                }
+                _ => None,
+            });
+        }
+        let missing: Fields = fields.iter().zip(&known).filter(|(_, k)| k.is_none()).map(|(f, _)| Arc::clone(f)).collect();
+        let mut columns = self.columns(row_group, &missing, metrics).await?.into_iter();
+        let last = UInt32Array::from_iter_values(series.starts.iter().skip(1).map(|end| end - 1));
+        let mut found = Vec::with_capacity(fields.len());
+        for (field, known) in fields.iter().zip(known) {
+            let Some(column) = (match known {
+                Some(array) => {
+                    found.push(array);
+                    continue;
+                }
+                None => columns.next(),
+            }) else {
+                return Err(Error::internal("a column of a row group was not read"));
+            };
+            let array = take(&column, &last, None).map_err(|e| undecodable(self, row_group, &e))?;
+            if let Some(key) = self.last_key(row_group, field) {
+                self.caches().decoded.insert(key, Decoded::Column(Arc::clone(&array)));
+            }
+            found.push(array);
+        }
+        Ok(found)
+    }
+
+    fn last_key(&self, row_group: usize, field: &Field) -> Option<ColumnKey> {
+        let column = self.footer.find(field)?;
+        let mut key = self.column_key(row_group, column);
+        key.column |= LAST_OF_SERIES;
+        Some(key)
     }
 
     /// Where the series of a row group begin. Two neighbours may have the same tags.

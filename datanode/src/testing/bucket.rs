@@ -94,8 +94,13 @@ fn failure(what: &'static str) -> Error {
 }
 
 impl FaultyStore {
+    /// Whether the bucket is away. When it is back, no change is planned to be its last.
     pub fn set_away(&self, away: bool) {
-        self.faults.lock().away = away;
+        let mut faults = self.faults.lock();
+        faults.away = away;
+        if !away {
+            faults.changes_left = None;
+        }
     }
 
     pub fn fail_puts(&self, containing: &str, fault: PutFault, times: usize) {

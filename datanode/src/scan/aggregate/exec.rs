@@ -126,7 +126,8 @@ impl ExecutionPlan for RegionAggregateExec {
                 return Ok(futures::stream::iter(rows).boxed());
             }
             let columns = aggregation.columns();
-            let open = || reader.open(&columns, &aggregation.filters);
+            let last = aggregation.scope == Scope::LastOfSeries;
+            let open = || reader.open(&columns, &aggregation.filters, last);
             let work = work.get_or_try_init(open).await?;
             let blocks = work.blocks(blocks, ctx).boxed();
             let states = States::new(aggregation)?;
@@ -167,7 +168,7 @@ impl Newest {
             let from = buckets.start_of(span.max_time).map_or(i64::MIN, |start| start.saturating_sub(back));
             let mut filters = self.aggregation.filters.clone();
             filters.time.from = filters.time.from.max(from);
-            let work = self.reader.open(&self.aggregation.columns(), &filters).await?;
+            let work = self.reader.open(&self.aggregation.columns(), &filters, false).await?;
             let mut states = States::new(Arc::clone(&self.aggregation))?;
             let mut selected = work.blocks(blocks.new_empty(), Arc::clone(ctx)).boxed();
             while let Some(selected) = selected.try_next().await? {

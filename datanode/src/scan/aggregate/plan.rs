@@ -267,9 +267,19 @@ fn takes_last(aggregate: &AggregateExec, source: &Source<'_>) -> bool {
         substitute(expr, &source.columns)
             .is_ok_and(|expr| expr.downcast_ref::<Column>().is_some_and(|c| c.name() == time))
     };
+    // What is grouped by is the same for all rows that are compared.
+    let is_grouped = |expr: &Arc<dyn PhysicalExpr>| aggregate.group_expr().expr().iter().any(|(key, _)| key == expr);
+    let by_time = |f: &AggregateFunctionExpr, descending: bool| match f.order_bys() {
+        [grouped @ .., order] => {
+            grouped.iter().all(|order| is_grouped(&order.expr))
+                && is_time(&order.expr)
+                && order.options.descending == descending
+        }
+        [] => false,
+    };
     let last = |f: &Arc<AggregateFunctionExpr>| match (f.fun().name(), f.order_bys(), f.expressions().as_slice()) {
-        ("first_value", [order], _) => order.options.descending && is_time(&order.expr),
-        ("last_value", [order], _) => !order.options.descending && is_time(&order.expr),
+        ("first_value", ..) => by_time(f, true),
+        ("last_value", ..) => by_time(f, false),
         ("max", [], [of]) => is_time(of),
         _ => false,
     };

@@ -525,7 +525,7 @@ async fn rows_live_their_time_whole_files_first() {
         &[
             &[row("old", now - 3 * day, 1.0), row("old", now - 2 * day, 1.0)],
             &[row("half", now - day - 60_000, 1.0), row("half", now - day + hour, 1.0)],
-            &[row("new", now - hour, 1.0)],
+            &[row("new", now - day + hour / 2, 1.0)],
         ],
     )
     .await;
