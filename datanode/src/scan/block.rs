@@ -81,7 +81,7 @@ impl Block {
 
     /// The rows of the series for which `filter` holds, cut to the wanted times, which are disjoint and ascending.
     pub fn select(&self, filter: Option<&Arc<dyn PhysicalExpr>>, times: &[TimeRange]) -> Result<Vec<Stretch>> {
-        let wanted = filter.map(|filter| self.holds_for_series(filter)).transpose()?;
+        let wanted = filter.map(|filter| holds_for(&self.tags, filter)).transpose()?;
         let mut selected = Vec::new();
         for (series, bounds) in self.starts.windows(2).enumerate() {
             if wanted.as_ref().is_some_and(|wanted| !wanted.value(series)) {
@@ -101,14 +101,6 @@ impl Block {
             }
         }
         Ok(selected)
-    }
-
-    fn holds_for_series(&self, filter: &Arc<dyn PhysicalExpr>) -> Result<BooleanArray> {
-        let schema = self.tags.schema();
-        let names: BTreeSet<String> = collect_columns(filter).iter().map(|c| c.name().to_owned()).collect();
-        let positions = names.iter().map(|name| schema.index_of(name));
-        let tags = plain(&self.tags.project(&positions.collect::<Result<Vec<_>, _>>()?)?)?;
-        truth(&reassign_expr_columns(Arc::clone(filter), &tags.schema())?, &tags)
     }
 
     /// The values of a tag for the series of each stretch.
@@ -194,6 +186,15 @@ impl Block {
         });
         all.filter(|stretch| !stretch.rows.is_empty()).collect()
     }
+}
+
+/// For which series, one row each, a filter on tags holds.
+pub fn holds_for(tags: &RecordBatch, filter: &Arc<dyn PhysicalExpr>) -> Result<BooleanArray> {
+    let schema = tags.schema();
+    let names: BTreeSet<String> = collect_columns(filter).iter().map(|c| c.name().to_owned()).collect();
+    let positions = names.iter().map(|name| schema.index_of(name));
+    let tags = plain(&tags.project(&positions.collect::<Result<Vec<_>, _>>()?)?)?;
+    truth(&reassign_expr_columns(Arc::clone(filter), &tags.schema())?, &tags)
 }
 
 /// True for the rows of the ranges, which are ascending.

@@ -18,12 +18,12 @@ use greptime_query::{from_datafusion, into_datafusion};
 use greptime_types::{Error, Result as OurResult};
 use parking_lot::Mutex;
 
-use super::block::{Block, Stretch, mask};
+use super::block::{Block, Stretch, holds_for, mask};
 use super::filter::{Filters, TimeRange};
 use super::units::{Span, Unit, units};
 use super::{Deletes, newest};
 use crate::memtable::KeyColumns;
-use crate::sst::{ReadMetrics, ReadRequest, SstFile};
+use crate::sst::{ReadMetrics, ReadRequest, Series, SstFile};
 
 /// Which rows and columns are wanted.
 #[derive(Clone, Debug)]
@@ -76,6 +76,15 @@ pub struct Work {
     parts: Mutex<VecDeque<Part>>,
     metrics: Arc<ReadMetrics>,
 }
+
+/// The series of a row group.
+struct Tags {
+    rows: RecordBatch,
+    series: Arc<Series>,
+}
+
+/// A row group of which less than one in so many rows is wanted is read page by page.
+const SELECTIVE: u32 = 8;
 
 /// Rows that are wanted, each identity once, deletes gone; filters on rows are not applied.
 pub struct Selected {
@@ -131,7 +140,11 @@ impl Work {
     ) -> Result<BoxStream<'static, Result<Selected>>> {
         match part {
             Part::RowGroup { file, number, times, last } => {
-                let block = self.row_group(&file, number, last).await.map_err(into_datafusion)?;
+                let tags = self.tags(&file, number).await.map_err(into_datafusion)?;
+                if !last && self.is_selective(&tags, &file, number)? {
+                    return Ok(self.selected_rows_of(&file, number, times));
+                }
+                let block = self.row_group(&file, number, (tags, last)).await.map_err(into_datafusion)?;
                 Ok(futures::stream::iter([self.select(block, &times)]).boxed())
             }
             Part::Memory { rows, times } => {
@@ -156,23 +169,70 @@ impl Work {
         self.wanted.key.columns.last().map_or("", |(name, _)| name)
     }
 
-    /// Rows of the schema for merging.
+    /// Rows that have their tags, as far as those are wanted.
     fn block(&self, rows: &RecordBatch) -> Result<Block> {
-        let (schema, time) = (rows.schema(), self.time());
-        let tags = self.wanted.key.columns.iter().filter(|(name, _)| name != time);
-        let tags: Vec<usize> = tags.map(|(name, _)| schema.index_of(name)).collect::<Result<_, _>>()?;
-        Block::from_rows(rows, &tags, time)
+        let fields = rows.schema();
+        let tags = fields.fields().iter().enumerate().filter(|(_, f)| self.is_tag(f));
+        Block::from_rows(rows, &tags.map(|(i, _)| i).collect::<Vec<_>>(), self.time())
+    }
+
+    /// The wanted tags of a row group, one row for each series, and where the series begin.
+    async fn tags(&self, file: &SstFile, number: usize) -> OurResult<Tags> {
+        let series = file.series(number, &self.metrics).await?;
+        let tags: Vec<FieldRef> = self.wanted.plain.fields().iter().filter(|f| self.is_tag(f)).cloned().collect();
+        let columns = tags.iter().map(|tag| file.tag_of(&series, tag));
+        let rows = batch(tags.clone(), columns.collect::<OurResult<_>>()?, series.len())?;
+        Ok(Tags { rows, series })
+    }
+
+    fn is_tag(&self, field: &FieldRef) -> bool {
+        self.wanted.key.contains(field.name()) && field.name() != self.time()
+    }
+
+    /// Columns that are not tags.
+    fn others(&self) -> Fields {
+        self.wanted.plain.fields().iter().filter(|f| !self.is_tag(f)).cloned().collect()
+    }
+
+    /// Whether so few rows of the row group are of wanted series that decoding whole columns is not worth it.
+    fn is_selective(&self, tags: &Tags, file: &SstFile, number: usize) -> Result<bool> {
+        let Some(filter) = &self.wanted.filters.tags else {
+            return Ok(false);
+        };
+        let wanted = holds_for(&tags.rows, filter)?;
+        let bounds = tags.series.starts.windows(2).zip(wanted.values().iter());
+        let rows: u32 = bounds.filter(|(_, wanted)| *wanted).map(|(bounds, _)| bounds[1] - bounds[0]).sum();
+        let all = tags.series.starts.last().copied().unwrap_or_default();
+        Ok(rows < all / SELECTIVE && !file.are_cached(number, &self.others()))
+    }
+
+    /// The rows of wanted series and times of a row group, read page by page.
+    fn selected_rows_of(
+        self: &Arc<Self>,
+        file: &SstFile,
+        number: usize,
+        times: Arc<[TimeRange]>,
+    ) -> BoxStream<'static, Result<Selected>> {
+        let request = self.request(&self.wanted.plain, &times).with_row_groups(vec![number]);
+        let work = Arc::clone(self);
+        let rows = file.read(request).map(move |rows| work.select(work.block(&rows?)?, &times));
+        rows.boxed()
+    }
+
+    /// What has to be read of a file for rows of wanted series and times.
+    fn request(&self, schema: &SchemaRef, times: &[TimeRange]) -> ReadRequest {
+        let tags = self.wanted.filters.tags.clone();
+        let tags = tags.and_then(|tags| reassign_expr_columns(tags, schema).ok());
+        ReadRequest::new(Arc::clone(schema))
+            .with_predicate(tags)
+            .with_time(times.first().zip(times.last()).map(|(first, last)| (first.from, last.to)))
+            .with_metrics(Arc::clone(&self.metrics))
     }
 
     /// The columns of a row group that are wanted; of tags one row for each series.
-    async fn row_group(&self, file: &SstFile, number: usize, last: bool) -> OurResult<Block> {
-        let is_tag = |name: &str| self.wanted.key.contains(name) && name != self.time();
-        let (tags, others): (Vec<FieldRef>, Vec<FieldRef>) =
-            self.wanted.plain.fields().iter().cloned().partition(|f| is_tag(f.name()));
-        let series = file.series(number, &self.metrics).await?;
-        let columns = tags.iter().map(|tag| file.tag_of(&series, tag));
-        let tags = batch(tags.clone(), columns.collect::<OurResult<_>>()?, series.len())?;
-        let others = Fields::from(others);
+    async fn row_group(&self, file: &SstFile, number: usize, (tags, last): (Tags, bool)) -> OurResult<Block> {
+        let Tags { rows: tags, series } = tags;
+        let others = self.others();
         let (columns, starts): (_, Arc<[u32]>) = match last {
             true => {
                 let columns = file.last_of_series(number, &others, &self.metrics).await?;
@@ -196,10 +256,7 @@ impl Work {
             Run::Memory(rows) => futures::stream::iter([Ok(rows)]).boxed(),
             // What holds for whole identities may be applied before rows are compared.
             Run::File { file, .. } => {
-                let request = ReadRequest::new(Arc::clone(&schema))
-                    .with_time(times.first().zip(times.last()).map(|(first, last)| (first.from, last.to)))
-                    .with_metrics(Arc::clone(&work.metrics));
-                file.read(request).boxed()
+                file.read(work.request(&schema, &times)).boxed()
             }
         };
         let rows = rows.map(move |rows| {

@@ -177,7 +177,7 @@ impl SstFile {
     }
 
     /// Whether all columns that the file has are decoded already.
-    pub(super) fn are_cached(&self, row_group: usize, fields: &Fields) -> bool {
+    pub fn are_cached(&self, row_group: usize, fields: &Fields) -> bool {
         let mut columns = fields.iter().filter_map(|f| self.footer.find(f));
         columns.all(|column| {
             self.caches()
