@@ -100,7 +100,7 @@ impl Default for DatanodeConfig {
             log_purge_threshold: 512 << 20,
             query_memory: 512 << 20,
             cache_memory: 128 << 20,
-            cache_disk: 2 << 30,
+            cache_disk: 512 << 20,
             decoded_cache_size: 256 << 20,
             query_spill_limit: 4 << 30,
             compaction_concurrency: 1,

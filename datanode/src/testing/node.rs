@@ -292,8 +292,13 @@ async fn start(
     store: &Arc<FaultyStore>,
     dir: &tempfile::TempDir,
 ) -> Arc<Datanode> {
+    // Many nodes run at once here, and the room of each cache is taken from the disk at the start.
+    let config = DatanodeConfig {
+        cache_disk: config.cache_disk.min(32 << 20),
+        ..config.clone()
+    };
     let parts = DatanodeParts {
-        config: config.clone(),
+        config,
         node_id: 0,
         address: "127.0.0.1:0".into(),
         data_dir: dir.path().to_owned(),
