@@ -294,7 +294,7 @@ async fn start(
 ) -> Arc<Datanode> {
     // Many nodes run at once here, and the room of each cache is taken from the disk at the start.
     let config = DatanodeConfig {
-        cache_disk: config.cache_disk.min(32 << 20),
+        cache_disk: config.cache_disk.min(64 << 20),
         ..config.clone()
     };
     let parts = DatanodeParts {
