@@ -337,8 +337,8 @@ pub fn mounts(cluster: &GreptimeCluster, role: Role) -> Vec<VolumeMount> {
 fn default_memory_limit(role: Role) -> &'static str {
     match role {
         Role::Metasrv => "512Mi",
-        // 512 MiB of `datanode.memtable_hard_limit` and 512 MiB of `datanode.query_memory`, and beside them flushes,
-        // requests and answers on their way, and the index of the log.
+        // 512 MiB of `datanode.memtable_hard_limit`, 512 MiB of `datanode.query_memory`, 384 MiB of caches and 256 MiB of
+        // `datanode.compaction_memory`, and beside them flushes, requests on their way, and the index of the log.
         Role::Datanode => "2Gi",
         // Queries 256 MiB, writes 128 MiB, requests that wait 64 MiB, and answers of up to 128 MiB each.
         Role::Frontend => "1Gi",
