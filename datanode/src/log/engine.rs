@@ -35,6 +35,9 @@ pub struct EngineOptions {
     pub purge_threshold: u64,
 }
 
+/// A group of the engine that is no region; what a sync by interval writes goes there.
+const SYNC_GROUP: u64 = u64::MAX;
+
 /// How the engine finds the index in an entry.
 struct RaftEntries;
 
@@ -133,7 +136,11 @@ impl LogStore for EngineLog {
 
     fn sync(&self) -> Result<(), LogError> {
         if self.dirty.swap(false, Ordering::SeqCst) {
-            self.engine.sync().map_err(|e| LogError::Write(e.to_string()))?;
+            let failed = |e: raft_engine::Error| LogError::Write(e.to_string());
+            // The engine does nothing for a batch without content, not even sync.
+            let mut batch = LogBatch::default();
+            batch.put(SYNC_GROUP, b"sync".to_vec(), vec![1]).map_err(failed)?;
+            self.engine.write(&mut batch, true).map_err(failed)?;
         }
         Ok(())
     }

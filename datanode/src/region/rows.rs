@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use arrow::datatypes::DataType;
 use greptime_rows::{Encoded, SeriesBatch, decode};
 use greptime_types::{ColumnSchema, Error, Result, Semantic, TableInfo};
 
@@ -24,6 +25,10 @@ pub fn read_rows(rows: &Encoded, table: &TableInfo) -> Result<SeriesBatch> {
             "table {name} has no column `{}`",
             field.name()
         )));
+    }
+    for field in schema.fields() {
+        let column = table.schema.column(field.name());
+        column.map_or(Ok(()), |column| check_type(table, column, field.data_type()))?;
     }
     SeriesBatch::from_named(&batch, &table.schema)
 }
@@ -64,15 +69,7 @@ pub fn check_rows(batch: &SeriesBatch, table: &TableInfo, op: RowOp) -> Result<(
                 column.id
             ))
         })?;
-        let expected = known.column_type.to_arrow();
-        if column.array.data_type() != &expected {
-            return Err(Error::invalid(format!(
-                "column `{}` of table {name} is {}, the rows have {}",
-                known.name,
-                known.column_type.sql_name(),
-                column.array.data_type()
-            )));
-        }
+        check_type(table, known, column.array.data_type())?;
         if !known.nullable && column.array.null_count() > 0 {
             return Err(Error::invalid(format!(
                 "column `{}` of table {name} cannot be null",
@@ -94,6 +91,18 @@ pub fn check_rows(batch: &SeriesBatch, table: &TableInfo, op: RowOp) -> Result<(
                 column.name
             )));
         }
+    }
+    Ok(())
+}
+
+fn check_type(table: &TableInfo, column: &ColumnSchema, found: &DataType) -> Result<()> {
+    if found != &column.column_type.to_arrow() {
+        return Err(Error::invalid(format!(
+            "column `{}` of table {} is {}, the rows have {found}",
+            column.name,
+            table.full_name(),
+            column.column_type.sql_name(),
+        )));
     }
     Ok(())
 }
