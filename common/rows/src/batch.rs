@@ -59,7 +59,10 @@ impl SeriesBatch {
         let of_series = series.schema();
         for field in of_series.fields().iter().chain(schema.fields().iter().skip(1)) {
             if !id_of(field.name()).is_some_and(|id| ids.insert(id)) {
-                return wrong(&format!("`{}` is no id of a column, or is there twice", field.name()));
+                return wrong(&format!(
+                    "`{}` is no id of a column, or is there twice",
+                    field.name()
+                ));
             }
         }
         Ok(Self { series, rows })
@@ -132,9 +135,13 @@ impl SeriesBatch {
         match self.column(id) {
             None => Ok(None),
             Some(column) if !column.of_series => Ok(Some(Arc::clone(column.array))),
-            Some(column) => take(column.array, self.rows.column(0).as_primitive::<UInt32Type>(), None)
-                .map(Some)
-                .map_err(internal),
+            Some(column) => take(
+                column.array,
+                self.rows.column(0).as_primitive::<UInt32Type>(),
+                None,
+            )
+            .map(Some)
+            .map_err(internal),
         }
     }
 
@@ -155,7 +162,11 @@ impl SeriesBatch {
 
     /// The rows of those series for which `wanted` is true.
     pub fn filter_series(&self, wanted: &BooleanArray) -> Result<Self> {
-        let mask: BooleanArray = self.keys().iter().map(|key| Some(wanted.value(*key as usize))).collect();
+        let mask: BooleanArray = self
+            .keys()
+            .iter()
+            .map(|key| Some(wanted.value(*key as usize)))
+            .collect();
         self.filter(&mask)
     }
 
@@ -201,6 +212,10 @@ pub(crate) fn batch_of(fields: Vec<Field>, arrays: Vec<ArrayRef>, rows: usize) -
 
 /// Bytes of the values, without what else lies in the same buffers.
 pub(crate) fn bytes_of(batch: &RecordBatch) -> usize {
-    let size = |c: &ArrayRef| c.to_data().get_slice_memory_size().unwrap_or_else(|_| c.get_array_memory_size());
+    let size = |c: &ArrayRef| {
+        c.to_data()
+            .get_slice_memory_size()
+            .unwrap_or_else(|_| c.get_array_memory_size())
+    };
     batch.columns().iter().map(size).sum()
 }

@@ -34,20 +34,35 @@ type Row = (Option<String>, Option<i64>, i64, Option<f64>);
 
 fn named(rows: &[Row]) -> RecordBatch {
     let columns: [(&str, ArrayRef); 4] = [
-        ("host", Arc::new(rows.iter().map(|r| r.0.clone()).collect::<StringArray>())),
+        (
+            "host",
+            Arc::new(rows.iter().map(|r| r.0.clone()).collect::<StringArray>()),
+        ),
         ("n", Arc::new(rows.iter().map(|r| r.1).collect::<Int64Array>())),
         (
             "ts",
-            Arc::new(rows.iter().map(|r| Some(r.2)).collect::<TimestampMillisecondArray>()),
+            Arc::new(
+                rows.iter()
+                    .map(|r| Some(r.2))
+                    .collect::<TimestampMillisecondArray>(),
+            ),
         ),
-        ("usage", Arc::new(rows.iter().map(|r| r.3).collect::<Float64Array>())),
+        (
+            "usage",
+            Arc::new(rows.iter().map(|r| r.3).collect::<Float64Array>()),
+        ),
     ];
     RecordBatch::try_from_iter_with_nullable(columns.map(|(name, array)| (name, array, true))).unwrap()
 }
 
 fn rows() -> impl Strategy<Value = Vec<Row>> {
     let host = proptest::option::of("[ab]{0,2}");
-    let row = (host, proptest::option::of(0..3_i64), 0..9_i64, proptest::option::of(0.0..1.0));
+    let row = (
+        host,
+        proptest::option::of(0..3_i64),
+        0..9_i64,
+        proptest::option::of(0.0..1.0),
+    );
     proptest::collection::vec(row, 0..40)
 }
 
@@ -103,7 +118,12 @@ fn what_does_not_belong_together_is_refused() {
     let usage: ArrayRef = Arc::new(Float64Array::from(vec![1.0]));
     let of = |keys: Vec<u32>, id: u32| {
         let keys = UInt32Array::from(keys);
-        SeriesBatch::of_columns(1, vec![(0, Arc::clone(&host))], keys, vec![(id, Arc::clone(&usage))])
+        SeriesBatch::of_columns(
+            1,
+            vec![(0, Arc::clone(&host))],
+            keys,
+            vec![(id, Arc::clone(&usage))],
+        )
     };
     assert!(of(vec![0], 3).is_ok());
     assert!(of(vec![1], 3).unwrap_err().message.contains("does not describe"));

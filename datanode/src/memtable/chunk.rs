@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, UInt8Array, UInt64Array, make_array, new_null_array,
+    Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, UInt8Array, UInt64Array, make_array,
+    new_null_array,
 };
 use arrow::buffer::ScalarBuffer;
 use arrow::compute::cast;
@@ -107,7 +108,10 @@ pub fn times_of(array: &ArrayRef) -> Result<ScalarBuffer<i64>> {
         return Err(Error::internal("rows in memory whose time is none"));
     }
     let numbers = cast(array, &DataType::Int64).map_err(arrow_error)?;
-    Ok(numbers.as_primitive::<arrow::datatypes::Int64Type>().values().clone())
+    Ok(numbers
+        .as_primitive::<arrow::datatypes::Int64Type>()
+        .values()
+        .clone())
 }
 
 impl Chunk {
@@ -118,7 +122,9 @@ impl Chunk {
         key: &WriteKey<'_>,
         buffers: Buffers,
     ) -> Result<Self> {
-        let times = batch.column(key.time).ok_or_else(|| Error::internal("a write without times"))?;
+        let times = batch
+            .column(key.time)
+            .ok_or_else(|| Error::internal("a write without times"))?;
         let times = times_of(times.array)?;
         let mut fields = BTreeMap::new();
         let is_field = |id: u32, of_series: bool| id != key.time && !(of_series && key.tags.contains(&id));
@@ -150,7 +156,8 @@ impl Chunk {
         let rows = parts.series.len();
         let of_series = parts.fields.values().any(|f| f.of_series);
         let keys = if of_series { parts.keys } else { vec![] };
-        let own = rows * BYTES_PER_ROW + keys.len() * 4 + BYTES_PER_CHUNK + parts.fields.len() * BYTES_PER_COLUMN;
+        let own =
+            rows * BYTES_PER_ROW + keys.len() * 4 + BYTES_PER_CHUNK + parts.fields.len() * BYTES_PER_COLUMN;
         Self {
             bytes: parts.bytes + own,
             series: parts.series,
@@ -178,7 +185,10 @@ impl Chunk {
 
     /// The rows with the columns of `schema`, which are found by their field ids; those that it lacks are NULL.
     pub fn batch(&self, series: &SeriesView, schema: &SchemaRef, time: u32) -> Result<RecordBatch> {
-        let columns = schema.fields().iter().map(|field| self.column(series, field, time));
+        let columns = schema
+            .fields()
+            .iter()
+            .map(|field| self.column(series, field, time));
         let columns = columns.collect::<Result<Vec<_>>>()?;
         let options = RecordBatchOptions::new().with_row_count(Some(self.rows()));
         RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options).map_err(arrow_error)
@@ -222,7 +232,8 @@ impl Chunk {
         if self.sorted_by.is_some() {
             let mut tags = self.tags.lock();
             if tags.insert(id, Arc::clone(&array)).is_none() {
-                self.tag_bytes.fetch_add(array.get_array_memory_size(), Ordering::Relaxed);
+                self.tag_bytes
+                    .fetch_add(array.get_array_memory_size(), Ordering::Relaxed);
             }
         }
         Ok(Some(array))
@@ -235,7 +246,9 @@ impl Chunk {
             Some(field) if !field.of_series => Ok(Some(Arc::clone(&field.array))),
             Some(field) => {
                 let keys = arrow::array::PrimitiveArray::<UInt32Type>::from(self.keys.clone());
-                arrow::compute::take(&field.array, &keys, None).map(Some).map_err(arrow_error)
+                arrow::compute::take(&field.array, &keys, None)
+                    .map(Some)
+                    .map_err(arrow_error)
             }
         }
     }

@@ -68,7 +68,11 @@ struct Keys(Vec<Vec<i32>>);
 
 impl Keys {
     fn get(&self, tag: usize, at: usize) -> i32 {
-        self.0.get(tag).and_then(|keys| keys.get(at)).copied().unwrap_or(NULL)
+        self.0
+            .get(tag)
+            .and_then(|keys| keys.get(at))
+            .copied()
+            .unwrap_or(NULL)
     }
 }
 
@@ -101,7 +105,8 @@ impl Tag {
         }
         self.count += 1;
         let values = &self.values;
-        let rehash = |key: &i32| hasher.hash_one(values.get(*key as usize / BLOCK).get(*key as usize % BLOCK));
+        let rehash =
+            |key: &i32| hasher.hash_one(values.get(*key as usize / BLOCK).get(*key as usize % BLOCK));
         self.by_hash.insert_unique(hash, key, rehash);
         key
     }
@@ -204,7 +209,9 @@ impl SeriesDictionary {
         let slot = series as usize % BLOCK;
         let mut next = sources.iter().peekable();
         self.tags.iter().enumerate().all(|(position, tag)| {
-            let value = next.next_if(|(tag, _)| *tag == position).and_then(|(_, v)| v.get(at));
+            let value = next
+                .next_if(|(tag, _)| *tag == position)
+                .and_then(|(_, v)| v.get(at));
             match (keys.get(position, slot), value) {
                 (NULL, None) => true,
                 (NULL, Some(_)) | (_, None) => false,
@@ -327,7 +334,10 @@ impl SeriesView {
 
     /// The first bytes of the first tag: mostly they decide.
     fn prefix(&self, positions: &[usize], series: u32) -> u64 {
-        let value = positions.first().and_then(|tag| self.value(*tag, series)).unwrap_or_default();
+        let value = positions
+            .first()
+            .and_then(|tag| self.value(*tag, series))
+            .unwrap_or_default();
         let mut prefix = [0; 8];
         let length = value.len().min(8);
         prefix[..length].copy_from_slice(&value[..length]);
@@ -337,11 +347,15 @@ impl SeriesView {
     /// The order of all series by the tags of `primary_key`; `known` is that of the first of them.
     pub fn ranks(&self, primary_key: &[u32], known: Option<&Ranks>) -> Ranks {
         let positions = self.positions(primary_key);
-        let known = known.filter(|k| k.primary_key == primary_key).map_or(&[][..], |k| &k.order);
+        let known = known
+            .filter(|k| k.primary_key == primary_key)
+            .map_or(&[][..], |k| &k.order);
         let new = known.len() as u32..self.count as u32;
         let mut added: Vec<(u64, u32)> = new.map(|s| (self.prefix(&positions, s), s)).collect();
         added.sort_unstable_by(|(a, left), (b, right)| {
-            a.cmp(b).then_with(|| self.compare(&positions, *left, *right)).then(left.cmp(right))
+            a.cmp(b)
+                .then_with(|| self.compare(&positions, *left, *right))
+                .then(left.cmp(right))
         });
         let mut order = Vec::with_capacity(self.count);
         let mut old = known.iter().copied().peekable();
@@ -388,7 +402,8 @@ impl SeriesView {
                 let texts: std::result::Result<StringArray, _> =
                     values.map(|v| std::str::from_utf8(v).map(Some)).collect();
                 let texts = texts.map_err(|e| Error::internal(format!("a tag in memory: {e}")))?;
-                let array = arrow::array::DictionaryArray::try_new(keys, Arc::new(texts)).map_err(arrow_error)?;
+                let array =
+                    arrow::array::DictionaryArray::try_new(keys, Arc::new(texts)).map_err(arrow_error)?;
                 Ok(Some(Arc::new(array)))
             }
             other => {
@@ -396,7 +411,9 @@ impl SeriesView {
                 let parser = converter.parser();
                 let rows = values.map(|v| parser.parse(v));
                 let arrays = converter.convert_rows(rows).map_err(arrow_error)?;
-                arrow::compute::take(&arrays[0], &keys, None).map(Some).map_err(arrow_error)
+                arrow::compute::take(&arrays[0], &keys, None)
+                    .map(Some)
+                    .map_err(arrow_error)
             }
         }
     }

@@ -43,7 +43,12 @@ pub struct KeyIds {
 
 impl KeyIds {
     pub fn of(schema: &TableSchema) -> Self {
-        let tag = |name: &String| schema.column(name).filter(|c| c.semantic == Semantic::Tag).map(|c| c.id);
+        let tag = |name: &String| {
+            schema
+                .column(name)
+                .filter(|c| c.semantic == Semantic::Tag)
+                .map(|c| c.id)
+        };
         Self {
             tags: schema.primary_key.iter().filter_map(tag).collect(),
             time: schema.time_index().id,
@@ -120,7 +125,11 @@ impl Memtable {
             op: op.code(),
         };
         let series = self.shared.series.lock().number(rows, write.tags)?;
-        let times = rows.column(write.time).map(|c| times_of(c.array)).transpose()?.unwrap_or_default();
+        let times = rows
+            .column(write.time)
+            .map(|c| times_of(c.array))
+            .transpose()?
+            .unwrap_or_default();
         if self.width == 0 {
             self.width = first_width(schema.time_unit());
         }

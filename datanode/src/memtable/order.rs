@@ -85,7 +85,10 @@ pub fn sorted(
         rows
     };
     let same = |a: &At, b: &At| {
-        let ((left, i), (right, j)) = ((&chunks[a.0 as usize], a.1 as usize), (&chunks[b.0 as usize], b.1 as usize));
+        let ((left, i), (right, j)) = (
+            (&chunks[a.0 as usize], a.1 as usize),
+            (&chunks[b.0 as usize], b.1 as usize),
+        );
         left.series[i] == right.series[j]
             && left.times[i] == right.times[j]
             && (versions == Versions::Newest || left.sequences.get(i) == right.sequences.get(j))
@@ -172,7 +175,9 @@ impl Ordered {
 
     fn field(&self, id: u32, data_type: &DataType, rows: &[At]) -> Result<ArrayRef> {
         if let [chunk] = self.chunks.as_slice() {
-            let array = chunk.field(id)?.unwrap_or_else(|| new_null_array(data_type, chunk.rows()));
+            let array = chunk
+                .field(id)?
+                .unwrap_or_else(|| new_null_array(data_type, chunk.rows()));
             let rows = UInt32Array::from_iter_values(rows.iter().map(|at| at.1));
             return take(&array, &rows, None).map_err(arrow_error);
         }

@@ -1,10 +1,10 @@
 use std::collections::BTreeMap;
 
-use arrow::array::{Array, AsArray, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray};
-use arrow::compute::cast;
-use arrow::datatypes::{
-    DataType, Float64Type, Int64Type, TimestampMillisecondType, UInt8Type, UInt64Type,
+use arrow::array::{
+    Array, AsArray, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray,
 };
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Float64Type, Int64Type, TimestampMillisecondType, UInt8Type, UInt64Type};
 use greptime_types::{ColumnType, TableInfo, TimeUnit};
 use proptest::prelude::*;
 
@@ -20,7 +20,11 @@ fn two_tags(append_mode: bool) -> TableInfo {
     let columns = vec![
         column("host", ColumnType::String, Semantic::Tag),
         column("n", ColumnType::Int64, Semantic::Tag),
-        column("ts", ColumnType::Timestamp(TimeUnit::Millisecond), Semantic::Timestamp),
+        column(
+            "ts",
+            ColumnType::Timestamp(TimeUnit::Millisecond),
+            Semantic::Timestamp,
+        ),
         column("usage", ColumnType::Float64, Semantic::Field),
     ];
     let mut table = table(1, append_mode);
@@ -33,13 +37,23 @@ type Row = (Option<String>, Option<i64>, i64, Option<f64>);
 
 fn write_of(rows: &[Row], table: &TableInfo) -> SeriesBatch {
     let columns: [(&str, arrow::array::ArrayRef); 4] = [
-        ("host", Arc::new(rows.iter().map(|r| r.0.clone()).collect::<StringArray>())),
+        (
+            "host",
+            Arc::new(rows.iter().map(|r| r.0.clone()).collect::<StringArray>()),
+        ),
         ("n", Arc::new(rows.iter().map(|r| r.1).collect::<Int64Array>())),
         (
             "ts",
-            Arc::new(rows.iter().map(|r| Some(r.2)).collect::<TimestampMillisecondArray>()),
+            Arc::new(
+                rows.iter()
+                    .map(|r| Some(r.2))
+                    .collect::<TimestampMillisecondArray>(),
+            ),
         ),
-        ("usage", Arc::new(rows.iter().map(|r| r.3).collect::<Float64Array>())),
+        (
+            "usage",
+            Arc::new(rows.iter().map(|r| r.3).collect::<Float64Array>()),
+        ),
     ];
     let named = RecordBatch::try_from_iter_with_nullable(columns.map(|(n, a)| (n, a, true))).unwrap();
     SeriesBatch::from_named(&named, &table.schema).unwrap()
@@ -124,7 +138,12 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let host = proptest::option::of("[ab]{0,2}");
     let days = prop_oneof![8 => -1..2_i64, 1 => -400..400_i64];
     let time = (days, 0..4_i64).prop_map(|(day, ms)| day * DAY + ms);
-    let row = (host, proptest::option::of(-1..2_i64), time, proptest::option::of(0.0..1.0));
+    let row = (
+        host,
+        proptest::option::of(-1..2_i64),
+        time,
+        proptest::option::of(0.0..1.0),
+    );
     let op = prop_oneof![4 => Just(RowOp::Put), 1 => Just(RowOp::Delete)];
     let write = (op, proptest::collection::vec(row, 1..6)).prop_map(|(op, rows)| Step::Write(op, rows));
     let step = prop_oneof![20 => write, 2 => Just(Step::Read), 1 => (0..40_u64).prop_map(Step::Forget)];
@@ -173,7 +192,9 @@ proptest! {
 fn insert(memtable: &mut Memtable, sequence: u64, rows: &[crate::testing::Row]) {
     let schema = table(1, true).schema;
     let rows = SeriesBatch::from_named(&batch(rows), &schema).unwrap();
-    memtable.insert(&rows, &schema, (sequence, RowOp::Put), BUFFERS).unwrap();
+    memtable
+        .insert(&rows, &schema, (sequence, RowOp::Put), BUFFERS)
+        .unwrap();
 }
 
 fn sequences(view: &MemtableView, after: u64) -> Vec<u64> {
@@ -207,7 +228,11 @@ fn what_is_in_files_is_forgotten_row_by_row() {
         insert(&mut memtable, sequence, &[row("a", sequence as i64, 1.0)]);
     }
     let rest: Vec<u64> = (38..=100).collect();
-    assert_eq!(sequences(&memtable.view(), 37), rest, "a reader can skip them before");
+    assert_eq!(
+        sequences(&memtable.view(), 37),
+        rest,
+        "a reader can skip them before"
+    );
     let before = memtable.bytes();
     memtable.forget_through(37).unwrap();
     assert_eq!(sequences(&memtable.view(), 0), rest);
@@ -236,7 +261,11 @@ fn sorting_is_done_once_and_rows_that_come_later_are_few() {
         insert(&mut memtable, sequence, &[row("a", -(sequence as i64), 1.0)]);
     }
     sequences(&memtable.view(), 0);
-    assert_eq!(memtable.chunks(), 1, "the sorted run is in the place of what it was made of");
+    assert_eq!(
+        memtable.chunks(),
+        1,
+        "the sorted run is in the place of what it was made of"
+    );
     for sequence in 101..=2000 {
         insert(&mut memtable, sequence, &[row("a", -(sequence as i64), 1.0)]);
         if sequence % 10 == 0 {
@@ -249,20 +278,30 @@ fn sorting_is_done_once_and_rows_that_come_later_are_few() {
 #[test]
 fn memory_is_counted_with_series_and_with_what_readers_made() {
     let mut memtable = Memtable::default();
-    let rows: Vec<_> = (0..10_000).map(|i| row(&format!("host_{i:0100}"), i, 1.0)).collect();
+    let rows: Vec<_> = (0..10_000)
+        .map(|i| row(&format!("host_{i:0100}"), i, 1.0))
+        .collect();
     insert(&mut memtable, 1, &rows);
     let before = memtable.bytes();
     assert!(before > 10_000 * 110, "{before} bytes for 10,000 names of 105");
     sequences(&memtable.view(), 0);
-    assert!(memtable.bytes() > 10_000 * 210, "{} bytes with a run", memtable.bytes());
+    assert!(
+        memtable.bytes() > 10_000 * 210,
+        "{} bytes with a run",
+        memtable.bytes()
+    );
 }
 
 #[test]
 fn a_million_series_and_one_hot_series_are_both_sorted() {
     let mut memtable = Memtable::default();
-    let rows: Vec<_> = (0..300_000).map(|i| row(&format!("host_{}", i * 7919 % 300_000), 5, 1.0)).collect();
+    let rows: Vec<_> = (0..300_000)
+        .map(|i| row(&format!("host_{}", i * 7919 % 300_000), 5, 1.0))
+        .collect();
     insert(&mut memtable, 1, &rows);
-    let hot: Vec<_> = (0..300_000).map(|i| row("hot", i * 7919 % 300_000, 1.0)).collect();
+    let hot: Vec<_> = (0..300_000)
+        .map(|i| row("hot", i * 7919 % 300_000, 1.0))
+        .collect();
     insert(&mut memtable, 2, &hot);
     let table = table(1, false);
     let schema = engine_schema(&table.schema, |_| true, true);
@@ -282,14 +321,25 @@ fn a_column_that_changed_its_type_is_read_in_the_new_one_and_an_absent_one_is_nu
     let mut memtable = Memtable::default();
     insert(&mut memtable, 1, &[row("a", 1, 1.5)]);
     let mut table = table(1, false);
-    let usage = table.schema.columns.iter_mut().find(|c| c.name == "usage").unwrap();
+    let usage = table
+        .schema
+        .columns
+        .iter_mut()
+        .find(|c| c.name == "usage")
+        .unwrap();
     usage.column_type = ColumnType::String;
     usage.name = "used".into();
-    let more = [column("dc", ColumnType::String, Semantic::Tag), column("n", ColumnType::Int64, Semantic::Field)];
+    let more = [
+        column("dc", ColumnType::String, Semantic::Tag),
+        column("n", ColumnType::Int64, Semantic::Field),
+    ];
     table.schema = table.schema.with_columns(&more).unwrap().unwrap();
     let schema = engine_schema(&table.schema, |_| true, true);
     let runs = memtable.view().runs(0, &schema, &table).unwrap();
     let column = |name: &str| runs[0].column_by_name(name).unwrap();
     assert_eq!(column("used").as_string::<i32>().value(0), "1.5");
-    assert_eq!((column("dc").logical_null_count(), column("n").null_count()), (1, 1));
+    assert_eq!(
+        (column("dc").logical_null_count(), column("n").null_count()),
+        (1, 1)
+    );
 }

@@ -113,7 +113,11 @@ impl MemtableView {
         let ranks = self.ranks(&series, &key.tags);
         let mut windows = Vec::new();
         for (_, chunks) in &self.partitions {
-            let chunks: Vec<_> = chunks.iter().filter(|c| c.max_sequence > after).cloned().collect();
+            let chunks: Vec<_> = chunks
+                .iter()
+                .filter(|c| c.max_sequence > after)
+                .cloned()
+                .collect();
             let ordered = sorted(chunks, &ranks, &key.tags, after, versions);
             if ordered.len() > 0 {
                 windows.push(SortedRows {
@@ -187,10 +191,14 @@ impl SortedRows {
     /// All rows, `size` at a time, with the columns of `schema` (see [`MemtableView::runs`]).
     pub fn batches(self, size: usize, schema: SchemaRef) -> impl Iterator<Item = Result<RecordBatch>> {
         let rows = self.len();
-        (0..rows).step_by(size.max(1)).map(move |start| self.batch(start..rows.min(start + size), &schema))
+        (0..rows)
+            .step_by(size.max(1))
+            .map(move |start| self.batch(start..rows.min(start + size), &schema))
     }
 
     fn batch(&self, rows: Range<usize>, schema: &SchemaRef) -> Result<RecordBatch> {
-        self.ordered.copy(rows, false)?.batch(&self.series, schema, self.time)
+        self.ordered
+            .copy(rows, false)?
+            .batch(&self.series, schema, self.time)
     }
 }

@@ -48,7 +48,9 @@ fn fits(width: i64, starts: &[i64], times: &[i64]) -> bool {
 
 /// The windows that the times lie in, each with its rows; the rows are left out if there is one window.
 pub fn split(times: &[i64], width: i64) -> Vec<(Window, BooleanArray)> {
-    let (low, high) = times.iter().fold((i64::MAX, i64::MIN), |(l, h), t| (l.min(*t), h.max(*t)));
+    let (low, high) = times
+        .iter()
+        .fold((i64::MAX, i64::MIN), |(l, h), t| (l.min(*t), h.max(*t)));
     if times.is_empty() {
         return vec![];
     }
@@ -57,7 +59,12 @@ pub fn split(times: &[i64], width: i64) -> Vec<(Window, BooleanArray)> {
         return vec![(first, BooleanArray::from(Vec::<bool>::new()))];
     }
     let windows: BTreeSet<i64> = times.iter().map(|t| t.div_euclid(width)).collect();
-    let mask = |window: i64| times.iter().map(|t| Some(t.div_euclid(width) == window)).collect();
+    let mask = |window: i64| {
+        times
+            .iter()
+            .map(|t| Some(t.div_euclid(width) == window))
+            .collect()
+    };
     windows.into_iter().map(|window| (window, mask(window))).collect()
 }
 
@@ -70,14 +77,20 @@ mod tests {
         let day = first_width(TimeUnit::Millisecond);
         assert_eq!(split(&[0, day - 1], day).len(), 1);
         let two = split(&[0, day, -1], day);
-        let windows: Vec<_> = two.iter().map(|(window, rows)| (*window, rows.true_count())).collect();
+        let windows: Vec<_> = two
+            .iter()
+            .map(|(window, rows)| (*window, rows.true_count()))
+            .collect();
         assert_eq!(windows, [(-1, 1), (0, 1), (1, 1)]);
     }
 
     #[test]
     fn rows_from_all_over_time_make_few_windows() {
         let width = first_width(TimeUnit::Nanosecond);
-        let times: Vec<i64> = (-500..500).map(|i| i * (i64::MAX / 501)).chain([i64::MIN, i64::MAX]).collect();
+        let times: Vec<i64> = (-500..500)
+            .map(|i| i * (i64::MAX / 501))
+            .chain([i64::MIN, i64::MAX])
+            .collect();
         let wide = wide_enough(width, std::iter::empty(), &times);
         assert!(split(&times, wide).len() <= MOST);
         assert_eq!(wide % width, 0);

@@ -167,7 +167,9 @@ async fn upload(
     };
     let (memtable, table) = (frozen.memtable.clone(), Arc::clone(&frozen.table));
     let sort = move || memtable.sorted_windows(after, &table, versions);
-    let windows = tokio::task::spawn_blocking(sort).await.map_err(|e| Error::internal(e.to_string()))?;
+    let windows = tokio::task::spawn_blocking(sort)
+        .await
+        .map_err(|e| Error::internal(e.to_string()))?;
     let mut files = Vec::new();
     for window in windows {
         let file = FileWriter {
@@ -189,7 +191,10 @@ async fn upload(
 fn stream(rows: SortedRows, schema: SchemaRef) -> SendableRecordBatchStream {
     let batches = rows.batches(BATCH_ROWS, Arc::clone(&schema));
     let batches = batches.map(|batch| batch.map_err(greptime_query::into_datafusion));
-    Box::pin(RecordBatchStreamAdapter::new(schema, futures::stream::iter(batches)))
+    Box::pin(RecordBatchStreamAdapter::new(
+        schema,
+        futures::stream::iter(batches),
+    ))
 }
 
 /// Deletes uploads that no edit names; a failure leaves an orphan for the collector.

@@ -14,10 +14,16 @@ pub fn read_rows(rows: &Encoded, table: &TableInfo) -> Result<SeriesBatch> {
     }
     let batch = decode(&rows.rows)?;
     let schema = batch.schema();
-    let unknown = schema.fields().iter().find(|f| table.schema.column(f.name()).is_none());
+    let unknown = schema
+        .fields()
+        .iter()
+        .find(|f| table.schema.column(f.name()).is_none());
     if let Some(field) = unknown {
         let name = table.full_name();
-        return Err(Error::invalid(format!("table {name} has no column `{}`", field.name())));
+        return Err(Error::invalid(format!(
+            "table {name} has no column `{}`",
+            field.name()
+        )));
     }
     SeriesBatch::from_named(&batch, &table.schema)
 }
@@ -34,7 +40,9 @@ pub fn replay_rows(rows: &Encoded, table: &TableInfo) -> Result<SeriesBatch> {
         table.schema.column(field.name()).map(|_| i)
     };
     let known: Vec<usize> = schema.fields().iter().enumerate().filter_map(known).collect();
-    let batch = batch.project(&known).map_err(|e| Error::corruption(e.to_string()))?;
+    let batch = batch
+        .project(&known)
+        .map_err(|e| Error::corruption(e.to_string()))?;
     SeriesBatch::from_named(&batch, &table.schema).map_err(damaged)
 }
 
@@ -51,7 +59,10 @@ pub fn check_rows(batch: &SeriesBatch, table: &TableInfo, op: RowOp) -> Result<(
     for column in batch.columns() {
         let known = table.schema.columns.iter().find(|c| c.id == column.id);
         let known = known.ok_or_else(|| {
-            Error::invalid(format!("table {name} has no column with the id {}; it was dropped", column.id))
+            Error::invalid(format!(
+                "table {name} has no column with the id {}; it was dropped",
+                column.id
+            ))
         })?;
         let expected = known.column_type.to_arrow();
         if column.array.data_type() != &expected {

@@ -269,10 +269,14 @@ impl RegionState {
             // Both parts lie in the buffer of the entry.
             None => {
                 let rows = rows + series;
-                (replay_rows(&write.rows, &self.table)?, Buffers { rows, series: 0 })
+                (
+                    replay_rows(&write.rows, &self.table)?,
+                    Buffers { rows, series: 0 },
+                )
             }
         };
-        self.active.insert(&rows, &self.table.schema, (sequence, write.op), buffers)?;
+        self.active
+            .insert(&rows, &self.table.schema, (sequence, write.op), buffers)?;
         self.oldest_row.get_or_insert(now);
         Ok(())
     }

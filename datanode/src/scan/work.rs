@@ -135,10 +135,14 @@ impl Work {
                 Ok(futures::stream::iter([self.select(block, &times)]).boxed())
             }
             Part::Merge { runs, times } => {
-                let streams = runs.into_iter().map(|run| Arc::clone(&self).selected_rows(run, Arc::clone(&times)));
+                let streams = runs
+                    .into_iter()
+                    .map(|run| Arc::clone(&self).selected_rows(run, Arc::clone(&times)));
                 let schema = &self.wanted.merged;
                 let rows = newest(streams.collect(), schema, &self.wanted.key, Deletes::Drop, &ctx)?;
-                Ok(rows.map(move |rows| self.select(self.block(&rows?)?, &[TimeRange::ALL])).boxed())
+                Ok(rows
+                    .map(move |rows| self.select(self.block(&rows?)?, &[TimeRange::ALL]))
+                    .boxed())
             }
         }
     }
@@ -156,15 +160,22 @@ impl Work {
     fn block(&self, rows: &RecordBatch) -> Result<Block> {
         let (schema, time) = (rows.schema(), self.time());
         let tags = self.wanted.key.columns.iter().filter(|(name, _)| name != time);
-        let tags: Vec<usize> = tags.map(|(name, _)| schema.index_of(name)).collect::<Result<_, _>>()?;
+        let tags: Vec<usize> = tags
+            .map(|(name, _)| schema.index_of(name))
+            .collect::<Result<_, _>>()?;
         Block::from_rows(rows, &tags, time)
     }
 
     /// The columns of a row group that are wanted; of tags one row for each series.
     async fn row_group(&self, file: &SstFile, number: usize) -> OurResult<Block> {
         let is_tag = |name: &str| self.wanted.key.contains(name) && name != self.time();
-        let (tags, others): (Vec<FieldRef>, Vec<FieldRef>) =
-            self.wanted.plain.fields().iter().cloned().partition(|f| is_tag(f.name()));
+        let (tags, others): (Vec<FieldRef>, Vec<FieldRef>) = self
+            .wanted
+            .plain
+            .fields()
+            .iter()
+            .cloned()
+            .partition(|f| is_tag(f.name()));
         let series = file.series(number, &self.metrics).await?;
         let columns = tags.iter().map(|tag| file.tag_of(&series, tag));
         let tags = batch(tags.clone(), columns.collect::<OurResult<_>>()?, series.len())?;
@@ -184,7 +195,12 @@ impl Work {
             // What holds for whole identities may be applied before rows are compared.
             Run::File { file, .. } => {
                 let request = ReadRequest::new(Arc::clone(&schema))
-                    .with_time(times.first().zip(times.last()).map(|(first, last)| (first.from, last.to)))
+                    .with_time(
+                        times
+                            .first()
+                            .zip(times.last())
+                            .map(|(first, last)| (first.from, last.to)),
+                    )
                     .with_metrics(Arc::clone(&work.metrics));
                 file.read(request).boxed()
             }
@@ -228,7 +244,11 @@ async fn parts_of(
                 number,
                 times: Arc::clone(&times),
             };
-            row_groups(file, wanted, metrics).await?.into_iter().map(part).collect()
+            row_groups(file, wanted, metrics)
+                .await?
+                .into_iter()
+                .map(part)
+                .collect()
         }
         // It may have identities twice, or deletes.
         run => vec![Part::Merge {
@@ -241,7 +261,9 @@ async fn parts_of(
 /// The row groups that may have wanted rows.
 async fn row_groups(file: &SstFile, wanted: &Wanted, metrics: &Arc<ReadMetrics>) -> OurResult<Vec<usize>> {
     let tags = wanted.filters.tags.clone();
-    let tags = tags.map(|tags| reassign_expr_columns(tags, &wanted.plain)).transpose();
+    let tags = tags
+        .map(|tags| reassign_expr_columns(tags, &wanted.plain))
+        .transpose();
     let request = ReadRequest::new(Arc::clone(&wanted.plain))
         .with_predicate(tags.map_err(|e| from_datafusion(&e))?)
         .with_time(Some((wanted.filters.time.from, wanted.filters.time.to)))

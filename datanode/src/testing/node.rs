@@ -143,8 +143,10 @@ impl Node {
 
     /// Waits until the manifest is loaded, which reads need.
     pub async fn wait_until_readable(&self) {
-        self.wait_for("files are known", || self.datanode.regions().all()[0].snapshot().is_ok())
-            .await;
+        self.wait_for("files are known", || {
+            self.datanode.regions().all()[0].snapshot().is_ok()
+        })
+        .await;
     }
 
     pub async fn wait_for(&self, what: &str, condition: impl Fn() -> bool) {
@@ -291,7 +293,11 @@ async fn start(
     dir: &tempfile::TempDir,
 ) -> Arc<Datanode> {
     let parts = DatanodeParts {
-        config: config.clone(),
+        // Disk that is taken at the start would make many tests slow.
+        config: DatanodeConfig {
+            cache_disk: 0,
+            ..config.clone()
+        },
         node_id: 0,
         address: "127.0.0.1:0".into(),
         data_dir: dir.path().to_owned(),

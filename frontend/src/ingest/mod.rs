@@ -120,7 +120,11 @@ impl Ingestor {
     ) -> Result<()> {
         let region = RegionId::new(table.id, number);
         let rows = batch.num_rows();
-        let parts = batch.bytes().max(1).div_ceil(self.part_bytes).clamp(1, rows.max(1));
+        let parts = batch
+            .bytes()
+            .max(1)
+            .div_ceil(self.part_bytes)
+            .clamp(1, rows.max(1));
         let step = rows.div_ceil(parts).max(1);
         for start in (0..rows).step_by(step) {
             let encoded = if parts == 1 {

@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::array::{
-    Array, ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions, Scalar,
-};
+use datafusion::arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions, Scalar};
 use datafusion::arrow::compute::kernels::{boolean, cmp};
 use datafusion::arrow::compute::prep_null_mask_filter;
 use datafusion::arrow::datatypes::{Field, Schema};
@@ -29,7 +27,10 @@ pub fn split(
     if let [only] = rule.partitions.as_slice() {
         return Ok(vec![(only.region, batch)]);
     }
-    let known = rule.columns.iter().filter_map(|name| Some((name, batch.column(schema.column(name)?.id)?)));
+    let known = rule
+        .columns
+        .iter()
+        .filter_map(|name| Some((name, batch.column(schema.column(name)?.id)?)));
     let by_series = known.clone().all(|(_, column)| column.of_series);
     let mut columns = Vec::new();
     for (name, column) in known {
@@ -61,7 +62,9 @@ pub fn split(
 }
 
 fn named(columns: Vec<(&str, ArrayRef)>, length: usize) -> Result<RecordBatch> {
-    let fields = columns.iter().map(|(name, array)| Field::new(*name, array.data_type().clone(), true));
+    let fields = columns
+        .iter()
+        .map(|(name, array)| Field::new(*name, array.data_type().clone(), true));
     let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
     let arrays = columns.into_iter().map(|(_, array)| array).collect();
     let options = RecordBatchOptions::new().with_row_count(Some(length));
@@ -207,11 +210,17 @@ mod tests {
         }
         let expected: Vec<_> = expected.into_iter().collect();
         let parts = assign(&schema(), rule, batch).unwrap();
-        let found: Vec<_> = parts.iter().map(|(region, mask)| (*region, mask.true_count())).collect();
+        let found: Vec<_> = parts
+            .iter()
+            .map(|(region, mask)| (*region, mask.true_count()))
+            .collect();
         assert_eq!(found, expected);
         let series = SeriesBatch::from_named(batch, &schema()).unwrap();
         let parts = split(&schema(), rule, series).unwrap();
-        let found: Vec<_> = parts.iter().map(|(region, part)| (*region, part.num_rows())).collect();
+        let found: Vec<_> = parts
+            .iter()
+            .map(|(region, part)| (*region, part.num_rows()))
+            .collect();
         assert_eq!(found, expected, "placed by series");
     }
 

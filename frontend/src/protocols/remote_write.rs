@@ -76,14 +76,20 @@ pub async fn write_series(frontend: &Frontend, database: &str, body: &[u8]) -> R
             .engine
             .router
             .deadline_in(frontend.config.write_timeout);
-        let labels: BTreeSet<&str> = series.iter().flat_map(|s| &s.labels).map(|(name, _)| *name).collect();
+        let labels: BTreeSet<&str> = series
+            .iter()
+            .flat_map(|s| &s.labels)
+            .map(|(name, _)| *name)
+            .collect();
         let wanted = physical_table(&labels, frontend.config.metric_regions)?;
         let table = frontend.auto.ensure(database, &wanted, deadline).await?;
         let columns = Columns::of(&table, &labels)?;
         for part in parts(&series, labels.len()) {
             let batch = columns.batch(part)?;
             let ingestor = &frontend.executor.ingestor;
-            let rows = ingestor.write_series(&table, batch, WriteOp::Put, deadline).await?;
+            let rows = ingestor
+                .write_series(&table, batch, WriteOp::Put, deadline)
+                .await?;
             frontend.metrics.ingested("prometheus", rows);
         }
         for (metric, labels) in labels_by_metric(&series) {
@@ -158,7 +164,11 @@ fn readable<'a>(request: &'a [RawSeries<'a>]) -> (Vec<Series<'a>>, Option<Error>
 
 /// Labels in the order of their names; empty ones are left out, and of a name that is there twice the last counts.
 fn sorted<'a>(labels: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
-    let mut kept: Vec<_> = labels.iter().copied().filter(|(_, value)| !value.is_empty()).collect();
+    let mut kept: Vec<_> = labels
+        .iter()
+        .copied()
+        .filter(|(_, value)| !value.is_empty())
+        .collect();
     if !kept.is_sorted_by(|(a, _), (b, _)| a < b) {
         kept.reverse();
         kept.sort_by_key(|(name, _)| *name);
@@ -259,11 +269,13 @@ impl<'a> Columns<'a> {
         let mut columns = Vec::with_capacity(labels.len());
         for label in labels {
             let column = table.schema.column(label);
-            let column = column.filter(|c| c.column_type == ColumnType::String).ok_or_else(|| {
-                Error::invalid(format!(
-                    "label `{label}` is a column of another type in {PHYSICAL_TABLE}"
-                ))
-            })?;
+            let column = column
+                .filter(|c| c.column_type == ColumnType::String)
+                .ok_or_else(|| {
+                    Error::invalid(format!(
+                        "label `{label}` is a column of another type in {PHYSICAL_TABLE}"
+                    ))
+                })?;
             columns.push((*label, column.id));
         }
         Ok(Self {
@@ -301,7 +313,11 @@ impl<'a> Columns<'a> {
         for one in series {
             let mut labels = one.labels.iter().peekable();
             for ((name, _), builder) in self.labels.iter().zip(&mut builders) {
-                builder.append_option(labels.next_if(|(label, _)| label == name).map(|(_, value)| *value));
+                builder.append_option(
+                    labels
+                        .next_if(|(label, _)| label == name)
+                        .map(|(_, value)| *value),
+                );
             }
         }
         let columns = self.labels.iter().zip(&mut builders);
@@ -345,16 +361,7 @@ mod tests {
         assert_eq!(sizes(1), [10]);
         assert_eq!(sizes(MOST_CELLS / 35), [3, 3, 3, 1]);
         assert_eq!(sizes(MOST_CELLS), [1; 10]);
-        assert!(
-            parts(
-                &[Series {
-                    points: &[],
-                    ..one()
-                }],
-                1
-            )
-            .is_empty()
-        );
+        assert!(parts(&[Series { points: &[], ..one() }], 1).is_empty());
     }
 
     #[test]

@@ -62,7 +62,8 @@ impl Region {
             };
             let batch = SeriesBatch::decode(&encoded).unwrap();
             affected_rows = batch.num_rows() as u64;
-            self.rows.push((batch.to_named(&self.table.schema).unwrap(), request.op()));
+            self.rows
+                .push((batch.to_named(&self.table.schema).unwrap(), request.op()));
         }
         Ok(WriteResponse {
             affected_rows,

@@ -17,8 +17,16 @@ fn series(node: &Node, rows: &[crate::testing::Row]) -> SeriesBatch {
 async fn entries_of_both_formats_are_read_back_after_a_crash() {
     let node = Node::new().await;
     node.write(&[row("a", 1, 1.0), row("b", 1, 2.0)]).await.unwrap();
-    let rows = [row("a", 1, 3.0), row("c", 2, 4.0), (None, 3, Some(5.0)), (Some(String::new()), 3, None)];
-    let written = node.write_series(node.options(), &series(&node, &rows)).await.unwrap();
+    let rows = [
+        row("a", 1, 3.0),
+        row("c", 2, 4.0),
+        (None, 3, Some(5.0)),
+        (Some(String::new()), 3, None),
+    ];
+    let written = node
+        .write_series(node.options(), &series(&node, &rows))
+        .await
+        .unwrap();
     assert_eq!(written.affected_rows, 4);
     let expected = [
         (None, 3, Some(5.0)),
@@ -30,7 +38,11 @@ async fn entries_of_both_formats_are_read_back_after_a_crash() {
     assert_eq!(node.read().await.unwrap(), expected);
     let node = node.crash().await;
     node.wait_until_readable().await;
-    assert_eq!(node.read().await.unwrap(), expected, "NULL and the empty text are two series");
+    assert_eq!(
+        node.read().await.unwrap(),
+        expected,
+        "NULL and the empty text are two series"
+    );
     node.flush().await.unwrap();
     assert_eq!(node.read().await.unwrap(), expected);
     let node = node.crash().await;
@@ -42,16 +54,34 @@ async fn entries_of_both_formats_are_read_back_after_a_crash() {
 async fn rows_of_several_days_become_a_file_for_each_day() {
     let node = Node::new().await;
     let day = 24 * 60 * 60 * 1000;
-    let rows = [row("a", 1, 1.0), row("a", day, 2.0), row("a", 2, 3.0), row("a", -1, 4.0)];
-    node.write_series(node.options(), &series(&node, &rows)).await.unwrap();
-    node.write_series(node.options(), &series(&node, &[row("a", 1, 5.0)])).await.unwrap();
+    let rows = [
+        row("a", 1, 1.0),
+        row("a", day, 2.0),
+        row("a", 2, 3.0),
+        row("a", -1, 4.0),
+    ];
+    node.write_series(node.options(), &series(&node, &rows))
+        .await
+        .unwrap();
+    node.write_series(node.options(), &series(&node, &[row("a", 1, 5.0)]))
+        .await
+        .unwrap();
     node.flush().await.unwrap();
     let region = node.datanode.regions().get(node.region).unwrap();
     let files = region.with_state(|s| s.view().unwrap().files.clone());
     let mut times: Vec<_> = files.values().map(|f| (f.min_time, f.max_time, f.rows)).collect();
     times.sort_unstable();
-    assert_eq!(times, [(-1, -1, 1), (1, 2, 2), (day, day, 1)], "and only the newest row of an identity");
-    let expected = [row("a", -1, 4.0), row("a", 1, 5.0), row("a", 2, 3.0), row("a", day, 2.0)];
+    assert_eq!(
+        times,
+        [(-1, -1, 1), (1, 2, 2), (day, day, 1)],
+        "and only the newest row of an identity"
+    );
+    let expected = [
+        row("a", -1, 4.0),
+        row("a", 1, 5.0),
+        row("a", 2, 3.0),
+        row("a", day, 2.0),
+    ];
     assert_eq!(node.read().await.unwrap(), expected);
 }
 
@@ -63,17 +93,35 @@ async fn what_does_not_fit_the_table_is_refused_by_name() {
     let usage: ArrayRef = Arc::new(Float64Array::from(vec![1.0]));
     let keys = || UInt32Array::from(vec![0]);
     let make = |of_series, of_rows| SeriesBatch::of_columns(1, of_series, keys(), of_rows).unwrap();
-    let good = make(vec![(0, Arc::clone(&host))], vec![(1, Arc::clone(&time)), (2, Arc::clone(&usage))]);
+    let good = make(
+        vec![(0, Arc::clone(&host))],
+        vec![(1, Arc::clone(&time)), (2, Arc::clone(&usage))],
+    );
     node.write_series(node.options(), &good).await.unwrap();
     for (wrong, why) in [
-        (make(vec![], vec![(0, Arc::clone(&host)), (1, Arc::clone(&time))]), "`host` must be in the series"),
-        (make(vec![(1, Arc::clone(&time))], vec![]), "`ts` must be in the rows"),
-        (make(vec![(0, Arc::clone(&usage))], vec![(1, Arc::clone(&time))]), "`host` of table"),
-        (make(vec![(9, Arc::clone(&host))], vec![(1, Arc::clone(&time))]), "no column with the id 9"),
+        (
+            make(vec![], vec![(0, Arc::clone(&host)), (1, Arc::clone(&time))]),
+            "`host` must be in the series",
+        ),
+        (
+            make(vec![(1, Arc::clone(&time))], vec![]),
+            "`ts` must be in the rows",
+        ),
+        (
+            make(vec![(0, Arc::clone(&usage))], vec![(1, Arc::clone(&time))]),
+            "`host` of table",
+        ),
+        (
+            make(vec![(9, Arc::clone(&host))], vec![(1, Arc::clone(&time))]),
+            "no column with the id 9",
+        ),
         (make(vec![(0, Arc::clone(&host))], vec![]), "lack column `ts`"),
     ] {
         let error = node.write_series(node.options(), &wrong).await.unwrap_err();
-        assert!(error.kind == ErrorKind::InvalidArgument && error.message.contains(why), "{error}");
+        assert!(
+            error.kind == ErrorKind::InvalidArgument && error.message.contains(why),
+            "{error}"
+        );
     }
     assert_eq!(node.read().await.unwrap(), [row("a", 1, 1.0)]);
 }

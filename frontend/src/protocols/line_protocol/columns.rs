@@ -212,7 +212,10 @@ impl<'a> Parser<'a> {
         }
         let lines = &mut self.body.tables[mark.table];
         lines.tags.truncate(mark.tags);
-        lines.tags.iter_mut().for_each(|c| c.truncate(mark.series as usize));
+        lines
+            .tags
+            .iter_mut()
+            .for_each(|c| c.truncate(mark.series as usize));
         lines.series = mark.series;
         for column in lines.fields.drain(mark.fields..) {
             lines.fields_by_name.remove(&column.name);

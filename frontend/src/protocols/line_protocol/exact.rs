@@ -6,10 +6,10 @@ use std::collections::{BTreeSet, HashMap};
 use greptime_proto::v1::WriteOp;
 use greptime_types::{ColumnType, PartitionRule, Result, Semantic, TableInfo, TableSchema, TimeUnit};
 
-use super::{Precision, convert};
 use super::parse::{BadLine, FieldValue, Line, parse_lines};
 use super::store::{Writing, after};
 use super::values::Kind;
+use super::{Precision, convert};
 use crate::ingest::auto::{WantedTable, wanted_column};
 use crate::ingest::cells::batch_from_rows;
 use crate::ingest::literal::Cell;
@@ -71,7 +71,11 @@ fn wanted_table(name: &str, lines: &[&Line]) -> WantedTable {
     for line in lines {
         for (key, value) in &line.fields {
             if seen.insert(key.as_ref()) {
-                fields.push(wanted_column(key.as_ref(), Kind::of(value).column_type(), Semantic::Field));
+                fields.push(wanted_column(
+                    key.as_ref(),
+                    Kind::of(value).column_type(),
+                    Semantic::Field,
+                ));
             }
         }
     }

@@ -88,12 +88,20 @@ pub async fn write_lines(
 
 /// Returns how many lines were stored, and those that the table does not take.
 async fn write_table(writing: Writing<'_>, lines: &TableLines<'_>) -> Result<(u64, Vec<BadLine>)> {
-    if lines.uneven || lines.fields.iter().any(|f| lines.tags.iter().any(|t| t.name == f.name)) {
+    if lines.uneven
+        || lines
+            .fields
+            .iter()
+            .any(|f| lines.tags.iter().any(|t| t.name == f.name))
+    {
         return write_exactly(writing, &lines.name).await;
     }
     let frontend = writing.frontend;
     let wanted = wanted_table(lines);
-    let table = frontend.auto.ensure(writing.database, &wanted, writing.deadline).await?;
+    let table = frontend
+        .auto
+        .ensure(writing.database, &wanted, writing.deadline)
+        .await?;
     let Some(shape) = Shape::of(&table, lines, writing) else {
         return write_exactly(writing, &lines.name).await;
     };
@@ -104,7 +112,9 @@ async fn write_table(writing: Writing<'_>, lines: &TableLines<'_>) -> Result<(u6
     for start in (0..rows).step_by(step) {
         let part = shape.part(lines, start..rows.min(start + step))?;
         let ingestor = &frontend.executor.ingestor;
-        let stored = ingestor.write_series(&table, part, WriteOp::Put, writing.deadline).await;
+        let stored = ingestor
+            .write_series(&table, part, WriteOp::Put, writing.deadline)
+            .await;
         written += stored.map_err(|error| after(written, error))?;
     }
     Ok((written, vec![]))
@@ -128,7 +138,13 @@ fn wanted_table(lines: &TableLines) -> WantedTable {
     let time = wanted_column(TIME_COLUMN, time, Semantic::Timestamp);
     let fields = lines.fields.iter();
     let fields = fields.map(|f| wanted_column(f.name.as_ref(), f.kind().column_type(), Semantic::Field));
-    let columns = lines.tags.iter().map(|t| tag(&t.name)).chain([time]).chain(fields).collect();
+    let columns = lines
+        .tags
+        .iter()
+        .map(|t| tag(&t.name))
+        .chain([time])
+        .chain(fields)
+        .collect();
     WantedTable {
         name: lines.name.to_string(),
         columns,
@@ -178,7 +194,8 @@ impl Shape {
         let times = times_of(lines, writing, schema.time_unit())?;
         let mut constants = Vec::new();
         for column in &schema.columns {
-            let known = column.id == time.id || tags.contains(&column.id) || fields.iter().any(|f| f.0 == column.id);
+            let known =
+                column.id == time.id || tags.contains(&column.id) || fields.iter().any(|f| f.0 == column.id);
             if !known && (column.default.is_some() || !column.nullable) {
                 constants.push((column.id, column.semantic, constant(column, writing.now_ms).ok()?));
             }
@@ -212,7 +229,9 @@ impl Shape {
                 Semantic::Tag => (&mut of_series, kept.len()),
                 _ => (&mut of_rows, rows.len()),
             };
-            let array: ArrayRef = value.to_array_of_size(length).map_err(|e| Error::internal(e.to_string()))?;
+            let array: ArrayRef = value
+                .to_array_of_size(length)
+                .map_err(|e| Error::internal(e.to_string()))?;
             to.push((*id, array));
         }
         SeriesBatch::of_columns(kept.len(), of_series, keys, of_rows)
@@ -240,7 +259,9 @@ fn times_of(lines: &TableLines, writing: Writing<'_>, unit: TimeUnit) -> Option<
         lines.times.clone()
     } else {
         let times = lines.times.iter();
-        times.map(|t| convert(*t, writing.precision.0, unit)).collect::<Option<Vec<i64>>>()?
+        times
+            .map(|t| convert(*t, writing.precision.0, unit))
+            .collect::<Option<Vec<i64>>>()?
     };
     for row in &lines.untimed {
         times[*row as usize] = convert(writing.now_ms, TimeUnit::Millisecond, unit)?;

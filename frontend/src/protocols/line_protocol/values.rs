@@ -277,7 +277,11 @@ struct Place<'r> {
 }
 
 impl Place<'_> {
-    fn spread<T, U: Copy + Default>(&self, values: &[T], convert: impl Fn(&T) -> U) -> (Vec<U>, Option<NullBuffer>) {
+    fn spread<T, U: Copy + Default>(
+        &self,
+        values: &[T],
+        convert: impl Fn(&T) -> U,
+    ) -> (Vec<U>, Option<NullBuffer>) {
         let length = self.range.len();
         if values.len() == length {
             return (values.iter().map(convert).collect(), None);
@@ -292,7 +296,8 @@ impl Place<'_> {
 
     /// Within the range.
     fn row(&self, value: usize) -> usize {
-        self.rows.map_or(value, |rows| rows[value] as usize - self.range.start)
+        self.rows
+            .map_or(value, |rows| rows[value] as usize - self.range.start)
     }
 
     fn texts(&self, bytes: &[u8], ends: &[usize], values: Range<usize>) -> Option<ArrayRef> {

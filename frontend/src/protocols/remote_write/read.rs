@@ -48,7 +48,9 @@ impl<'a> Message<'a> {
     }
 
     fn take(&mut self, length: u64) -> Result<&'a [u8]> {
-        let taken = usize::try_from(length).ok().and_then(|length| self.0.split_at_checked(length));
+        let taken = usize::try_from(length)
+            .ok()
+            .and_then(|length| self.0.split_at_checked(length));
         let (taken, rest) = taken.ok_or_else(|| wrong("it is cut off"))?;
         self.0 = rest;
         Ok(taken)
@@ -60,7 +62,12 @@ impl<'a> Message<'a> {
             return Ok(None);
         }
         let tag = self.varint()?;
-        let fixed = |bytes: &[u8]| bytes.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte));
+        let fixed = |bytes: &[u8]| {
+            bytes
+                .iter()
+                .rev()
+                .fold(0, |number, byte| number << 8 | u64::from(*byte))
+        };
         let value = match tag & 7 {
             0 => Value::Number(self.varint()?),
             1 => Value::Number(fixed(self.take(8)?)),
@@ -147,7 +154,11 @@ mod tests {
 
     fn raw(series: &TimeSeries) -> RawSeries<'_> {
         RawSeries {
-            labels: series.labels.iter().map(|l| (l.name.as_str(), l.value.as_str())).collect(),
+            labels: series
+                .labels
+                .iter()
+                .map(|l| (l.name.as_str(), l.value.as_str()))
+                .collect(),
             points: series
                 .samples
                 .iter()

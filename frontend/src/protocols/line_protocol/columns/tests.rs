@@ -11,7 +11,10 @@ use super::*;
 type Row = (BTreeMap<String, String>, BTreeMap<String, String>, Option<i64>);
 
 fn of_line(line: &Line) -> Row {
-    let tags = line.tags.iter().map(|(key, value)| (key.to_string(), value.to_string()));
+    let tags = line
+        .tags
+        .iter()
+        .map(|(key, value)| (key.to_string(), value.to_string()));
     let fields = line.fields.iter().map(|(key, value)| {
         let shown = match value {
             FieldValue::Float(value) => format!("{value:?}"),
@@ -41,13 +44,22 @@ fn of_columns(lines: &TableLines, step: usize) -> Vec<Row> {
     for start in (0..lines.keys.len()).step_by(step) {
         let range = start..lines.keys.len().min(start + step);
         let keys = &lines.keys[range.clone()];
-        let tags: Vec<_> = lines.tags.iter().map(|t| (t, t.texts_of(keys).unwrap())).collect();
+        let tags: Vec<_> = lines
+            .tags
+            .iter()
+            .map(|t| (t, t.texts_of(keys).unwrap()))
+            .collect();
         let field = |f: &Column| f.array(range.clone(), f.kind().column_type()).unwrap();
-        let fields: Vec<_> = lines.fields.iter().map(|f| (f.name.to_string(), f.kind(), field(f))).collect();
+        let fields: Vec<_> = lines
+            .fields
+            .iter()
+            .map(|f| (f.name.to_string(), f.kind(), field(f)))
+            .collect();
         for row in 0..range.len() {
             let tag = |(tag, array): &(&Column, ArrayRef)| {
                 let text = array.as_string::<i32>();
-                text.is_valid(row).then(|| (tag.name.to_string(), text.value(row).to_owned()))
+                text.is_valid(row)
+                    .then(|| (tag.name.to_string(), text.value(row).to_owned()))
             };
             let field = |(name, kind, array): &(String, Kind, ArrayRef)| {
                 shown(array, *kind, row).map(|value| (name.clone(), value))
@@ -108,7 +120,8 @@ fn body() -> impl Strategy<Value = String> {
         "\"[ab\\\\\", =\n]{0,4}\"",
         "\"[ab]",
     ];
-    let time = prop_oneof![6 => " [0-9]{1,5}", 1 => " -?[0-9]{18,20}", 1 => "  ?[+-]?[0-9]{0,2}[ x]?", 1 => ""];
+    let time =
+        prop_oneof![6 => " [0-9]{1,5}", 1 => " -?[0-9]{18,20}", 1 => "  ?[+-]?[0-9]{0,2}[ x]?", 1 => ""];
     let tags = proptest::collection::vec((word, word), 0..3);
     let fields = proptest::collection::vec((word, value), 0..4);
     let space = prop_oneof![9 => Just(" "), 1 => Just("  "), 1 => Just("")];
