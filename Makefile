@@ -96,8 +96,9 @@ machine: ## Says what this machine lacks for the laboratory
 	@e2e/kubernetes/check-machine.sh
 
 .PHONY: packages
-packages: ## Installs the Debian packages that are missing
+packages: ## Installs the Debian packages that are missing, and the readers that our files are tested with
 	e2e/kubernetes/install-packages.sh
+	scripts/parquet-readers
 
 .PHONY: tools
 tools: build

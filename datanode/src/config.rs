@@ -136,6 +136,9 @@ impl DatanodeConfig {
         if self.flush_concurrency == 0 || self.write_queue == 0 || self.log_turn_size == 0 {
             return wrong("flush_concurrency, write_queue and log_turn_size must be at least 1");
         }
+        if self.cache_disk > 0 && self.cache_disk < 64 << 20 {
+            return wrong("cache_disk must be at least 64MiB, or 0 for none");
+        }
         self.validate_compaction()
     }
 

@@ -65,7 +65,8 @@ pub fn conform(batch: &RecordBatch, to: &SchemaRef) -> Result<RecordBatch> {
     };
     let columns: Result<Vec<ArrayRef>, _> = to.fields().iter().map(column).collect();
     let options = RecordBatchOptions::new().with_row_count(Some(rows));
-    RecordBatch::try_new_with_options(Arc::clone(to), columns.map_err(arrow_error)?, &options).map_err(arrow_error)
+    RecordBatch::try_new_with_options(Arc::clone(to), columns.map_err(arrow_error)?, &options)
+        .map_err(arrow_error)
 }
 
 /// Where a schema has the column that `field` means.

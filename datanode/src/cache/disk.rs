@@ -27,6 +27,9 @@ const WRITE_BUFFER: usize = 8 << 20;
 /// After so many errors the disk is not asked again.
 const ERRORS: u32 = 16;
 
+/// What `statfs` says of a file system in memory.
+const TMPFS: i64 = 0x0102_1994;
+
 /// Memory, and behind it the disk.
 #[derive(Clone, Debug)]
 pub(super) struct Disk {
@@ -40,9 +43,10 @@ impl Disk {
     ///
     /// Errors: if the disk has not so many bytes, or does not work.
     pub async fn open(dir: &Path, memory: u64, bytes: u64, metrics: CacheMetrics) -> Result<Self> {
-        let bytes = bytes.max(LEAST_BYTES).next_multiple_of(BLOCK_BYTES);
         std::fs::create_dir_all(dir).map_err(|e| unusable(dir, &e))?;
-        has_room(dir, bytes)?;
+        let bytes = capacity(bytes, room(dir)?);
+        let bytes =
+            bytes.ok_or_else(|| unusable(dir, &"its disk has no room for a cache (datanode.cache_disk)"))?;
         let device = FsDeviceBuilder::new(dir).with_capacity(bytes as usize).build();
         let engine = BlockEngineConfig::new(device.map_err(|e| unusable(dir, &e))?)
             .with_block_size(BLOCK_BYTES as usize)
@@ -51,6 +55,8 @@ impl Disk {
         let cache = HybridCacheBuilder::new()
             .with_name("ranges")
             .with_policy(HybridCachePolicy::WriteOnInsertion)
+            // What is in memory went to the disk when it was inserted.
+            .with_flush_on_close(false)
             .memory(memory as usize)
             .with_shards(SHARDS)
             .with_weighter(weight)
@@ -137,25 +143,31 @@ fn unusable(dir: &Path, error: &dyn std::fmt::Display) -> Error {
     Error::unavailable(format!("the cache's directory {}: {error}", dir.display()))
 }
 
-/// Whether the disk has room for `bytes`, with what the cache has of it already.
-fn has_room(dir: &Path, bytes: u64) -> Result<()> {
+/// Bytes that the cache may have of its disk: those that are free, and its own.
+fn room(dir: &Path) -> Result<u64> {
     let disk = rustix::fs::statvfs(dir).map_err(|e| unusable(dir, &e))?;
     let mut room = disk.f_bavail.saturating_mul(disk.f_frsize);
     for file in std::fs::read_dir(dir).map_err(|e| unusable(dir, &e))? {
         let meta = file.and_then(|f| f.metadata()).map_err(|e| unusable(dir, &e))?;
         room += meta.len();
     }
-    if room < bytes {
-        return Err(unusable(
-            dir,
-            &format!("it needs {bytes} bytes (datanode.cache_disk), {room} are free"),
-        ));
-    }
-    Ok(())
+    Ok(room)
+}
+
+/// What the cache takes: what it was given, but at most half of the room, since the log lies on the same disk.
+/// `None` if that is too little to be of use.
+fn capacity(wanted: u64, room: u64) -> Option<u64> {
+    let bytes = wanted.max(LEAST_BYTES).min(room / 2);
+    let bytes = bytes - bytes % BLOCK_BYTES;
+    (bytes >= LEAST_BYTES).then_some(bytes)
 }
 
 /// Makes the cache's files as large on disk as they say they are.
 fn take_space(dir: &Path) -> std::io::Result<()> {
+    if rustix::fs::statfs(dir)?.f_type == TMPFS {
+        // That would be memory.
+        return Ok(());
+    }
     for file in std::fs::read_dir(dir)? {
         let path = file?.path();
         let file = std::fs::OpenOptions::new().write(true).open(path)?;
@@ -170,4 +182,39 @@ fn take_space(dir: &Path) -> std::io::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cache_takes_whole_blocks_and_leaves_half_of_the_room_to_the_log() {
+        assert_eq!(capacity(1 << 30, 4 << 30), Some(1 << 30));
+        assert_eq!(capacity(4 << 30, 4 << 30), Some(2 << 30));
+        assert_eq!(capacity(100 << 20, 4 << 30), Some(96 << 20));
+        assert_eq!(capacity(1, 4 << 30), Some(LEAST_BYTES));
+        assert_eq!(capacity(1 << 30, 100 << 20), None);
+    }
+
+    #[tokio::test]
+    async fn errors_of_the_disk_end_its_use_and_memory_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let metrics = CacheMetrics::default();
+        let disk = Disk::open(dir.path(), 1 << 20, LEAST_BYTES, metrics.clone())
+            .await
+            .unwrap();
+        let key = RangeKey::new(&"3-a".into(), 0);
+        disk.insert(key.clone(), Bytes::from_static(b"part"));
+        for _ in 0..ERRORS {
+            disk.failed(&foyer::Error::io_error(std::io::Error::other("gone")));
+        }
+        assert!(!disk.works());
+        assert_eq!(metrics.disk_errors(), u64::from(ERRORS));
+        let other = RangeKey::new(&"3-a".into(), 1);
+        disk.insert(other.clone(), Bytes::from_static(b"another"));
+        for key in [key, other] {
+            assert!(matches!(disk.get(&key).await, Some((_, Tier::Memory))));
+        }
+    }
 }

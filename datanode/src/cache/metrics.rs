@@ -27,30 +27,33 @@ pub struct CacheMetrics {
 impl CacheMetrics {
     pub fn register(metrics: &Metrics) -> Self {
         let all = Self::default();
-        let name = |suffix: &str| format!("greptime_datanode_cache_{suffix}");
-        metrics.register(&name("hits"), "Parts of files that were found", all.hits.clone());
         metrics.register(
-            &name("hit_bytes"),
+            "greptime_datanode_cache_hits",
+            "Parts of files that were found",
+            all.hits.clone(),
+        );
+        metrics.register(
+            "greptime_datanode_cache_hit_bytes",
             "Bytes of parts that were found",
             all.hit_bytes.clone(),
         );
         metrics.register(
-            &name("misses"),
+            "greptime_datanode_cache_misses",
             "Parts of files that were not found",
             all.misses.clone(),
         );
         metrics.register(
-            &name("inserted_bytes"),
+            "greptime_datanode_cache_inserted_bytes",
             "Bytes that were put into the cache",
             all.inserted_bytes.clone(),
         );
         metrics.register(
-            &name("damaged"),
+            "greptime_datanode_cache_damaged",
             "Parts that were dropped since they were not what was written",
             all.damaged.clone(),
         );
         metrics.register(
-            &name("disk_errors"),
+            "greptime_datanode_cache_disk_errors",
             "Errors of the cache's disk; after several it is not used",
             all.disk_errors.clone(),
         );

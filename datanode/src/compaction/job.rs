@@ -20,8 +20,8 @@ use super::window::WindowPolicy;
 use super::workers::Workers;
 use crate::manifest::{Commit, FileMeta, ManifestStore, View};
 use crate::metrics::DatanodeMetrics;
-use crate::sst::FileSource;
 use crate::region::{Flusher, Region, leading_view, take_view};
+use crate::sst::FileSource;
 
 /// Rows that a reader or writer of a file holds in memory, encoded: a row group.
 const ROW_GROUP_ROWS: u64 = 128 * 1024;

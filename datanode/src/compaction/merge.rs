@@ -231,7 +231,11 @@ async fn write_piece(work: Arc<Work>, rows: mpsc::Receiver<RecordBatch>) -> Resu
             key: &key,
             level: work.plan.level,
         };
-        written.extend(work.files.write_file(file, one_file(Arc::clone(&rows), schema)).await?);
+        written.extend(
+            work.files
+                .write_file(file, one_file(Arc::clone(&rows), schema))
+                .await?,
+        );
     }
     Ok(written)
 }

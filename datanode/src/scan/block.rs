@@ -5,7 +5,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, BooleanArray, BooleanBufferBuilder, Int64Array, RecordBatch, RecordBatchOptions, UInt32Array,
+    Array, ArrayRef, BooleanArray, BooleanBufferBuilder, Int64Array, RecordBatch, RecordBatchOptions,
+    UInt32Array,
 };
 use arrow::compute::{cast, filter_record_batch, prep_null_mask_filter, take, take_record_batch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -43,7 +44,11 @@ impl Block {
     pub fn new(tags: RecordBatch, starts: Arc<[u32]>, rows: RecordBatch, time: &str) -> Result<Self> {
         let wrong = || internal_datafusion_err!("rows without the time index `{time}`");
         let times = cast(rows.column_by_name(time).ok_or_else(wrong)?, &DataType::Int64)?;
-        let times = times.as_any().downcast_ref::<Int64Array>().ok_or_else(wrong)?.clone();
+        let times = times
+            .as_any()
+            .downcast_ref::<Int64Array>()
+            .ok_or_else(wrong)?
+            .clone();
         Ok(Self {
             tags,
             starts,
@@ -76,11 +81,17 @@ impl Block {
 
     /// What the rows take in memory.
     pub fn bytes(&self) -> usize {
-        self.rows.get_array_memory_size() + self.tags.get_array_memory_size() + self.starts.len() * size_of::<u32>()
+        self.rows.get_array_memory_size()
+            + self.tags.get_array_memory_size()
+            + self.starts.len() * size_of::<u32>()
     }
 
     /// The rows of the series for which `filter` holds, cut to the wanted times, which are disjoint and ascending.
-    pub fn select(&self, filter: Option<&Arc<dyn PhysicalExpr>>, times: &[TimeRange]) -> Result<Vec<Stretch>> {
+    pub fn select(
+        &self,
+        filter: Option<&Arc<dyn PhysicalExpr>>,
+        times: &[TimeRange],
+    ) -> Result<Vec<Stretch>> {
         let wanted = filter.map(|filter| holds_for(&self.tags, filter)).transpose()?;
         let mut selected = Vec::new();
         for (series, bounds) in self.starts.windows(2).enumerate() {
@@ -116,7 +127,10 @@ impl Block {
         let mut series: Option<UInt32Array> = None;
         let (mut fields, mut columns) = (Vec::new(), Vec::new());
         for field in schema.fields() {
-            let column = match (self.rows.column_by_name(field.name()), self.tags.column_by_name(field.name())) {
+            let column = match (
+                self.rows.column_by_name(field.name()),
+                self.tags.column_by_name(field.name()),
+            ) {
                 (Some(column), _) => plain_column(column)?,
                 (None, Some(tag)) => {
                     let series = series.get_or_insert_with(|| self.series_of_rows());
@@ -191,7 +205,10 @@ impl Block {
 /// For which series, one row each, a filter on tags holds.
 pub fn holds_for(tags: &RecordBatch, filter: &Arc<dyn PhysicalExpr>) -> Result<BooleanArray> {
     let schema = tags.schema();
-    let names: BTreeSet<String> = collect_columns(filter).iter().map(|c| c.name().to_owned()).collect();
+    let names: BTreeSet<String> = collect_columns(filter)
+        .iter()
+        .map(|c| c.name().to_owned())
+        .collect();
     let positions = names.iter().map(|name| schema.index_of(name));
     let tags = plain(&tags.project(&positions.collect::<Result<Vec<_>, _>>()?)?)?;
     truth(&reassign_expr_columns(Arc::clone(filter), &tags.schema())?, &tags)

@@ -115,7 +115,11 @@ impl ExecutionPlan for ScanExec {
         if partition >= self.reader.streams() {
             return internal_err!("there is no stream {partition}");
         }
-        let (reader, work, plan) = (Arc::clone(&self.reader), Arc::clone(&self.work), Arc::clone(&self.plan));
+        let (reader, work, plan) = (
+            Arc::clone(&self.reader),
+            Arc::clone(&self.work),
+            Arc::clone(&self.plan),
+        );
         let held = MemoryConsumer::new("blocks of a region").register(ctx.memory_pool());
         let batch_rows = ctx.session_config().batch_size();
         let rows = async move {
@@ -123,7 +127,11 @@ impl ExecutionPlan for ScanExec {
             let open = || reader.open(&columns, &plan.filters, false);
             let work = work.get_or_try_init(open).await?;
             let looked_at = Arc::clone(&plan.looked_at);
-            let shaper = Arc::new(Shaper { plan, looked_at, batch_rows });
+            let shaper = Arc::new(Shaper {
+                plan,
+                looked_at,
+                batch_rows,
+            });
             let shaped = work.blocks(held, ctx).map(move |selected| {
                 let batches = shaper.shape(selected?)?;
                 Ok::<_, DataFusionError>(futures::stream::iter(batches.into_iter().map(Ok)))
@@ -167,7 +175,9 @@ impl Shaper {
         let rows = block.columns(&self.plan.output)?;
         let rows = as_output(&rows, &self.plan.output)?;
         let starts = (0..rows.num_rows()).step_by(self.batch_rows.max(1));
-        Ok(starts.map(|start| rows.slice(start, self.batch_rows.min(rows.num_rows() - start))).collect())
+        Ok(starts
+            .map(|start| rows.slice(start, self.batch_rows.min(rows.num_rows() - start)))
+            .collect())
     }
 }
 
@@ -181,7 +191,11 @@ fn as_output(rows: &RecordBatch, output: &SchemaRef) -> Result<RecordBatch> {
     });
     let columns = columns.collect::<Result<Vec<ArrayRef>>>()?;
     let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
-    Ok(RecordBatch::try_new_with_options(Arc::clone(output), columns, &options)?)
+    Ok(RecordBatch::try_new_with_options(
+        Arc::clone(output),
+        columns,
+        &options,
+    )?)
 }
 
 /// The rows up to the limit, of each stream.

@@ -104,7 +104,10 @@ fn time_range(filter: &Arc<dyn PhysicalExpr>, unit: TimeUnit, time: &str) -> Opt
     let value = timestamp_of(constant.downcast_ref::<Literal>()?.value(), unit)?;
     let all = TimeRange::ALL;
     Some(match op {
-        Operator::Eq => TimeRange { from: value, to: value },
+        Operator::Eq => TimeRange {
+            from: value,
+            to: value,
+        },
         Operator::Gt => match value.checked_add(1) {
             Some(from) => TimeRange { from, ..all },
             None => TimeRange { from: 1, to: 0 },
@@ -149,7 +152,8 @@ impl Buckets {
     /// `date_trunc` of a fixed length or `date_bin` of the time index; `None` for everything else.
     pub fn of(expr: &Arc<dyn PhysicalExpr>, unit: TimeUnit, time: &str) -> Option<Self> {
         let function = expr.downcast_ref::<ScalarFunctionExpr>()?;
-        let is_time = |e: &Arc<dyn PhysicalExpr>| e.downcast_ref::<Column>().is_some_and(|c| c.name() == time);
+        let is_time =
+            |e: &Arc<dyn PhysicalExpr>| e.downcast_ref::<Column>().is_some_and(|c| c.name() == time);
         let constant = |e: &Arc<dyn PhysicalExpr>| e.downcast_ref::<Literal>().map(|l| l.value().clone());
         match (function.fun().name(), function.args()) {
             ("date_trunc", [length, column]) if is_time(column) => {
@@ -195,9 +199,9 @@ impl Buckets {
 /// An interval without months.
 fn fixed_nanoseconds(interval: &ScalarValue) -> Option<i64> {
     match interval {
-        ScalarValue::IntervalMonthDayNano(Some(i)) if i.months == 0 => {
-            i64::from(i.days).checked_mul(86_400_000_000_000)?.checked_add(i.nanoseconds)
-        }
+        ScalarValue::IntervalMonthDayNano(Some(i)) if i.months == 0 => i64::from(i.days)
+            .checked_mul(86_400_000_000_000)?
+            .checked_add(i.nanoseconds),
         ScalarValue::IntervalDayTime(Some(i)) => i64::from(i.days)
             .checked_mul(86_400_000)?
             .checked_add(i64::from(i.milliseconds))?
@@ -246,7 +250,11 @@ mod tests {
     fn comparisons_with_the_time_are_ranges_and_the_rest_is_sorted_by_columns() {
         let schema = Arc::new(arrow::datatypes::Schema::new(vec![
             arrow::datatypes::Field::new("host", arrow::datatypes::DataType::Utf8, true),
-            arrow::datatypes::Field::new("ts", arrow::datatypes::DataType::Timestamp(TimeUnit::Millisecond, None), true),
+            arrow::datatypes::Field::new(
+                "ts",
+                arrow::datatypes::DataType::Timestamp(TimeUnit::Millisecond, None),
+                true,
+            ),
             arrow::datatypes::Field::new("usage", arrow::datatypes::DataType::Float64, true),
         ]));
         let time = |ms| lit(ScalarValue::TimestampMillisecond(Some(ms), None));
@@ -261,7 +269,10 @@ mod tests {
         let filters = classify(&compiled, TimeUnit::Millisecond, "ts", |name| name == "host");
         assert_eq!(filters.time, TimeRange { from: 5, to: 8 });
         assert_eq!(filters.tags.unwrap().to_string(), "host@0 = a");
-        assert_eq!(filters.rows.unwrap().to_string(), "(host@0 = a OR usage@2 > 1) AND usage@2 > 2");
+        assert_eq!(
+            filters.rows.unwrap().to_string(),
+            "(host@0 = a OR usage@2 > 1) AND usage@2 > 2"
+        );
     }
 
     #[test]
@@ -275,13 +286,28 @@ mod tests {
 
     #[tokio::test]
     async fn intervals_of_changing_length_are_left_to_others() {
-        for text in ["date_trunc('month', ts)", "date_trunc('week', ts)", "date_bin(INTERVAL '1 month', ts)", "ts"] {
+        for text in [
+            "date_trunc('month', ts)",
+            "date_trunc('week', ts)",
+            "date_bin(INTERVAL '1 month', ts)",
+            "ts",
+        ] {
             if text != "ts" {
-                assert_eq!(Buckets::of(&sql(text).await, TimeUnit::Millisecond, "ts"), None, "{text}");
+                assert_eq!(
+                    Buckets::of(&sql(text).await, TimeUnit::Millisecond, "ts"),
+                    None,
+                    "{text}"
+                );
             }
         }
         let found = Buckets::of(&sql("date_trunc('hour', ts)").await, TimeUnit::Millisecond, "ts");
-        assert_eq!(found, Some(Buckets { length: 3_600_000, origin: 0 }));
+        assert_eq!(
+            found,
+            Some(Buckets {
+                length: 3_600_000,
+                origin: 0
+            })
+        );
     }
 
     proptest! {

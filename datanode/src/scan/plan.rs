@@ -67,14 +67,27 @@ pub fn read_schema(table: &TableSchema, names: &BTreeSet<&str>, merged: bool) ->
 /// Compiled filters by what they look at.
 pub fn filters_of(conjuncts: &[Arc<dyn PhysicalExpr>], table: &TableSchema) -> Filters {
     let is_tag = |name: &str| table.primary_key.iter().any(|tag| tag == name);
-    classify(conjuncts, table.time_unit().to_arrow(), &table.time_index().name, is_tag)
+    classify(
+        conjuncts,
+        table.time_unit().to_arrow(),
+        &table.time_index().name,
+        is_tag,
+    )
 }
 
 /// Lets the filter on rows look at just its own columns, which are returned.
 fn bind_rows(filters: &mut Filters, table: &SchemaRef) -> Result<SchemaRef> {
-    let names: BTreeSet<String> =
-        filters.rows.iter().flat_map(collect_columns).map(|c| c.name().to_owned()).collect();
-    let fields = table.fields().iter().filter(|f| names.contains(f.name())).cloned();
+    let names: BTreeSet<String> = filters
+        .rows
+        .iter()
+        .flat_map(collect_columns)
+        .map(|c| c.name().to_owned())
+        .collect();
+    let fields = table
+        .fields()
+        .iter()
+        .filter(|f| names.contains(f.name()))
+        .cloned();
     let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
     if let Some(rows) = &mut filters.rows {
         *rows = reassign_expr_columns(Arc::clone(rows), &schema)?;

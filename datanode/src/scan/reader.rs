@@ -64,10 +64,13 @@ impl RegionReader {
             min_time: f.min_time,
             max_time: f.max_time,
         }));
-        let wanted = spans.iter().filter(|s| wanted.overlaps(s.min_time, s.max_time)).map(|s| Span {
-            min_time: s.min_time.max(wanted.from),
-            max_time: s.max_time.min(wanted.to),
-        });
+        let wanted = spans
+            .iter()
+            .filter(|s| wanted.overlaps(s.min_time, s.max_time))
+            .map(|s| Span {
+                min_time: s.min_time.max(wanted.from),
+                max_time: s.max_time.min(wanted.to),
+            });
         Ok(wanted.reduce(|a, b| Span {
             min_time: a.min_time.min(b.min_time),
             max_time: a.max_time.max(b.max_time),
@@ -99,7 +102,10 @@ impl RegionReader {
                     return work.map(Arc::new).map_err(into_datafusion);
                 }
                 Err(error) if error.kind == ErrorKind::NotFound => {
-                    self.manifest.reload(&self.region).await.map_err(into_datafusion)?;
+                    self.manifest
+                        .reload(&self.region)
+                        .await
+                        .map_err(into_datafusion)?;
                 }
                 Err(error) => return Err(into_datafusion(error)),
             }

@@ -41,7 +41,10 @@ pub fn units(spans: &[Span], wanted: TimeRange, apart: bool) -> Vec<Unit> {
         .filter(|(_, times)| !times.is_empty())
         .collect();
     if apart {
-        return spans.iter().map(|(i, times)| unit(vec![*i], vec![*times])).collect();
+        return spans
+            .iter()
+            .map(|(i, times)| unit(vec![*i], vec![*times]))
+            .collect();
     }
     let stretches = stretches(&spans);
     let fine = by_time(&stretches);
@@ -95,11 +98,18 @@ fn by_time(stretches: &[Stretch]) -> Vec<Unit> {
             alone.entry(*only).or_default().push(*times);
             continue;
         }
-        let (sharing, mut others): (Vec<Unit>, Vec<Unit>) =
-            merged.into_iter().partition(|unit| unit.spans.iter().any(|i| spans.contains(i)));
+        let (sharing, mut others): (Vec<Unit>, Vec<Unit>) = merged
+            .into_iter()
+            .partition(|unit| unit.spans.iter().any(|i| spans.contains(i)));
         let mut joined = join(sharing);
         joined.times.push(*times);
-        joined.spans = joined.spans.into_iter().chain(spans.iter().copied()).collect::<BTreeSet<_>>().into_iter().collect();
+        joined.spans = joined
+            .spans
+            .into_iter()
+            .chain(spans.iter().copied())
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .collect();
         others.push(joined);
         merged = others;
     }
@@ -154,7 +164,13 @@ mod tests {
     #[test]
     fn runs_that_follow_each_other_are_read_as_they_are() {
         let found = units(&[span(0, 9), span(10, 19)], TimeRange::ALL, false);
-        assert_eq!(found, [unit(vec![0], vec![times(0, 9)]), unit(vec![1], vec![times(10, 19)])]);
+        assert_eq!(
+            found,
+            [
+                unit(vec![0], vec![times(0, 9)]),
+                unit(vec![1], vec![times(10, 19)])
+            ]
+        );
     }
 
     #[test]

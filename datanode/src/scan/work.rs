@@ -139,12 +139,20 @@ impl Work {
         ctx: Arc<TaskContext>,
     ) -> Result<BoxStream<'static, Result<Selected>>> {
         match part {
-            Part::RowGroup { file, number, times, last } => {
+            Part::RowGroup {
+                file,
+                number,
+                times,
+                last,
+            } => {
                 let tags = self.tags(&file, number).await.map_err(into_datafusion)?;
                 if !last && self.is_selective(&tags, &file, number)? {
                     return Ok(self.selected_rows_of(&file, number, times));
                 }
-                let block = self.row_group(&file, number, (tags, last)).await.map_err(into_datafusion)?;
+                let block = self
+                    .row_group(&file, number, (tags, last))
+                    .await
+                    .map_err(into_datafusion)?;
                 Ok(futures::stream::iter([self.select(block, &times)]).boxed())
             }
             Part::Memory { rows, times } => {
@@ -152,10 +160,14 @@ impl Work {
                 Ok(futures::stream::iter([self.select(block, &times)]).boxed())
             }
             Part::Merge { runs, times } => {
-                let streams = runs.into_iter().map(|run| Arc::clone(&self).selected_rows(run, Arc::clone(&times)));
+                let streams = runs
+                    .into_iter()
+                    .map(|run| Arc::clone(&self).selected_rows(run, Arc::clone(&times)));
                 let schema = &self.wanted.merged;
                 let rows = newest(streams.collect(), schema, &self.wanted.key, Deletes::Drop, &ctx)?;
-                Ok(rows.map(move |rows| self.select(self.block(&rows?)?, &[TimeRange::ALL])).boxed())
+                Ok(rows
+                    .map(move |rows| self.select(self.block(&rows?)?, &[TimeRange::ALL]))
+                    .boxed())
             }
         }
     }
@@ -179,7 +191,14 @@ impl Work {
     /// The wanted tags of a row group, one row for each series, and where the series begin.
     async fn tags(&self, file: &SstFile, number: usize) -> OurResult<Tags> {
         let series = file.series(number, &self.metrics).await?;
-        let tags: Vec<FieldRef> = self.wanted.plain.fields().iter().filter(|f| self.is_tag(f)).cloned().collect();
+        let tags: Vec<FieldRef> = self
+            .wanted
+            .plain
+            .fields()
+            .iter()
+            .filter(|f| self.is_tag(f))
+            .cloned()
+            .collect();
         let columns = tags.iter().map(|tag| file.tag_of(&series, tag));
         let rows = batch(tags.clone(), columns.collect::<OurResult<_>>()?, series.len())?;
         Ok(Tags { rows, series })
@@ -191,7 +210,13 @@ impl Work {
 
     /// Columns that are not tags.
     fn others(&self) -> Fields {
-        self.wanted.plain.fields().iter().filter(|f| !self.is_tag(f)).cloned().collect()
+        self.wanted
+            .plain
+            .fields()
+            .iter()
+            .filter(|f| !self.is_tag(f))
+            .cloned()
+            .collect()
     }
 
     /// Whether so few rows of the row group are of wanted series that decoding whole columns is not worth it.
@@ -201,7 +226,10 @@ impl Work {
         };
         let wanted = holds_for(&tags.rows, filter)?;
         let bounds = tags.series.starts.windows(2).zip(wanted.values().iter());
-        let rows: u32 = bounds.filter(|(_, wanted)| *wanted).map(|(bounds, _)| bounds[1] - bounds[0]).sum();
+        let rows: u32 = bounds
+            .filter(|(_, wanted)| *wanted)
+            .map(|(bounds, _)| bounds[1] - bounds[0])
+            .sum();
         let all = tags.series.starts.last().copied().unwrap_or_default();
         Ok(rows < all / SELECTIVE && !file.are_cached(number, &self.others()))
     }
@@ -213,9 +241,13 @@ impl Work {
         number: usize,
         times: Arc<[TimeRange]>,
     ) -> BoxStream<'static, Result<Selected>> {
-        let request = self.request(&self.wanted.plain, &times).with_row_groups(vec![number]);
+        let request = self
+            .request(&self.wanted.plain, &times)
+            .with_row_groups(vec![number]);
         let work = Arc::clone(self);
-        let rows = file.read(request).map(move |rows| work.select(work.block(&rows?)?, &times));
+        let rows = file
+            .read(request)
+            .map(move |rows| work.select(work.block(&rows?)?, &times));
         rows.boxed()
     }
 
@@ -225,7 +257,12 @@ impl Work {
         let tags = tags.and_then(|tags| reassign_expr_columns(tags, schema).ok());
         ReadRequest::new(Arc::clone(schema))
             .with_predicate(tags)
-            .with_time(times.first().zip(times.last()).map(|(first, last)| (first.from, last.to)))
+            .with_time(
+                times
+                    .first()
+                    .zip(times.last())
+                    .map(|(first, last)| (first.from, last.to)),
+            )
             .with_metrics(Arc::clone(&self.metrics))
     }
 
@@ -255,9 +292,7 @@ impl Work {
         let rows = match run {
             Run::Memory(rows) => futures::stream::iter([Ok(rows)]).boxed(),
             // What holds for whole identities may be applied before rows are compared.
-            Run::File { file, .. } => {
-                file.read(work.request(&schema, &times)).boxed()
-            }
+            Run::File { file, .. } => file.read(work.request(&schema, &times)).boxed(),
         };
         let rows = rows.map(move |rows| {
             let rows = rows?;
@@ -302,7 +337,11 @@ async fn parts_of(
                 times: Arc::clone(&times),
                 last: whole && wanted.last_of_series,
             };
-            row_groups(file, wanted, metrics).await?.into_iter().map(part).collect()
+            row_groups(file, wanted, metrics)
+                .await?
+                .into_iter()
+                .map(part)
+                .collect()
         }
         // It may have identities twice, or deletes.
         run => vec![Part::Merge {
@@ -315,7 +354,9 @@ async fn parts_of(
 /// The row groups that may have wanted rows.
 async fn row_groups(file: &SstFile, wanted: &Wanted, metrics: &Arc<ReadMetrics>) -> OurResult<Vec<usize>> {
     let tags = wanted.filters.tags.clone();
-    let tags = tags.map(|tags| reassign_expr_columns(tags, &wanted.plain)).transpose();
+    let tags = tags
+        .map(|tags| reassign_expr_columns(tags, &wanted.plain))
+        .transpose();
     let request = ReadRequest::new(Arc::clone(&wanted.plain))
         .with_predicate(tags.map_err(|e| from_datafusion(&e))?)
         .with_time(Some((wanted.filters.time.from, wanted.filters.time.to)))

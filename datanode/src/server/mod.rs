@@ -139,6 +139,7 @@ impl Datanode {
         self.tasks.finish().await;
         self.log.stop().await;
         self.sync_once().await;
+        self.files.caches().close().await;
     }
 
     fn fail(&self, reason: String) {

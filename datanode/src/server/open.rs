@@ -26,11 +26,11 @@ use super::maintain::FlushBook;
 use super::tasks::Tasks;
 use super::{Datanode, Regions};
 use crate::budget::Budget;
+use crate::cache::{CacheMetrics, CacheSizes, Caches};
 use crate::config::DatanodeConfig;
 use crate::log::{self, EngineLog, EngineOptions, Key, LogCore, LogOptions, LogStore, LogSync, TimedLog};
 use crate::metrics::DatanodeMetrics;
 use crate::region::{Checkpoint, Flusher, Region};
-use crate::cache::{CacheMetrics, CacheSizes, Caches};
 use crate::sst::FileSource;
 
 /// Orders of metasrv that may wait.
@@ -130,7 +130,12 @@ impl Datanode {
             disk: config.cache_disk,
             decoded: config.decoded_cache_size,
         };
-        let caches = Caches::open(sizes, &data_dir.path("cache"), CacheMetrics::register(&parts.metrics)).await;
+        let caches = Caches::open(
+            sizes,
+            &data_dir.path("cache"),
+            CacheMetrics::register(&parts.metrics),
+        )
+        .await;
         let flusher = Flusher {
             files: FileSource::new(parts.bucket.clone(), caches),
             bucket: parts.bucket,

@@ -17,8 +17,8 @@ use greptime_types::{Error, RegionId, Result};
 
 use super::Datanode;
 use crate::region::{Flusher, Region, load_manifest};
-use crate::sst::FileSource;
 use crate::scan::{RegionReader, ReloadManifest, ScanExec, accelerate};
+use crate::sst::FileSource;
 
 impl Datanode {
     /// Runs a plan over one region. It sees every write that was acknowledged before.

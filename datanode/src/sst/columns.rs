@@ -96,7 +96,9 @@ impl SstFile {
         let series = self.series(row_group, metrics).await?;
         let mut known: Vec<Option<ArrayRef>> = Vec::with_capacity(fields.len());
         for field in fields {
-            let kept = self.last_key(row_group, field).and_then(|key| self.caches().decoded.get(&key));
+            let kept = self
+                .last_key(row_group, field)
+                .and_then(|key| self.caches().decoded.get(&key));
             known.push(match kept {
                 Some(Decoded::Column(array)) => {
                     let array = as_type(&array, field.data_type());
@@ -105,7 +107,12 @@ impl SstFile {
                 _ => None,
             });
         }
-        let missing: Fields = fields.iter().zip(&known).filter(|(_, k)| k.is_none()).map(|(f, _)| Arc::clone(f)).collect();
+        let missing: Fields = fields
+            .iter()
+            .zip(&known)
+            .filter(|(_, k)| k.is_none())
+            .map(|(f, _)| Arc::clone(f))
+            .collect();
         let mut columns = self.columns(row_group, &missing, metrics).await?.into_iter();
         let last = UInt32Array::from_iter_values(series.starts.iter().skip(1).map(|end| end - 1));
         let mut found = Vec::with_capacity(fields.len());
@@ -121,7 +128,9 @@ impl SstFile {
             };
             let array = take(&column, &last, None).map_err(|e| undecodable(self, row_group, &e))?;
             if let Some(key) = self.last_key(row_group, field) {
-                self.caches().decoded.insert(key, Decoded::Column(Arc::clone(&array)));
+                self.caches()
+                    .decoded
+                    .insert(key, Decoded::Column(Arc::clone(&array)));
             }
             found.push(array);
         }

@@ -338,7 +338,9 @@ impl ObjectStore for FaultyStore {
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
         if let Some(listing) = self.faults.lock().listing.clone() {
             let prefix = prefix.cloned().unwrap_or_default();
-            let below = listing.into_iter().filter(move |m| m.location.prefix_matches(&prefix));
+            let below = listing
+                .into_iter()
+                .filter(move |m| m.location.prefix_matches(&prefix));
             return futures::stream::iter(below.map(Ok)).boxed();
         }
         match self.check() {
@@ -393,5 +395,33 @@ impl MultipartUpload for FaultyUpload {
         let mut faults = self.faults.lock();
         faults.open_uploads = faults.open_uploads.saturating_sub(1);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_bucket_fails_as_it_is_told() {
+        let store = FaultyStore::default();
+        let (a, b) = (Path::from("a"), Path::from("b"));
+        store.put(&a, vec![0; 8].into()).await.unwrap();
+        store.set_listing_lags(true).await;
+        store.put(&b, vec![0; 8].into()).await.unwrap();
+        let listed = async || -> Vec<String> {
+            let all = store.list(None).map_ok(|m| m.location.to_string());
+            all.try_collect().await.unwrap()
+        };
+        assert_eq!(listed().await, ["a"]);
+        store.set_listing_lags(false).await;
+        assert_eq!(listed().await, ["a", "b"]);
+        store.flip(&a, 3).await;
+        assert_eq!(store.get(&a).await.unwrap().bytes().await.unwrap()[0], 8);
+        store.plan(Request::Delete, "a", Fault::AnswerLost, 1);
+        store.delete(&a).await.unwrap_err();
+        assert_eq!(store.keys().await, ["b"]);
+        assert_eq!(store.faults_left(), 0);
+        assert!(store.requests() > 0);
     }
 }

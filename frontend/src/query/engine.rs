@@ -5,11 +5,11 @@ use std::sync::Arc;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::common::SchemaError;
 use datafusion::error::DataFusionError;
-use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::execution::context::SQLOptions;
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::optimizer::Analyzer;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
@@ -200,7 +200,10 @@ impl Engine {
         };
         self.counters.planned(from_cache);
         let state = Arc::clone(entry.state());
-        let config = state.config().clone().with_extension(Arc::new(QueryDeadline(deadline)));
+        let config = state
+            .config()
+            .clone()
+            .with_extension(Arc::new(QueryDeadline(deadline)));
         let task = TaskContext::from(state.as_ref()).with_session_config(config);
         Ok(Some(Planned {
             state,
@@ -355,7 +358,12 @@ impl Planned {
     /// The rows, until the deadline.
     pub async fn execute(self) -> Result<SendableRecordBatchStream> {
         let physical = match self.optimised {
-            true => self.state.query_planner().create_physical_plan(&self.plan, self.state.as_ref()).await,
+            true => {
+                self.state
+                    .query_planner()
+                    .create_physical_plan(&self.plan, self.state.as_ref())
+                    .await
+            }
             false => self.state.create_physical_plan(&self.plan).await,
         };
         let physical = physical.map_err(|e| from_datafusion(&e))?;

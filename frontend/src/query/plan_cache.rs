@@ -154,7 +154,9 @@ impl Taken {
                 self.take(low);
                 self.take(high);
             }
-            ast::Expr::InList { expr, list, .. } if is_column(expr) => list.iter_mut().for_each(|e| self.take(e)),
+            ast::Expr::InList { expr, list, .. } if is_column(expr) => {
+                list.iter_mut().for_each(|e| self.take(e))
+            }
             _ => {}
         }
     }
@@ -180,7 +182,9 @@ impl Entry {
     /// Keeps an analysed plan of a template, if all statements of its form may share it.
     pub fn new(template: &Template, mut state: SessionState, analysed: Option<LogicalPlan>) -> Result<Self> {
         let shared = analysed.filter(is_shareable);
-        let types = shared.as_ref().and_then(|plan| types_of(plan, &template.form.kinds));
+        let types = shared
+            .as_ref()
+            .and_then(|plan| types_of(plan, &template.form.kinds));
         let (plan, types) = match (shared, types) {
             (Some(plan), Some(types)) => (Some(state.optimize(&plan)?), types),
             _ => (None, vec![]),
@@ -210,7 +214,10 @@ impl Entry {
                 _ => None,
             };
             // What does not fit gets its error, or its meaning, from planning it.
-            match constant.and_then(|constant| constant.cast_to(kind).ok()).filter(|v| !v.is_null()) {
+            match constant
+                .and_then(|constant| constant.cast_to(kind).ok())
+                .filter(|v| !v.is_null())
+            {
                 Some(value) => values.push(value.into()),
                 None => return Ok(None),
             }
@@ -218,7 +225,9 @@ impl Entry {
         if values.is_empty() {
             return Ok(Some(plan.clone()));
         }
-        plan.clone().replace_params_with_values(&ParamValues::List(values)).map(Some)
+        plan.clone()
+            .replace_params_with_values(&ParamValues::List(values))
+            .map(Some)
     }
 }
 

@@ -9,7 +9,9 @@ fn plans(cluster: &Cluster) -> (u64, u64) {
     let text = cluster.metrics.text();
     let of = |from: &str| {
         let name = format!("greptime_frontend_query_plans_total{{from=\"{from}\"}} ");
-        text.lines().find_map(|l| l.strip_prefix(&name)).map_or(0, |n| n.parse().unwrap())
+        text.lines()
+            .find_map(|l| l.strip_prefix(&name))
+            .map_or(0, |n| n.parse().unwrap())
     };
     (of("planner"), of("cache"))
 }
@@ -19,7 +21,9 @@ async fn another_constant_takes_the_plan_and_not_the_answer() {
     let cluster = Cluster::with_cpu().await;
     let before = plans(&cluster);
     for host in 0..9 {
-        let sql = format!("SELECT host, count(*), max(n) FROM cpu WHERE host = 'host_{host}' AND n >= {host} GROUP BY host");
+        let sql = format!(
+            "SELECT host, count(*), max(n) FROM cpu WHERE host = 'host_{host}' AND n >= {host} GROUP BY host"
+        );
         let expected = json!([[format!("host_{host}"), 10, 81 + host]]);
         assert_eq!(cluster.sql(&sql).await, expected, "{sql}");
     }
@@ -31,9 +35,24 @@ async fn another_constant_takes_the_plan_and_not_the_answer() {
 async fn times_and_lists_are_constants_too() {
     let cluster = Cluster::with_cpu().await;
     for (from, to, hosts, expected) in [
-        ("'1970-01-01T00:00:01Z'", "'1970-01-01T00:00:03Z'", "'host_1', 'host_2'", 4),
-        ("'1970-01-01T00:00:00Z'", "'1970-01-01T00:00:09.5Z'", "'host_7', 'host_8'", 20),
-        ("'1970-01-01 00:00:05'", "'1970-01-01 00:00:06'", "'host_0', 'nobody'", 1),
+        (
+            "'1970-01-01T00:00:01Z'",
+            "'1970-01-01T00:00:03Z'",
+            "'host_1', 'host_2'",
+            4,
+        ),
+        (
+            "'1970-01-01T00:00:00Z'",
+            "'1970-01-01T00:00:09.5Z'",
+            "'host_7', 'host_8'",
+            20,
+        ),
+        (
+            "'1970-01-01 00:00:05'",
+            "'1970-01-01 00:00:06'",
+            "'host_0', 'nobody'",
+            1,
+        ),
     ] {
         let sql = format!("SELECT count(*) FROM cpu WHERE ts >= {from} AND ts < {to} AND host IN ({hosts})");
         assert_eq!(cluster.sql(&sql).await, json!([[expected]]), "{sql}");
@@ -82,7 +101,10 @@ async fn what_depends_on_the_moment_is_planned_each_time() {
     let cluster = Cluster::with_cpu().await;
     let before = plans(&cluster).1;
     for _ in 0..3 {
-        assert_eq!(cluster.sql("SELECT count(*) FROM cpu WHERE ts < now()").await, json!([[90]]));
+        assert_eq!(
+            cluster.sql("SELECT count(*) FROM cpu WHERE ts < now()").await,
+            json!([[90]])
+        );
     }
     assert_eq!(plans(&cluster).1, before);
 }

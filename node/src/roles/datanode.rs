@@ -5,6 +5,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use greptime_clock::{SystemClock, SystemIds};
 use greptime_datanode::{Datanode, DatanodeParts};
+use greptime_object_store::StoreMetrics;
 use greptime_proto::GrpcMeta;
 use greptime_telemetry::{Metrics, probe_router, serve};
 
@@ -22,7 +23,10 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         node_id: settings.node.id,
         address: advertised(&settings.node.advertise_address, &grpc)?,
         data_dir: settings.node.data_dir.clone(),
-        bucket: settings.object_store.open()?,
+        bucket: settings
+            .object_store
+            .open()?
+            .counted(StoreMetrics::register(&metrics)),
         clock: SystemClock::shared(),
         ids: SystemIds::shared(),
         metrics: metrics.clone(),

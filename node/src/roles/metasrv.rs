@@ -6,6 +6,7 @@ use anyhow::Context;
 use greptime_clock::{SystemClock, SystemIds};
 use greptime_metasrv::store::EtcdStore;
 use greptime_metasrv::{EtcdElection, Metasrv, MetasrvOptions, http_router, meta_service};
+use greptime_object_store::StoreMetrics;
 use greptime_telemetry::{Metrics, probe_router, serve};
 use tokio_stream::wrappers::TcpListenerStream;
 
@@ -27,7 +28,10 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         address: address.clone(),
         election: Arc::new(EtcdElection::new(store.clone(), address, clock.clone())),
         store,
-        bucket: settings.object_store.open()?,
+        bucket: settings
+            .object_store
+            .open()?
+            .counted(StoreMetrics::register(&metrics)),
         clock,
         ids: SystemIds::shared(),
         metrics: metrics.clone(),

@@ -12,6 +12,7 @@ use greptime_frontend::{Frontend, FrontendParts};
 use greptime_metasrv::store::FileStore;
 use greptime_metasrv::{Alone, InProcess, Metasrv, MetasrvOptions, http_router};
 use greptime_object_store::StoreKind;
+use greptime_object_store::StoreMetrics;
 use greptime_proto::v1::{
     CompactRequest, CompactResponse, FlushRequest, FlushResponse, QueryRequest, WriteRequest, WriteResponse,
 };
@@ -52,7 +53,10 @@ pub async fn run(mut settings: Settings) -> anyhow::Result<()> {
         settings.object_store.dir = Some(data_dir.join("objects"));
     }
     let (clock, ids, metrics) = (SystemClock::shared(), SystemIds::shared(), Metrics::default());
-    let bucket = settings.object_store.open()?;
+    let bucket = settings
+        .object_store
+        .open()?
+        .counted(StoreMetrics::register(&metrics));
     let listeners = Listeners::bind(&settings).await?;
     let metasrv = Metasrv::start(MetasrvOptions {
         config: settings.metasrv.config(),

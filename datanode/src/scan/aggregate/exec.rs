@@ -51,7 +51,9 @@ impl RegionAggregateExec {
 
 impl fmt::Debug for RegionAggregateExec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RegionAggregateExec").field("aggregation", &self.aggregation).finish_non_exhaustive()
+        f.debug_struct("RegionAggregateExec")
+            .field("aggregation", &self.aggregation)
+            .finish_non_exhaustive()
     }
 }
 
@@ -164,11 +166,18 @@ impl Newest {
         };
         let mut intervals = self.groups;
         loop {
-            let back = i64::try_from(intervals - 1).unwrap_or(i64::MAX).saturating_mul(buckets.length);
-            let from = buckets.start_of(span.max_time).map_or(i64::MIN, |start| start.saturating_sub(back));
+            let back = i64::try_from(intervals - 1)
+                .unwrap_or(i64::MAX)
+                .saturating_mul(buckets.length);
+            let from = buckets
+                .start_of(span.max_time)
+                .map_or(i64::MIN, |start| start.saturating_sub(back));
             let mut filters = self.aggregation.filters.clone();
             filters.time.from = filters.time.from.max(from);
-            let work = self.reader.open(&self.aggregation.columns(), &filters, false).await?;
+            let work = self
+                .reader
+                .open(&self.aggregation.columns(), &filters, false)
+                .await?;
             let mut states = States::new(Arc::clone(&self.aggregation))?;
             let mut selected = work.blocks(blocks.new_empty(), Arc::clone(ctx)).boxed();
             while let Some(selected) = selected.try_next().await? {

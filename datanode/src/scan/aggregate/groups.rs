@@ -49,7 +49,9 @@ impl Groups {
         });
         let converter = match types.is_empty() {
             true => None,
-            false => Some(RowConverter::new(types.into_iter().map(SortField::new).collect())?),
+            false => Some(RowConverter::new(
+                types.into_iter().map(SortField::new).collect(),
+            )?),
         };
         Ok(Self {
             tags: tags.collect(),
@@ -92,7 +94,10 @@ impl Groups {
         let mut at = 0;
         while at < times.len() {
             let Some(start) = buckets.start_of(times[at]) else {
-                return exec_err!("the interval of time {} begins before the first time there is", times[at]);
+                return exec_err!(
+                    "the interval of time {} begins before the first time there is",
+                    times[at]
+                );
             };
             let end = start.checked_add(buckets.length);
             let length = match end {
@@ -117,7 +122,9 @@ impl Groups {
 
     /// For each stretch the number of its tags' values; `None` if no tag is grouped by.
     fn tag_groups_of(&mut self, block: &Block, stretches: &[Stretch]) -> Result<Option<Vec<u32>>> {
-        let Some(converter) = &self.converter else { return Ok(None) };
+        let Some(converter) = &self.converter else {
+            return Ok(None);
+        };
         let columns = self.tags.iter().map(|tag| block.tag_of(tag, stretches));
         let columns: Vec<ArrayRef> = columns.collect::<Result<_>>()?;
         let rows = converter.convert_columns(&columns)?;

@@ -88,7 +88,12 @@ fn newest_buckets(node: &Arc<dyn ExecutionPlan>) -> Option<Result<Arc<dyn Execut
     };
     let mut column = order.expr.downcast_ref::<Column>()?.index();
     if let Some(projection) = projections {
-        column = projection.expr().get(column)?.expr.downcast_ref::<Column>()?.index();
+        column = projection
+            .expr()
+            .get(column)?
+            .expr
+            .downcast_ref::<Column>()?
+            .index();
     }
     let replaced = match replacement(aggregate, scope) {
         Ok(replaced) => replaced.filter(|_| column == 0)?,
@@ -127,8 +132,10 @@ fn replacement(node: &Arc<dyn ExecutionPlan>, scope: Scope) -> Result<Option<Arc
     if scope != Scope::All {
         aggregation.scope = scope;
     }
-    let states: Arc<dyn ExecutionPlan> =
-        Arc::new(RegionAggregateExec::new(source.scan.reader(), Arc::new(aggregation)));
+    let states: Arc<dyn ExecutionPlan> = Arc::new(RegionAggregateExec::new(
+        source.scan.reader(),
+        Arc::new(aggregation),
+    ));
     let states: Arc<dyn ExecutionPlan> = Arc::new(CoalescePartitionsExec::new(states));
     if !whole {
         return Ok(Some(states));
@@ -156,7 +163,8 @@ struct Source<'a> {
 fn flatten(plan: &Arc<dyn ExecutionPlan>) -> Result<Option<Source<'_>>> {
     if let Some(scan) = plan.downcast_ref::<ScanExec>() {
         let fields = scan.schema();
-        let column = |(i, f): (usize, &Arc<Field>)| Arc::new(Column::new(f.name(), i)) as Arc<dyn PhysicalExpr>;
+        let column =
+            |(i, f): (usize, &Arc<Field>)| Arc::new(Column::new(f.name(), i)) as Arc<dyn PhysicalExpr>;
         let columns = fields.fields().iter().enumerate().map(column).collect();
         // A limit would have to be kept.
         let limited = scan.limit().is_some();
@@ -176,7 +184,10 @@ fn flatten(plan: &Arc<dyn ExecutionPlan>) -> Result<Option<Source<'_>>> {
         let Some(mut source) = flatten(projection.input())? else {
             return Ok(None);
         };
-        let exprs = projection.expr().iter().map(|e| substitute(&e.expr, &source.columns));
+        let exprs = projection
+            .expr()
+            .iter()
+            .map(|e| substitute(&e.expr, &source.columns));
         source.columns = exprs.collect::<Result<_>>()?;
         return Ok(Some(source));
     }
@@ -187,25 +198,31 @@ fn flatten(plan: &Arc<dyn ExecutionPlan>) -> Result<Option<Source<'_>>> {
         return Ok(None);
     };
     let predicate = substitute(filter.predicate(), &source.columns)?;
-    source.conjuncts.extend(split_conjunction(&predicate).into_iter().cloned());
+    source
+        .conjuncts
+        .extend(split_conjunction(&predicate).into_iter().cloned());
     if let Some(projection) = filter.projection() {
-        source.columns = projection.iter().map(|i| Arc::clone(&source.columns[*i])).collect();
+        source.columns = projection
+            .iter()
+            .map(|i| Arc::clone(&source.columns[*i]))
+            .collect();
     }
     Ok(Some(source))
 }
 
 /// The expression over what the columns stand for.
-fn substitute(expr: &Arc<dyn PhysicalExpr>, columns: &[Arc<dyn PhysicalExpr>]) -> Result<Arc<dyn PhysicalExpr>> {
+fn substitute(
+    expr: &Arc<dyn PhysicalExpr>,
+    columns: &[Arc<dyn PhysicalExpr>],
+) -> Result<Arc<dyn PhysicalExpr>> {
     let replaced = Arc::clone(expr).transform_down(|expr| {
-        Ok(match expr.downcast_ref::<Column>().and_then(|c| columns.get(c.index())) {
-            // What stands there names columns of the scan already.
-            Some(column) => Transformed::new(
-                Arc::clone(column),
-                true,
-                TreeNodeRecursion::Jump,
-            ),
-            None => Transformed::no(expr),
-        })
+        Ok(
+            match expr.downcast_ref::<Column>().and_then(|c| columns.get(c.index())) {
+                // What stands there names columns of the scan already.
+                Some(column) => Transformed::new(Arc::clone(column), true, TreeNodeRecursion::Jump),
+                None => Transformed::no(expr),
+            },
+        )
     })?;
     Ok(replaced.data)
 }
@@ -223,7 +240,10 @@ fn aggregation(aggregate: &AggregateExec, source: &Source<'_>) -> Result<Option<
             None => return Ok(None),
         }
     }
-    let buckets = keys.iter().filter(|key| matches!(key, GroupKey::Bucket(_))).count();
+    let buckets = keys
+        .iter()
+        .filter(|key| matches!(key, GroupKey::Bucket(_)))
+        .count();
     let computed = |f: &Arc<AggregateFunctionExpr>| {
         !f.order_sensitivity().hard_requires() && f.groups_accumulator_supported()
     };
@@ -244,8 +264,14 @@ fn aggregation(aggregate: &AggregateExec, source: &Source<'_>) -> Result<Option<
         args.extend(expr.order_bys().iter().map(|order| Arc::clone(&order.expr)));
         functions.push(Function {
             expr: Arc::clone(expr),
-            args: args.iter().map(|arg| substitute(arg, &source.columns)).collect::<Result<_>>()?,
-            filter: filter.as_ref().map(|f| substitute(f, &source.columns)).transpose()?,
+            args: args
+                .iter()
+                .map(|arg| substitute(arg, &source.columns))
+                .collect::<Result<_>>()?,
+            filter: filter
+                .as_ref()
+                .map(|f| substitute(f, &source.columns))
+                .transpose()?,
         });
     }
     let mut aggregation = Aggregation {
@@ -268,7 +294,8 @@ fn takes_last(aggregate: &AggregateExec, source: &Source<'_>) -> bool {
             .is_ok_and(|expr| expr.downcast_ref::<Column>().is_some_and(|c| c.name() == time))
     };
     // What is grouped by is the same for all rows that are compared.
-    let is_grouped = |expr: &Arc<dyn PhysicalExpr>| aggregate.group_expr().expr().iter().any(|(key, _)| key == expr);
+    let is_grouped =
+        |expr: &Arc<dyn PhysicalExpr>| aggregate.group_expr().expr().iter().any(|(key, _)| key == expr);
     let by_time = |f: &AggregateFunctionExpr, descending: bool| match f.order_bys() {
         [grouped @ .., order] => {
             grouped.iter().all(|order| is_grouped(&order.expr))
@@ -277,14 +304,19 @@ fn takes_last(aggregate: &AggregateExec, source: &Source<'_>) -> bool {
         }
         [] => false,
     };
-    let last = |f: &Arc<AggregateFunctionExpr>| match (f.fun().name(), f.order_bys(), f.expressions().as_slice()) {
-        ("first_value", ..) => by_time(f, true),
-        ("last_value", ..) => by_time(f, false),
-        ("max", [], [of]) => is_time(of),
-        _ => false,
-    };
+    let last =
+        |f: &Arc<AggregateFunctionExpr>| match (f.fun().name(), f.order_bys(), f.expressions().as_slice()) {
+            ("first_value", ..) => by_time(f, true),
+            ("last_value", ..) => by_time(f, false),
+            ("max", [], [of]) => is_time(of),
+            _ => false,
+        };
     let unfiltered = aggregate.filter_expr().iter().all(Option::is_none);
-    unfiltered && aggregate.aggr_expr().iter().all(|f| !f.ignore_nulls() && !f.is_reversed() && last(f))
+    unfiltered
+        && aggregate
+            .aggr_expr()
+            .iter()
+            .all(|f| !f.ignore_nulls() && !f.is_reversed() && last(f))
 }
 
 fn key_of(expr: &Arc<dyn PhysicalExpr>, table: &TableSchema) -> Option<GroupKey> {
@@ -318,7 +350,11 @@ impl Aggregation {
             .flat_map(collect_columns)
             .map(|c| c.name().to_owned())
             .collect();
-        let fields = scan.fields().iter().filter(|f| columns.contains(f.name())).cloned();
+        let fields = scan
+            .fields()
+            .iter()
+            .filter(|f| columns.contains(f.name()))
+            .cloned();
         self.values = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
         let bind = |expr: &mut Arc<dyn PhysicalExpr>| -> Result<()> {
             *expr = reassign_expr_columns(Arc::clone(expr), &self.values)?;
@@ -326,7 +362,11 @@ impl Aggregation {
         };
         self.filters.rows.iter_mut().try_for_each(bind)?;
         for function in &mut self.functions {
-            function.args.iter_mut().chain(&mut function.filter).try_for_each(bind)?;
+            function
+                .args
+                .iter_mut()
+                .chain(&mut function.filter)
+                .try_for_each(bind)?;
         }
         Ok(())
     }

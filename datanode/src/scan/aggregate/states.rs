@@ -34,7 +34,9 @@ impl States {
         let functions = aggregation.functions.iter();
         Ok(Self {
             groups: Groups::new(&aggregation.keys, types)?,
-            accumulators: functions.map(|f| f.expr.create_groups_accumulator()).collect::<Result<_>>()?,
+            accumulators: functions
+                .map(|f| f.expr.create_groups_accumulator())
+                .collect::<Result<_>>()?,
             aggregation,
         })
     }
@@ -103,15 +105,24 @@ impl States {
         let mut columns: Vec<ArrayRef> = Vec::with_capacity(self.aggregation.output.fields().len());
         for (key, field) in self.aggregation.keys.iter().zip(self.aggregation.output.fields()) {
             columns.push(match key {
-                GroupKey::Tag(_) => tags.next().ok_or_else(|| internal_datafusion_err!("a tag without values"))?,
-                GroupKey::Bucket(_) => cast(&(Arc::new(Int64Array::from(starts.clone())) as ArrayRef), field.data_type())?,
+                GroupKey::Tag(_) => tags
+                    .next()
+                    .ok_or_else(|| internal_datafusion_err!("a tag without values"))?,
+                GroupKey::Bucket(_) => cast(
+                    &(Arc::new(Int64Array::from(starts.clone())) as ArrayRef),
+                    field.data_type(),
+                )?,
             });
         }
         for accumulator in &mut self.accumulators {
             columns.extend(accumulator.state(EmitTo::All)?);
         }
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
-        Ok(RecordBatch::try_new_with_options(Arc::clone(&self.aggregation.output), columns, &options)?)
+        Ok(RecordBatch::try_new_with_options(
+            Arc::clone(&self.aggregation.output),
+            columns,
+            &options,
+        )?)
     }
 }
 
@@ -138,7 +149,10 @@ impl Values {
         let rows = batch.num_rows();
         let mut functions = Vec::with_capacity(aggregation.functions.len());
         for function in &aggregation.functions {
-            let args = function.args.iter().map(|arg| arg.evaluate(&batch)?.into_array(rows));
+            let args = function
+                .args
+                .iter()
+                .map(|arg| arg.evaluate(&batch)?.into_array(rows));
             let filter = function.filter.as_ref().map(|f| truth(f, &batch)).transpose()?;
             functions.push((args.collect::<Result<_>>()?, filter));
         }
@@ -148,6 +162,9 @@ impl Values {
     fn of_function(&self, function: usize, range: &Range<usize>) -> (Vec<ArrayRef>, Option<BooleanArray>) {
         let (args, filter) = &self.functions[function];
         let args = args.iter().map(|arg| arg.slice(range.start, range.len()));
-        (args.collect(), filter.as_ref().map(|f| f.slice(range.start, range.len())))
+        (
+            args.collect(),
+            filter.as_ref().map(|f| f.slice(range.start, range.len())),
+        )
     }
 }

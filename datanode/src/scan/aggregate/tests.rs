@@ -78,13 +78,20 @@ async fn beside_region(node: &Node, sql: &str) -> (Vec<RecordBatch>, String) {
     };
     let shown = node.datanode.explain(&request).unwrap();
     let rows = node.datanode.query(request).await.unwrap();
-    (rows.try_collect().await.unwrap(), displayable(shown.as_ref()).indent(false).to_string())
+    (
+        rows.try_collect().await.unwrap(),
+        displayable(shown.as_ref()).indent(false).to_string(),
+    )
 }
 
 async fn expected(rows: &[Row], sql: &str) -> Vec<RecordBatch> {
     let ctx = context();
     let rows = batch(rows);
-    ctx.register_table("t", Arc::new(MemTable::try_new(rows.schema(), vec![vec![rows]]).unwrap())).unwrap();
+    ctx.register_table(
+        "t",
+        Arc::new(MemTable::try_new(rows.schema(), vec![vec![rows]]).unwrap()),
+    )
+    .unwrap();
     ctx.sql(sql).await.unwrap().collect().await.unwrap()
 }
 
@@ -141,7 +148,10 @@ async fn check(append_mode: bool, steps: Vec<Step>) {
     for step in steps {
         match step {
             Step::Write(cells) => {
-                let rows: Vec<Row> = cells.iter().map(|(h, t, u)| (name(*h), *t, u.map(f64::from))).collect();
+                let rows: Vec<Row> = cells
+                    .iter()
+                    .map(|(h, t, u)| (name(*h), *t, u.map(f64::from)))
+                    .collect();
                 node.write(&rows).await.unwrap();
                 newest.extend(rows.iter().map(|r| ((r.0.clone(), r.1), r.2)));
                 all.extend(rows);
@@ -167,7 +177,11 @@ async fn check(append_mode: bool, steps: Vec<Step>) {
     };
     for (number, sql) in QUERIES.iter().enumerate() {
         let (found, plan) = beside_region(&node, sql).await;
-        assert_eq!(plan.contains("RegionAggregateExec"), number < ACCELERATED, "{sql}\n{plan}");
+        assert_eq!(
+            plan.contains("RegionAggregateExec"),
+            number < ACCELERATED,
+            "{sql}\n{plan}"
+        );
         if append_mode && (sql.contains("last_value") || sql.contains("DISTINCT ON")) {
             // Which of two rows with one time is the last is not said.
             continue;

@@ -181,7 +181,9 @@ impl Merging {
             return Ok(());
         }
         pieces.sort_by_key(Piece::first_time);
-        let apart = pieces.windows(2).all(|two| two[0].last_time() < two[1].first_time());
+        let apart = pieces
+            .windows(2)
+            .all(|two| two[0].last_time() < two[1].first_time());
         if apart && pieces.iter().all(Piece::is_strictly_increasing) {
             for piece in pieces {
                 self.push_unique(piece);
@@ -207,7 +209,10 @@ impl Merging {
         let mut at = 0;
         while at < rows.len() {
             let (_, _, number, start) = rows[at];
-            let follows = |n: usize| rows.get(at + n).is_some_and(|r| r.2 == number && r.3 == start + n);
+            let follows = |n: usize| {
+                rows.get(at + n)
+                    .is_some_and(|r| r.2 == number && r.3 == start + n)
+            };
             let length = (1..).take_while(|n| follows(*n)).count() + 1;
             self.push_unique(pieces[number].part(start, start + length));
             at += length;

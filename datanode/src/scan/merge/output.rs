@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayBuilder, ArrayData, ArrayRef, AsArray, DictionaryArray, Int32Builder, MutableArrayData, RecordBatch, StringArray,
-    StringBuilder, make_array,
+    Array, ArrayBuilder, ArrayData, ArrayRef, AsArray, DictionaryArray, Int32Builder, MutableArrayData,
+    RecordBatch, StringArray, StringBuilder, make_array,
 };
 use arrow::datatypes::{Int32Type, SchemaRef};
 use datafusion::common::internal_datafusion_err;
@@ -118,9 +118,16 @@ impl<'a> Batches<'a> {
 
     fn column(&self, column: usize) -> Result<ArrayRef> {
         if let [(batch, start, end)] = self.ranges.as_slice() {
-            return Ok(self.loaded[*batch].batch.column(column).slice(*start, end - start));
+            return Ok(self.loaded[*batch]
+                .batch
+                .column(column)
+                .slice(*start, end - start));
         }
-        let data: Vec<ArrayData> = self.loaded.iter().map(|l| l.batch.column(column).to_data()).collect();
+        let data: Vec<ArrayData> = self
+            .loaded
+            .iter()
+            .map(|l| l.batch.column(column).to_data())
+            .collect();
         let mut gathered = MutableArrayData::new(data.iter().collect(), false, self.rows);
         for (batch, start, end) in &self.ranges {
             gathered.try_extend(*batch, *start, *end)?;
@@ -157,7 +164,11 @@ fn tag_at(piece: &Piece, column: usize) -> Result<Option<&str>> {
     let array = piece.loaded.batch.column(column);
     let wrong = || internal_datafusion_err!("a tag that is not a dictionary of strings");
     let dictionary = array.as_dictionary_opt::<Int32Type>().ok_or_else(wrong)?;
-    let values = dictionary.values().as_any().downcast_ref::<StringArray>().ok_or_else(wrong)?;
+    let values = dictionary
+        .values()
+        .as_any()
+        .downcast_ref::<StringArray>()
+        .ok_or_else(wrong)?;
     let key = dictionary.key(piece.start).filter(|key| values.is_valid(*key));
     Ok(key.map(|key| values.value(key)))
 }

@@ -3,9 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use arrow::array::{
-    Array, ArrayRef, AsArray, Int64Array, RecordBatch, UInt8Array, UInt32Array, UInt64Array,
-};
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, UInt8Array, UInt32Array, UInt64Array};
 use arrow::compute::kernels::cmp::distinct;
 use arrow::compute::{cast, take};
 use arrow::datatypes::{DataType, Int32Type, SchemaRef};
@@ -170,13 +168,28 @@ impl Source {
             }
             None => RowConverter::new(vec![])?.empty_rows(0, 0),
         };
-        let wrong = || internal_datafusion_err!("rows of a region with a time, sequence or operation of another type");
+        let wrong = || {
+            internal_datafusion_err!("rows of a region with a time, sequence or operation of another type")
+        };
         let times = cast(batch.column(self.positions.time), &DataType::Int64)?;
-        let sequences = batch.column(self.positions.sequence).as_any().downcast_ref::<UInt64Array>();
-        let ops = batch.column(self.positions.op).as_any().downcast_ref::<UInt8Array>();
-        let (sequences, ops) = (sequences.ok_or_else(wrong)?.clone(), ops.ok_or_else(wrong)?.clone());
+        let sequences = batch
+            .column(self.positions.sequence)
+            .as_any()
+            .downcast_ref::<UInt64Array>();
+        let ops = batch
+            .column(self.positions.op)
+            .as_any()
+            .downcast_ref::<UInt8Array>();
+        let (sequences, ops) = (
+            sequences.ok_or_else(wrong)?.clone(),
+            ops.ok_or_else(wrong)?.clone(),
+        );
         let loaded = Loaded {
-            times: times.as_any().downcast_ref::<Int64Array>().ok_or_else(wrong)?.clone(),
+            times: times
+                .as_any()
+                .downcast_ref::<Int64Array>()
+                .ok_or_else(wrong)?
+                .clone(),
             sequences,
             any_delete: ops.values().iter().any(|op| *op != 0),
             ops,
@@ -205,9 +218,13 @@ impl Source {
 
     /// Takes the rows of the first series before `horizon`, or all that are loaded.
     pub fn take(&mut self, horizon: Option<i64>, pieces: &mut Vec<Piece>) {
-        let Some(series) = self.series().map(<[u8]>::to_vec) else { return };
+        let Some(series) = self.series().map(<[u8]>::to_vec) else {
+            return;
+        };
         while self.series() == Some(series.as_slice()) {
-            let Some(segment) = self.segments.front_mut() else { return };
+            let Some(segment) = self.segments.front_mut() else {
+                return;
+            };
             let run = segment.runs[segment.next];
             let times = &segment.loaded.times.values()[run.start..run.end];
             let before = horizon.map_or(times.len(), |horizon| times.partition_point(|t| *t < horizon));

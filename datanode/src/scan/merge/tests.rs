@@ -1,6 +1,8 @@
 //! Merging against sorting everything.
 
-use arrow::array::{Array, ArrayRef, AsArray, Int64Array, StringArray, TimestampMillisecondArray, UInt8Array, UInt64Array};
+use arrow::array::{
+    Array, ArrayRef, AsArray, Int64Array, StringArray, TimestampMillisecondArray, UInt8Array, UInt64Array,
+};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, TimeUnit, TimestampMillisecondType};
 use futures::TryStreamExt;
@@ -40,7 +42,9 @@ fn batch(rows: &[Row]) -> RecordBatch {
     let hosts: StringArray = rows.iter().map(|r| r.0.map(|h| format!("host-{h}"))).collect();
     let columns: Vec<ArrayRef> = vec![
         cast(&hosts, &tag_dictionary()).unwrap(),
-        Arc::new(TimestampMillisecondArray::from_iter_values(rows.iter().map(|r| r.2))),
+        Arc::new(TimestampMillisecondArray::from_iter_values(
+            rows.iter().map(|r| r.2),
+        )),
         Arc::new(Int64Array::from_iter_values(rows.iter().map(|r| r.5))),
         Arc::new(Int64Array::from_iter_values(rows.iter().map(|r| i64::from(r.1)))),
         Arc::new(UInt64Array::from_iter_values(rows.iter().map(|r| r.3))),
@@ -52,14 +56,28 @@ fn batch(rows: &[Row]) -> RecordBatch {
 fn rows_of(batch: &RecordBatch) -> Vec<Row> {
     let hosts = cast(batch.column(0), &DataType::Utf8).unwrap();
     let hosts = hosts.as_string::<i32>();
-    let host = |i| hosts.is_valid(i).then(|| hosts.value(i)["host-".len()..].parse().unwrap());
+    let host = |i| {
+        hosts
+            .is_valid(i)
+            .then(|| hosts.value(i)["host-".len()..].parse().unwrap())
+    };
     let times = batch.column(1).as_primitive::<TimestampMillisecondType>();
-    let (values, zones) = (batch.column(2).as_primitive::<Int64Type>(), batch.column(3).as_primitive::<Int64Type>());
+    let (values, zones) = (
+        batch.column(2).as_primitive::<Int64Type>(),
+        batch.column(3).as_primitive::<Int64Type>(),
+    );
     let sequences = batch.column(4).as_primitive::<arrow::datatypes::UInt64Type>();
     let ops = batch.column(5).as_primitive::<arrow::datatypes::UInt8Type>();
     let row = |i| {
         let zone = zones.value(i) as u8;
-        (host(i), zone, times.value(i), sequences.value(i), ops.value(i), values.value(i))
+        (
+            host(i),
+            zone,
+            times.value(i),
+            sequences.value(i),
+            ops.value(i),
+            values.value(i),
+        )
     };
     (0..batch.num_rows()).map(row).collect()
 }
@@ -89,7 +107,11 @@ async fn merged(runs: &[Vec<Row>], batch_rows: usize, out_rows: usize, duplicate
 
 #[tokio::test]
 async fn a_newer_row_wins_wherever_it_lies() {
-    let old = vec![(Some(1), 0, 10, 5, 0, 1), (Some(1), 0, 20, 5, 0, 2), (Some(1), 0, 30, 5, 0, 3)];
+    let old = vec![
+        (Some(1), 0, 10, 5, 0, 1),
+        (Some(1), 0, 20, 5, 0, 2),
+        (Some(1), 0, 30, 5, 0, 3),
+    ];
     let new = vec![(Some(1), 0, 20, 9, 0, 4), (Some(1), 0, 30, 9, 1, 0)];
     let newest = Duplicates::Newest(Deletes::Drop);
     let found = merged(&[old, new], 2, 10, newest).await;
@@ -99,12 +121,23 @@ async fn a_newer_row_wins_wherever_it_lies() {
 #[tokio::test]
 async fn one_time_that_fills_several_batches_is_merged() {
     let run: Vec<Row> = (0..10).rev().map(|s| (Some(1), 0, 7, s, 0, s as i64)).collect();
-    let found = merged(&[run.clone(), vec![(Some(1), 0, 8, 3, 0, 0)]], 2, 3, Duplicates::Newest(Deletes::Keep)).await;
+    let found = merged(
+        &[run.clone(), vec![(Some(1), 0, 8, 3, 0, 0)]],
+        2,
+        3,
+        Duplicates::Newest(Deletes::Keep),
+    )
+    .await;
     assert_eq!(found, [(Some(1), 0, 7, 9, 0, 9), (Some(1), 0, 8, 3, 0, 0)]);
 }
 
 fn runs() -> impl Strategy<Value = Vec<Vec<Row>>> {
-    let row = (prop::option::weighted(0.9, 0..4_u8), 0..2_u8, 0..12_i64, prop::bool::weighted(0.2));
+    let row = (
+        prop::option::weighted(0.9, 0..4_u8),
+        0..2_u8,
+        0..12_i64,
+        prop::bool::weighted(0.2),
+    );
     let run = prop::collection::vec(row, 0..30);
     prop::collection::vec(run, 1..5).prop_map(|runs| {
         let mut sequence = 0;

@@ -524,12 +524,20 @@ async fn rows_live_their_time_whole_files_first() {
         &node,
         &[
             &[row("old", now - 3 * day, 1.0), row("old", now - 2 * day, 1.0)],
-            &[row("half", now - day - 60_000, 1.0), row("half", now - day + hour, 1.0)],
+            &[
+                row("half", now - day - 60_000, 1.0),
+                row("half", now - day + hour, 1.0),
+            ],
             &[row("new", now - day + hour / 2, 1.0)],
         ],
     )
     .await;
-    let expired = view(&node).await.files.values().filter(|f| f.max_time < now - day).count();
+    let expired = view(&node)
+        .await
+        .files
+        .values()
+        .filter(|f| f.max_time < now - day)
+        .count();
     let decision = node
         .datanode
         .compactor
