@@ -132,7 +132,7 @@ impl RegionReader {
                 max_time: file.max_time,
             };
             let run = Run::File {
-                file: open,
+                file: Arc::new(open),
                 deletes: file.deletes > 0,
             };
             runs.push((run, span));

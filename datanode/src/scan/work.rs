@@ -43,7 +43,7 @@ pub struct Wanted {
 pub enum Run {
     /// Of a file, which has no identity twice.
     File {
-        file: SstFile,
+        file: Arc<SstFile>,
         /// Whether some of its rows are deletes.
         deletes: bool,
     },
@@ -54,7 +54,7 @@ pub enum Run {
 /// What is read on its own.
 enum Part {
     RowGroup {
-        file: SstFile,
+        file: Arc<SstFile>,
         number: usize,
         times: Arc<[TimeRange]>,
         /// Only the last row of each series.
@@ -332,7 +332,7 @@ async fn parts_of(
             // Then the last row of a series in the file is also its last wanted one.
             let whole = matches!(&*times, [all] if all.contains(span.min_time, span.max_time));
             let part = |number| Part::RowGroup {
-                file: file.clone(),
+                file: Arc::clone(file),
                 number,
                 times: Arc::clone(&times),
                 last: whole && wanted.last_of_series,

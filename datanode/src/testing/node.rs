@@ -292,9 +292,9 @@ async fn start(
     store: &Arc<FaultyStore>,
     dir: &tempfile::TempDir,
 ) -> Arc<Datanode> {
-    // Many nodes run at once here, and the room of each cache is taken from the disk at the start.
+    // The room of a cache is taken from the disk at the start, which would make many tests slow.
     let config = DatanodeConfig {
-        cache_disk: config.cache_disk.min(64 << 20),
+        cache_disk: 0,
         ..config.clone()
     };
     let parts = DatanodeParts {

@@ -55,7 +55,7 @@ fn rows_of_every_type(n: usize) -> (RecordBatch, Vec<Value>) {
         };
     }
     // Now and then a NULL, each column at other rows.
-    let some = |i: usize, every: usize| i % every != 0;
+    let some = |i: usize, every: usize| !i.is_multiple_of(every);
     let host = |i: usize| format!("host-{}", i / 100);
     let text = |i: usize| format!("grüße {}", i % 13);
     let hosts: Vec<String> = (0..n).map(host).collect();
@@ -63,7 +63,7 @@ fn rows_of_every_type(n: usize) -> (RecordBatch, Vec<Value>) {
     let tags = |values: Vec<Option<&str>>| -> ArrayRef {
         Arc::new(values.into_iter().collect::<DictionaryArray<Int32Type>>())
     };
-    let zone = |i: usize| (i / 100 % 3 != 0).then_some("west");
+    let zone = |i: usize| (!(i / 100).is_multiple_of(3)).then_some("west");
     let columns: Vec<ArrayRef> = vec![
         tags(hosts.iter().map(|h| Some(h.as_str())).collect()),
         tags((0..n).map(zone).collect()),
@@ -97,7 +97,7 @@ fn rows_of_every_type(n: usize) -> (RecordBatch, Vec<Value>) {
             hosts[i],
             zone(i),
             1_700_000_000_000_i64 + i as i64,
-            when(3, json!(i % 2 == 0)),
+            when(3, json!(i.is_multiple_of(2))),
             when(5, json!((i % 256) as u8 as i8)),
             when(7, json!(-(i as i16))),
             when(11, json!(i as i32 * -1000)),
