@@ -75,7 +75,7 @@ impl RowGroupReader {
                 return Self::decoder(work, access).await;
             }
         }
-        Self::from_columns(work, &access, Vec::from([0..rows])).await
+        Self::from_columns(work, &access, std::iter::once(0..rows).collect()).await
     }
 
     async fn from_columns(work: &Work, access: &Access, ranges: Vec<Range<usize>>) -> Result<Self> {
@@ -104,7 +104,7 @@ impl RowGroupReader {
         let (columns, rows) = passing(&parts, wanted)?;
         Ok(Self::Columns(
             columns,
-            cut(Vec::from([0..rows]), work.request.batch_rows),
+            cut(std::iter::once(0..rows).collect(), work.request.batch_rows),
         ))
     }
 
