@@ -72,6 +72,17 @@ impl Region for Service {
             .map(Response::new)
             .map_err(status_from_error)
     }
+
+    async fn compact(
+        &self,
+        request: Request<v1::CompactRequest>,
+    ) -> Result<Response<v1::CompactResponse>, Status> {
+        self.0
+            .compact(request.into_inner())
+            .await
+            .map(Response::new)
+            .map_err(status_from_error)
+    }
 }
 
 type Answer<T> = Result<Response<T>, Status>;

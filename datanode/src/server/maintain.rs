@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use greptime_types::{RegionId, Result};
+use greptime_proto::v1;
+use greptime_types::{Error, RegionId, Result};
 use parking_lot::Mutex;
 
 use super::Datanode;
@@ -141,6 +142,14 @@ impl Datanode {
             }
         }
         result
+    }
+
+    /// Merges the files of one region.
+    pub(super) async fn compact_one(&self, region: &Arc<Region>) -> Result<v1::CompactResponse> {
+        Err(Error::unsupported(format!(
+            "region {}: this version does not merge files",
+            region.id()
+        )))
     }
 
     /// Loads the manifest of a region that was on disk, however long the bucket is away.

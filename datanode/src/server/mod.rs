@@ -105,6 +105,14 @@ impl Datanode {
         Ok(v1::FlushResponse { flushed_index })
     }
 
+    /// Merges the files of a region now, whatever the picker thinks; returns when it is done.
+    pub async fn compact(&self, request: v1::CompactRequest) -> Result<v1::CompactResponse> {
+        let deadline = self.check_header(request.header.as_ref())?;
+        self.check_alive()?;
+        let region = self.regions.get(RegionId::from_u64(request.region_id))?;
+        within(deadline, self.compact_one(&region)).await
+    }
+
     /// Waits until this process can no longer do its work, and says why. It must then exit, to start again from
     /// what is on disk; nothing is acknowledged any more.
     pub async fn failed(&self) -> String {

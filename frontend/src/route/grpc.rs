@@ -11,14 +11,16 @@ use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::{StreamExt, TryStreamExt};
 use greptime_proto::v1::region_client::RegionClient;
-use greptime_proto::v1::{QueryRequest, WriteRequest, WriteResponse};
+use greptime_proto::v1::{
+    CompactRequest, CompactResponse, FlushRequest, FlushResponse, QueryRequest, WriteRequest, WriteResponse,
+};
 use greptime_proto::{MAX_MESSAGE, error_from_status};
 use greptime_query::into_datafusion;
 use greptime_types::{Error, Result};
 use parking_lot::Mutex;
 use prost::Message;
-use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Response, Status};
 
 use super::{Peer, Regions};
 
@@ -67,6 +69,18 @@ impl GrpcRegions {
         Ok(channel)
     }
 
+    async fn client(&self, peer: &Peer) -> Result<RegionClient<Channel>> {
+        Ok(RegionClient::new(self.channel(peer).await?)
+            .max_encoding_message_size(MAX_MESSAGE)
+            .max_decoding_message_size(MAX_MESSAGE))
+    }
+
+    fn answer<T>(&self, peer: &Peer, response: Result<Response<T>, Status>) -> Result<T> {
+        response
+            .map(Response::into_inner)
+            .map_err(|status| self.failed(peer, &status))
+    }
+
     /// Forgets the connection when the failure lies in it, and not in what the datanode answered.
     fn failed(&self, peer: &Peer, status: &Status) -> Error {
         if std::error::Error::source(status).is_some() {
@@ -94,13 +108,18 @@ fn root_cause(error: &dyn std::error::Error) -> String {
 #[async_trait]
 impl Regions for GrpcRegions {
     async fn write(&self, peer: &Peer, request: WriteRequest) -> Result<WriteResponse> {
-        let mut client = RegionClient::new(self.channel(peer).await?)
-            .max_encoding_message_size(MAX_MESSAGE)
-            .max_decoding_message_size(MAX_MESSAGE);
-        let response = client.write(request).await;
-        response
-            .map(|r| r.into_inner())
-            .map_err(|status| self.failed(peer, &status))
+        let response = self.client(peer).await?.write(request).await;
+        self.answer(peer, response)
+    }
+
+    async fn flush(&self, peer: &Peer, request: FlushRequest) -> Result<FlushResponse> {
+        let response = self.client(peer).await?.flush(request).await;
+        self.answer(peer, response)
+    }
+
+    async fn compact(&self, peer: &Peer, request: CompactRequest) -> Result<CompactResponse> {
+        let response = self.client(peer).await?.compact(request).await;
+        self.answer(peer, response)
     }
 
     async fn query(&self, peer: &Peer, request: QueryRequest) -> Result<SendableRecordBatchStream> {

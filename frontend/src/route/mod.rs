@@ -15,7 +15,9 @@ pub mod view;
 
 use async_trait::async_trait;
 use datafusion::execution::SendableRecordBatchStream;
-use greptime_proto::v1::{QueryRequest, WriteRequest, WriteResponse};
+use greptime_proto::v1::{
+    CompactRequest, CompactResponse, FlushRequest, FlushResponse, QueryRequest, WriteRequest, WriteResponse,
+};
 use greptime_types::Result;
 
 pub use catalog::Catalog;
@@ -36,4 +38,8 @@ pub trait Regions: Send + Sync + 'static {
     /// Errors inside the stream are `greptime_types::Error` in `DataFusionError::External`
     /// (`greptime_query::into_datafusion`).
     async fn query(&self, peer: &Peer, request: QueryRequest) -> Result<SendableRecordBatchStream>;
+
+    async fn flush(&self, peer: &Peer, request: FlushRequest) -> Result<FlushResponse>;
+
+    async fn compact(&self, peer: &Peer, request: CompactRequest) -> Result<CompactResponse>;
 }

@@ -12,7 +12,10 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
 use greptime_clock::SharedClock;
-use greptime_proto::v1::{QueryRequest, RequestHeader, WriteOp, WriteRequest, WriteResponse};
+use greptime_proto::v1::{
+    CompactRequest, CompactResponse, FlushRequest, FlushResponse, QueryRequest, RequestHeader, WriteOp,
+    WriteRequest, WriteResponse,
+};
 use greptime_query::from_datafusion;
 use greptime_types::{Error, RegionId, RequestId, Result};
 
@@ -166,6 +169,36 @@ impl Router {
             schema_version: query.schema_version,
         };
         first_rows(self.regions.query(&target.peer, request).await?).await
+    }
+
+    /// Puts everything that a region has in memory into files; returns the index up to which rows are in files.
+    pub async fn flush(&self, region: RegionId, deadline: Deadline) -> Result<FlushResponse> {
+        let attempt = |target: Target| {
+            async move {
+                let header = Some(self.header(&target, deadline));
+                let region_id = region.as_u64();
+                self.regions
+                    .flush(&target.peer, FlushRequest { header, region_id })
+                    .await
+            }
+            .boxed()
+        };
+        self.deliver(region, 0, deadline, &attempt).await
+    }
+
+    /// Merges the files of a region.
+    pub async fn compact(&self, region: RegionId, deadline: Deadline) -> Result<CompactResponse> {
+        let attempt = |target: Target| {
+            async move {
+                let header = Some(self.header(&target, deadline));
+                let region_id = region.as_u64();
+                self.regions
+                    .compact(&target.peer, CompactRequest { header, region_id })
+                    .await
+            }
+            .boxed()
+        };
+        self.deliver(region, 0, deadline, &attempt).await
     }
 
     fn header(&self, target: &Target, deadline: Deadline) -> RequestHeader {

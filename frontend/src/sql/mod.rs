@@ -1,5 +1,6 @@
 //! SQL as text: GreptimeDB's grammar on top of `sqlparser`, lowered to our own statements.
 
+mod admin;
 mod create;
 mod names;
 pub mod params;
@@ -8,6 +9,7 @@ mod partition;
 mod show;
 mod types;
 
+pub use admin::{Admin, AdminJob, AdminTarget};
 pub use names::{CATALOG, TableName, fold, listed, quoted, unknown_column};
 pub use parser::{Lexer, parse_statements};
 pub use partition::constant_of;
@@ -47,6 +49,8 @@ pub enum Statement {
     Show(Show),
     Describe(TableName),
     Use(String),
+    /// `ADMIN f(…)`: work that a person asks for.
+    Admin(Admin),
     /// Accepted without effect: SET, BEGIN, COMMIT and the like, which drivers send unasked. The word is the
     /// command tag of the answer.
     Ignored(&'static str),
@@ -55,7 +59,10 @@ pub enum Statement {
 impl Statement {
     /// Whether it gives rows.
     pub fn is_query(&self) -> bool {
-        matches!(self, Self::Query(_) | Self::Show(_) | Self::Describe(_))
+        matches!(
+            self,
+            Self::Query(_) | Self::Show(_) | Self::Describe(_) | Self::Admin(_)
+        )
     }
 
     /// What PostgreSQL calls the command.
@@ -71,6 +78,7 @@ impl Statement {
             Self::Query(_) | Self::Describe(_) => "SELECT",
             Self::Show(_) => "SHOW",
             Self::Use(_) => "SET",
+            Self::Admin(_) => "ADMIN",
             Self::Ignored(tag) => tag,
         }
     }

@@ -9,6 +9,7 @@ use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
 use greptime_types::{Error, Result};
 
+use super::admin::parse_admin;
 use super::create::{added_column, parse_create_table, parse_options};
 use super::names::single;
 use super::show::{Show, lower_show};
@@ -124,6 +125,10 @@ fn parse_special(parser: &mut Parser) -> Result<Option<Statement>> {
         ["set", _] => {
             skip_statement(parser);
             Ok(Some(Statement::Ignored("SET")))
+        }
+        ["admin", _] => {
+            parser.advance_token();
+            parse_admin(parser).map(Statement::Admin).map(Some)
         }
         ["show", "index" | "indexes" | "keys" | "table"] => {
             parser.advance_token();

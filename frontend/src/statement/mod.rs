@@ -1,11 +1,14 @@
 //! Statements, carried out: from a parsed statement to rows or a count.
 
+mod admin;
 mod ddl;
 mod delete;
 mod insert;
 mod show;
 
 pub use insert::insert_columns;
+
+use admin::admin_columns;
 
 use std::sync::Arc;
 
@@ -55,6 +58,7 @@ impl Executor {
             Statement::Delete(delete) => self.delete(session, delete).await.map(Output::Affected),
             Statement::Show(show) => self.show(session, show).await.map(Output::Rows),
             Statement::Describe(table) => self.describe(session, table).await.map(Output::Rows),
+            Statement::Admin(admin) => self.admin(session, admin).await.map(Output::Rows),
             Statement::Use(database) => {
                 expect_database(&router.view.catalog(), database)?;
                 Ok(Output::Database(database.clone()))
@@ -71,6 +75,7 @@ impl Executor {
                 let planned = self.plan(session, statement).await?;
                 Ok(Some(Arc::clone(planned.plan.schema().inner())))
             }
+            Statement::Admin(admin) => Ok(Some(admin_columns(admin))),
             Statement::Show(_) | Statement::Describe(_) => match self.execute(session, statement).await? {
                 Output::Rows(rows) => Ok(Some(rows.schema())),
                 _ => Ok(None),

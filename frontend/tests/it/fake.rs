@@ -11,8 +11,9 @@ use futures::stream::BoxStream;
 use greptime_frontend::{Peer, Regions};
 use greptime_proto::transport::MetaLink;
 use greptime_proto::v1::{
-    AssignmentsComplete, Beat, CatalogUpdate, DdlRequest, DdlResponse, Push, QueryRequest, Route,
-    RouteUpdate, Tock, Welcome, WriteRequest, WriteResponse, beat, ddl_request, push,
+    AssignmentsComplete, Beat, CatalogUpdate, CompactRequest, CompactResponse, DdlRequest, DdlResponse,
+    FlushRequest, FlushResponse, Push, QueryRequest, Route, RouteUpdate, Tock, Welcome, WriteRequest,
+    WriteResponse, beat, ddl_request, push,
 };
 use greptime_types::{ColumnSchema, DatabaseInfo, Error, RegionId, Result, TableId, TableInfo, TableState};
 use parking_lot::Mutex;
@@ -43,6 +44,8 @@ pub struct Fake {
     pub write_attempts: AtomicUsize,
     pub query_attempts: AtomicUsize,
     pub ddl_requests: AtomicUsize,
+    /// Regions in the order in which they were flushed.
+    pub flushed: Mutex<Vec<RegionId>>,
 }
 
 impl Fake {
@@ -376,6 +379,22 @@ impl Regions for Fake {
             return Err(Error::unavailable("the connection broke before the answer"));
         }
         answer
+    }
+
+    async fn flush(&self, peer: &Peer, request: FlushRequest) -> Result<FlushResponse> {
+        self.check_up(peer, request.region_id)?;
+        self.flushed.lock().push(RegionId::from_u64(request.region_id));
+        Ok(FlushResponse { flushed_index: 7 })
+    }
+
+    async fn compact(&self, peer: &Peer, request: CompactRequest) -> Result<CompactResponse> {
+        self.check_up(peer, request.region_id)?;
+        Ok(CompactResponse {
+            files_before: 3,
+            files_after: 1,
+            bytes_read: 300,
+            bytes_written: 100,
+        })
     }
 
     async fn query(&self, peer: &Peer, request: QueryRequest) -> Result<SendableRecordBatchStream> {

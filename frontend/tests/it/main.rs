@@ -1,5 +1,6 @@
 //! The frontend against a cluster that lives in memory: no network but the protocols' own sockets.
 
+mod admin;
 mod cluster;
 mod fake;
 mod hold;

@@ -12,7 +12,9 @@ use greptime_frontend::{Frontend, FrontendParts};
 use greptime_metasrv::store::FileStore;
 use greptime_metasrv::{Alone, InProcess, Metasrv, MetasrvOptions, http_router};
 use greptime_object_store::StoreKind;
-use greptime_proto::v1::{QueryRequest, WriteRequest, WriteResponse};
+use greptime_proto::v1::{
+    CompactRequest, CompactResponse, FlushRequest, FlushResponse, QueryRequest, WriteRequest, WriteResponse,
+};
 use greptime_telemetry::{Metrics, Readiness, probe_router};
 use greptime_types::Result;
 
@@ -31,6 +33,14 @@ impl Regions for LocalRegions {
 
     async fn query(&self, _: &Peer, request: QueryRequest) -> Result<SendableRecordBatchStream> {
         self.0.query(request).await
+    }
+
+    async fn flush(&self, _: &Peer, request: FlushRequest) -> Result<FlushResponse> {
+        self.0.flush(request).await
+    }
+
+    async fn compact(&self, _: &Peer, request: CompactRequest) -> Result<CompactResponse> {
+        self.0.compact(request).await
     }
 }
 
