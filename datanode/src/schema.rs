@@ -6,12 +6,18 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, StringArray, UInt32Array, new_null_array};
+use arrow::compute::{cast, take};
+use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
+use arrow::error::ArrowError;
 use greptime_types::schema::{OP_COLUMN, SEQUENCE_COLUMN};
-use greptime_types::{ColumnSchema, ColumnType, Semantic, TableSchema};
+use greptime_types::{ColumnSchema, ColumnType, Error, Result, Semantic, TableSchema};
 
 /// Key of a field's metadata that Parquet keeps as the id of the column.
 pub const FIELD_ID: &str = "PARQUET:field_id";
+
+/// Key of a field's metadata with what rows show that do not have the column.
+pub const ABSENT: &str = "greptime.absent";
 
 /// A string tag: keys into its distinct values.
 pub fn tag_dictionary() -> DataType {
@@ -28,8 +34,69 @@ pub fn engine_type(column: &ColumnSchema) -> DataType {
 
 /// A column of the table as rows of the engine have it.
 pub fn engine_field(column: &ColumnSchema) -> Field {
-    Field::new(&column.name, engine_type(column), true)
-        .with_metadata(HashMap::from([(FIELD_ID.to_owned(), column.id.to_string())]))
+    Field::new(&column.name, engine_type(column), true).with_metadata(marks(column))
+}
+
+/// What travels with a column wherever its name and type may change.
+pub fn marks(column: &ColumnSchema) -> HashMap<String, String> {
+    let id = (FIELD_ID.to_owned(), column.id.to_string());
+    let absent = column.absent.clone().map(|text| (ABSENT.to_owned(), text));
+    std::iter::once(id).chain(absent).collect()
+}
+
+/// Rows that name columns as the table does, each column with its id, by which it is known from now on.
+pub fn with_ids(rows: &RecordBatch, table: &TableSchema) -> Result<RecordBatch> {
+    let field = |f: &FieldRef| match table.column(f.name()) {
+        Some(column) => Arc::new(f.as_ref().clone().with_metadata(marks(column))),
+        None => Arc::clone(f),
+    };
+    let fields: Vec<FieldRef> = rows.schema().fields().iter().map(field).collect();
+    let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
+    RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), rows.columns().to_vec(), &options)
+        .map_err(arrow_error)
+}
+
+/// The rows under another schema. A column is found by its id, or by its name if one of both has no id. One that is
+/// absent has the value that [`ColumnSchema::absent`] says, else NULL; one of another type is cast, and what cannot
+/// be cast is NULL.
+pub fn conform(batch: &RecordBatch, to: &SchemaRef) -> Result<RecordBatch> {
+    if batch.schema_ref() == to {
+        return Ok(batch.clone());
+    }
+    let rows = batch.num_rows();
+    let schema = batch.schema();
+    let column = |field: &FieldRef| match position(&schema, field) {
+        Some(at) if batch.column(at).data_type() == field.data_type() => Ok(Arc::clone(batch.column(at))),
+        Some(at) => cast(batch.column(at), field.data_type()),
+        None => absent(field, rows),
+    };
+    let columns: Result<Vec<ArrayRef>, _> = to.fields().iter().map(column).collect();
+    let options = RecordBatchOptions::new().with_row_count(Some(rows));
+    RecordBatch::try_new_with_options(Arc::clone(to), columns.map_err(arrow_error)?, &options)
+        .map_err(arrow_error)
+}
+
+/// Where a schema has the column that `field` means.
+pub fn position(schema: &Schema, field: &Field) -> Option<usize> {
+    let id = field.metadata().get(FIELD_ID);
+    let same = |other: &FieldRef| match (id, other.metadata().get(FIELD_ID)) {
+        (Some(id), Some(other)) => id == other,
+        _ => field.name() == other.name(),
+    };
+    schema.fields().iter().position(same)
+}
+
+/// What rows show that do not have the column.
+pub fn absent(field: &Field, rows: usize) -> Result<ArrayRef, ArrowError> {
+    let Some(text) = field.metadata().get(ABSENT) else {
+        return Ok(new_null_array(field.data_type(), rows));
+    };
+    let value = cast(&StringArray::from(vec![text.as_str()]), field.data_type())?;
+    take(&value, &UInt32Array::from(vec![0; rows]), None)
+}
+
+fn arrow_error(error: ArrowError) -> Error {
+    Error::internal(format!("rows under another schema: {error}"))
 }
 
 /// The wanted columns in the table's order, and sequence and operation if `internal`.

@@ -48,6 +48,9 @@ pub struct Edit {
     pub remove: Vec<String>,
     /// All rows up to this sequence are in files once this edit is there.
     pub flushed_seq: u64,
+    /// Rows up to this sequence were truncated: files that have no others are removed, and can never be added.
+    #[serde(default)]
+    pub truncated_seq: u64,
     /// The table and the applied requests as of `flushed_seq`.
     pub table: TableInfo,
     pub requests: RequestTable,
@@ -64,6 +67,14 @@ impl Edit {
     /// The newest version up to `version` from which a view can be built.
     pub fn base_of(version: u64) -> u64 {
         version - (version - 1) % SNAPSHOT_EVERY
+    }
+
+    /// Removes the files of `view` whose rows are all gone; so is one that this edit would add.
+    pub fn truncate(&mut self, view: &View, truncated_seq: u64) {
+        self.truncated_seq = self.truncated_seq.max(truncated_seq);
+        let through = self.truncated_seq;
+        let gone = view.files.values().filter(|f| f.max_sequence <= through);
+        self.remove.extend(gone.map(|f| f.name.clone()));
     }
 
     pub fn encode(&self) -> Result<bytes::Bytes> {
@@ -87,6 +98,8 @@ pub struct View {
     pub version: u64,
     pub epoch: u64,
     pub flushed_seq: u64,
+    /// Rows up to it were truncated; no file has only such rows.
+    pub truncated_seq: u64,
     pub files: BTreeMap<String, FileMeta>,
     /// What else the entries up to `flushed_seq` had built; `None` in version 0.
     pub flushed: Option<Arc<FlushedState>>,
@@ -112,6 +125,7 @@ impl View {
             add: Vec::new(),
             remove: Vec::new(),
             flushed_seq: self.flushed_seq,
+            truncated_seq: self.truncated_seq,
             table,
             requests,
             files_before: Edit::carries_files(version).then(files),
@@ -136,7 +150,15 @@ impl View {
         next.flushed = Some(Arc::new(FlushedState { table, requests }));
         next.files
             .extend(edit.add.iter().map(|f| (f.name.clone(), f.clone())));
-        Ok(next)
+        next.truncated_seq = next.truncated_seq.max(edit.truncated_seq);
+        Ok(next.without_truncated(next.truncated_seq))
+    }
+
+    /// Without the files that have no row above `truncated_seq`.
+    pub fn without_truncated(&self, truncated_seq: u64) -> Self {
+        let mut next = self.clone();
+        next.files.retain(|_, file| file.max_sequence > truncated_seq);
+        next
     }
 
     /// The view just before an edit that carries all files.
@@ -148,6 +170,7 @@ impl View {
             version: edit.version - 1,
             epoch: edit.epoch,
             flushed_seq: 0,
+            truncated_seq: 0,
             files: files.iter().map(|f| (f.name.clone(), f.clone())).collect(),
             flushed: None,
         })

@@ -6,11 +6,12 @@ use arrow::array::{Array, ArrayRef, RecordBatch, UInt8Array, UInt64Array};
 use arrow::compute::{concat_batches, filter_record_batch, kernels::cmp};
 use arrow::datatypes::{DataType, Field, FieldRef, Schema};
 use greptime_types::schema::{OP_COLUMN, SEQUENCE_COLUMN};
-use greptime_types::{Error, Result};
+use greptime_types::{Error, Result, TableSchema};
 use parking_lot::Mutex;
 
 use super::sort::{KeyColumns, align, sort_batch};
 use crate::region::RowOp;
+use crate::schema;
 
 /// What the arrays of a small batch take beside their values.
 const BYTES_PER_CHUNK: usize = 512;
@@ -75,7 +76,7 @@ impl Chunk {
             fields.extend(
                 more.fields()
                     .iter()
-                    .filter(|f| a.schema().column_with_name(f.name()).is_none())
+                    .filter(|f| schema::position(&a.schema(), f).is_none())
                     .cloned(),
             );
             Arc::new(Schema::new(fields))
@@ -90,6 +91,24 @@ impl Chunk {
             min,
             first.max_sequence.max(second.max_sequence),
         ))
+    }
+
+    /// Columns are found by their ids; those that the schema does not have any more are left out.
+    pub fn under(&self, table: &TableSchema) -> Result<Self> {
+        let batch = self.batch();
+        let field = |f: &FieldRef| {
+            let Some(id) = f.metadata().get(schema::FIELD_ID) else {
+                return Some(Arc::clone(f));
+            };
+            let column = table.columns.iter().find(|c| c.id.to_string() == *id)?;
+            let data_type = column.column_type.to_arrow();
+            Some(Arc::new(
+                Field::new(&column.name, data_type, true).with_metadata(schema::marks(column)),
+            ))
+        };
+        let fields: Vec<FieldRef> = batch.schema().fields().iter().filter_map(field).collect();
+        let batch = schema::conform(&batch, &Arc::new(Schema::new(fields)))?;
+        Ok(Self::new(batch, self.bytes, self.min_sequence, self.max_sequence))
     }
 
     /// Only the rows with a sequence above `through`.
@@ -149,7 +168,7 @@ impl Chunk {
 }
 
 fn nullable(fields: &arrow::datatypes::Fields) -> Vec<FieldRef> {
-    let field = |f: &FieldRef| Arc::new(Field::new(f.name(), f.data_type().clone(), true));
+    let field = |f: &FieldRef| Arc::new(f.as_ref().clone().with_nullable(true));
     fields.iter().map(field).collect()
 }
 

@@ -9,7 +9,7 @@ pub use sort::{ASCENDING, DESCENDING, KeyColumns, align, sort_batch};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use greptime_types::Result;
+use greptime_types::{Result, TableSchema};
 
 use crate::region::RowOp;
 
@@ -76,6 +76,15 @@ impl Memtable {
             }
         }
         Ok(())
+    }
+
+    /// The rows under a schema in which columns have other names or types, or are gone.
+    pub fn under(&self, schema: &TableSchema) -> Result<Self> {
+        let mut next = Self::default();
+        for chunk in &self.chunks {
+            next.push(chunk.under(schema)?);
+        }
+        Ok(next)
     }
 
     pub fn max_sequence(&self) -> Option<u64> {

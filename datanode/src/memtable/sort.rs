@@ -3,14 +3,13 @@
 use std::cmp::Reverse;
 use std::sync::Arc;
 
-use arrow::array::{
-    Array, ArrayRef, RecordBatch, RecordBatchOptions, UInt32Array, UInt64Array, new_null_array,
-};
+use crate::schema::conform;
+use arrow::array::{Array, ArrayRef, RecordBatch, UInt32Array, UInt64Array};
 use arrow::compute::{SortOptions, take_record_batch};
 use arrow::datatypes::{DataType, SchemaRef};
 use arrow::row::{RowConverter, SortField};
 use greptime_types::schema::SEQUENCE_COLUMN;
-use greptime_types::{Error, Result, TableInfo};
+use greptime_types::{Error, MergeMode, Result, TableInfo};
 
 /// NULL sorts first and equals NULL.
 pub const ASCENDING: SortOptions = SortOptions {
@@ -29,6 +28,8 @@ pub struct KeyColumns {
     pub columns: Vec<(String, DataType)>,
     /// Rows with equal keys stay side by side.
     pub append_mode: bool,
+    /// Of rows with equal keys, what remains.
+    pub merge_mode: MergeMode,
 }
 
 impl KeyColumns {
@@ -44,7 +45,13 @@ impl KeyColumns {
         Self {
             columns: names.filter_map(column).collect(),
             append_mode: table.options.append_mode,
+            merge_mode: table.options.merge_mode,
         }
+    }
+
+    /// Whether of rows with equal keys only the newest counts, so that any other may be dropped at once.
+    pub fn newest_row_wins(&self) -> bool {
+        !self.append_mode && self.merge_mode == MergeMode::LastRow
     }
 
     pub fn contains(&self, name: &str) -> bool {
@@ -56,23 +63,13 @@ fn arrow_error(error: arrow::error::ArrowError) -> Error {
     Error::internal(format!("sorting rows: {error}"))
 }
 
-/// The batch with exactly the columns of `schema`, by name; those that it lacks are NULL.
+/// The batch with exactly the columns of `schema`; see [`conform`].
 pub fn align(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
-    if batch.schema_ref() == schema {
-        return Ok(batch.clone());
-    }
-    let rows = batch.num_rows();
-    let column = |field: &arrow::datatypes::FieldRef| match batch.column_by_name(field.name()) {
-        Some(column) => Arc::clone(column),
-        None => new_null_array(field.data_type(), rows),
-    };
-    let columns: Vec<ArrayRef> = schema.fields().iter().map(column).collect();
-    let options = RecordBatchOptions::new().with_row_count(Some(rows));
-    RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options).map_err(arrow_error)
+    conform(batch, schema)
 }
 
 /// Sorts by key and newest first. In one entry the later row wins, so of rows with equal key and sequence only
-/// the last one is kept, unless the table appends.
+/// the last one is kept, unless the table appends or merges rows field by field.
 pub fn sort_batch(batch: &RecordBatch, key: &KeyColumns) -> Result<RecordBatch> {
     let sequence = batch
         .column_by_name(SEQUENCE_COLUMN)
@@ -97,7 +94,7 @@ pub fn sort_batch(batch: &RecordBatch, key: &KeyColumns) -> Result<RecordBatch> 
             .cmp(&rows.row(*b as usize))
             .then_with(|| rank(*a).cmp(&rank(*b)))
     });
-    if !key.append_mode {
+    if key.newest_row_wins() {
         order.dedup_by(|b, a| {
             let (a, b) = (*a as usize, *b as usize);
             sequence.value(a) == sequence.value(b) && rows.row(a) == rows.row(b)

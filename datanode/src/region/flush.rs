@@ -16,6 +16,7 @@ use crate::log::LogHandle;
 use crate::manifest::{Commit, FileMeta, ManifestStore, View};
 use crate::memtable::{KeyColumns, align};
 use crate::scan::{Deletes, dedup, merge, stream_of};
+use crate::schema::marks;
 use crate::sst::{FileWriter, key_of, write_file};
 
 /// Rows that are merged at a time.
@@ -50,6 +51,7 @@ pub async fn flush(with: &Flusher, region: &Arc<Region>) -> Result<u64> {
         );
         edit.flushed_seq = frozen.sequence;
         edit.add.extend(file.clone());
+        edit.truncate(&view, frozen.truncated_seq);
         match manifest.commit(&view, &edit).await? {
             Commit::Adopted(view) => {
                 region.adopt(view)?;
@@ -141,7 +143,7 @@ fn file_schema(frozen: &Frozen) -> SchemaRef {
     let columns = frozen.table.schema.columns.iter();
     let mut fields: Vec<Field> = columns
         .filter(|c| key.contains(&c.name) || present(&c.name))
-        .map(|c| Field::new(&c.name, c.column_type.to_arrow(), true))
+        .map(|c| Field::new(&c.name, c.column_type.to_arrow(), true).with_metadata(marks(c)))
         .collect();
     fields.push(Field::new(
         SEQUENCE_COLUMN,

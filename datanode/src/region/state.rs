@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use greptime_proto::v1::{RegionReport, RegionRole};
-use greptime_types::{Error, RegionId, RequestId, Result, TableInfo, format};
+use greptime_types::{Error, RegionId, RequestId, Result, TableInfo, Ttl, format};
 
 use super::checkpoint::Checkpoint;
 use super::entry::{RegionEntry, WriteEntry};
@@ -14,6 +14,7 @@ use super::rows::decode_rows;
 use crate::log::{Applied, CommittedEntry, GroupStatus};
 use crate::manifest::View;
 use crate::memtable::{Chunk, KeyColumns, Memtable};
+use crate::schema;
 
 /// Rows that are being flushed, and the region without its rows as of their last sequence.
 #[derive(Clone, Debug)]
@@ -21,6 +22,8 @@ pub struct Frozen {
     pub memtable: Memtable,
     /// Every row up to it is here or in files.
     pub sequence: u64,
+    /// Rows up to it are gone.
+    pub truncated_seq: u64,
     pub table: Arc<TableInfo>,
     pub requests: RequestTable,
 }
@@ -43,6 +46,10 @@ pub struct RegionState {
     /// When the oldest row of `active` came.
     oldest_row: Option<Duration>,
     frozen: Option<Frozen>,
+    /// Entries are applied that left no row, and that only an edit can take off the log.
+    rowless: bool,
+    /// Rows up to it are gone, wherever they lie.
+    truncated_seq: u64,
     requests: RequestTable,
     /// Writes that are proposed and neither applied nor refused.
     under_way: HashSet<RequestId>,
@@ -70,6 +77,8 @@ impl RegionState {
             active: Memtable::default(),
             oldest_row: None,
             frozen: None,
+            rowless: false,
+            truncated_seq: 0,
             requests: checkpoint.requests,
             under_way: HashSet::new(),
             applied: checkpoint.flushed_seq,
@@ -216,20 +225,25 @@ impl RegionState {
             RegionEntry::Noop => {}
             RegionEntry::Alter(table) => {
                 if table.schema.version > self.table.schema.version {
-                    self.key = KeyColumns::of(&table);
-                    self.table = Arc::new(*table);
+                    self.alter(*table)?;
                 }
             }
-            RegionEntry::Write(write) => {
-                self.under_way.remove(&write.request);
-                let seen = self.requests.look_up(write.request);
-                match seen {
-                    Seen::New => self.insert(&write, entry.index, now)?,
-                    Seen::Applied => applied.duplicate = true,
-                    Seen::Finished => {}
+            RegionEntry::Truncate(truncate) => {
+                let request = truncate.request;
+                let seen = self.first_time(request)?;
+                applied.duplicate = seen == Seen::Applied;
+                if seen == Seen::New {
+                    self.truncate(entry.index);
                 }
-                if seen == Seen::Finished {
-                    return Err(finished(write.request));
+                self.requests.apply(request, truncate.lowest_unfinished);
+            }
+            RegionEntry::Write(write) => {
+                let seen = self.first_time(write.request)?;
+                applied.duplicate = seen == Seen::Applied;
+                if seen == Seen::New {
+                    // Not applied, so its request id stays free for the same rows under the newer schema.
+                    check_version(self.id, write.schema_version, &self.table)?;
+                    self.insert(&write, entry.index, now)?;
                 }
                 self.requests.apply(write.request, write.lowest_unfinished);
             }
@@ -237,8 +251,51 @@ impl RegionState {
         Ok(applied)
     }
 
+    /// Whether a request was applied before; an error if it comes too late.
+    fn first_time(&mut self, request: RequestId) -> Result<Seen> {
+        self.under_way.remove(&request);
+        match self.requests.look_up(request) {
+            Seen::Finished => Err(finished(request)),
+            seen => Ok(seen),
+        }
+    }
+
+    fn alter(&mut self, table: TableInfo) -> Result<()> {
+        if table.schema.writes_from > self.table.schema.version {
+            self.active = self.active.under(&table.schema)?;
+        }
+        self.key = KeyColumns::of(&table);
+        self.table = Arc::new(table);
+        Ok(())
+    }
+
+    /// A flush that is under way goes on with its own rows; its file is hidden, since it has only older ones.
+    fn truncate(&mut self, sequence: u64) {
+        self.active = Memtable::default();
+        self.oldest_row = None;
+        self.frozen = None;
+        self.truncated_seq = sequence;
+        self.rowless = true;
+    }
+
+    /// Rows up to it are gone.
+    pub fn truncated_seq(&self) -> u64 {
+        self.truncated_seq
+    }
+
+    /// Files have rows that are gone: an edit gives their space back.
+    pub fn has_truncated_files(&self) -> bool {
+        let view = self.manifest.as_ref();
+        view.is_some_and(|view| view.files.values().any(|f| f.max_sequence <= self.truncated_seq))
+    }
+
     fn insert(&mut self, write: &WriteEntry, sequence: u64, now: Duration) -> Result<()> {
+        if self.table.ttl() == Ttl::Instant {
+            self.rowless = true;
+            return Ok(());
+        }
         let rows = decode_rows(&write.rows).map_err(|e| Error::corruption(e.message))?;
+        let rows = schema::with_ids(&rows, &self.table.schema)?;
         self.active.insert(rows, sequence, write.op, write.rows.len())?;
         self.oldest_row.get_or_insert(now);
         Ok(())
@@ -270,6 +327,7 @@ impl RegionState {
         if self.active.is_empty() {
             self.oldest_row = None;
         }
+        self.truncated_seq = self.truncated_seq.max(view.truncated_seq);
         self.manifest = Some(Arc::new(view));
         self.manifest_problem = None;
         Ok(())
@@ -280,11 +338,13 @@ impl RegionState {
     }
 
     pub fn freeze(&mut self) -> Option<Frozen> {
-        if self.frozen.is_none() && !self.active.is_empty() {
+        if self.frozen.is_none() && (!self.active.is_empty() || self.rowless) {
             self.oldest_row = None;
+            self.rowless = false;
             self.frozen = Some(Frozen {
                 memtable: std::mem::take(&mut self.active),
                 sequence: self.applied,
+                truncated_seq: self.truncated_seq,
                 table: Arc::clone(&self.table),
                 requests: self.requests.clone(),
             });
@@ -316,10 +376,26 @@ impl RegionState {
             let why = self.manifest_problem.as_deref().unwrap_or("it is being loaded");
             Error::unavailable(format!("region {} does not know its files yet: {why}", self.id))
         })?;
-        let frozen = self.frozen.iter().flat_map(|f| f.memtable.chunks());
-        let chunks = frozen.chain(self.active.chunks()).map(Arc::clone).collect();
+        let frozen = match &self.frozen {
+            None => Memtable::default(),
+            // What is being flushed keeps the schema that its file will have.
+            Some(f) if self.table.schema.writes_from > f.table.schema.version => {
+                f.memtable.under(&self.table.schema)?
+            }
+            Some(f) => f.memtable.clone(),
+        };
+        let chunks = frozen
+            .chunks()
+            .iter()
+            .chain(self.active.chunks())
+            .map(Arc::clone)
+            .collect();
+        let view = match self.has_truncated_files() {
+            false => Arc::clone(view),
+            true => Arc::new(view.without_truncated(self.truncated_seq)),
+        };
         Ok(Snapshot {
-            view: Arc::clone(view),
+            view,
             chunks,
             table: Arc::clone(&self.table),
             key: self.key.clone(),
@@ -352,6 +428,20 @@ impl RegionState {
             problem,
         }
     }
+}
+
+/// Refuses rows that were made for a schema under which their names or types meant something else. Their writer makes
+/// them anew when it knows the newer one.
+pub fn check_version(region: RegionId, made_for: u64, table: &TableInfo) -> Result<()> {
+    if made_for >= table.schema.writes_from {
+        return Ok(());
+    }
+    Err(Error::conflict(format!(
+        "the rows were made for version {made_for} of {}, columns have changed in version {} (region {region}); \
+         retry with the newer one",
+        table.full_name(),
+        table.schema.writes_from
+    )))
 }
 
 fn finished(request: RequestId) -> Error {

@@ -11,10 +11,12 @@ use datafusion::logical_expr::Expr;
 use datafusion::logical_expr::execution_props::ExecutionProps;
 use datafusion::logical_expr::utils::split_conjunction;
 use datafusion::physical_expr::{PhysicalExpr, conjunction_opt, create_physical_expr};
-use greptime_query::RegionScanSpec;
+use greptime_query::{RegionScanSpec, into_datafusion};
 use greptime_types::schema::{OP_COLUMN, SEQUENCE_COLUMN};
+use greptime_types::{ColumnSchema, Error, Result as OurResult};
 
 use crate::region::Snapshot;
+use crate::schema::marks;
 
 /// Under which the query runtime knows the bucket.
 pub const STORE_URL: &str = "greptime://bucket";
@@ -37,6 +39,7 @@ pub struct ScanPlan {
 
 impl ScanPlan {
     pub fn new(spec: &RegionScanSpec, snapshot: &Snapshot) -> Result<Self> {
+        check_columns(spec, snapshot).map_err(into_datafusion)?;
         let output = spec.output_schema()?;
         let filters: Vec<Expr> = spec
             .filters
@@ -79,6 +82,23 @@ impl ScanPlan {
     }
 }
 
+/// The plan names columns, so each name must still be the column that the planner saw.
+fn check_columns(spec: &RegionScanSpec, snapshot: &Snapshot) -> OurResult<()> {
+    let table = &snapshot.table.schema;
+    let same = |seen: &&ColumnSchema| {
+        let now = table.column(&seen.name);
+        now.is_some_and(|now| now.id == seen.id && now.column_type == seen.column_type)
+    };
+    match spec.schema.columns.iter().find(|seen| !same(seen)) {
+        None => Ok(()),
+        Some(changed) => Err(Error::conflict(format!(
+            "column `{}` of table {} was changed while the query was planned; plan it again",
+            changed.name,
+            snapshot.table.full_name()
+        ))),
+    }
+}
+
 /// The named columns as the region has them, and what overwriting needs. A column that the region does not have
 /// is left out: the output fills it with NULL.
 fn read_schema(names: &BTreeSet<String>, snapshot: &Snapshot) -> SchemaRef {
@@ -90,7 +110,7 @@ fn read_schema(names: &BTreeSet<String>, snapshot: &Snapshot) -> SchemaRef {
     };
     let columns = table.columns.iter().filter(|c| needed(&c.name));
     let mut fields: Vec<Field> = columns
-        .map(|c| Field::new(&c.name, c.column_type.to_arrow(), true))
+        .map(|c| Field::new(&c.name, c.column_type.to_arrow(), true).with_metadata(marks(c)))
         .collect();
     if !snapshot.key.append_mode {
         fields.push(Field::new(SEQUENCE_COLUMN, DataType::UInt64, true));

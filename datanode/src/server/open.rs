@@ -223,5 +223,9 @@ fn query_context(config: &DatanodeConfig, data_dir: &DataDir, bucket: &Bucket) -
         .map_err(failed)?;
     let url = ObjectStoreUrl::parse(STORE_URL).map_err(failed)?;
     runtime.register_object_store(url.as_ref(), Arc::clone(&bucket.store));
-    Ok(SessionContext::new_with_config_rt(SessionConfig::new(), runtime))
+    let context = SessionContext::new_with_config_rt(SessionConfig::new(), runtime);
+    for function in greptime_query::json_functions() {
+        context.register_udf(function.as_ref().clone());
+    }
+    Ok(context)
 }

@@ -3,6 +3,7 @@
 //! A batch of a table is split by its partition rule; the parts go to their regions side by side, those of one
 //! region one after the other, so that the order in which a client wrote is the order in which it is stored.
 
+pub mod adapt;
 pub mod auto;
 pub mod cells;
 pub mod literal;
@@ -15,7 +16,7 @@ use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::ipc::writer::StreamWriter;
 use futures::future::join_all;
 use greptime_proto::v1::WriteOp;
-use greptime_types::{Error, RegionId, Result, TableInfo};
+use greptime_types::{Error, MergeMode, RegionId, Result, TableInfo};
 use tokio::sync::Semaphore;
 
 use crate::route::router::RegionWrite;
@@ -60,6 +61,14 @@ impl Ingestor {
                 "the rows have no time: column `{time}` is missing"
             )));
         }
+        let explicit;
+        let batch = match op == WriteOp::Put && table.options.merge_mode == MergeMode::LastNonNull {
+            true => {
+                explicit = adapt::explicit_nulls(&table.schema, batch)?;
+                &explicit
+            }
+            false => batch,
+        };
         let size = batch.get_array_memory_size().div_ceil(UNIT);
         let units = u32::try_from(size)
             .unwrap_or(u32::MAX)
@@ -105,26 +114,51 @@ impl Ingestor {
         op: WriteOp,
         deadline: Deadline,
     ) -> Result<()> {
-        let region = RegionId::new(table.id, number);
         let bytes = rows.get_array_memory_size().max(1);
         let parts = bytes.div_ceil(self.part_bytes).clamp(1, rows.num_rows());
         let step = rows.num_rows().div_ceil(parts);
         for start in (0..rows.num_rows()).step_by(step) {
             let part = rows.slice(start, step.min(rows.num_rows() - start));
-            let write = RegionWrite {
-                region,
-                schema_version: table.schema.version,
-                op,
-                rows: to_ipc(&part)?,
-            };
-            self.router.write(write, deadline).await?;
+            self.deliver(table, number, &part, op, deadline).await?;
         }
         Ok(())
+    }
+
+    /// Says the same to every region of a table.
+    pub async fn to_all_regions(
+        &self,
+        table: &TableInfo,
+        rows: &RecordBatch,
+        op: WriteOp,
+        deadline: Deadline,
+    ) -> Result<()> {
+        let partitions = table.partition.partitions.iter();
+        let writes = partitions.map(|p| self.deliver(table, p.region, rows, op, deadline));
+        let results: Result<Vec<()>> = join_all(writes).await.into_iter().collect();
+        results.map(drop)
+    }
+
+    async fn deliver(
+        &self,
+        table: &TableInfo,
+        number: u32,
+        rows: &RecordBatch,
+        op: WriteOp,
+        deadline: Deadline,
+    ) -> Result<()> {
+        let write = RegionWrite {
+            region: RegionId::new(table.id, number),
+            schema: &table.schema,
+            op,
+            rows,
+            encoded: to_ipc(rows)?,
+        };
+        self.router.write(write, deadline).await.map(drop)
     }
 }
 
 /// One Arrow IPC stream.
-fn to_ipc(batch: &RecordBatch) -> Result<Bytes> {
+pub fn to_ipc(batch: &RecordBatch) -> Result<Bytes> {
     let encode = || {
         let mut writer = StreamWriter::try_new(Vec::new(), batch.schema_ref())?;
         writer.write(batch)?;

@@ -120,6 +120,7 @@ mod tests {
             semantic,
             nullable: semantic != Semantic::Timestamp,
             default: None,
+            absent: None,
         };
         TableSchema::new(
             vec![

@@ -6,7 +6,7 @@ use datafusion::arrow::array::{ArrayRef, RecordBatch, StringArray, UInt64Array};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use futures::{StreamExt, TryStreamExt};
+use futures::{FutureExt, StreamExt, TryStreamExt};
 use greptime_types::{Error, RegionId, Result};
 
 use super::Executor;
@@ -42,9 +42,10 @@ impl Executor {
             }
         };
         let deadline = self.router().deadline_in(self.config.query_timeout);
-        let work = regions
+        let work: Vec<_> = regions
             .iter()
-            .map(|region| self.one_region(admin.job, *region, deadline));
+            .map(|region| self.one_region(admin.job, *region, deadline).boxed())
+            .collect();
         let results: Vec<Vec<u64>> = futures::stream::iter(work)
             .buffered(AT_ONCE)
             .try_collect()

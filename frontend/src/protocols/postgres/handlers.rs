@@ -109,7 +109,9 @@ impl Handler {
             Output::Rows(rows) => Response::Query(stream(rows, format, statement.tag()).await?),
             Output::Affected(rows) => match statement {
                 Statement::Insert(_) => Response::Execution(tag.with_oid(0).with_rows(rows as usize)),
-                Statement::Delete(_) => Response::Execution(tag.with_rows(rows as usize)),
+                Statement::Delete(_) | Statement::Update(_) => {
+                    Response::Execution(tag.with_rows(rows as usize))
+                }
                 Statement::Ignored("BEGIN") => Response::TransactionStart(tag),
                 Statement::Ignored("COMMIT" | "ROLLBACK") => Response::TransactionEnd(tag),
                 _ => Response::Execution(tag),
