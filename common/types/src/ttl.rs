@@ -23,11 +23,15 @@ pub enum Ttl {
 
 impl Ttl {
     /// The lowest time that is still shown at `now_ms` (milliseconds since 1970), in the unit of the time index.
-    /// `None`: everything is, or, for [`Ttl::Instant`], nothing is kept that could be asked for.
+    /// `None`: everything is. For [`Ttl::Instant`] it is the end of time.
     ///
     /// Never too high: what lies a part of a unit below the exact moment still counts.
     pub fn cutoff(self, now_ms: i64, unit: TimeUnit) -> Option<i64> {
-        let Self::For(age) = self else { return None };
+        let age = match self {
+            Self::Forever => return None,
+            Self::Instant => return Some(i64::MAX),
+            Self::For(age) => age,
+        };
         let age_ms = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
         let ms = i128::from(now_ms) - i128::from(age_ms);
         let exact = match unit {
@@ -142,6 +146,7 @@ mod tests {
         assert_eq!(ttl.cutoff(10_000, TimeUnit::Microsecond), Some(8_500_000));
         assert_eq!(ttl.cutoff(10_000, TimeUnit::Nanosecond), Some(8_500_000_000));
         assert_eq!(Ttl::Forever.cutoff(10_000, TimeUnit::Second), None);
+        assert_eq!(Ttl::Instant.cutoff(10_000, TimeUnit::Second), Some(i64::MAX));
         let ages = Ttl::For(Duration::MAX);
         assert_eq!(ages.cutoff(0, TimeUnit::Nanosecond), Some(i64::MIN));
         assert_eq!(days(1).cutoff(i64::MAX, TimeUnit::Nanosecond), Some(i64::MAX));

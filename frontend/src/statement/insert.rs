@@ -237,12 +237,7 @@ pub(super) fn check_source(table: &TableInfo, names: &[String], source: &Schema)
 }
 
 /// The rows of a query under the names and types of the table's columns.
-pub(super) fn cast_batch(
-    table: &TableInfo,
-    names: &[String],
-    batch: &RecordBatch,
-    now_ms: i64,
-) -> Result<RecordBatch> {
+fn cast_batch(table: &TableInfo, names: &[String], batch: &RecordBatch, now_ms: i64) -> Result<RecordBatch> {
     let (mut fields, mut arrays): (Vec<Field>, Vec<ArrayRef>) = (vec![], vec![]);
     for column in &table.schema.columns {
         let target = column.column_type.to_arrow();

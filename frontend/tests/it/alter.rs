@@ -188,6 +188,14 @@ async fn an_update_sets_fields_by_any_predicate() {
         json!([[5, 35]])
     );
     assert_eq!(cluster.sql("SELECT count(*) FROM cpu").await, json!([[90]]));
+    assert_eq!(
+        cluster.sql("UPDATE cpu SET usage = '1.5' WHERE n = 0").await,
+        json!(1)
+    );
+    assert_eq!(
+        cluster.sql("SELECT usage FROM cpu WHERE n = 0").await,
+        json!([[1.5]])
+    );
     assert_eq!(cluster.sql("UPDATE cpu SET usage = NULL").await, json!(90));
     assert_eq!(
         cluster.sql("SELECT count(usage), count(n) FROM cpu").await,
@@ -222,8 +230,14 @@ async fn an_update_of_merged_fields_cannot_unsay_a_value() {
               WITH (merge_mode = 'last_non_null')",
         )
         .await;
-    cluster.sql("INSERT INTO t VALUES ('x', 1, 1, 2)").await;
+    cluster.sql("ALTER TABLE t ADD COLUMN c BIGINT DEFAULT 7").await;
+    cluster.sql("INSERT INTO t VALUES ('x', 1, 1, 2, 3)").await;
     assert_eq!(cluster.sql("UPDATE t SET a = a + 1").await, json!(1));
+    assert_eq!(
+        cluster.fake.newest_written("t"),
+        ["host", "ts", "a", "c"],
+        "b is not said, and c says that it is not"
+    );
     refused(&cluster, &[("UPDATE t SET a = NULL", 400, "last_non_null")]).await;
 }
 

@@ -107,6 +107,12 @@ impl Fake {
             .collect()
     }
 
+    /// The columns of the newest write to a table of one region.
+    pub fn newest_written(&self, table: &str) -> Vec<String> {
+        let region = RegionId::new(self.table(table).id, 0);
+        self.state.lock().regions[&region].newest_columns()
+    }
+
     pub fn duplicates(&self) -> usize {
         self.state.lock().regions.values().map(|r| r.duplicates).sum()
     }

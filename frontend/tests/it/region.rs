@@ -77,6 +77,12 @@ impl Region {
         })
     }
 
+    /// The columns of the newest write.
+    pub fn newest_columns(&self) -> Vec<String> {
+        let (batch, _) = self.rows.last().unwrap();
+        batch.schema().fields().iter().map(|f| f.name().clone()).collect()
+    }
+
     /// The rows that are there keep their columns, by id, under the new names and types.
     pub fn alter(&mut self, table: TableInfo) {
         for (batch, _) in &mut self.rows {
