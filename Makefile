@@ -61,11 +61,26 @@ test-e2e: build ## The scenarios on a real cluster: a laboratory on this machine
 test-long: build ## The full counts of everything that `test` runs in a short form
 	PROPTEST_CASES=10000 GREPTIME_TEST_SEEDS=2000 GREPTIME_TEST_ROUNDS=10 $(MAKE) --no-print-directory test-unit test-e2e
 
+# HOSTS=4000 another number of hosts, QUICK=1 less of everything, SAVE=1 also into docs/benchmarks, BENCH_ARGS="…" any
+# other argument of `greptime-bench run`. What the node exporter says is recorded once, for five minutes.
+.PHONY: bench
+bench: ## This database beside its peers, as whole processes, in release builds; QUICK=1 for a short run
+	e2e/bench/install-peers.sh || true
+	cargo build --locked --workspace --profile dist --bin greptime-node --bin greptime-bench
+	test -e $(SCRAPES) || $(BENCH) record --to $(SCRAPES) --scrapes 600 --pause 500
+	$(BENCH) run --hosts $(HOSTS) --scrapes $(SCRAPES) $(if $(QUICK),$(BENCH_QUICK),$(BENCH_FULL)) $(if $(SAVE),--save) $(BENCH_ARGS)
+
+BENCH       := $(CARGO_TARGET_DIR)/dist/greptime-bench
+SCRAPES     := $(CACHE)/bench/node-exporter.txt
+HOSTS       ?= $(if $(QUICK),100,400)
+BENCH_QUICK := --runs 5
+BENCH_FULL  := --more-hosts 4000,10000 --memory --cold-files 10000
+
 .PHONY: lint
 lint: ## Formatting, clippy, shell scripts, links and tables of the documents
 	cargo fmt --all --check
 	cargo clippy --locked $(CARGO_ALL) --bins --tests -- -D warnings
-	for script in $$(grep -lE '^#!.*sh$$' e2e/kubernetes/*.sh scripts/* manifests/*.sh .ci/run); do bash -n $$script || exit 1; done
+	for script in $$(grep -lE '^#!.*sh$$' e2e/kubernetes/*.sh e2e/bench/*.sh scripts/* manifests/*.sh .ci/run); do bash -n $$script || exit 1; done
 	scripts/check-docs
 
 .PHONY: generate

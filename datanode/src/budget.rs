@@ -2,13 +2,17 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use greptime_types::{Error, Result};
+
+/// A write close to the hard limit waits for so long: writers are then slower than any object store.
+const LONGEST_DELAY: Duration = Duration::from_millis(500);
 
 /// Counts what all regions hold, and what is on its way to them.
 #[derive(Debug)]
 pub struct Budget {
-    /// Above it the largest regions are flushed.
+    /// Above it the largest regions are flushed, and writes slowed down.
     soft: u64,
     /// Above it writes are refused.
     hard: u64,
@@ -42,6 +46,15 @@ impl Budget {
             )));
         }
         Ok(reservation)
+    }
+
+    /// How long a write should wait before it takes room: nothing below the soft limit, and the more the nearer the
+    /// hard one is, so that flushes keep up before anything is refused.
+    pub fn delay(&self) -> Duration {
+        let used = self.used() + self.arriving.load(Ordering::SeqCst);
+        let above = used.saturating_sub(self.soft) as f64;
+        let share = (above / (self.hard - self.soft).max(1) as f64).min(1.0);
+        LONGEST_DELAY.mul_f64(share * share)
     }
 
     /// A region's memtable changed from `before` to `after` bytes.
@@ -96,5 +109,22 @@ mod tests {
         assert_eq!(budget.excess(), 0);
         budget.changed(40, 70);
         assert_eq!(budget.excess(), 20);
+    }
+
+    #[test]
+    fn writes_are_slowed_down_before_they_are_refused() {
+        let budget = Budget::new(50, 100);
+        budget.changed(0, 50);
+        assert_eq!(budget.delay(), Duration::ZERO);
+        let mut last = Duration::ZERO;
+        for used in [60, 75, 90, 100] {
+            budget.changed(budget.used() as usize, used);
+            assert!(budget.delay() > last, "{used}");
+            last = budget.delay();
+        }
+        assert_eq!(last, LONGEST_DELAY);
+        let on_its_way = Budget::new(50, 100);
+        let _arriving = on_its_way.reserve(80).unwrap();
+        assert!(on_its_way.delay() > Duration::ZERO);
     }
 }

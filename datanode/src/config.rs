@@ -5,6 +5,8 @@ use std::time::Duration;
 use greptime_types::{Error, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::log::LogSync;
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DatanodeConfig {
@@ -29,6 +31,11 @@ pub struct DatanodeConfig {
     /// Payload that is written with one fsync.
     #[serde(with = "greptime_settings::size")]
     pub log_turn_size: u64,
+    /// When a write is on disk: before it is acknowledged, or `log_sync_interval` later.
+    pub log_sync: LogSync,
+    /// Between two syncs with `log_sync = "interval"`; the newest writes of so long may be lost with the power.
+    #[serde(with = "greptime_settings::duration")]
+    pub log_sync_interval: Duration,
     #[serde(with = "greptime_settings::size")]
     pub log_file_size: u64,
     /// Log files are cleaned up once the log is larger.
@@ -37,9 +44,43 @@ pub struct DatanodeConfig {
     /// Memory of all queries together; beyond it they spill to the data directory, or fail.
     #[serde(with = "greptime_settings::size")]
     pub query_memory: u64,
+    /// Memory for parts of files as they are.
+    #[serde(with = "greptime_settings::size")]
+    pub cache_memory: u64,
+    /// Disk space for parts of files, in the data directory; 0: none.
+    #[serde(with = "greptime_settings::size")]
+    pub cache_disk: u64,
+    /// Memory for decoded columns of files.
+    #[serde(with = "greptime_settings::size")]
+    pub decoded_cache_size: u64,
     /// Disk space of all queries together.
     #[serde(with = "greptime_settings::size")]
     pub query_spill_limit: u64,
+    /// Merges of files at the same time, each of another region.
+    pub compaction_concurrency: usize,
+    /// Memory of all merges together, about.
+    #[serde(with = "greptime_settings::size")]
+    pub compaction_memory: u64,
+    /// Bytes that all merges together read and write in a second; 0 is no limit.
+    #[serde(with = "greptime_settings::size")]
+    pub compaction_rate: u64,
+    /// No file is made larger, about; a sorted run of this size is not merged any more.
+    #[serde(with = "greptime_settings::size")]
+    pub compaction_file_size: u64,
+    /// Sorted runs that a window of time may have while it is written to.
+    pub compaction_active_runs: usize,
+    /// Sorted runs that a window of time may have when it is not written to.
+    pub compaction_inactive_runs: usize,
+    /// A region with so many sorted runs in a window of time slows writes down.
+    pub compaction_soft_runs: usize,
+    /// A region with so many sorted runs in a window of time refuses writes until compactions have caught up.
+    pub compaction_hard_runs: usize,
+    /// How long files that were replaced are kept for readers that still use them.
+    #[serde(with = "greptime_settings::duration")]
+    pub file_grace: Duration,
+    /// How often files that nothing names are looked for.
+    #[serde(with = "greptime_settings::duration")]
+    pub orphan_interval: Duration,
 }
 
 impl Default for DatanodeConfig {
@@ -53,10 +94,25 @@ impl Default for DatanodeConfig {
             max_write_size: 16 << 20,
             write_queue: 1024,
             log_turn_size: 4 << 20,
+            log_sync: LogSync::Always,
+            log_sync_interval: Duration::from_secs(1),
             log_file_size: 64 << 20,
             log_purge_threshold: 512 << 20,
             query_memory: 512 << 20,
+            cache_memory: 128 << 20,
+            cache_disk: 2 << 30,
+            decoded_cache_size: 256 << 20,
             query_spill_limit: 4 << 30,
+            compaction_concurrency: 1,
+            compaction_memory: 256 << 20,
+            compaction_rate: 128 << 20,
+            compaction_file_size: 512 << 20,
+            compaction_active_runs: 8,
+            compaction_inactive_runs: 2,
+            compaction_soft_runs: 48,
+            compaction_hard_runs: 96,
+            file_grace: Duration::from_secs(10 * 60),
+            orphan_interval: Duration::from_secs(60 * 60),
         }
     }
 }
@@ -74,8 +130,39 @@ impl DatanodeConfig {
         if self.log_purge_threshold < self.log_file_size {
             return wrong("log_purge_threshold must be at least datanode.log_file_size");
         }
+        if self.log_sync_interval < Duration::from_millis(10) {
+            return wrong("log_sync_interval must be at least 10ms");
+        }
         if self.flush_concurrency == 0 || self.write_queue == 0 || self.log_turn_size == 0 {
             return wrong("flush_concurrency, write_queue and log_turn_size must be at least 1");
+        }
+        self.validate_compaction()
+    }
+
+    fn validate_compaction(&self) -> Result<()> {
+        let wrong = |what: &str| Err(Error::invalid(format!("datanode.{what}")));
+        if self.compaction_concurrency == 0 || self.compaction_active_runs == 0 {
+            return wrong("compaction_concurrency and compaction_active_runs must be at least 1");
+        }
+        if self.compaction_inactive_runs == 0 || self.compaction_inactive_runs > self.compaction_active_runs {
+            return wrong(
+                "compaction_inactive_runs must be at least 1, and at most datanode.compaction_active_runs",
+            );
+        }
+        if self.compaction_soft_runs <= 4 * self.compaction_active_runs {
+            // So many there may be without anything being behind.
+            return wrong(
+                "compaction_soft_runs must be more than four times datanode.compaction_active_runs",
+            );
+        }
+        if self.compaction_hard_runs <= self.compaction_soft_runs {
+            return wrong("compaction_hard_runs must be larger than datanode.compaction_soft_runs");
+        }
+        if self.compaction_file_size < 1 << 20 || self.compaction_memory < 16 << 20 {
+            return wrong("compaction_file_size must be at least 1MiB, compaction_memory at least 16MiB");
+        }
+        if self.orphan_interval.is_zero() {
+            return wrong("orphan_interval must be more than nothing");
         }
         Ok(())
     }

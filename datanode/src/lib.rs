@@ -7,6 +7,8 @@
 //! `log::core`, `region::state` and `memtable` know no clock, task, network or disk.
 
 pub mod budget;
+pub mod cache;
+pub mod compaction;
 pub mod config;
 pub mod log;
 pub mod manifest;

@@ -22,11 +22,25 @@ pub struct DatanodeMetrics {
     pub log_tail_truncated_bytes: Counter,
     pub rows_written: Counter,
     pub write_rejected: Family<Reason, Counter>,
+    pub writes_delayed: Counter,
     pub memtable_bytes: Gauge<u64, AtomicU64>,
     pub flush_seconds: Histogram,
     pub flush_failures: Counter,
     pub region_count: Gauge<u64, AtomicU64>,
     pub queries: Counter,
+    pub flush_bytes: Counter,
+    pub compactions: Counter,
+    pub compaction_failures: Counter,
+    pub compaction_seconds: Histogram,
+    pub compaction_bytes_read: Counter,
+    pub compaction_bytes_written: Counter,
+    pub compaction_files: Counter,
+    pub compaction_files_expired: Counter,
+    pub compaction_pending_bytes: Gauge<u64, AtomicU64>,
+    pub compaction_runs: Gauge<u64, AtomicU64>,
+    pub files_deleted: Counter,
+    pub orphans_deleted: Counter,
+    pub writes_slowed: Counter,
 }
 
 impl DatanodeMetrics {
@@ -37,12 +51,27 @@ impl DatanodeMetrics {
             log_tail_truncated_bytes: Counter::default(),
             rows_written: Counter::default(),
             write_rejected: Family::default(),
+            writes_delayed: Counter::default(),
             memtable_bytes: Gauge::default(),
             flush_seconds: Histogram::new(exponential_buckets(0.005, 2.0, 16)),
             flush_failures: Counter::default(),
             region_count: Gauge::default(),
             queries: Counter::default(),
+            flush_bytes: Counter::default(),
+            compactions: Counter::default(),
+            compaction_failures: Counter::default(),
+            compaction_seconds: Histogram::new(exponential_buckets(0.01, 2.0, 18)),
+            compaction_bytes_read: Counter::default(),
+            compaction_bytes_written: Counter::default(),
+            compaction_files: Counter::default(),
+            compaction_files_expired: Counter::default(),
+            compaction_pending_bytes: Gauge::default(),
+            compaction_runs: Gauge::default(),
+            files_deleted: Counter::default(),
+            orphans_deleted: Counter::default(),
+            writes_slowed: Counter::default(),
         };
+        all.register_compaction(metrics);
         metrics.register(
             "greptime_datanode_log_append_seconds",
             "Time to make one batch of the log durable",
@@ -69,6 +98,11 @@ impl DatanodeMetrics {
             all.write_rejected.clone(),
         );
         metrics.register(
+            "greptime_datanode_writes_delayed",
+            "Writes that were slowed down, since memtables are above the soft limit",
+            all.writes_delayed.clone(),
+        );
+        metrics.register(
             "greptime_datanode_memtable_bytes",
             "Rows in memory that are not in files yet",
             all.memtable_bytes.clone(),
@@ -90,5 +124,78 @@ impl DatanodeMetrics {
         );
         metrics.register("greptime_datanode_queries", "Plans executed", all.queries.clone());
         all
+    }
+
+    fn register_compaction(&self, metrics: &Metrics) {
+        let counters = [
+            (
+                "greptime_datanode_flush_bytes",
+                "Bytes of files that flushes made",
+                &self.flush_bytes,
+            ),
+            (
+                "greptime_datanode_compactions",
+                "Merges of files whose outcome is in the manifest",
+                &self.compactions,
+            ),
+            (
+                "greptime_datanode_compaction_failures",
+                "Compactions that will be tried again",
+                &self.compaction_failures,
+            ),
+            (
+                "greptime_datanode_compaction_bytes_read",
+                "Bytes that compactions read from the object store",
+                &self.compaction_bytes_read,
+            ),
+            (
+                "greptime_datanode_compaction_bytes_written",
+                "Bytes that compactions wrote to the object store",
+                &self.compaction_bytes_written,
+            ),
+            (
+                "greptime_datanode_compaction_files",
+                "Files that were replaced by compactions",
+                &self.compaction_files,
+            ),
+            (
+                "greptime_datanode_compaction_files_expired",
+                "Files that were dropped since all their rows had lived their time",
+                &self.compaction_files_expired,
+            ),
+            (
+                "greptime_datanode_files_deleted",
+                "Replaced and dropped files that were deleted after the grace period",
+                &self.files_deleted,
+            ),
+            (
+                "greptime_datanode_orphans_deleted",
+                "Files deleted that no manifest edit ever named",
+                &self.orphans_deleted,
+            ),
+            (
+                "greptime_datanode_writes_slowed",
+                "Writes that waited because compactions are behind",
+                &self.writes_slowed,
+            ),
+        ];
+        for (name, help, counter) in counters {
+            metrics.register(name, help, counter.clone());
+        }
+        metrics.register(
+            "greptime_datanode_compaction_seconds",
+            "Time from the start of a merge to a known manifest edit",
+            self.compaction_seconds.clone(),
+        );
+        metrics.register(
+            "greptime_datanode_compaction_pending_bytes",
+            "Bytes in windows of time that have more sorted runs than they should have",
+            self.compaction_pending_bytes.clone(),
+        );
+        metrics.register(
+            "greptime_datanode_compaction_runs",
+            "The most sorted runs in a window of time of any region",
+            self.compaction_runs.clone(),
+        );
     }
 }

@@ -44,18 +44,6 @@ pub fn marks(column: &ColumnSchema) -> HashMap<String, String> {
     std::iter::once(id).chain(absent).collect()
 }
 
-/// Rows that name columns as the table does, each column with its id, by which it is known from now on.
-pub fn with_ids(rows: &RecordBatch, table: &TableSchema) -> Result<RecordBatch> {
-    let field = |f: &FieldRef| match table.column(f.name()) {
-        Some(column) => Arc::new(f.as_ref().clone().with_metadata(marks(column))),
-        None => Arc::clone(f),
-    };
-    let fields: Vec<FieldRef> = rows.schema().fields().iter().map(field).collect();
-    let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
-    RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), rows.columns().to_vec(), &options)
-        .map_err(arrow_error)
-}
-
 /// The rows under another schema. A column is found by its id, or by its name if one of both has no id. One that is
 /// absent has the value that [`ColumnSchema::absent`] says, else NULL; one of another type is cast, and what cannot
 /// be cast is NULL.

@@ -102,7 +102,7 @@ impl Frontend {
             config.write_memory,
             config.write_part,
         ));
-        let engine = Engine::new(&config, router, Arc::clone(&link))?;
+        let engine = Engine::new(&config, router, Arc::clone(&link), metrics.clone())?;
         let executor = Arc::new(Executor {
             engine,
             ingestor,

@@ -18,6 +18,11 @@ struct RequestLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PlanLabels {
+    from: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ProtocolLabels {
     protocol: &'static str,
 }
@@ -32,6 +37,7 @@ pub struct FrontendMetrics {
     requests: Family<RequestLabels, Counter>,
     seconds: Family<ProtocolLabels, Histogram>,
     rows_ingested: Family<ProtocolLabels, Counter>,
+    plans: Family<PlanLabels, Counter>,
     /// Requests that wait for a region.
     pub held: Gauge,
     /// Attempts after the first, of writes and queries.
@@ -44,6 +50,7 @@ impl FrontendMetrics {
             requests: Family::default(),
             seconds: Family::new_with_constructor(|| Histogram::new(BUCKETS)),
             rows_ingested: Family::default(),
+            plans: Family::default(),
             held: Gauge::default(),
             retries: Counter::default(),
         };
@@ -61,6 +68,11 @@ impl FrontendMetrics {
             "greptime_frontend_rows_ingested",
             "Rows acknowledged to writers",
             new.rows_ingested.clone(),
+        );
+        registry.register(
+            "greptime_frontend_query_plans",
+            "Queries by where their plan came from",
+            new.plans.clone(),
         );
         registry.register(
             "greptime_frontend_held_requests",
@@ -87,6 +99,12 @@ impl FrontendMetrics {
         self.seconds
             .get_or_create(&ProtocolLabels { protocol })
             .observe(took.as_secs_f64());
+    }
+
+    /// A query was planned, or took the plan of an earlier one of its form.
+    pub fn planned(&self, from_cache: bool) {
+        let from = if from_cache { "cache" } else { "planner" };
+        self.plans.get_or_create(&PlanLabels { from }).inc();
     }
 
     pub fn ingested(&self, protocol: &'static str, rows: u64) {

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use greptime_types::{Error, Result};
 use object_store::aws::AmazonS3Builder;
+use object_store::azure::MicrosoftAzureBuilder;
 use object_store::client::{Certificate, ClientOptions};
+use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{BackoffConfig, ObjectStore, RetryConfig};
@@ -24,7 +26,13 @@ const RETRY_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum StoreKind {
+    /// Amazon S3, and servers that speak its protocol.
     S3,
+    /// Google Cloud Storage.
+    Gcs,
+    /// Azure Blob Storage.
+    Azure,
+    /// Synced files in a directory.
     #[default]
     Local,
     /// Lost with the process; for tests.
@@ -36,11 +44,12 @@ pub enum StoreKind {
 #[serde(deny_unknown_fields, default)]
 pub struct ObjectStoreConfig {
     pub kind: StoreKind,
+    /// Bucket of S3 or Google, container of Azure.
     pub bucket: String,
     /// Prefix of every key.
     pub root: String,
     pub region: Option<String>,
-    /// URL of an S3-compatible server; AWS when absent.
+    /// URL of the server; the cloud's own when absent.
     pub endpoint: Option<String>,
     /// `http://host/bucket/key` instead of `http://bucket.host/key`.
     pub path_style: bool,
@@ -49,15 +58,27 @@ pub struct ObjectStoreConfig {
     pub access_key_id: Option<String>,
     #[serde(skip_serializing)]
     pub secret_access_key: Option<String>,
+    /// Google: a file with the key of a service account.
+    pub service_account_file: Option<PathBuf>,
+    /// Azure: the storage account.
+    pub account_name: Option<String>,
+    /// Azure: its key.
+    #[serde(skip_serializing)]
+    pub account_key: Option<String>,
     /// Directory of `kind = "local"`; the default is `objects` in the data directory.
     pub dir: Option<PathBuf>,
 }
 
 impl ObjectStoreConfig {
     /// Opens the store; no request is sent yet.
+    ///
+    /// Errors: `InvalidArgument` that names the setting that is missing, or that has no meaning for the kind.
     pub fn open(&self) -> Result<Bucket> {
+        self.check()?;
         let store: Arc<dyn ObjectStore> = match self.kind {
             StoreKind::S3 => Arc::new(self.open_s3()?),
+            StoreKind::Gcs => Arc::new(self.open_gcs()?),
+            StoreKind::Azure => Arc::new(self.open_azure()?),
             StoreKind::Local => Arc::new(self.open_local()?),
             StoreKind::Memory => Arc::new(InMemory::new()),
         };
@@ -66,47 +87,122 @@ impl ObjectStoreConfig {
         Ok(Bucket { store, root })
     }
 
+    /// Settings that belong to another kind are mistakes, and so is half of a pair.
+    fn check(&self) -> Result<()> {
+        use StoreKind::{Azure, Gcs, S3};
+        let clouds: &[StoreKind] = &[S3, Gcs, Azure];
+        let given: [(&str, bool, &[StoreKind]); 7] = [
+            ("region", self.region.is_some(), &[S3]),
+            ("path_style", self.path_style, &[S3]),
+            ("access_key_id", self.access_key_id.is_some(), &[S3]),
+            ("secret_access_key", self.secret_access_key.is_some(), &[S3]),
+            (
+                "service_account_file",
+                self.service_account_file.is_some(),
+                &[Gcs],
+            ),
+            ("account_name", self.account_name.is_some(), &[Azure]),
+            ("account_key", self.account_key.is_some(), &[Azure]),
+        ];
+        let kind = self.kind.name();
+        if let Some((setting, ..)) = given
+            .iter()
+            .find(|(_, given, kinds)| *given && !kinds.contains(&self.kind))
+        {
+            return Err(Error::invalid(format!(
+                "object_store.{setting} has no meaning for object_store.kind = \"{kind}\"; remove it, or choose \
+                 another kind"
+            )));
+        }
+        if clouds.contains(&self.kind) && self.bucket.is_empty() {
+            let what = if self.kind == Azure { "container" } else { "bucket" };
+            return Err(Error::invalid(format!(
+                "object_store.bucket is empty; name the {what}"
+            )));
+        }
+        if self.access_key_id.is_some() != self.secret_access_key.is_some() {
+            return Err(Error::invalid(
+                "object_store.access_key_id and object_store.secret_access_key are given together or not at all",
+            ));
+        }
+        if self.kind == Azure && self.account_name.is_none() && self.endpoint.is_none() {
+            return Err(Error::invalid(
+                "object_store.account_name is needed for kind = \"azure\": the name of the storage account",
+            ));
+        }
+        Ok(())
+    }
+
     fn open_s3(&self) -> Result<object_store::aws::AmazonS3> {
-        if self.bucket.is_empty() {
-            return Err(Error::invalid("object_store.bucket is empty; name the bucket"));
-        }
-        let mut client = ClientOptions::new()
-            .with_timeout(REQUEST_TIMEOUT)
-            .with_connect_timeout(CONNECT_TIMEOUT)
-            .with_allow_http(true);
-        if let Some(file) = &self.ca_file {
-            let pem = std::fs::read(file)
-                .map_err(|e| Error::invalid(format!("object_store.ca_file {}: {e}", file.display())))?;
-            let certificates = Certificate::from_pem_bundle(&pem)
-                .map_err(|e| Error::invalid(format!("object_store.ca_file {}: {e}", file.display())))?;
-            client = certificates
-                .into_iter()
-                .fold(client, ClientOptions::with_root_certificate);
-        }
-        let retry = RetryConfig {
-            max_retries: 3,
-            retry_timeout: RETRY_TIMEOUT,
-            backoff: BackoffConfig {
-                init_backoff: Duration::from_millis(100),
-                max_backoff: Duration::from_secs(2),
-                base: 2.0,
-            },
-        };
         let mut builder = AmazonS3Builder::from_env()
             .with_bucket_name(&self.bucket)
             .with_region(self.region.as_deref().unwrap_or("us-east-1"))
             .with_virtual_hosted_style_request(!self.path_style)
-            .with_client_options(client)
-            .with_retry(retry);
+            .with_client_options(self.client()?)
+            .with_retry(retry());
         if let Some(endpoint) = &self.endpoint {
             builder = builder.with_endpoint(endpoint);
         }
         if let (Some(id), Some(secret)) = (&self.access_key_id, &self.secret_access_key) {
             builder = builder.with_access_key_id(id).with_secret_access_key(secret);
         }
-        builder
-            .build()
-            .map_err(|e| Error::invalid(format!("object_store: {e}")))
+        builder.build().map_err(|e| refused(&e))
+    }
+
+    fn open_gcs(&self) -> Result<object_store::gcp::GoogleCloudStorage> {
+        let mut builder = GoogleCloudStorageBuilder::from_env()
+            .with_bucket_name(&self.bucket)
+            .with_client_options(self.client()?)
+            .with_retry(retry());
+        if let Some(endpoint) = &self.endpoint {
+            builder = builder.with_base_url(endpoint);
+        }
+        if let Some(file) = &self.service_account_file {
+            if !file.is_file() {
+                return Err(Error::invalid(format!(
+                    "object_store.service_account_file {} is not a file",
+                    file.display()
+                )));
+            }
+            builder = builder.with_service_account_path(file.display().to_string());
+        }
+        builder.build().map_err(|e| refused(&e))
+    }
+
+    fn open_azure(&self) -> Result<object_store::azure::MicrosoftAzure> {
+        let mut builder = MicrosoftAzureBuilder::from_env()
+            .with_container_name(&self.bucket)
+            .with_client_options(self.client()?)
+            .with_retry(retry());
+        if let Some(account) = &self.account_name {
+            builder = builder.with_account(account);
+        }
+        if let Some(key) = &self.account_key {
+            builder = builder.with_access_key(key);
+        }
+        if let Some(endpoint) = &self.endpoint {
+            builder = builder.with_endpoint(endpoint.clone());
+        }
+        builder.build().map_err(|e| refused(&e))
+    }
+
+    /// Limits of a single request.
+    fn client(&self) -> Result<ClientOptions> {
+        let client = ClientOptions::new()
+            .with_timeout(REQUEST_TIMEOUT)
+            .with_connect_timeout(CONNECT_TIMEOUT)
+            .with_allow_http(true);
+        let Some(file) = &self.ca_file else {
+            return Ok(client);
+        };
+        let invalid = |e: &dyn std::fmt::Display| {
+            Error::invalid(format!("object_store.ca_file {}: {e}", file.display()))
+        };
+        let pem = std::fs::read(file).map_err(|e| invalid(&e))?;
+        let certificates = Certificate::from_pem_bundle(&pem).map_err(|e| invalid(&e))?;
+        Ok(certificates
+            .into_iter()
+            .fold(client, ClientOptions::with_root_certificate))
     }
 
     fn open_local(&self) -> Result<SyncedLocal> {
@@ -118,6 +214,35 @@ impl ObjectStoreConfig {
             .map_err(|e| Error::invalid(format!("object_store.dir {}: {e}", dir.display())))?;
         SyncedLocal::new(dir)
     }
+}
+
+impl StoreKind {
+    /// As the setting has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::S3 => "s3",
+            Self::Gcs => "gcs",
+            Self::Azure => "azure",
+            Self::Local => "local",
+            Self::Memory => "memory",
+        }
+    }
+}
+
+fn retry() -> RetryConfig {
+    RetryConfig {
+        max_retries: 3,
+        retry_timeout: RETRY_TIMEOUT,
+        backoff: BackoffConfig {
+            init_backoff: Duration::from_millis(100),
+            max_backoff: Duration::from_secs(2),
+            base: 2.0,
+        },
+    }
+}
+
+fn refused(error: &object_store::Error) -> Error {
+    Error::invalid(format!("object_store: {error}"))
 }
 
 #[cfg(test)]
@@ -135,10 +260,59 @@ mod tests {
         assert!(local.open().unwrap_err().message.contains("object_store.dir"));
     }
 
+    fn cloud(kind: StoreKind) -> ObjectStoreConfig {
+        ObjectStoreConfig {
+            kind,
+            bucket: "data".into(),
+            ..Default::default()
+        }
+    }
+
+    fn refusal(config: &ObjectStoreConfig) -> String {
+        config.open().unwrap_err().message
+    }
+
+    #[test]
+    fn every_cloud_is_opened_by_its_settings() {
+        cloud(StoreKind::S3).open().unwrap();
+        let azure = ObjectStoreConfig {
+            account_name: Some("account".into()),
+            account_key: Some("c2VjcmV0".into()),
+            ..cloud(StoreKind::Azure)
+        };
+        assert!(azure.open().unwrap().store.to_string().contains("account"));
+        let gcs = ObjectStoreConfig {
+            endpoint: Some("http://127.0.0.1:9".into()),
+            ..cloud(StoreKind::Gcs)
+        };
+        assert!(gcs.open().unwrap().store.to_string().contains("data"));
+    }
+
+    #[test]
+    fn a_setting_of_another_kind_and_half_of_a_pair_are_refused() {
+        let mut config = cloud(StoreKind::Gcs);
+        config.account_name = Some("a".into());
+        let refused = refusal(&config);
+        assert!(
+            refused.contains("account_name") && refused.contains("\"gcs\""),
+            "{refused}"
+        );
+        let mut config = cloud(StoreKind::S3);
+        config.access_key_id = Some("id".into());
+        assert!(refusal(&config).contains("secret_access_key"));
+        assert!(refusal(&cloud(StoreKind::Azure)).contains("account_name"));
+        let mut config = cloud(StoreKind::Gcs);
+        config.service_account_file = Some("/nowhere/key.json".into());
+        assert!(refusal(&config).contains("/nowhere/key.json"));
+        config.bucket = String::new();
+        assert!(refusal(&config).contains("object_store.bucket"));
+    }
+
     #[test]
     fn the_secret_is_not_printed_with_the_settings() {
         let config = ObjectStoreConfig {
             secret_access_key: Some("hush".into()),
+            account_key: Some("hush".into()),
             ..Default::default()
         };
         assert!(!serde_json::to_string(&config).unwrap().contains("hush"));

@@ -1,11 +1,14 @@
 //! The bucket: opening it, put-if-absent with an honest outcome, and the marker that says whose it is.
 
 mod config;
+mod counted;
 mod marker;
+mod place;
 mod put;
 mod synced;
 
 pub use config::{ObjectStoreConfig, StoreKind};
+pub use counted::StoreMetrics;
 pub use marker::{ClusterMarker, MARKER_KEY, check_claimed, claim, read_marker};
 pub use put::{PutOutcome, put_if_absent};
 

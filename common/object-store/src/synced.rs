@@ -1,7 +1,8 @@
 //! Local files as an object store that has synced what it acknowledged.
 //!
 //! The library's local store renames without `fsync`; the log is trimmed once rows are in files, so a power cut
-//! would lose them. Here a put returns after the file and its directory are on disk.
+//! would lose them. Here a put returns after the file and its directory are on disk, and the file has its name only
+//! once its bytes are there.
 
 use std::fmt;
 use std::path::{Path as FsPath, PathBuf};
@@ -12,9 +13,11 @@ use greptime_types::{Error, Result};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMode,
     PutMultipartOptions, PutOptions, PutPayload, PutResult, UploadPart,
 };
+
+use crate::place::{Files, Place, place};
 
 type StoreResult<T> = object_store::Result<T>;
 
@@ -36,6 +39,25 @@ impl SyncedLocal {
     async fn sync(&self, location: &Path) -> StoreResult<()> {
         sync_up(self.inner.path_to_filesystem(location)?, self.dir.clone()).await
     }
+}
+
+async fn place_and_sync(file: PathBuf, top: PathBuf, payload: PutPayload, how: Place) -> StoreResult<()> {
+    let name = file.display().to_string();
+    let target = file.clone();
+    let placed = tokio::task::spawn_blocking(move || place(&Files, &target, &payload, how))
+        .await
+        .unwrap_or_else(|e| Err(std::io::Error::other(e)));
+    placed.map_err(|error| match error.kind() {
+        std::io::ErrorKind::AlreadyExists => object_store::Error::AlreadyExists {
+            path: name,
+            source: error.into(),
+        },
+        _ => object_store::Error::Generic {
+            store: "local",
+            source: error.into(),
+        },
+    })?;
+    sync_up(file, top).await
 }
 
 /// Syncs a file and every directory from it up to the store's own, since any of them may be new.
@@ -73,9 +95,18 @@ impl ObjectStore for SyncedLocal {
         payload: PutPayload,
         opts: PutOptions,
     ) -> StoreResult<PutResult> {
-        let put = self.inner.put_opts(location, payload, opts).await?;
-        self.sync(location).await?;
-        Ok(put)
+        let how = match opts.mode {
+            PutMode::Create => Place::IfAbsent,
+            PutMode::Overwrite => Place::Over,
+            // The library says that it does not do this.
+            PutMode::Update(_) => return self.inner.put_opts(location, payload, opts).await,
+        };
+        let file = self.inner.path_to_filesystem(location)?;
+        place_and_sync(file, self.dir.clone(), payload, how).await?;
+        Ok(PutResult {
+            e_tag: None,
+            version: None,
+        })
     }
 
     async fn put_multipart_opts(

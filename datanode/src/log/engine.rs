@@ -2,19 +2,34 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use greptime_types::RegionId;
 use prometheus_client::metrics::counter::Counter;
 use raft::eraftpb::Entry;
 use raft_engine::{Command, Config, Engine, LogBatch, MessageExt, ReadableSize, RecoveryMode};
+use serde::{Deserialize, Serialize};
 
 use super::files::{Cut, LogFiles};
-use super::{Batch, Key, LogError, LogStore};
+use super::{Batch, Key, LogError, LogStore, RegionBatch};
+
+/// When what was appended is on disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogSync {
+    /// Before it is acknowledged.
+    #[default]
+    Always,
+    /// When [`LogStore::sync`] is called. What only the log knows may be lost when the power fails; what changes
+    /// regions is synced at once all the same.
+    Interval,
+}
 
 #[derive(Clone, Debug)]
 pub struct EngineOptions {
     pub dir: PathBuf,
+    pub sync: LogSync,
     pub file_size: u64,
     /// Old files are removed once the log is larger; what still lives in them is rewritten.
     pub purge_threshold: u64,
@@ -33,6 +48,9 @@ impl MessageExt for RaftEntries {
 
 pub struct EngineLog {
     engine: Engine<LogFiles>,
+    sync: LogSync,
+    /// Something was appended and not synced.
+    dirty: AtomicBool,
     cuts: Vec<Cut>,
 }
 
@@ -52,6 +70,8 @@ impl EngineLog {
             .map_err(|e| LogError::Corruption(format!("{}: {e}", options.dir.display())))?;
         Ok(Self {
             engine,
+            sync: options.sync,
+            dirty: AtomicBool::new(false),
             cuts: files.recovered(),
         })
     }
@@ -61,7 +81,7 @@ impl EngineLog {
         &self.cuts
     }
 
-    fn fill(to: &mut LogBatch, region: u64, changes: super::RegionBatch) -> raft_engine::Result<()> {
+    fn fill(to: &mut LogBatch, region: u64, changes: RegionBatch) -> raft_engine::Result<()> {
         if changes.delete {
             to.add_command(region, Command::Clean);
             return Ok(());
@@ -85,6 +105,14 @@ fn key_bytes(key: Key) -> &'static [u8] {
     }
 }
 
+/// Whether losing the changes would lose more than the newest rows.
+fn must_sync(changes: &RegionBatch) -> bool {
+    changes.delete
+        || changes.trim_through.is_some()
+        || changes.entries.is_empty()
+        || changes.put.keys().any(|key| *key != Key::HardState)
+}
+
 fn read_error(region: RegionId, error: &raft_engine::Error) -> LogError {
     LogError::Read(format!("region {region}: {error}"))
 }
@@ -93,10 +121,21 @@ impl LogStore for EngineLog {
     fn append(&self, batch: Batch) -> Result<(), LogError> {
         let failed = |e: raft_engine::Error| LogError::Write(e.to_string());
         let mut log_batch = LogBatch::with_capacity(batch.regions.len());
+        let now = self.sync == LogSync::Always || batch.regions.values().any(must_sync);
         for (region, changes) in batch.regions {
             Self::fill(&mut log_batch, region.as_u64(), changes).map_err(failed)?;
         }
-        self.engine.write(&mut log_batch, true).map(drop).map_err(failed)
+        self.engine.write(&mut log_batch, now).map_err(failed)?;
+        // After the write: a sync that began during it may have missed it.
+        self.dirty.fetch_or(!now, Ordering::SeqCst);
+        Ok(())
+    }
+
+    fn sync(&self) -> Result<(), LogError> {
+        if self.dirty.swap(false, Ordering::SeqCst) {
+            self.engine.sync().map_err(|e| LogError::Write(e.to_string()))?;
+        }
+        Ok(())
     }
 
     fn regions(&self) -> Result<Vec<RegionId>, LogError> {

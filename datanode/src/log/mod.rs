@@ -18,7 +18,7 @@ pub use self::core::{
     Committed, CommittedEntry, GroupStatus, Initialise, Input, LogCore, LogOptions, Output,
 };
 pub use driver::{Applied, Apply, LogHandle, Proposal, start};
-pub use engine::{EngineLog, EngineOptions};
+pub use engine::{EngineLog, EngineOptions, LogSync};
 pub use files::Cut;
 pub use memory::{Fault, MemoryLog};
 pub use record::GroupRecord;
@@ -86,8 +86,14 @@ impl Batch {
 
 /// Keeps the logs of all regions of a datanode.
 pub trait LogStore: Send + Sync + 'static {
-    /// Writes a batch, all of it or nothing, with one fsync; returns when it is on disk.
+    /// Writes a batch, all of it or nothing, with one fsync; returns when it is on disk. A store that syncs by
+    /// interval returns before, if the batch has nothing but entries.
     fn append(&self, batch: Batch) -> Result<(), LogError>;
+
+    /// Returns when everything that was appended is on disk.
+    fn sync(&self) -> Result<(), LogError> {
+        Ok(())
+    }
 
     /// Regions that have a [`Key::Group`].
     fn regions(&self) -> Result<Vec<RegionId>, LogError>;

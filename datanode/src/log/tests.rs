@@ -245,6 +245,7 @@ fn a_long_log_is_replayed_in_bounded_pieces() {
 fn engine(dir: &std::path::Path) -> EngineLog {
     let options = EngineOptions {
         dir: dir.to_owned(),
+        sync: LogSync::Always,
         file_size: 1 << 20,
         purge_threshold: 2 << 20,
     };
@@ -339,6 +340,7 @@ fn what_a_killed_process_leaves_is_complete_and_its_allocated_zeros_are_no_cut()
     let fsyncs = Counter::default();
     let options = EngineOptions {
         dir: dir.path().to_owned(),
+        sync: LogSync::Always,
         file_size: 1 << 20,
         purge_threshold: 2 << 20,
     };
@@ -359,6 +361,42 @@ fn what_a_killed_process_leaves_is_complete_and_its_allocated_zeros_are_no_cut()
     let log = engine(copy.path());
     assert!(log.cuts().is_empty(), "{:?}", log.cuts());
     assert_eq!(log.bounds(region(0)), store.bounds(region(0)));
+}
+
+#[test]
+fn syncing_by_interval_covers_entries_only_and_is_done_when_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    let fsyncs = Counter::default();
+    let options = EngineOptions {
+        dir: dir.path().to_owned(),
+        sync: LogSync::Interval,
+        file_size: 1 << 20,
+        purge_threshold: 2 << 20,
+    };
+    let store: Arc<dyn LogStore> = Arc::new(EngineLog::open(&options, fsyncs.clone()).unwrap());
+    let mut core = open(&store, &[]);
+    let before = fsyncs.get();
+    core.step(initialise(0));
+    settle(&mut core).unwrap();
+    assert!(fsyncs.get() > before, "a region that was made is on disk");
+    let before = fsyncs.get();
+    for token in 0..20 {
+        core.step(propose(0, token, "x"));
+        assert_eq!(settle(&mut core).unwrap().len(), 1);
+    }
+    assert_eq!(fsyncs.get(), before, "entries wait");
+    store.sync().unwrap();
+    assert_eq!(fsyncs.get(), before + 1);
+    store.sync().unwrap();
+    assert_eq!(fsyncs.get(), before + 1, "there is nothing to sync");
+    let last = store.bounds(region(0)).unwrap().1;
+    core.step(Input::Trim {
+        region: region(0),
+        through: last,
+        checkpoint: Bytes::new(),
+    });
+    settle(&mut core).unwrap();
+    assert!(fsyncs.get() > before + 1, "a trim is on disk");
 }
 
 #[test]

@@ -54,6 +54,10 @@ impl LogStore for TimedLog {
         result
     }
 
+    fn sync(&self) -> Result<(), LogError> {
+        self.inner.sync()
+    }
+
     fn regions(&self) -> Result<Vec<RegionId>, LogError> {
         self.inner.regions()
     }

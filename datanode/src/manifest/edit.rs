@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use greptime_types::{Error, RegionId, Result, TableInfo, format};
 use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh64::xxh64;
 
 use crate::region::RequestTable;
 
@@ -35,6 +36,13 @@ pub struct FileMeta {
     pub level: u32,
 }
 
+/// A file that no edit names any more, and that is not known to be deleted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemovedFile {
+    pub name: String,
+    pub home: RegionId,
+}
+
 /// What is put at `manifest/{version}`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Edit {
@@ -57,7 +65,21 @@ pub struct Edit {
     /// All files before this edit; present at every version that [`Edit::carries_files`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub files_before: Option<Vec<FileMeta>>,
+    /// Files that earlier edits removed, and that are gone from the bucket.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deleted: Vec<String>,
+    /// [`View::removed`] before this edit; present with `files_before`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub removed_before: Vec<RemovedFile>,
 }
+
+/// How the bytes of an edit begin; the checksum of the others follows, then `END`.
+const BEGIN: &[u8] = br#"{"checksum":""#;
+const END: &[u8] = br#"","#;
+/// Hexadecimal digits of a checksum.
+const DIGITS: usize = 16;
+/// How an edit began before it had a checksum.
+const BEGIN_WITHOUT: &[u8] = br#"{"format":"#;
 
 impl Edit {
     pub fn carries_files(version: u64) -> bool {
@@ -77,18 +99,45 @@ impl Edit {
         self.remove.extend(gone.map(|f| f.name.clone()));
     }
 
+    /// JSON, whose first field is a checksum of the rest.
     pub fn encode(&self) -> Result<bytes::Bytes> {
-        serde_json::to_vec(self)
-            .map(Into::into)
-            .map_err(|e| Error::internal(e.to_string()))
+        let json = serde_json::to_vec(self).map_err(|e| Error::internal(e.to_string()))?;
+        let rest = json.get(1..).unwrap_or_default();
+        let digits = format!("{:0DIGITS$x}", xxh64(rest, 0));
+        Ok([BEGIN, digits.as_bytes(), END, rest].concat().into())
     }
 
+    /// Errors: `Corruption` if the bytes are not what was written, `Unsupported` if they are of a newer format; both
+    /// name `what`.
     pub fn decode(bytes: &[u8], what: &str) -> Result<Self> {
+        verify(bytes).map_err(|why| Error::corruption(format!("manifest edit {what}: {why}")))?;
         let edit: Self = serde_json::from_slice(bytes)
             .map_err(|e| Error::corruption(format!("manifest edit {what}: {e}")))?;
         format::check(&format!("manifest edit {what}"), edit.format)?;
         Ok(edit)
     }
+}
+
+fn verify(bytes: &[u8]) -> Result<(), String> {
+    if bytes.is_empty() {
+        return Err("it is empty".into());
+    }
+    let Some(after) = bytes.strip_prefix(BEGIN) else {
+        let known = bytes.starts_with(BEGIN_WITHOUT);
+        return known
+            .then_some(())
+            .ok_or_else(|| "it does not begin like one".into());
+    };
+    let (digits, after) = after.split_at_checked(DIGITS).unwrap_or_default();
+    let rest = after.strip_prefix(END).ok_or("its checksum is damaged")?;
+    let found = format!("{:0DIGITS$x}", xxh64(rest, 0));
+    if digits != found.as_bytes() {
+        let written = String::from_utf8_lossy(digits);
+        return Err(format!(
+            "its checksum is {written}, its bytes have {found}: they are damaged"
+        ));
+    }
+    Ok(())
 }
 
 /// The region's files as of one version.
@@ -101,6 +150,8 @@ pub struct View {
     /// Rows up to it were truncated; no file has only such rows.
     pub truncated_seq: u64,
     pub files: BTreeMap<String, FileMeta>,
+    /// Files that were removed and may still lie in the bucket, with the region whose prefix they lie under.
+    pub removed: BTreeMap<String, RegionId>,
     /// What else the entries up to `flushed_seq` had built; `None` in version 0.
     pub flushed: Option<Arc<FlushedState>>,
 }
@@ -113,10 +164,23 @@ pub struct FlushedState {
 }
 
 impl View {
+    /// The next edit of this view that changes files only: what entries had built stays as of `flushed_seq`. `None`
+    /// in version 0, which has no files to change.
+    pub fn edit_files(&self, epoch: u64, id: String) -> Option<Edit> {
+        let flushed = self.flushed.as_ref()?;
+        Some(self.edit(epoch, id, flushed.table.clone(), flushed.requests.clone()))
+    }
+
     /// The next edit of this view.
     pub fn edit(&self, epoch: u64, id: String, table: TableInfo, requests: RequestTable) -> Edit {
         let version = self.version + 1;
+        let carries = Edit::carries_files(version);
         let files = || self.files.values().cloned().collect();
+        let removed = self.removed.iter().filter(|_| carries);
+        let removed = removed.map(|(name, home)| RemovedFile {
+            name: name.clone(),
+            home: *home,
+        });
         Edit {
             format: format::FORMAT_VERSION,
             version,
@@ -128,7 +192,9 @@ impl View {
             truncated_seq: self.truncated_seq,
             table,
             requests,
-            files_before: Edit::carries_files(version).then(files),
+            files_before: carries.then(files),
+            deleted: Vec::new(),
+            removed_before: removed.collect(),
         }
     }
 
@@ -143,8 +209,13 @@ impl View {
         next.version = edit.version;
         next.epoch = next.epoch.max(edit.epoch);
         next.flushed_seq = next.flushed_seq.max(edit.flushed_seq);
+        for name in &edit.deleted {
+            next.removed.remove(name);
+        }
         for name in &edit.remove {
-            next.files.remove(name);
+            if let Some(file) = next.files.remove(name) {
+                next.removed.insert(file.name, file.home);
+            }
         }
         let (table, requests) = (edit.table.clone(), edit.requests.clone());
         next.flushed = Some(Arc::new(FlushedState { table, requests }));
@@ -172,6 +243,11 @@ impl View {
             flushed_seq: 0,
             truncated_seq: 0,
             files: files.iter().map(|f| (f.name.clone(), f.clone())).collect(),
+            removed: edit
+                .removed_before
+                .iter()
+                .map(|f| (f.name.clone(), f.home))
+                .collect(),
             flushed: None,
         })
     }

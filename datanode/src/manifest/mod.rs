@@ -7,7 +7,7 @@
 mod edit;
 mod store;
 
-pub use edit::{Edit, FileMeta, FlushedState, View};
+pub use edit::{Edit, FileMeta, FlushedState, RemovedFile, View};
 pub use store::{Commit, ManifestStore, RegionPath};
 
 #[cfg(test)]

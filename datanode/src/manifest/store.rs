@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures::StreamExt;
 use greptime_object_store::{Bucket, store_error};
 use greptime_types::{Error, RegionId, Result};
 use object_store::path::Path;
@@ -12,6 +13,8 @@ use super::edit::{Edit, View};
 /// Between looks at a version whose put answered an error.
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LAST_RETRY: Duration = Duration::from_secs(5);
+/// Edits that are read at the same time.
+const READS: usize = 8;
 
 /// What became of an edit.
 #[derive(Clone, Debug, PartialEq)]
@@ -72,9 +75,11 @@ impl ManifestStore {
         let base = Edit::base_of(newest);
         let edit = self.read(base).await?.ok_or_else(|| missing(base))?;
         let mut view = View::before(&edit)?.apply(&edit)?;
-        for version in base + 1..=newest {
-            let edit = self.read(version).await?.ok_or_else(|| missing(version))?;
-            view = view.apply(&edit)?;
+        let mut edits = futures::stream::iter(base + 1..=newest)
+            .map(|version| async move { (version, self.read(version).await) })
+            .buffered(READS);
+        while let Some((version, edit)) = edits.next().await {
+            view = view.apply(&edit?.ok_or_else(|| missing(version))?)?;
         }
         self.advance(view).await
     }

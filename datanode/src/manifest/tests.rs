@@ -128,3 +128,85 @@ async fn a_newer_format_is_refused_and_names_both_versions() {
     assert_eq!(error.kind, ErrorKind::Unsupported);
     assert!(error.message.contains("99"), "{error}");
 }
+
+#[tokio::test]
+async fn every_flipped_bit_of_an_edit_is_found_and_the_version_is_named() {
+    let (faulty, manifest) = store();
+    chain(&manifest, 2).await;
+    let key = manifest.key(2);
+    let bytes = faulty.get(&key).await.unwrap().bytes().await.unwrap();
+    for bit in 0..bytes.len() * 8 {
+        let mut flipped = bytes.to_vec();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        let error = Edit::decode(&flipped, key.as_ref()).unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Corruption, "bit {bit}");
+        assert!(error.message.contains(key.as_ref()), "{error}");
+    }
+    for length in 0..bytes.len() {
+        let error = Edit::decode(&bytes[..length], key.as_ref()).unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Corruption, "{length} bytes of it");
+    }
+    let mut flipped = bytes.to_vec();
+    flipped[bytes.len() / 2] ^= 4;
+    faulty.put(&key, flipped.into()).await.unwrap();
+    let error = manifest.load(0).await.unwrap_err();
+    assert!(
+        error.message.contains(key.as_ref()) && error.message.contains("damaged"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn an_edit_from_before_checksums_is_read() {
+    let (_, manifest) = store();
+    let edit = edit(&View::default(), "old");
+    let json = serde_json::to_vec(&edit).unwrap();
+    assert_eq!(Edit::decode(&json, manifest.key(1).as_ref()).unwrap(), edit);
+}
+
+#[tokio::test]
+async fn a_removed_file_is_remembered_until_an_edit_says_that_it_is_deleted() {
+    let (_, manifest) = store();
+    let mut view = chain(&manifest, 63).await;
+    assert_eq!(view.removed.keys().collect::<Vec<_>>(), ["file-7"]);
+    for version in 64..=66 {
+        let mut next = edit(&view, &format!("file-{version}"));
+        if version == 66 {
+            next.deleted.push("file-7".into());
+        }
+        let Commit::Adopted(adopted) = manifest.commit(&view, &next).await.unwrap() else {
+            panic!("nobody else writes");
+        };
+        view = adopted;
+        assert_eq!(manifest.load(0).await.unwrap(), view);
+        assert_eq!(
+            view.removed.contains_key("file-7"),
+            version < 66,
+            "version {version}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_newest_of_ten_thousand_versions_is_found_with_few_requests() {
+    let (faulty, manifest) = store();
+    // The chain is long; only what a load looks at has to be real.
+    let mut view = View::default();
+    for version in 1..=10_000 {
+        let next = edit(&view, &format!("file-{version}"));
+        view = View {
+            files: Default::default(),
+            ..view.apply(&next).unwrap()
+        };
+        faulty
+            .put(&manifest.key(version), next.encode().unwrap().into())
+            .await
+            .unwrap();
+    }
+    for (hint, most) in [(0, 80), (9_990, 48), (10_000, 40)] {
+        let before = faulty.requests();
+        assert_eq!(manifest.load(hint).await.unwrap().version, 10_000);
+        let requests = faulty.requests() - before;
+        assert!(requests <= most, "{requests} requests from version {hint}");
+    }
+}

@@ -1,182 +1,273 @@
-//! An immutable piece of a memtable.
+//! An immutable piece of a memtable: rows of one time window, as they came or sorted.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use arrow::array::{Array, ArrayRef, RecordBatch, UInt8Array, UInt64Array};
-use arrow::compute::{concat_batches, filter_record_batch, kernels::cmp};
-use arrow::datatypes::{DataType, Field, FieldRef, Schema};
+use arrow::array::{
+    Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, UInt8Array, UInt64Array, make_array,
+};
+use arrow::buffer::ScalarBuffer;
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Field, SchemaRef, UInt32Type};
+use greptime_rows::SeriesBatch;
 use greptime_types::schema::{OP_COLUMN, SEQUENCE_COLUMN};
-use greptime_types::{Error, Result, TableSchema};
+use greptime_types::{Error, Result};
 use parking_lot::Mutex;
 
-use super::sort::{KeyColumns, align, sort_batch};
-use crate::region::RowOp;
-use crate::schema;
+use super::dictionary::SeriesView;
+use crate::schema::{FIELD_ID, absent};
 
-/// What the arrays of a small batch take beside their values.
-const BYTES_PER_CHUNK: usize = 512;
-/// Sequence and operation.
-const BYTES_PER_ROW: usize = 9;
+/// What the arrays of a small batch take beside their values, for each column and for the whole.
+const BYTES_PER_COLUMN: usize = 160;
+const BYTES_PER_CHUNK: usize = 400;
+/// Of a row: its series.
+const BYTES_PER_ROW: usize = 4;
 
-/// Rows of one or several whole entries, with only those columns that the entries had, and `__sequence` and
-/// `__op_type`.
-#[derive(Debug)]
-pub struct Chunk {
-    rows: usize,
-    bytes: usize,
-    min_sequence: u64,
-    max_sequence: u64,
-    batch: Mutex<Rows>,
-}
-
-#[derive(Debug)]
-struct Rows {
-    batch: RecordBatch,
-    /// For these columns; sorting is done once, by the first reader.
-    sorted: Option<KeyColumns>,
-}
-
-fn arrow_error(error: arrow::error::ArrowError) -> Error {
+pub(super) fn arrow_error(error: arrow::error::ArrowError) -> Error {
     Error::internal(format!("rows in memory: {error}"))
 }
 
-impl Chunk {
-    pub fn from_entry(rows: &RecordBatch, sequence: u64, op: RowOp, bytes: usize) -> Result<Self> {
-        let n = rows.num_rows();
-        let mut fields: Vec<FieldRef> = nullable(rows.schema().fields());
-        let mut columns: Vec<ArrayRef> = rows.columns().to_vec();
-        fields.push(Arc::new(Field::new(SEQUENCE_COLUMN, DataType::UInt64, true)));
-        columns.push(Arc::new(UInt64Array::from_value(sequence, n)));
-        fields.push(Arc::new(Field::new(OP_COLUMN, DataType::UInt8, true)));
-        columns.push(Arc::new(UInt8Array::from_value(op.code(), n)));
-        let batch = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(arrow_error)?;
-        let bytes = bytes + n * BYTES_PER_ROW + BYTES_PER_CHUNK;
-        Ok(Self::new(batch, bytes, sequence, sequence))
-    }
+/// A value for each row that is mostly the same for all.
+#[derive(Clone, Debug)]
+pub enum Each<T: arrow::datatypes::ArrowNativeType> {
+    All(T),
+    Row(ScalarBuffer<T>),
+}
 
-    fn new(batch: RecordBatch, bytes: usize, min_sequence: u64, max_sequence: u64) -> Self {
-        let rows = batch.num_rows();
-        Self {
-            rows,
-            bytes,
-            min_sequence,
-            max_sequence,
-            batch: Mutex::new(Rows { batch, sorted: None }),
+impl<T: arrow::datatypes::ArrowNativeType> Each<T> {
+    pub fn get(&self, row: usize) -> T {
+        match self {
+            Self::All(value) => *value,
+            Self::Row(values) => values[row],
         }
     }
 
-    /// Two neighbours as one. A sorted one loses its order, so only small ones are joined.
-    pub fn join(first: &Self, second: &Self) -> Result<Self> {
-        let (a, b) = (first.batch(), second.batch());
-        let schema = if a.schema() == b.schema() {
-            a.schema()
-        } else {
-            let mut fields: Vec<FieldRef> = a.schema().fields().to_vec();
-            let more = b.schema();
-            fields.extend(
-                more.fields()
-                    .iter()
-                    .filter(|f| schema::position(&a.schema(), f).is_none())
-                    .cloned(),
-            );
-            Arc::new(Schema::new(fields))
-        };
-        let parts = [align(&a, &schema)?, align(&b, &schema)?];
-        let batch = concat_batches(&schema, &parts).map_err(arrow_error)?;
-        let bytes = batch.get_array_memory_size() + BYTES_PER_CHUNK;
-        let min = first.min_sequence.min(second.min_sequence);
-        Ok(Self::new(
-            batch,
-            bytes,
-            min,
-            first.max_sequence.max(second.max_sequence),
-        ))
+    fn buffer(&self, rows: usize) -> ScalarBuffer<T> {
+        match self {
+            Self::All(value) => vec![*value; rows].into(),
+            Self::Row(values) => values.clone(),
+        }
     }
+}
 
-    /// Columns are found by their ids; those that the schema does not have any more are left out.
-    pub fn under(&self, table: &TableSchema) -> Result<Self> {
-        let batch = self.batch();
-        let field = |f: &FieldRef| {
-            let Some(id) = f.metadata().get(schema::FIELD_ID) else {
-                return Some(Arc::clone(f));
+/// A column of the table that is neither tag nor time.
+#[derive(Clone, Debug)]
+pub struct FieldValues {
+    pub array: ArrayRef,
+    /// It has a value for each number in [`Chunk::keys`], not for each row.
+    pub of_series: bool,
+}
+
+/// Rows of one or several whole entries, or of parts of them that lie in one time window.
+#[derive(Debug)]
+pub struct Chunk {
+    /// The number of each row's series in the memtable's dictionary.
+    pub series: Vec<u32>,
+    pub times: ScalarBuffer<i64>,
+    pub sequences: Each<u64>,
+    pub ops: Each<u8>,
+    /// By column id.
+    pub fields: BTreeMap<u32, FieldValues>,
+    /// The number of each row's series in its write, if a field needs it.
+    pub keys: Vec<u32>,
+    pub min_sequence: u64,
+    pub max_sequence: u64,
+    /// The order of rows: by these tags, time, and newest first.
+    pub sorted_by: Option<Vec<u32>>,
+    bytes: usize,
+    /// Tags as a reader wants them, by column id.
+    tags: Mutex<BTreeMap<u32, ArrayRef>>,
+    tag_bytes: AtomicUsize,
+}
+
+/// Bytes of the buffers of a write.
+#[derive(Clone, Copy, Debug)]
+pub struct Buffers {
+    /// With columns of rows.
+    pub rows: usize,
+    /// With columns of series, most of which go into the dictionary.
+    pub series: usize,
+}
+
+/// What all rows of a write share.
+#[derive(Clone, Copy, Debug)]
+pub struct WriteKey<'a> {
+    /// Ids of the table's tags and of its time index.
+    pub tags: &'a [u32],
+    pub time: u32,
+    pub sequence: u64,
+    /// As in `__op_type`.
+    pub op: u8,
+}
+
+/// The time index as numbers in its unit.
+pub fn times_of(array: &ArrayRef) -> Result<ScalarBuffer<i64>> {
+    if !matches!(array.data_type(), DataType::Timestamp(..)) || array.null_count() > 0 {
+        return Err(Error::internal("rows in memory whose time is none"));
+    }
+    let numbers = cast(array, &DataType::Int64).map_err(arrow_error)?;
+    Ok(numbers
+        .as_primitive::<arrow::datatypes::Int64Type>()
+        .values()
+        .clone())
+}
+
+impl Chunk {
+    /// Rows of one write; `series` numbers the series of `batch`, `buffers` is what it takes.
+    pub fn from_write(
+        batch: &SeriesBatch,
+        series: &[u32],
+        key: &WriteKey<'_>,
+        buffers: Buffers,
+    ) -> Result<Self> {
+        let times = batch
+            .column(key.time)
+            .ok_or_else(|| Error::internal("a write without times"))?;
+        let times = times_of(times.array)?;
+        let mut fields = BTreeMap::new();
+        let is_field = |id: u32, of_series: bool| id != key.time && !(of_series && key.tags.contains(&id));
+        for column in batch.columns().filter(|c| is_field(c.id, c.of_series)) {
+            let field = FieldValues {
+                array: Arc::clone(column.array),
+                of_series: column.of_series,
             };
-            let column = table.columns.iter().find(|c| c.id.to_string() == *id)?;
-            let data_type = column.column_type.to_arrow();
-            Some(Arc::new(
-                Field::new(&column.name, data_type, true).with_metadata(schema::marks(column)),
-            ))
-        };
-        let fields: Vec<FieldRef> = batch.schema().fields().iter().filter_map(field).collect();
-        let batch = schema::conform(&batch, &Arc::new(Schema::new(fields)))?;
-        Ok(Self::new(batch, self.bytes, self.min_sequence, self.max_sequence))
+            fields.insert(column.id, field);
+        }
+        let keys = batch.keys();
+        let keeps_series = fields.values().any(|f: &FieldValues| f.of_series);
+        let bytes = buffers.rows + if keeps_series { buffers.series } else { 0 };
+        Ok(Self::new(Parts {
+            series: keys.iter().map(|key| series[*key as usize]).collect(),
+            times,
+            sequences: Each::All(key.sequence),
+            ops: Each::All(key.op),
+            keys: keys.to_vec(),
+            fields,
+            sorted_by: None,
+            bytes,
+            min_sequence: key.sequence,
+            max_sequence: key.sequence,
+        }))
     }
 
-    /// Only the rows with a sequence above `through`.
-    pub fn after(&self, through: u64) -> Result<Self> {
-        let batch = rows_after(&self.batch(), through)?;
-        let bytes = batch.get_array_memory_size() + BYTES_PER_CHUNK;
-        Ok(Self::new(
-            batch,
-            bytes,
-            self.min_sequence.max(through + 1),
-            self.max_sequence,
-        ))
+    pub(super) fn new(parts: Parts) -> Self {
+        let rows = parts.series.len();
+        let of_series = parts.fields.values().any(|f| f.of_series);
+        let keys = if of_series { parts.keys } else { vec![] };
+        let own =
+            rows * BYTES_PER_ROW + keys.len() * 4 + BYTES_PER_CHUNK + parts.fields.len() * BYTES_PER_COLUMN;
+        Self {
+            bytes: parts.bytes + own,
+            series: parts.series,
+            times: parts.times,
+            sequences: parts.sequences,
+            ops: parts.ops,
+            fields: parts.fields,
+            keys,
+            min_sequence: parts.min_sequence,
+            max_sequence: parts.max_sequence,
+            sorted_by: parts.sorted_by,
+            tags: Mutex::default(),
+            tag_bytes: AtomicUsize::new(0),
+        }
     }
 
     pub fn rows(&self) -> usize {
-        self.rows
+        self.series.len()
     }
 
+    /// With everything that readers have made of it.
     pub fn bytes(&self) -> usize {
-        self.bytes
+        self.bytes + self.tag_bytes.load(Ordering::Relaxed)
     }
 
-    pub fn min_sequence(&self) -> u64 {
-        self.min_sequence
+    /// The rows with the columns of `schema`, which are found by their field ids; those that it lacks are NULL.
+    pub fn batch(&self, series: &SeriesView, schema: &SchemaRef, time: u32) -> Result<RecordBatch> {
+        let columns = schema
+            .fields()
+            .iter()
+            .map(|field| self.column(series, field, time));
+        let columns = columns.collect::<Result<Vec<_>>>()?;
+        let options = RecordBatchOptions::new().with_row_count(Some(self.rows()));
+        RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options).map_err(arrow_error)
     }
 
-    pub fn max_sequence(&self) -> u64 {
-        self.max_sequence
-    }
-
-    fn batch(&self) -> RecordBatch {
-        self.batch.lock().batch.clone()
-    }
-
-    /// The columns that the rows have.
-    pub fn schema(&self) -> Arc<Schema> {
-        self.batch.lock().batch.schema()
-    }
-
-    /// The rows that are above `after`, sorted by key and newest first; of rows with one identity and one
-    /// sequence only the last remains, unless the table appends.
-    pub fn sorted(&self, key: &KeyColumns, after: u64) -> Result<RecordBatch> {
-        let batch = {
-            let mut rows = self.batch.lock();
-            if rows.sorted.as_ref() != Some(key) {
-                rows.batch = sort_batch(&rows.batch, key)?;
-                rows.sorted = Some(key.clone());
-            }
-            rows.batch.clone()
-        };
-        if after < self.min_sequence {
-            Ok(batch)
+    fn column(&self, series: &SeriesView, field: &Field, time: u32) -> Result<ArrayRef> {
+        let rows = self.rows();
+        match field.name().as_str() {
+            SEQUENCE_COLUMN => return Ok(Arc::new(UInt64Array::new(self.sequences.buffer(rows), None))),
+            OP_COLUMN => return Ok(Arc::new(UInt8Array::new(self.ops.buffer(rows), None))),
+            _ => {}
+        }
+        let id = field_id(field)?;
+        let array = if id == time {
+            Some(self.time_column(field.data_type())?)
+        } else if series.has_tag(id) {
+            self.tag(series, id)?
         } else {
-            rows_after(&batch, after)
+            self.field(id)?
+        };
+        match array {
+            None => absent(field, rows).map_err(arrow_error),
+            Some(array) if array.data_type() == field.data_type() => Ok(array),
+            Some(array) => cast(&array, field.data_type()).map_err(arrow_error),
+        }
+    }
+
+    fn time_column(&self, data_type: &DataType) -> Result<ArrayRef> {
+        let numbers = arrow::array::Int64Array::new(self.times.clone(), None);
+        let data = numbers.into_data().into_builder().data_type(data_type.clone());
+        data.build().map(make_array).map_err(arrow_error)
+    }
+
+    fn tag(&self, series: &SeriesView, id: u32) -> Result<Option<ArrayRef>> {
+        if let Some(array) = self.tags.lock().get(&id) {
+            return Ok(Some(Arc::clone(array)));
+        }
+        let Some(array) = series.column(id, &self.series)? else {
+            return Ok(None);
+        };
+        if self.sorted_by.is_some() {
+            let mut tags = self.tags.lock();
+            if tags.insert(id, Arc::clone(&array)).is_none() {
+                self.tag_bytes
+                    .fetch_add(array.get_array_memory_size(), Ordering::Relaxed);
+            }
+        }
+        Ok(Some(array))
+    }
+
+    /// A field with a value for each row.
+    pub fn field(&self, id: u32) -> Result<Option<ArrayRef>> {
+        match self.fields.get(&id) {
+            None => Ok(None),
+            Some(field) if !field.of_series => Ok(Some(Arc::clone(&field.array))),
+            Some(field) => {
+                let keys = arrow::array::PrimitiveArray::<UInt32Type>::from(self.keys.clone());
+                arrow::compute::take(&field.array, &keys, None)
+                    .map(Some)
+                    .map_err(arrow_error)
+            }
         }
     }
 }
 
-fn nullable(fields: &arrow::datatypes::Fields) -> Vec<FieldRef> {
-    let field = |f: &FieldRef| Arc::new(f.as_ref().clone().with_nullable(true));
-    fields.iter().map(field).collect()
+/// What a chunk is made of; see there.
+pub(super) struct Parts {
+    pub series: Vec<u32>,
+    pub times: ScalarBuffer<i64>,
+    pub sequences: Each<u64>,
+    pub ops: Each<u8>,
+    pub keys: Vec<u32>,
+    pub fields: BTreeMap<u32, FieldValues>,
+    pub sorted_by: Option<Vec<u32>>,
+    pub bytes: usize,
+    pub min_sequence: u64,
+    pub max_sequence: u64,
 }
 
-fn rows_after(batch: &RecordBatch, through: u64) -> Result<RecordBatch> {
-    let sequence = batch
-        .column_by_name(SEQUENCE_COLUMN)
-        .ok_or_else(|| Error::internal("rows in memory without a sequence"))?;
-    let wanted = cmp::gt(sequence, &UInt64Array::new_scalar(through)).map_err(arrow_error)?;
-    debug_assert_eq!(wanted.null_count(), 0);
-    filter_record_batch(batch, &wanted).map_err(arrow_error)
+fn field_id(field: &Field) -> Result<u32> {
+    let id = field.metadata().get(FIELD_ID).and_then(|id| id.parse().ok());
+    id.ok_or_else(|| Error::internal(format!("column `{}` has no id", field.name())))
 }

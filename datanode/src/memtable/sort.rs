@@ -1,14 +1,10 @@
 //! The order of rows inside a region: tags, time, newest first.
 
-use std::cmp::Reverse;
 use std::sync::Arc;
 
-use crate::schema::conform;
-use arrow::array::{Array, ArrayRef, RecordBatch, UInt32Array, UInt64Array};
-use arrow::compute::{SortOptions, take_record_batch};
+use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
+use arrow::compute::SortOptions;
 use arrow::datatypes::{DataType, SchemaRef};
-use arrow::row::{RowConverter, SortField};
-use greptime_types::schema::SEQUENCE_COLUMN;
 use greptime_types::{Error, MergeMode, Result, TableInfo};
 
 /// NULL sorts first and equals NULL.
@@ -63,42 +59,17 @@ fn arrow_error(error: arrow::error::ArrowError) -> Error {
     Error::internal(format!("sorting rows: {error}"))
 }
 
-/// The batch with exactly the columns of `schema`; see [`conform`].
+/// The batch with exactly the columns of `schema`, by name; those that it lacks are NULL.
 pub fn align(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
-    conform(batch, schema)
-}
-
-/// Sorts by key and newest first. In one entry the later row wins, so of rows with equal key and sequence only
-/// the last one is kept, unless the table appends or merges rows field by field.
-pub fn sort_batch(batch: &RecordBatch, key: &KeyColumns) -> Result<RecordBatch> {
-    let sequence = batch
-        .column_by_name(SEQUENCE_COLUMN)
-        .and_then(|c| c.as_any().downcast_ref::<UInt64Array>())
-        .ok_or_else(|| Error::internal("rows in memory without a sequence"))?;
-    // A column that the rows lack is the same for all of them.
-    let present: Vec<&ArrayRef> = key
-        .columns
-        .iter()
-        .filter_map(|(name, _)| batch.column_by_name(name))
-        .collect();
-    let fields = present
-        .iter()
-        .map(|c| SortField::new_with_options(c.data_type().clone(), ASCENDING));
-    let converter = RowConverter::new(fields.collect()).map_err(arrow_error)?;
-    let arrays: Vec<ArrayRef> = present.into_iter().map(Arc::clone).collect();
-    let rows = converter.convert_columns(&arrays).map_err(arrow_error)?;
-    let mut order: Vec<u32> = (0..batch.num_rows() as u32).collect();
-    order.sort_unstable_by(|a, b| {
-        let rank = |i: u32| (Reverse(sequence.value(i as usize)), Reverse(i));
-        rows.row(*a as usize)
-            .cmp(&rows.row(*b as usize))
-            .then_with(|| rank(*a).cmp(&rank(*b)))
-    });
-    if key.newest_row_wins() {
-        order.dedup_by(|b, a| {
-            let (a, b) = (*a as usize, *b as usize);
-            sequence.value(a) == sequence.value(b) && rows.row(a) == rows.row(b)
-        });
+    if batch.schema_ref() == schema {
+        return Ok(batch.clone());
     }
-    take_record_batch(batch, &UInt32Array::from(order)).map_err(arrow_error)
+    let rows = batch.num_rows();
+    let column = |field: &arrow::datatypes::FieldRef| match batch.column_by_name(field.name()) {
+        Some(column) => Arc::clone(column),
+        None => new_null_array(field.data_type(), rows),
+    };
+    let columns: Vec<ArrayRef> = schema.fields().iter().map(column).collect();
+    let options = RecordBatchOptions::new().with_row_count(Some(rows));
+    RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options).map_err(arrow_error)
 }

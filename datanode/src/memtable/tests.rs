@@ -1,20 +1,208 @@
-use arrow::array::AsArray;
-use arrow::datatypes::{Float64Type, UInt64Type};
-use greptime_types::schema::SEQUENCE_COLUMN;
+use std::collections::BTreeMap;
+
+use arrow::array::{
+    Array, AsArray, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray,
+};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Float64Type, Int64Type, TimestampMillisecondType, UInt8Type, UInt64Type};
+use greptime_types::{ColumnType, TableInfo, TimeUnit};
+use proptest::prelude::*;
 
 use super::*;
-use crate::testing::{Row, batch, row, table};
+use crate::schema::engine_schema;
+use crate::testing::{batch, column, row, table};
 
-fn insert(memtable: &mut Memtable, sequence: u64, rows: &[Row]) {
-    memtable.insert(batch(rows), sequence, RowOp::Put, 100).unwrap();
+const BUFFERS: Buffers = Buffers { rows: 100, series: 0 };
+const DAY: i64 = 24 * 60 * 60 * 1000;
+
+/// host (0) and n (1) are tags, ts (2) the time, usage (3) the field.
+fn two_tags(append_mode: bool) -> TableInfo {
+    let columns = vec![
+        column("host", ColumnType::String, Semantic::Tag),
+        column("n", ColumnType::Int64, Semantic::Tag),
+        column(
+            "ts",
+            ColumnType::Timestamp(TimeUnit::Millisecond),
+            Semantic::Timestamp,
+        ),
+        column("usage", ColumnType::Float64, Semantic::Field),
+    ];
+    let mut table = table(1, append_mode);
+    table.schema = TableSchema::new(columns, vec!["host".into(), "n".into()]).unwrap();
+    table
 }
 
-fn sequences(memtable: &Memtable, after: u64) -> Vec<u64> {
-    let key = KeyColumns::of(&table(1, true));
+/// host, n, ts, usage
+type Row = (Option<String>, Option<i64>, i64, Option<f64>);
+
+fn write_of(rows: &[Row], table: &TableInfo) -> SeriesBatch {
+    let columns: [(&str, arrow::array::ArrayRef); 4] = [
+        (
+            "host",
+            Arc::new(rows.iter().map(|r| r.0.clone()).collect::<StringArray>()),
+        ),
+        ("n", Arc::new(rows.iter().map(|r| r.1).collect::<Int64Array>())),
+        (
+            "ts",
+            Arc::new(
+                rows.iter()
+                    .map(|r| Some(r.2))
+                    .collect::<TimestampMillisecondArray>(),
+            ),
+        ),
+        (
+            "usage",
+            Arc::new(rows.iter().map(|r| r.3).collect::<Float64Array>()),
+        ),
+    ];
+    let named = RecordBatch::try_from_iter_with_nullable(columns.map(|(n, a)| (n, a, true))).unwrap();
+    SeriesBatch::from_named(&named, &table.schema).unwrap()
+}
+
+/// Rows with their sequence and operation.
+type Read = Vec<(Row, u64, u8)>;
+
+fn read(batch: &RecordBatch) -> Read {
+    let text = cast(batch.column(0), &DataType::Utf8).unwrap();
+    let host = text.as_string::<i32>();
+    let n = batch.column(1).as_primitive::<Int64Type>();
+    let ts = batch.column(2).as_primitive::<TimestampMillisecondType>();
+    let usage = batch.column(3).as_primitive::<Float64Type>();
+    let sequence = batch.column(4).as_primitive::<UInt64Type>();
+    let op = batch.column(5).as_primitive::<UInt8Type>();
+    let row = |i: usize| {
+        let row = (
+            host.is_valid(i).then(|| host.value(i).to_owned()),
+            n.is_valid(i).then(|| n.value(i)),
+            ts.value(i),
+            usage.is_valid(i).then(|| usage.value(i)),
+        );
+        (row, sequence.value(i), op.value(i))
+    };
+    (0..batch.num_rows()).map(row).collect()
+}
+
+fn key((row, sequence, _): &(Row, u64, u8)) -> (Option<String>, Option<i64>, i64, std::cmp::Reverse<u64>) {
+    (row.0.clone(), row.1, row.2, std::cmp::Reverse(*sequence))
+}
+
+/// All rows of all runs, each of which must be in order.
+fn runs(memtable: &Memtable, after: u64, table: &TableInfo) -> Read {
+    let schema = engine_schema(&table.schema, |_| true, true);
     let mut all = Vec::new();
-    for chunk in memtable.chunks().iter().filter(|c| c.max_sequence() > after) {
-        let rows = chunk.sorted(&key, after).unwrap();
-        let column = rows.column_by_name(SEQUENCE_COLUMN).unwrap();
+    for batch in memtable.view().runs(after, &schema, table).unwrap() {
+        let rows = read(&batch);
+        assert!(rows.is_sorted_by_key(key), "a run is not in order: {rows:?}");
+        all.extend(rows);
+    }
+    all.sort_by_key(key);
+    all
+}
+
+/// What the writes come to, done in the simplest way.
+fn naive(writes: &[(u64, RowOp, Vec<Row>)], after: u64, versions: Versions) -> Read {
+    let mut kept: BTreeMap<_, (Row, u64, u8)> = BTreeMap::new();
+    let mut number = 0;
+    for (sequence, op, rows) in writes.iter().filter(|w| w.0 > after) {
+        for row in rows {
+            number += 1;
+            let identity = (row.0.clone(), row.1, row.2);
+            let of_write = match versions {
+                Versions::All => (*sequence, number),
+                Versions::OfEachWrite => (*sequence, 0),
+                Versions::Newest => (0, 0),
+            };
+            kept.insert((identity, of_write), (row.clone(), *sequence, op.code()));
+        }
+    }
+    let mut all: Read = kept.into_values().collect();
+    all.sort_by_key(key);
+    all
+}
+
+fn sorted_values(mut rows: Read) -> Vec<String> {
+    rows.sort_by_key(key);
+    let mut shown: Vec<String> = rows.iter().map(|r| format!("{r:?}")).collect();
+    shown.sort();
+    shown
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Write(RowOp, Vec<Row>),
+    Read,
+    Forget(u64),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let host = proptest::option::of("[ab]{0,2}");
+    let days = prop_oneof![8 => -1..2_i64, 1 => -400..400_i64];
+    let time = (days, 0..4_i64).prop_map(|(day, ms)| day * DAY + ms);
+    let row = (
+        host,
+        proptest::option::of(-1..2_i64),
+        time,
+        proptest::option::of(0.0..1.0),
+    );
+    let op = prop_oneof![4 => Just(RowOp::Put), 1 => Just(RowOp::Delete)];
+    let write = (op, proptest::collection::vec(row, 1..6)).prop_map(|(op, rows)| Step::Write(op, rows));
+    let step = prop_oneof![20 => write, 2 => Just(Step::Read), 1 => (0..40_u64).prop_map(Step::Forget)];
+    proptest::collection::vec(step, 1..90)
+}
+
+proptest! {
+    #[test]
+    fn what_is_read_is_what_was_written(steps in steps(), append in any::<bool>(), after in 0..60_u64) {
+        let table = two_tags(append);
+        let versions = if append { Versions::All } else { Versions::OfEachWrite };
+        let (mut memtable, mut writes, mut sequence) = (Memtable::default(), Vec::new(), 0);
+        for step in steps {
+            match step {
+                Step::Write(op, rows) => {
+                    sequence += 1;
+                    let write = write_of(&rows, &table);
+                    memtable.insert(&write, &table.schema, (sequence, op), BUFFERS).unwrap();
+                    writes.push((sequence, op, rows));
+                }
+                Step::Read => {
+                    let expected = sorted_values(naive(&writes, 0, versions));
+                    prop_assert_eq!(sorted_values(runs(&memtable, 0, &table)), expected);
+                }
+                Step::Forget(through) => {
+                    memtable.forget_through(through.min(sequence)).unwrap();
+                    writes.retain(|w| w.0 > through.min(sequence));
+                }
+            }
+        }
+        let expected = sorted_values(naive(&writes, after, versions));
+        prop_assert_eq!(sorted_values(runs(&memtable, after, &table)), expected);
+        let newest = if append { Versions::All } else { Versions::Newest };
+        let schema = engine_schema(&table.schema, |_| true, true);
+        let mut flushed = Vec::new();
+        for window in memtable.view().sorted_windows(after, &table, newest) {
+            let batches = window.batches(7, Arc::clone(&schema)).map(|b| read(&b.unwrap()));
+            let rows: Read = batches.flatten().collect();
+            prop_assert!(rows.is_sorted_by_key(key));
+            flushed.extend(rows);
+        }
+        prop_assert_eq!(sorted_values(flushed), sorted_values(naive(&writes, after, newest)));
+    }
+}
+
+fn insert(memtable: &mut Memtable, sequence: u64, rows: &[crate::testing::Row]) {
+    let schema = table(1, true).schema;
+    let rows = SeriesBatch::from_named(&batch(rows), &schema).unwrap();
+    memtable
+        .insert(&rows, &schema, (sequence, RowOp::Put), BUFFERS)
+        .unwrap();
+}
+
+fn sequences(view: &MemtableView, after: u64) -> Vec<u64> {
+    let table = table(1, true);
+    let schema = engine_schema(&table.schema, |_| true, true);
+    let mut all = Vec::new();
+    for batch in view.runs(after, &schema, &table).unwrap() {
+        let column = batch.column_by_name("__sequence").unwrap();
         all.extend(column.as_primitive::<UInt64Type>().values().iter().copied());
     }
     all.sort_unstable();
@@ -24,13 +212,13 @@ fn sequences(memtable: &Memtable, after: u64) -> Vec<u64> {
 #[test]
 fn small_writes_are_joined_into_few_chunks_and_none_is_lost() {
     let mut memtable = Memtable::default();
-    for sequence in 1..=1000 {
+    for sequence in 1..=5000 {
         insert(&mut memtable, sequence, &[row("a", sequence as i64, 1.0)]);
     }
-    assert!(memtable.chunks().len() < 20, "{} chunks", memtable.chunks().len());
-    assert_eq!(memtable.rows(), 1000);
-    assert_eq!(sequences(&memtable, 0), (1..=1000).collect::<Vec<_>>());
-    assert_eq!(memtable.max_sequence(), Some(1000));
+    assert!(memtable.chunks() < 3 * JOINED, "{} chunks", memtable.chunks());
+    assert_eq!(memtable.rows(), 5000);
+    assert_eq!(sequences(&memtable.view(), 0), (1..=5000).collect::<Vec<_>>());
+    assert_eq!(memtable.max_sequence(), Some(5000));
 }
 
 #[test]
@@ -39,14 +227,15 @@ fn what_is_in_files_is_forgotten_row_by_row() {
     for sequence in 1..=100 {
         insert(&mut memtable, sequence, &[row("a", sequence as i64, 1.0)]);
     }
+    let rest: Vec<u64> = (38..=100).collect();
     assert_eq!(
-        sequences(&memtable, 37),
-        (38..=100).collect::<Vec<_>>(),
+        sequences(&memtable.view(), 37),
+        rest,
         "a reader can skip them before"
     );
     let before = memtable.bytes();
     memtable.forget_through(37).unwrap();
-    assert_eq!(sequences(&memtable, 0), (38..=100).collect::<Vec<_>>());
+    assert_eq!(sequences(&memtable.view(), 0), rest);
     assert!(memtable.bytes() < before);
     memtable.forget_through(100).unwrap();
     assert!(memtable.is_empty());
@@ -54,44 +243,103 @@ fn what_is_in_files_is_forgotten_row_by_row() {
 }
 
 #[test]
-fn a_reader_keeps_what_it_saw_while_rows_are_added() {
+fn a_reader_keeps_what_it_saw_while_rows_are_added_and_forgotten() {
     let mut memtable = Memtable::default();
     insert(&mut memtable, 1, &[row("a", 1, 1.0)]);
-    let seen = memtable.clone();
-    insert(&mut memtable, 2, &[row("a", 2, 1.0)]);
+    let seen = memtable.view();
+    insert(&mut memtable, 2, &[row("b", 1, 1.0)]);
     assert_eq!(sequences(&seen, 0), [1]);
-    assert_eq!(sequences(&memtable, 0), [1, 2]);
+    assert_eq!(sequences(&memtable.view(), 0), [1, 2]);
+    memtable.forget_through(2).unwrap();
+    assert_eq!(sequences(&seen, 0), [1]);
 }
 
 #[test]
-fn rows_are_sorted_by_key_and_newest_first() {
+fn sorting_is_done_once_and_rows_that_come_later_are_few() {
     let mut memtable = Memtable::default();
-    insert(
-        &mut memtable,
-        1,
-        &[
-            row("b", 1, 1.0),
-            (None, 9, Some(2.0)),
-            row("a", 2, 3.0),
-            row("a", 1, 4.0),
-        ],
-    );
-    insert(&mut memtable, 2, &[row("a", 1, 5.0), row("a", 1, 6.0)]);
-    let key = KeyColumns::of(&table(1, false));
-    let chunk = Chunk::join(&memtable.chunks()[0], memtable.chunks().last().unwrap());
-    let chunk = if memtable.chunks().len() == 1 {
-        Arc::clone(&memtable.chunks()[0])
-    } else {
-        Arc::new(chunk.unwrap())
-    };
-    let sorted = chunk.sorted(&key, 0).unwrap();
-    let usage = sorted
-        .column_by_name("usage")
-        .unwrap()
-        .as_primitive::<Float64Type>();
+    for sequence in 1..=100 {
+        insert(&mut memtable, sequence, &[row("a", -(sequence as i64), 1.0)]);
+    }
+    sequences(&memtable.view(), 0);
     assert_eq!(
-        usage.values(),
-        &[2.0, 6.0, 4.0, 3.0, 1.0],
-        "and in one entry the later row wins"
+        memtable.chunks(),
+        1,
+        "the sorted run is in the place of what it was made of"
+    );
+    for sequence in 101..=2000 {
+        insert(&mut memtable, sequence, &[row("a", -(sequence as i64), 1.0)]);
+        if sequence % 10 == 0 {
+            assert_eq!(sequences(&memtable.view(), 0).len(), sequence as usize);
+            assert!(memtable.chunks() < 12, "{} runs", memtable.chunks());
+        }
+    }
+}
+
+#[test]
+fn memory_is_counted_with_series_and_with_what_readers_made() {
+    let mut memtable = Memtable::default();
+    let rows: Vec<_> = (0..10_000)
+        .map(|i| row(&format!("host_{i:0100}"), i, 1.0))
+        .collect();
+    insert(&mut memtable, 1, &rows);
+    let before = memtable.bytes();
+    assert!(before > 10_000 * 110, "{before} bytes for 10,000 names of 105");
+    sequences(&memtable.view(), 0);
+    assert!(
+        memtable.bytes() > 10_000 * 210,
+        "{} bytes with a run",
+        memtable.bytes()
+    );
+}
+
+#[test]
+fn a_million_series_and_one_hot_series_are_both_sorted() {
+    let mut memtable = Memtable::default();
+    let rows: Vec<_> = (0..300_000)
+        .map(|i| row(&format!("host_{}", i * 7919 % 300_000), 5, 1.0))
+        .collect();
+    insert(&mut memtable, 1, &rows);
+    let hot: Vec<_> = (0..300_000)
+        .map(|i| row("hot", i * 7919 % 300_000, 1.0))
+        .collect();
+    insert(&mut memtable, 2, &hot);
+    let table = table(1, false);
+    let schema = engine_schema(&table.schema, |_| true, true);
+    let runs = memtable.view().runs(0, &schema, &table).unwrap();
+    assert_eq!(runs.iter().map(RecordBatch::num_rows).sum::<usize>(), 600_000);
+    for run in &runs {
+        let hosts = cast(run.column(0), &DataType::Utf8).unwrap();
+        let hosts = hosts.as_string::<i32>();
+        let times = run.column(1).as_primitive::<TimestampMillisecondType>();
+        let row = |i: usize| (hosts.value(i), times.value(i));
+        assert!((1..run.num_rows()).all(|i| row(i - 1) < row(i)));
+    }
+}
+
+#[test]
+fn a_column_that_changed_its_type_is_read_in_the_new_one_and_an_absent_one_is_null() {
+    let mut memtable = Memtable::default();
+    insert(&mut memtable, 1, &[row("a", 1, 1.5)]);
+    let mut table = table(1, false);
+    let usage = table
+        .schema
+        .columns
+        .iter_mut()
+        .find(|c| c.name == "usage")
+        .unwrap();
+    usage.column_type = ColumnType::String;
+    usage.name = "used".into();
+    let more = [
+        column("dc", ColumnType::String, Semantic::Tag),
+        column("n", ColumnType::Int64, Semantic::Field),
+    ];
+    table.schema = table.schema.with_columns(&more).unwrap().unwrap();
+    let schema = engine_schema(&table.schema, |_| true, true);
+    let runs = memtable.view().runs(0, &schema, &table).unwrap();
+    let column = |name: &str| runs[0].column_by_name(name).unwrap();
+    assert_eq!(column("used").as_string::<i32>().value(0), "1.5");
+    assert_eq!(
+        (column("dc").logical_null_count(), column("n").null_count()),
+        (1, 1)
     );
 }

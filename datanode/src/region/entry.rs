@@ -1,6 +1,7 @@
 //! What an entry of a region's log says.
 
 use bytes::Bytes;
+use greptime_rows::Encoded;
 use greptime_types::{Error, RequestId, Result, TableInfo, format};
 use prost::Message as _;
 
@@ -27,9 +28,14 @@ pub struct WriteEntry {
     pub lowest_unfinished: u64,
     pub schema_version: u64,
     pub op: RowOp,
-    /// One Arrow IPC stream. All rows have the index of the entry as their sequence; the later row wins.
-    pub rows: Bytes,
+    /// All rows have the index of the entry as their sequence; the later row wins. `series` is empty in entries of
+    /// format 1, whose rows have their tags themselves and columns by name.
+    pub rows: Encoded,
 }
+
+/// Format of an entry whose rows have their tags apart; a program that does not know it must not take them for rows
+/// without tags.
+const SERIES_FORMAT: u32 = 2;
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum RegionEntry {
@@ -82,6 +88,8 @@ struct WriteBytes {
     op: u32,
     #[prost(bytes = "bytes", tag = "6")]
     rows: Bytes,
+    #[prost(bytes = "bytes", tag = "7")]
+    series: Bytes,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -111,7 +119,8 @@ impl RegionEntry {
                 lowest_unfinished: write.lowest_unfinished,
                 schema_version: write.schema_version,
                 op: u32::from(write.op.code()),
-                rows: write.rows.clone(),
+                rows: write.rows.rows.clone(),
+                series: write.rows.series.clone(),
             }),
             Self::Alter(table) => BodyBytes::Alter(AlterBytes {
                 table_json: serde_json::to_string(table).map_err(|e| Error::internal(e.to_string()))?,
@@ -122,8 +131,12 @@ impl RegionEntry {
                 lowest_unfinished: truncate.lowest_unfinished,
             }),
         };
+        let format = match self {
+            Self::Write(write) if !write.rows.series.is_empty() => SERIES_FORMAT,
+            _ => format::FORMAT_VERSION,
+        };
         Ok(EntryBytes {
-            format: format::FORMAT_VERSION,
+            format,
             body: Some(body),
         }
         .encode_to_vec()
@@ -136,7 +149,7 @@ impl RegionEntry {
         }
         let entry =
             EntryBytes::decode(data).map_err(|e| Error::corruption(format!("this is no log entry: {e}")))?;
-        format::check("a log entry", entry.format)?;
+        format::check_up_to("a log entry", entry.format, SERIES_FORMAT)?;
         match entry.body {
             Some(BodyBytes::Write(write)) => Ok(Self::Write(WriteEntry {
                 request: RequestId {
@@ -150,7 +163,10 @@ impl RegionEntry {
                     1 => RowOp::Delete,
                     other => return Err(Error::corruption(format!("a log entry has operation {other}"))),
                 },
-                rows: write.rows,
+                rows: Encoded {
+                    series: write.series,
+                    rows: write.rows,
+                },
             })),
             Some(BodyBytes::Alter(alter)) => {
                 let table = serde_json::from_str(&alter.table_json)

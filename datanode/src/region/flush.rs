@@ -2,32 +2,38 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::{Field, Schema, SchemaRef};
-use datafusion::execution::TaskContext;
+use arrow::datatypes::SchemaRef;
+use datafusion::execution::SendableRecordBatchStream;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use greptime_clock::SharedIds;
 use greptime_object_store::Bucket;
-use greptime_types::schema::{OP_COLUMN, SEQUENCE_COLUMN};
-use greptime_types::{Error, Result};
+use greptime_types::{Error, MergeMode, Result, Semantic, TableInfo};
 use object_store::ObjectStoreExt;
+use prometheus_client::metrics::counter::Counter;
 
 use super::state::Frozen;
 use super::{Region, RegionState};
-use crate::log::LogHandle;
+use crate::log::{LogHandle, LogStore};
 use crate::manifest::{Commit, FileMeta, ManifestStore, View};
-use crate::memtable::{KeyColumns, align};
-use crate::scan::{Deletes, dedup, merge, stream_of};
-use crate::schema::marks;
-use crate::sst::{FileWriter, key_of, write_file};
+use crate::memtable::{KeyColumns, SortedRows, Versions};
+use crate::scan::{Deletes, dedup};
+use crate::schema::engine_schema;
+use crate::sst::{FileSource, FileWriter, key_of};
 
-/// Rows that are merged at a time.
-const BATCH_ROWS: usize = 8192;
+/// Rows that are copied at a time.
+const BATCH_ROWS: usize = 16 * 1024;
 
 /// What flushes are done with.
 #[derive(Clone)]
 pub struct Flusher {
     pub bucket: Bucket,
+    /// Reads and writes files through the caches.
+    pub files: FileSource,
     pub ids: SharedIds,
     pub log: LogHandle,
+    pub store: Arc<dyn LogStore>,
+    /// Bytes of files that flushes made.
+    pub flush_bytes: Counter,
 }
 
 /// Puts everything that is in memory now into files; returns the index up to which rows are in files.
@@ -42,7 +48,7 @@ pub async fn flush(with: &Flusher, region: &Arc<Region>) -> Result<u64> {
             trim(with, region).await?;
             return Ok(view.flushed_seq);
         };
-        let file = upload(with, region, &frozen, epoch, view.flushed_seq).await?;
+        let files = upload(with, region, &frozen, epoch, view.flushed_seq).await?;
         let mut edit = view.edit(
             epoch,
             with.ids.uuid(),
@@ -50,21 +56,32 @@ pub async fn flush(with: &Flusher, region: &Arc<Region>) -> Result<u64> {
             frozen.requests.clone(),
         );
         edit.flushed_seq = frozen.sequence;
-        edit.add.extend(file.clone());
+        edit.add.extend(files.iter().cloned());
         edit.truncate(&view, frozen.truncated_seq);
+        sync_log(with).await?;
         match manifest.commit(&view, &edit).await? {
             Commit::Adopted(view) => {
+                with.flush_bytes.inc_by(files.iter().map(|f| f.bytes).sum());
                 region.adopt(view)?;
                 trim(with, region).await?;
                 return Ok(frozen.sequence);
             }
             Commit::Lost(view) => {
                 // The version is known to hold another edit, so nothing will ever name this upload.
-                discard(with, region, file).await;
+                discard(with, region, files).await;
                 take_view(region, view)?;
             }
         }
     }
+}
+
+/// A manifest must not know rows that the log could still lose: the log would give their sequences to other rows.
+async fn sync_log(with: &Flusher) -> Result<()> {
+    let store = Arc::clone(&with.store);
+    let synced = tokio::task::spawn_blocking(move || store.sync()).await;
+    synced
+        .map_err(|e| Error::internal(format!("syncing the log panicked: {e}")))?
+        .map_err(|e| Error::unavailable(e.to_string()))
 }
 
 /// Loads the newest manifest view, after which the region can be read.
@@ -78,7 +95,7 @@ pub async fn load_manifest(with: &Flusher, region: &Arc<Region>) -> Result<()> {
 }
 
 /// Adopts a view that others may have written, unless it shows that this node cannot go on.
-fn take_view(region: &Region, view: View) -> Result<()> {
+pub(crate) fn take_view(region: &Region, view: View) -> Result<()> {
     let (epoch, applied) = region.with_state(|s| (s.leading_epoch(), s.applied()));
     let epoch = epoch?;
     if view.epoch > epoch {
@@ -107,7 +124,8 @@ fn take_view(region: &Region, view: View) -> Result<()> {
     region.adopt(view)
 }
 
-fn leading_view(region: &Region) -> Result<(u64, Arc<View>)> {
+/// The epoch in which this node leads the region, and the files that it knows.
+pub(crate) fn leading_view(region: &Region) -> Result<(u64, Arc<View>)> {
     region.with_state(|state| {
         let epoch = state.leading_epoch()?;
         let view = state.view().cloned();
@@ -131,75 +149,66 @@ async fn trim(with: &Flusher, region: &Region) -> Result<()> {
 }
 
 /// Columns of a file: those of the table that any row has, in the table's order.
-fn file_schema(frozen: &Frozen) -> SchemaRef {
-    let present = |name: &str| {
-        frozen
-            .memtable
-            .chunks()
-            .iter()
-            .any(|c| c.schema().column_with_name(name).is_some())
-    };
-    let key = KeyColumns::of(&frozen.table);
-    let columns = frozen.table.schema.columns.iter();
-    let mut fields: Vec<Field> = columns
-        .filter(|c| key.contains(&c.name) || present(&c.name))
-        .map(|c| Field::new(&c.name, c.column_type.to_arrow(), true).with_metadata(marks(c)))
-        .collect();
-    fields.push(Field::new(
-        SEQUENCE_COLUMN,
-        arrow::datatypes::DataType::UInt64,
-        true,
-    ));
-    fields.push(Field::new(OP_COLUMN, arrow::datatypes::DataType::UInt8, true));
-    Arc::new(Schema::new(fields))
+fn file_schema(table: &TableInfo, rows: &SortedRows) -> SchemaRef {
+    let wanted = |c: &greptime_types::ColumnSchema| c.semantic != Semantic::Field || rows.has_column(c.id);
+    engine_schema(&table.schema, wanted, true)
 }
 
-/// Uploads the rows above `after`; `None` if there are none.
+/// Uploads the rows above `after`, a file for each window of time that has some.
 async fn upload(
     with: &Flusher,
     region: &Region,
     frozen: &Frozen,
     epoch: u64,
     after: u64,
-) -> Result<Option<FileMeta>> {
+) -> Result<Vec<FileMeta>> {
     let key = KeyColumns::of(&frozen.table);
-    let schema = file_schema(frozen);
-    let mut runs = Vec::new();
-    for chunk in frozen
-        .memtable
-        .chunks()
-        .iter()
-        .filter(|c| c.max_sequence() > after)
-    {
-        let rows = align(&chunk.sorted(&key, after)?, &schema)?;
-        runs.push(stream_of(rows, BATCH_ROWS));
-    }
-    if runs.is_empty() {
-        return Ok(None);
-    }
-    // The memtable's budget covers what is merged here.
-    let merged = merge(runs, &schema, &key, &TaskContext::default());
-    let mut rows = merged.map_err(|e| greptime_query::from_datafusion(&e))?;
-    if !key.append_mode {
-        rows = dedup(rows, key.clone(), Deletes::Keep);
-    }
-    let file = FileWriter {
-        bucket: &with.bucket,
-        region: region.id(),
-        epoch,
-        name: format!("{epoch}-{}", with.ids.uuid()),
-        table: &frozen.table,
-        key: &key,
-        level: 0,
+    let versions = match key.newest_row_wins() {
+        true => Versions::Newest,
+        false => Versions::All,
     };
-    write_file(file, rows).await
+    let (memtable, table) = (frozen.memtable.clone(), Arc::clone(&frozen.table));
+    let sort = move || memtable.sorted_windows(after, &table, versions);
+    let windows = tokio::task::spawn_blocking(sort)
+        .await
+        .map_err(|e| Error::internal(e.to_string()))?;
+    let mut files = Vec::new();
+    for window in windows {
+        let file = FileWriter {
+            bucket: &with.bucket,
+            region: region.id(),
+            epoch,
+            name: format!("{epoch}-{}", with.ids.uuid()),
+            table: &frozen.table,
+            key: &key,
+            level: 0,
+        };
+        let schema = file_schema(&frozen.table, &window);
+        let mut rows = stream(window, schema);
+        if key.merge_mode == MergeMode::LastNonNull {
+            rows = dedup(rows, key.clone(), Deletes::Keep);
+        }
+        files.extend(with.files.write_file(file, rows).await?);
+    }
+    Ok(files)
 }
 
-/// Deletes an upload that no edit names; a failure leaves an orphan for the collector.
-async fn discard(with: &Flusher, region: &Region, file: Option<FileMeta>) {
-    let Some(file) = file else { return };
-    let key = key_of(&with.bucket, file.home, &file.name);
-    if let Err(error) = with.bucket.store.delete(&key).await {
-        tracing::warn!(region = %region.id(), file = %key, %error, "an abandoned upload could not be deleted");
+/// The memtable's budget covers what is copied here.
+fn stream(rows: SortedRows, schema: SchemaRef) -> SendableRecordBatchStream {
+    let batches = rows.batches(BATCH_ROWS, Arc::clone(&schema));
+    let batches = batches.map(|batch| batch.map_err(greptime_query::into_datafusion));
+    Box::pin(RecordBatchStreamAdapter::new(
+        schema,
+        futures::stream::iter(batches),
+    ))
+}
+
+/// Deletes uploads that no edit names; a failure leaves an orphan for the collector.
+async fn discard(with: &Flusher, region: &Region, files: Vec<FileMeta>) {
+    for file in files {
+        let key = key_of(&with.bucket, file.home, &file.name);
+        if let Err(error) = with.bucket.store.delete(&key).await {
+            tracing::warn!(region = %region.id(), file = %key, %error, "an abandoned upload could not be deleted");
+        }
     }
 }

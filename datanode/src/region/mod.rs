@@ -10,17 +10,21 @@ mod state;
 pub use checkpoint::Checkpoint;
 pub use entry::{RegionEntry, RowOp, TruncateEntry, WriteEntry};
 pub use flush::{Flusher, flush, load_manifest};
+pub(crate) use flush::{leading_view, take_view};
 pub use requests::{RequestTable, Seen};
-pub use rows::{check_rows, decode_rows};
+pub use rows::{check_rows, read_rows};
 pub use state::{Frozen, RegionState, Snapshot, check_version};
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use greptime_rows::SeriesBatch;
 use greptime_types::{Error, RegionId, RequestId, Result, TableInfo};
 use parking_lot::Mutex;
 
 use crate::budget::Budget;
+use crate::compaction::Cleaning;
 use crate::log::{Applied, CommittedEntry, GroupStatus};
 use crate::manifest::View;
 
@@ -30,8 +34,13 @@ pub struct Region {
     id: RegionId,
     state: Mutex<RegionState>,
     budget: Arc<Budget>,
-    /// One flush or manifest load at a time.
+    /// One flush, manifest load or edit at a time.
     pub(crate) files: tokio::sync::Mutex<()>,
+    /// One compaction at a time; flushes go on beside it.
+    pub(crate) compaction: tokio::sync::Mutex<()>,
+    pub(crate) cleaning: Mutex<Cleaning>,
+    /// See [`Self::runs`].
+    runs: AtomicUsize,
 }
 
 /// What a write finds before it is proposed.
@@ -55,11 +64,24 @@ impl Region {
             state,
             budget,
             files: tokio::sync::Mutex::new(()),
+            compaction: tokio::sync::Mutex::new(()),
+            cleaning: Mutex::default(),
+            runs: AtomicUsize::new(0),
         })
     }
 
     pub fn id(&self) -> RegionId {
         self.id
+    }
+
+    /// The most sorted runs of any window of time, when the files were last looked at: what a query has to merge, and
+    /// what compactions are behind with.
+    pub fn runs(&self) -> usize {
+        self.runs.load(Ordering::Relaxed)
+    }
+
+    pub fn set_runs(&self, runs: usize) {
+        self.runs.store(runs, Ordering::Relaxed);
     }
 
     /// Reads the state; keep it short, the log loop waits.
@@ -69,9 +91,10 @@ impl Region {
 
     fn change<T>(&self, change: impl FnOnce(&mut RegionState) -> T) -> T {
         let mut state = self.state.lock();
-        let before = state.memory();
         let result = change(&mut state);
-        self.budget.changed(before, state.memory());
+        // Readers sort what is in memory, so it may have changed in between too.
+        let (before, after) = state.accounted();
+        self.budget.changed(before, after);
         result
     }
 
@@ -105,9 +128,10 @@ impl Region {
         })
     }
 
-    /// Looks up a write's request, and marks it as under way if it is new.
-    pub fn begin(&self, request: RequestId) -> Result<Seen> {
-        self.change(|state| state.begin(request))
+    /// Looks up a write's request, and marks it as under way if it is new. `rows` are those of the entry that will
+    /// be proposed.
+    pub fn begin(&self, request: RequestId, rows: SeriesBatch) -> Result<Seen> {
+        self.change(|state| state.begin(request, rows))
     }
 
     /// The write was not proposed, or will not be committed.

@@ -1,25 +1,25 @@
 //! What a region knows. It changes only by applying entries and by adopting manifest views.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use greptime_proto::v1::{RegionReport, RegionRole};
+use greptime_rows::SeriesBatch;
 use greptime_types::{Error, RegionId, RequestId, Result, TableInfo, Ttl, format};
 
 use super::checkpoint::Checkpoint;
 use super::entry::{RegionEntry, WriteEntry};
 use super::requests::{RequestTable, Seen};
-use super::rows::decode_rows;
+use super::rows::replay_rows;
 use crate::log::{Applied, CommittedEntry, GroupStatus};
 use crate::manifest::View;
-use crate::memtable::{Chunk, KeyColumns, Memtable};
-use crate::schema;
+use crate::memtable::{Buffers, KeyColumns, Memtable, MemtableView};
 
 /// Rows that are being flushed, and the region without its rows as of their last sequence.
 #[derive(Clone, Debug)]
 pub struct Frozen {
-    pub memtable: Memtable,
+    pub memtable: MemtableView,
     /// Every row up to it is here or in files.
     pub sequence: u64,
     /// Rows up to it are gone.
@@ -32,7 +32,8 @@ pub struct Frozen {
 #[derive(Clone, Debug)]
 pub struct Snapshot {
     pub view: Arc<View>,
-    pub chunks: Vec<Arc<Chunk>>,
+    /// What is being flushed, and what came since.
+    pub memory: Vec<MemtableView>,
     pub table: Arc<TableInfo>,
     pub key: KeyColumns,
 }
@@ -45,14 +46,18 @@ pub struct RegionState {
     active: Memtable,
     /// When the oldest row of `active` came.
     oldest_row: Option<Duration>,
+    /// The memtable of `frozen`.
+    flushing: Memtable,
     frozen: Option<Frozen>,
     /// Entries are applied that left no row, and that only an edit can take off the log.
     rowless: bool,
     /// Rows up to it are gone, wherever they lie.
     truncated_seq: u64,
+    /// Bytes of rows that the budget knows of.
+    accounted: usize,
     requests: RequestTable,
-    /// Writes that are proposed and neither applied nor refused.
-    under_way: HashSet<RequestId>,
+    /// Writes that are proposed and neither applied nor refused, with their rows.
+    under_way: HashMap<RequestId, SeriesBatch>,
     applied: u64,
     /// Term of the last applied entry.
     applied_term: u64,
@@ -76,11 +81,13 @@ impl RegionState {
             table: Arc::new(checkpoint.table),
             active: Memtable::default(),
             oldest_row: None,
+            flushing: Memtable::default(),
             frozen: None,
             rowless: false,
             truncated_seq: 0,
+            accounted: 0,
             requests: checkpoint.requests,
-            under_way: HashSet::new(),
+            under_way: HashMap::new(),
             applied: checkpoint.flushed_seq,
             applied_term: 0,
             status: GroupStatus::default(),
@@ -127,7 +134,13 @@ impl RegionState {
 
     /// Bytes of rows in memory.
     pub fn memory(&self) -> usize {
-        self.active.bytes() + self.frozen.as_ref().map_or(0, |f| f.memtable.bytes())
+        self.active.bytes() + self.flushing.bytes()
+    }
+
+    /// What [`Self::memory`] was when this was last asked, and what it is.
+    pub fn accounted(&mut self) -> (usize, usize) {
+        let now = self.memory();
+        (std::mem::replace(&mut self.accounted, now), now)
     }
 
     pub fn active_bytes(&self) -> usize {
@@ -171,11 +184,15 @@ impl RegionState {
         self.status = status;
     }
 
-    pub fn begin(&mut self, request: RequestId) -> Result<Seen> {
+    pub fn begin(&mut self, request: RequestId, rows: SeriesBatch) -> Result<Seen> {
         match self.requests.look_up(request) {
-            Seen::New if !self.under_way.insert(request) => Err(Error::unavailable(
+            Seen::New if self.under_way.contains_key(&request) => Err(Error::unavailable(
                 "the same request is being written; retry to learn its outcome",
             )),
+            Seen::New => {
+                self.under_way.insert(request, rows);
+                Ok(Seen::New)
+            }
             seen => Ok(seen),
         }
     }
@@ -225,11 +242,13 @@ impl RegionState {
             RegionEntry::Noop => {}
             RegionEntry::Alter(table) => {
                 if table.schema.version > self.table.schema.version {
-                    self.alter(*table)?;
+                    self.key = KeyColumns::of(&table);
+                    self.table = Arc::new(*table);
                 }
             }
             RegionEntry::Truncate(truncate) => {
                 let request = truncate.request;
+                self.under_way.remove(&request);
                 let seen = self.first_time(request)?;
                 applied.duplicate = seen == Seen::Applied;
                 if seen == Seen::New {
@@ -238,12 +257,13 @@ impl RegionState {
                 self.requests.apply(request, truncate.lowest_unfinished);
             }
             RegionEntry::Write(write) => {
+                let rows = self.under_way.remove(&write.request);
                 let seen = self.first_time(write.request)?;
                 applied.duplicate = seen == Seen::Applied;
                 if seen == Seen::New {
                     // Not applied, so its request id stays free for the same rows under the newer schema.
                     check_version(self.id, write.schema_version, &self.table)?;
-                    self.insert(&write, entry.index, now)?;
+                    self.insert(&write, rows, entry.index, now)?;
                 }
                 self.requests.apply(write.request, write.lowest_unfinished);
             }
@@ -252,26 +272,17 @@ impl RegionState {
     }
 
     /// Whether a request was applied before; an error if it comes too late.
-    fn first_time(&mut self, request: RequestId) -> Result<Seen> {
-        self.under_way.remove(&request);
+    fn first_time(&self, request: RequestId) -> Result<Seen> {
         match self.requests.look_up(request) {
             Seen::Finished => Err(finished(request)),
             seen => Ok(seen),
         }
     }
 
-    fn alter(&mut self, table: TableInfo) -> Result<()> {
-        if table.schema.writes_from > self.table.schema.version {
-            self.active = self.active.under(&table.schema)?;
-        }
-        self.key = KeyColumns::of(&table);
-        self.table = Arc::new(table);
-        Ok(())
-    }
-
     /// A flush that is under way goes on with its own rows; its file is hidden, since it has only older ones.
     fn truncate(&mut self, sequence: u64) {
         self.active = Memtable::default();
+        self.flushing = Memtable::default();
         self.oldest_row = None;
         self.frozen = None;
         self.truncated_seq = sequence;
@@ -289,14 +300,32 @@ impl RegionState {
         view.is_some_and(|view| view.files.values().any(|f| f.max_sequence <= self.truncated_seq))
     }
 
-    fn insert(&mut self, write: &WriteEntry, sequence: u64, now: Duration) -> Result<()> {
+    /// `batch` is what the entry has, if this process wrote it.
+    fn insert(
+        &mut self,
+        write: &WriteEntry,
+        batch: Option<SeriesBatch>,
+        sequence: u64,
+        now: Duration,
+    ) -> Result<()> {
         if self.table.ttl() == Ttl::Instant {
             self.rowless = true;
             return Ok(());
         }
-        let rows = decode_rows(&write.rows).map_err(|e| Error::corruption(e.message))?;
-        let rows = schema::with_ids(&rows, &self.table.schema)?;
-        self.active.insert(rows, sequence, write.op, write.rows.len())?;
+        let (rows, series) = (write.rows.rows.len(), write.rows.series.len());
+        let (rows, buffers) = match batch {
+            Some(batch) => (batch, Buffers { rows, series }),
+            // Both parts lie in the buffer of the entry.
+            None => {
+                let rows = rows + series;
+                (
+                    replay_rows(&write.rows, &self.table)?,
+                    Buffers { rows, series: 0 },
+                )
+            }
+        };
+        self.active
+            .insert(&rows, &self.table.schema, (sequence, write.op), buffers)?;
         self.oldest_row.get_or_insert(now);
         Ok(())
     }
@@ -312,16 +341,19 @@ impl RegionState {
     pub fn close(&mut self, reason: String) {
         self.fail(reason);
         self.active = Memtable::default();
+        self.flushing = Memtable::default();
         self.frozen = None;
     }
 
     pub fn adopt(&mut self, view: View) -> Result<()> {
         let flushed = view.flushed_seq;
         if self.frozen.as_ref().is_some_and(|f| f.sequence <= flushed) {
+            self.flushing = Memtable::default();
             self.frozen = None;
         }
         if let Some(frozen) = &mut self.frozen {
-            frozen.memtable.forget_through(flushed)?;
+            self.flushing.forget_through(flushed)?;
+            frozen.memtable = self.flushing.view();
         }
         self.active.forget_through(flushed)?;
         if self.active.is_empty() {
@@ -341,8 +373,9 @@ impl RegionState {
         if self.frozen.is_none() && (!self.active.is_empty() || self.rowless) {
             self.oldest_row = None;
             self.rowless = false;
+            self.flushing = std::mem::take(&mut self.active);
             self.frozen = Some(Frozen {
-                memtable: std::mem::take(&mut self.active),
+                memtable: self.flushing.view(),
                 sequence: self.applied,
                 truncated_seq: self.truncated_seq,
                 table: Arc::clone(&self.table),
@@ -376,27 +409,13 @@ impl RegionState {
             let why = self.manifest_problem.as_deref().unwrap_or("it is being loaded");
             Error::unavailable(format!("region {} does not know its files yet: {why}", self.id))
         })?;
-        let frozen = match &self.frozen {
-            None => Memtable::default(),
-            // What is being flushed keeps the schema that its file will have.
-            Some(f) if self.table.schema.writes_from > f.table.schema.version => {
-                f.memtable.under(&self.table.schema)?
-            }
-            Some(f) => f.memtable.clone(),
-        };
-        let chunks = frozen
-            .chunks()
-            .iter()
-            .chain(self.active.chunks())
-            .map(Arc::clone)
-            .collect();
         let view = match self.has_truncated_files() {
             false => Arc::clone(view),
             true => Arc::new(view.without_truncated(self.truncated_seq)),
         };
         Ok(Snapshot {
             view,
-            chunks,
+            memory: vec![self.flushing.view(), self.active.view()],
             table: Arc::clone(&self.table),
             key: self.key.clone(),
         })

@@ -1,79 +1,69 @@
 //! The leaf of a plan beside a region, executed.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
+use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
+use arrow::compute::cast;
 use arrow::datatypes::SchemaRef;
-use async_trait::async_trait;
-use datafusion::common::ColumnStatistics;
-use datafusion::common::stats::Precision;
+use datafusion::common::internal_err;
 use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::common::{Statistics, internal_err};
-use datafusion::datasource::listing::PartitionedFile;
-use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
-use datafusion::datasource::source::DataSourceExec;
 use datafusion::error::{DataFusionError, Result};
-use datafusion::execution::object_store::ObjectStoreUrl;
+use datafusion::execution::memory_pool::MemoryConsumer;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_expr::utils::collect_columns;
 use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType, ReplaceChildrenOptions};
-use datafusion::physical_plan::filter::batch_filter;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties};
-use datafusion::scalar::ScalarValue;
-use futures::{StreamExt, TryStreamExt};
-use greptime_object_store::Bucket;
-use greptime_query::{RegionScanSpec, into_datafusion};
-use greptime_types::{Error, Result as OurResult};
-use object_store::ObjectStoreExt;
+use futures::{Stream, StreamExt, TryStreamExt};
+use greptime_query::RegionScanSpec;
+use greptime_types::TableSchema;
+use tokio::sync::OnceCell;
 
-use super::dedup::{Deletes, dedup};
-use super::merge::{merge, stream_of};
-use super::plan::{STORE_URL, ScanPlan};
-use crate::manifest::FileMeta;
-use crate::memtable::align;
-use crate::region::{Region, Snapshot};
-use crate::sst::key_of;
+use super::block::truth;
+use super::plan::ScanPlan;
+use super::reader::RegionReader;
+use super::work::{Selected, Work};
 
-/// Of a file that is no longer there: how often a newer manifest view is tried.
-const ATTEMPTS: usize = 3;
-
-/// Loads the newest manifest of a region.
-#[async_trait]
-pub trait ReloadManifest: Send + Sync + fmt::Debug {
-    async fn reload(&self, region: &Arc<Region>) -> OurResult<()>;
-}
-
-/// Reads one region, at the moment when it is executed.
+/// Reads one region, at the moment when it is executed, in several streams.
 pub struct ScanExec {
     spec: RegionScanSpec,
-    region: Arc<Region>,
-    bucket: Bucket,
-    manifest: Arc<dyn ReloadManifest>,
+    plan: Arc<ScanPlan>,
+    reader: Arc<RegionReader>,
+    work: Arc<OnceCell<Arc<Work>>>,
     properties: Arc<PlanProperties>,
 }
 
 impl ScanExec {
-    pub fn try_new(
-        spec: RegionScanSpec,
-        region: Arc<Region>,
-        bucket: Bucket,
-        manifest: Arc<dyn ReloadManifest>,
-    ) -> Result<Self> {
+    pub fn try_new(spec: RegionScanSpec, reader: Arc<RegionReader>) -> Result<Self> {
+        let plan = Arc::new(ScanPlan::new(&spec, &reader.table.schema)?);
         let properties = PlanProperties::new(
-            EquivalenceProperties::new(spec.output_schema()?),
-            Partitioning::UnknownPartitioning(1),
+            EquivalenceProperties::new(Arc::clone(&plan.output)),
+            Partitioning::UnknownPartitioning(reader.streams()),
             EmissionType::Incremental,
             Boundedness::Bounded,
         );
         Ok(Self {
             spec,
-            region,
-            bucket,
-            manifest,
+            plan,
+            reader,
+            work: Arc::default(),
             properties: Arc::new(properties),
         })
+    }
+
+    pub fn reader(&self) -> Arc<RegionReader> {
+        Arc::clone(&self.reader)
+    }
+
+    pub fn table(&self) -> &TableSchema {
+        &self.reader.table.schema
+    }
+
+    pub fn limit(&self) -> Option<usize> {
+        self.plan.limit
     }
 }
 
@@ -122,189 +112,85 @@ impl ExecutionPlan for ScanExec {
     }
 
     fn execute(&self, partition: usize, ctx: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        if partition != 0 {
-            return internal_err!("a region scan has one partition, not {partition}");
+        if partition >= self.reader.streams() {
+            return internal_err!("there is no stream {partition}");
         }
-        let reader = Reader {
-            spec: self.spec.clone(),
-            region: Arc::clone(&self.region),
-            bucket: self.bucket.clone(),
-            manifest: Arc::clone(&self.manifest),
-            ctx,
+        let (reader, work, plan) = (
+            Arc::clone(&self.reader),
+            Arc::clone(&self.work),
+            Arc::clone(&self.plan),
+        );
+        let held = MemoryConsumer::new("blocks of a region").register(ctx.memory_pool());
+        let batch_rows = ctx.session_config().batch_size();
+        let rows = async move {
+            let columns = plan.columns();
+            let open = || reader.open(&columns, &plan.filters);
+            let work = work.get_or_try_init(open).await?;
+            let looked_at = Arc::clone(&plan.looked_at);
+            let shaper = Arc::new(Shaper {
+                plan,
+                looked_at,
+                batch_rows,
+            });
+            let shaped = work.blocks(held, ctx).map(move |selected| {
+                let batches = shaper.shape(selected?)?;
+                Ok::<_, DataFusionError>(futures::stream::iter(batches.into_iter().map(Ok)))
+            });
+            Ok::<_, DataFusionError>(shaped.try_flatten())
         };
-        let stream = futures::stream::once(reader.open()).try_flatten();
-        Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), stream)))
+        let rows = futures::stream::once(rows).try_flatten();
+        let rows = limited(rows, self.plan.limit);
+        Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), rows)))
     }
 }
 
-/// One execution.
-struct Reader {
-    spec: RegionScanSpec,
-    region: Arc<Region>,
-    bucket: Bucket,
-    manifest: Arc<dyn ReloadManifest>,
-    ctx: Arc<TaskContext>,
-}
-
-impl Reader {
-    /// The first batch comes only after all files that are merged were opened, so a file that is missing shows
-    /// before anything was given out, and a newer view can be tried.
-    async fn open(self) -> Result<SendableRecordBatchStream> {
-        for _ in 0..ATTEMPTS {
-            let snapshot = self.region.snapshot().map_err(into_datafusion)?;
-            let mut rows = self.read(&snapshot)?;
-            let first = rows.next().await;
-            if let Some(Err(error)) = &first
-                && came_from_files(error)
-                && self.lacks_a_file(&snapshot).await
-            {
-                self.manifest
-                    .reload(&self.region)
-                    .await
-                    .map_err(into_datafusion)?;
-                continue;
-            }
-            let schema = rows.schema();
-            let all = futures::stream::iter(first).chain(rows);
-            return Ok(Box::pin(RecordBatchStreamAdapter::new(schema, all)));
-        }
-        Err(into_datafusion(Error::corruption(format!(
-            "files that the manifest of region {} names are not there",
-            self.region.id()
-        ))))
-    }
-
-    /// The reader's own error does not always say that a file was not found, so the bucket is asked.
-    async fn lacks_a_file(&self, snapshot: &Snapshot) -> bool {
-        for file in snapshot.view.files.values() {
-            let head = self
-                .bucket
-                .store
-                .head(&key_of(&self.bucket, file.home, &file.name))
-                .await;
-            if matches!(head, Err(object_store::Error::NotFound { .. })) {
-                return true;
-            }
-        }
-        false
-    }
-
-    fn read(&self, snapshot: &Snapshot) -> Result<SendableRecordBatchStream> {
-        let plan = ScanPlan::new(&self.spec, snapshot)?;
-        let mut runs = self.read_memory(snapshot, &plan)?;
-        for file in snapshot.view.files.values() {
-            runs.push(self.read_file(file, snapshot, &plan)?);
-        }
-        let key = &snapshot.key;
-        let rows = if runs.is_empty() {
-            stream_of(RecordBatch::new_empty(Arc::clone(&plan.schema)), 1)
-        } else if key.append_mode {
-            let rows = futures::stream::iter(runs).flatten();
-            Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&plan.schema), rows))
-        } else {
-            dedup(
-                merge(runs, &plan.schema, key, &self.ctx)?,
-                key.clone(),
-                Deletes::Drop,
-            )
-        };
-        Ok(finish(rows, plan))
-    }
-
-    fn read_memory(&self, snapshot: &Snapshot, plan: &ScanPlan) -> Result<Vec<SendableRecordBatchStream>> {
-        let flushed = snapshot.view.flushed_seq;
-        let batch_size = self.ctx.session_config().batch_size();
-        let mut runs = Vec::new();
-        for chunk in snapshot.chunks.iter().filter(|c| c.max_sequence() > flushed) {
-            let sorted = chunk.sorted(&snapshot.key, flushed).map_err(into_datafusion)?;
-            let rows = stream_of(align(&sorted, &plan.schema).map_err(into_datafusion)?, batch_size);
-            runs.push(filtered(rows, plan.before.clone()));
-        }
-        Ok(runs)
-    }
-
-    fn read_file(
-        &self,
-        file: &FileMeta,
-        snapshot: &Snapshot,
-        plan: &ScanPlan,
-    ) -> Result<SendableRecordBatchStream> {
-        let mut source = ParquetSource::new(Arc::clone(&plan.schema)).with_pushdown_filters(true);
-        if let Some(before) = &plan.before {
-            source = source.with_predicate(Arc::clone(before));
-        }
-        let path = key_of(&self.bucket, file.home, &file.name);
-        let time = &snapshot.table.schema.time_index().name;
-        let statistics = file_statistics(file, &plan.schema, time)?;
-        let mut partitioned = PartitionedFile::new("", file.bytes).with_statistics(Arc::new(statistics));
-        // As it is: the constructor would encode it once more.
-        partitioned.object_meta.location = path;
-        let config = FileScanConfigBuilder::new(ObjectStoreUrl::parse(STORE_URL)?, Arc::new(source))
-            .with_file_group(FileGroup::new(vec![partitioned]))
-            .build();
-        let rows = DataSourceExec::from_data_source(config).execute(0, Arc::clone(&self.ctx))?;
-        // Row filters of the file reader are best effort.
-        Ok(filtered(rows, plan.before.clone()))
+impl ScanPlan {
+    /// Columns of the region that are read.
+    fn columns(&self) -> BTreeSet<String> {
+        let mut names: BTreeSet<String> = self.output.fields().iter().map(|f| f.name().clone()).collect();
+        let filters = self.filters.tags.iter().chain(&self.filters.rows);
+        names.extend(filters.flat_map(collect_columns).map(|c| c.name().to_owned()));
+        names
     }
 }
 
-/// What the manifest knows of a file, so that a query for another time does not even open it.
-fn file_statistics(file: &FileMeta, schema: &SchemaRef, time: &str) -> Result<Statistics> {
-    let mut statistics = Statistics::new_unknown(schema);
-    let at = schema.index_of(time)?;
-    let kind = schema.field(at).data_type();
-    let value = |v: i64| ScalarValue::Int64(Some(v)).cast_to(kind).map(Precision::Exact);
-    statistics.num_rows = Precision::Exact(file.rows as usize);
-    statistics.column_statistics[at] = ColumnStatistics {
-        null_count: Precision::Exact(0),
-        min_value: value(file.min_time)?,
-        max_value: value(file.max_time)?,
-        ..ColumnStatistics::new_unknown()
-    };
-    Ok(statistics)
+/// What the plan above sees of rows of the engine.
+struct Shaper {
+    plan: Arc<ScanPlan>,
+    /// Columns that the filter on rows looks at.
+    looked_at: SchemaRef,
+    batch_rows: usize,
 }
 
-fn filtered(
-    rows: SendableRecordBatchStream,
-    filter: Option<Arc<dyn PhysicalExpr>>,
-) -> SendableRecordBatchStream {
-    let Some(filter) = filter else { return rows };
-    let schema = rows.schema();
-    let kept = rows.map(move |batch| batch.and_then(|batch| batch_filter(&batch, &filter)));
-    let kept = kept.filter(|batch| futures::future::ready(!matches!(batch, Ok(b) if b.num_rows() == 0)));
-    Box::pin(RecordBatchStreamAdapter::new(schema, kept))
+impl Shaper {
+    fn shape(&self, selected: Selected) -> Result<Vec<RecordBatch>> {
+        let Selected { block, stretches } = selected;
+        if stretches.is_empty() {
+            return Ok(vec![]);
+        }
+        let mut block = block.gather(&stretches)?;
+        if let Some(filter) = &self.plan.filters.rows {
+            block = block.keep(&truth(filter, &block.columns(&self.looked_at)?)?)?;
+        }
+        let rows = block.columns(&self.plan.output)?;
+        let rows = as_output(&rows, &self.plan.output)?;
+        let starts = (0..rows.num_rows()).step_by(self.batch_rows.max(1));
+        Ok(starts
+            .map(|start| rows.slice(start, self.batch_rows.min(rows.num_rows() - start)))
+            .collect())
+    }
 }
 
-/// Filters, projects and limits what overwriting left.
-fn finish(rows: SendableRecordBatchStream, plan: ScanPlan) -> SendableRecordBatchStream {
-    let rows = filtered(rows, plan.after);
-    let output = Arc::clone(&plan.output);
-    let projected = rows.map(move |batch| batch.and_then(|batch| project(&batch, &output)));
-    let mut left = plan.limit.unwrap_or(usize::MAX);
-    let limited = projected.map(move |batch| {
-        batch.map(|batch| {
-            let taken = batch.num_rows().min(left);
-            left -= taken;
-            (batch.slice(0, taken), left > 0)
-        })
+/// The same columns, with the types that the plan expects: those of the region may be newer.
+fn as_output(rows: &RecordBatch, output: &SchemaRef) -> Result<RecordBatch> {
+    let columns = rows.columns().iter().zip(output.fields()).map(|(column, field)| {
+        match column.data_type() == field.data_type() {
+            true => Ok(Arc::clone(column)),
+            false => Ok(cast(column, field.data_type())?),
+        }
     });
-    // The batch that reaches the limit is the last one.
-    let bounded = limited.scan(true, |more, batch| {
-        let wanted = *more;
-        *more = !matches!(&batch, Ok((_, false)) | Err(_));
-        futures::future::ready(wanted.then(|| batch.map(|(batch, _)| batch)))
-    });
-    Box::pin(RecordBatchStreamAdapter::new(plan.output, bounded))
-}
-
-fn project(batch: &RecordBatch, output: &SchemaRef) -> Result<RecordBatch> {
-    let rows = batch.num_rows();
-    let column = |f: &arrow::datatypes::FieldRef| match batch.column_by_name(f.name()) {
-        Some(column) => Arc::clone(column),
-        None => new_null_array(f.data_type(), rows),
-    };
-    let columns: Vec<ArrayRef> = output.fields().iter().map(column).collect();
-    let options = RecordBatchOptions::new().with_row_count(Some(rows));
+    let columns = columns.collect::<Result<Vec<ArrayRef>>>()?;
+    let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
     Ok(RecordBatch::try_new_with_options(
         Arc::clone(output),
         columns,
@@ -312,9 +198,23 @@ fn project(batch: &RecordBatch, output: &SchemaRef) -> Result<RecordBatch> {
     )?)
 }
 
-fn came_from_files(error: &DataFusionError) -> bool {
-    matches!(
-        error.find_root(),
-        DataFusionError::ParquetError(_) | DataFusionError::ObjectStore(_) | DataFusionError::External(_)
-    )
+/// The rows up to the limit, of each stream.
+fn limited(
+    rows: impl Stream<Item = Result<RecordBatch>> + Send,
+    limit: Option<usize>,
+) -> impl Stream<Item = Result<RecordBatch>> + Send {
+    let mut left = limit.unwrap_or(usize::MAX);
+    let limited = rows.map(move |batch| {
+        batch.map(|batch| {
+            let taken = batch.num_rows().min(left);
+            left -= taken;
+            (batch.slice(0, taken), left > 0)
+        })
+    });
+    // The batch that reaches the limit is the last one.
+    limited.scan(true, |more, batch| {
+        let wanted = *more;
+        *more = !matches!(&batch, Ok((_, false)) | Err(_));
+        futures::future::ready(wanted.then(|| batch.map(|(batch, _)| batch)))
+    })
 }

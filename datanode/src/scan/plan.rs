@@ -3,88 +3,60 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Schema, SchemaRef};
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Column, DFSchema};
 use datafusion::error::Result;
 use datafusion::logical_expr::Expr;
 use datafusion::logical_expr::execution_props::ExecutionProps;
 use datafusion::logical_expr::utils::split_conjunction;
-use datafusion::physical_expr::{PhysicalExpr, conjunction_opt, create_physical_expr};
+use datafusion::physical_expr::utils::{collect_columns, reassign_expr_columns};
+use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
 use greptime_query::{RegionScanSpec, into_datafusion};
-use greptime_types::schema::{OP_COLUMN, SEQUENCE_COLUMN};
-use greptime_types::{ColumnSchema, Error, Result as OurResult};
+use greptime_types::{ColumnSchema, Error, Result as OurResult, Semantic, TableSchema};
 
-use crate::region::Snapshot;
-use crate::schema::marks;
-
-/// Under which the query runtime knows the bucket.
-pub const STORE_URL: &str = "greptime://bucket";
+use super::filter::{Filters, classify};
+use crate::schema::engine_schema;
 
 /// The decisions of one scan.
 #[derive(Debug)]
 pub struct ScanPlan {
-    /// What is read: projected columns, those of filters, and for overwriting the key, sequence and operation.
-    pub schema: SchemaRef,
-    /// Columns of the output.
+    /// Columns of the output, as plans see them.
     pub output: SchemaRef,
-    /// Holds for every wanted row and looks only at the identity, so it may be applied before overwriting:
-    /// all rows of an identity pass or none does.
-    pub before: Option<Arc<dyn PhysicalExpr>>,
-    /// All filters that could be compiled, for rows that survived overwriting.
-    pub after: Option<Arc<dyn PhysicalExpr>>,
+    /// All filters that could be compiled; those on rows over `looked_at`.
+    pub filters: Filters,
+    pub looked_at: SchemaRef,
     /// Only when all filters are applied here.
     pub limit: Option<usize>,
 }
 
 impl ScanPlan {
-    pub fn new(spec: &RegionScanSpec, snapshot: &Snapshot) -> Result<Self> {
-        check_columns(spec, snapshot).map_err(into_datafusion)?;
-        let output = spec.output_schema()?;
-        let filters: Vec<Expr> = spec
-            .filters
-            .iter()
-            .flat_map(split_conjunction)
-            .cloned()
-            .map(unqualified)
-            .collect::<Result<_>>()?;
-        let mut names: BTreeSet<String> = output.fields().iter().map(|f| f.name().clone()).collect();
-        for filter in &filters {
-            names.extend(filter.column_refs().into_iter().map(|c| c.name.clone()));
-        }
-        let schema = read_schema(&names, snapshot);
+    pub fn new(spec: &RegionScanSpec, table: &TableSchema) -> Result<Self> {
+        check_columns(spec, table).map_err(into_datafusion)?;
         let compiler = Compiler {
-            schema: DFSchema::try_from(Arc::clone(&schema))?,
+            schema: DFSchema::try_from(table.to_arrow())?,
         };
-        let (mut before, mut after, mut complete) = (Vec::new(), Vec::new(), true);
-        for filter in &filters {
+        let (mut compiled, mut complete) = (Vec::new(), true);
+        for filter in spec.filters.iter().flat_map(split_conjunction) {
             // What cannot be evaluated here is evaluated by the plan above.
-            let Some(expr) = compiler.compile(filter) else {
-                complete = false;
-                continue;
-            };
-            let on_identity = filter
-                .column_refs()
-                .iter()
-                .all(|c| snapshot.key.contains(&c.name));
-            if (on_identity || snapshot.key.append_mode) && !filter.is_volatile() {
-                before.push(Arc::clone(&expr));
+            match compiler.compile(unqualified(filter.clone())?) {
+                Some(filter) => compiled.push(filter),
+                None => complete = false,
             }
-            after.push(expr);
         }
+        let mut filters = filters_of(&compiled, table);
+        let looked_at = bind_rows(&mut filters, &table.to_arrow())?;
         Ok(Self {
-            schema,
-            output,
-            before: conjunction_opt(before),
-            after: conjunction_opt(after),
+            output: spec.output_schema()?,
+            filters,
+            looked_at,
             limit: spec.limit.filter(|_| complete),
         })
     }
 }
 
 /// The plan names columns, so each name must still be the column that the planner saw.
-fn check_columns(spec: &RegionScanSpec, snapshot: &Snapshot) -> OurResult<()> {
-    let table = &snapshot.table.schema;
+fn check_columns(spec: &RegionScanSpec, table: &TableSchema) -> OurResult<()> {
     let same = |seen: &&ColumnSchema| {
         let now = table.column(&seen.name);
         now.is_some_and(|now| now.id == seen.id && now.column_type == seen.column_type)
@@ -92,31 +64,51 @@ fn check_columns(spec: &RegionScanSpec, snapshot: &Snapshot) -> OurResult<()> {
     match spec.schema.columns.iter().find(|seen| !same(seen)) {
         None => Ok(()),
         Some(changed) => Err(Error::conflict(format!(
-            "column `{}` of table {} was changed while the query was planned; plan it again",
-            changed.name,
-            snapshot.table.full_name()
+            "column `{}` was changed while the query was planned; plan it again",
+            changed.name
         ))),
     }
 }
 
-/// The named columns as the region has them, and what overwriting needs. A column that the region does not have
-/// is left out: the output fills it with NULL.
-fn read_schema(names: &BTreeSet<String>, snapshot: &Snapshot) -> SchemaRef {
-    let table = &snapshot.table.schema;
-    let time = &table.time_index().name;
-    let needed = |name: &String| {
-        // One column at least, to count rows by.
-        names.contains(name) || name == time || (!snapshot.key.append_mode && snapshot.key.contains(name))
+/// The named columns, the time index, and for merging what says which row is which.
+pub fn read_schema(table: &TableSchema, names: &BTreeSet<&str>, merged: bool) -> SchemaRef {
+    let wanted = |column: &greptime_types::ColumnSchema| {
+        names.contains(column.name.as_str())
+            || column.semantic == Semantic::Timestamp
+            || (merged && column.semantic == Semantic::Tag)
     };
-    let columns = table.columns.iter().filter(|c| needed(&c.name));
-    let mut fields: Vec<Field> = columns
-        .map(|c| Field::new(&c.name, c.column_type.to_arrow(), true).with_metadata(marks(c)))
+    engine_schema(table, wanted, merged)
+}
+
+/// Compiled filters by what they look at.
+pub fn filters_of(conjuncts: &[Arc<dyn PhysicalExpr>], table: &TableSchema) -> Filters {
+    let is_tag = |name: &str| table.primary_key.iter().any(|tag| tag == name);
+    classify(
+        conjuncts,
+        table.time_unit().to_arrow(),
+        &table.time_index().name,
+        is_tag,
+    )
+}
+
+/// Lets the filter on rows look at just its own columns, which are returned.
+fn bind_rows(filters: &mut Filters, table: &SchemaRef) -> Result<SchemaRef> {
+    let names: BTreeSet<String> = filters
+        .rows
+        .iter()
+        .flat_map(collect_columns)
+        .map(|c| c.name().to_owned())
         .collect();
-    if !snapshot.key.append_mode {
-        fields.push(Field::new(SEQUENCE_COLUMN, DataType::UInt64, true));
-        fields.push(Field::new(OP_COLUMN, DataType::UInt8, true));
+    let fields = table
+        .fields()
+        .iter()
+        .filter(|f| names.contains(f.name()))
+        .cloned();
+    let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+    if let Some(rows) = &mut filters.rows {
+        *rows = reassign_expr_columns(Arc::clone(rows), &schema)?;
     }
-    Arc::new(Schema::new(fields))
+    Ok(schema)
 }
 
 /// Filters name columns of one table; the reader knows them without it.
@@ -135,9 +127,9 @@ struct Compiler {
 }
 
 impl Compiler {
-    fn compile(&self, filter: &Expr) -> Option<Arc<dyn PhysicalExpr>> {
+    fn compile(&self, filter: Expr) -> Option<Arc<dyn PhysicalExpr>> {
         let expr =
-            create_physical_expr(filter, &self.schema, &ExecutionProps::new(), &Default::default()).ok()?;
+            create_physical_expr(&filter, &self.schema, &ExecutionProps::new(), &Default::default()).ok()?;
         let boolean = expr.data_type(self.schema.as_arrow()).ok()? == DataType::Boolean;
         boolean.then_some(expr)
     }

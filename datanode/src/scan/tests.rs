@@ -115,10 +115,7 @@ async fn check(append_mode: bool, steps: Vec<Step>, queries: Vec<Vec<Filter>>) {
             Step::Flush => drop(node.flush().await.unwrap()),
             Step::Crash => {
                 node = node.crash().await;
-                node.wait_for("files are known", || {
-                    node.datanode.regions().all()[0].snapshot().is_ok()
-                })
-                .await;
+                node.wait_until_readable().await;
             }
         }
     }

@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use greptime_proto::v1;
-use greptime_types::{Error, RegionId, Result};
+use greptime_types::{RegionId, Result};
 use parking_lot::Mutex;
 
 use super::Datanode;
@@ -66,6 +65,7 @@ impl Datanode {
         loop {
             self.become_ready();
             self.flush_what_is_due();
+            self.compact_what_is_due();
             self.metrics.memtable_bytes.set(self.budget.used());
             self.metrics.region_count.set(self.regions.all().len() as u64);
             let now = self.clock.now();
@@ -146,14 +146,6 @@ impl Datanode {
         result
     }
 
-    /// Merges the files of one region.
-    pub(super) async fn compact_one(&self, region: &Arc<Region>) -> Result<v1::CompactResponse> {
-        Err(Error::unsupported(format!(
-            "region {}: this version does not merge files",
-            region.id()
-        )))
-    }
-
     /// Loads the manifest of a region that was on disk, however long the bucket is away.
     pub(super) async fn load_until_known(self: Arc<Self>, region: Arc<Region>) {
         let mut retry = FIRST_RETRY;
@@ -196,6 +188,24 @@ impl Datanode {
             }
             Ok(Err(error)) => tracing::warn!(%error, "old log files could not be removed"),
             Err(error) => self.fail(format!("cleaning the log panicked: {error}")),
+        }
+    }
+
+    /// Syncs the log by interval, until the node stops.
+    pub(super) async fn sync_log(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(self.config.log_sync_interval).await;
+            self.sync_once().await;
+        }
+    }
+
+    /// After a failed sync nobody knows what is on disk, so the process must not go on.
+    pub(super) async fn sync_once(&self) {
+        let store = Arc::clone(&self.store);
+        match tokio::task::spawn_blocking(move || store.sync()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => self.fail(error.to_string()),
+            Err(error) => self.fail(format!("syncing the log panicked: {error}")),
         }
     }
 

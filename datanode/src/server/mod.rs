@@ -1,5 +1,6 @@
 //! The datanode: opening it, and what it can be asked, independent of the wire.
 
+mod compact;
 mod grpc;
 mod identity;
 mod maintain;
@@ -28,10 +29,13 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::budget::Budget;
+use crate::compaction::Compactor;
 use crate::config::DatanodeConfig;
 use crate::log::{LogHandle, LogStore, TimedLog};
 use crate::metrics::DatanodeMetrics;
 use crate::region::Flusher;
+use crate::sst::FileSource;
+use compact::CompactionBook;
 use identity::DataDir;
 use maintain::FlushBook;
 use tasks::Tasks;
@@ -52,7 +56,10 @@ pub struct Datanode {
     appends: Arc<TimedLog>,
     log: LogHandle,
     flusher: Flusher,
+    files: FileSource,
     flushes: FlushBook,
+    compactor: Compactor,
+    compactions: CompactionBook,
     flush_permits: Semaphore,
     load_permits: Semaphore,
     queries: SessionContext,
@@ -131,6 +138,7 @@ impl Datanode {
         self.shutdown.cancel();
         self.tasks.finish().await;
         self.log.stop().await;
+        self.sync_once().await;
     }
 
     fn fail(&self, reason: String) {

@@ -7,7 +7,6 @@ use std::sync::atomic::AtomicBool;
 
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::FairSpillPool;
-use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use greptime_clock::{SharedClock, SharedIds};
@@ -21,16 +20,18 @@ use parking_lot::Mutex;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::compact::{CompactionBook, compactor};
 use super::identity::DataDir;
 use super::maintain::FlushBook;
 use super::tasks::Tasks;
 use super::{Datanode, Regions};
 use crate::budget::Budget;
+use crate::cache::{CacheMetrics, CacheSizes, Caches};
 use crate::config::DatanodeConfig;
-use crate::log::{self, EngineLog, EngineOptions, Key, LogCore, LogOptions, LogStore, TimedLog};
+use crate::log::{self, EngineLog, EngineOptions, Key, LogCore, LogOptions, LogStore, LogSync, TimedLog};
 use crate::metrics::DatanodeMetrics;
 use crate::region::{Checkpoint, Flusher, Region};
-use crate::scan::STORE_URL;
+use crate::sst::FileSource;
 
 /// Orders of metasrv that may wait.
 const ORDER_QUEUE: usize = 4096;
@@ -59,6 +60,7 @@ impl Datanode {
         let metrics = DatanodeMetrics::register(&parts.metrics);
         let options = EngineOptions {
             dir: data_dir.path("log"),
+            sync: parts.config.log_sync,
             file_size: parts.config.log_file_size,
             purge_threshold: parts.config.log_purge_threshold,
         };
@@ -123,13 +125,29 @@ impl Datanode {
         let log = log::start(core, machine, config.write_queue, config.log_turn_size as usize)?;
         let shutdown = CancellationToken::new();
         let (orders, arriving) = mpsc::channel(ORDER_QUEUE);
+        let sizes = CacheSizes {
+            memory: config.cache_memory,
+            disk: config.cache_disk,
+            decoded: config.decoded_cache_size,
+        };
+        let caches = Caches::open(
+            sizes,
+            &data_dir.path("cache"),
+            CacheMetrics::register(&parts.metrics),
+        )
+        .await;
         let flusher = Flusher {
+            files: FileSource::new(parts.bucket.clone(), caches),
             bucket: parts.bucket,
             ids: Arc::clone(&parts.ids),
             log: log.clone(),
+            store: Arc::clone(&store),
+            flush_bytes: metrics.flush_bytes.clone(),
         };
+        let compactor = compactor(&config, &flusher, &parts.clock, &metrics)?;
         let node = Arc::new(Self {
-            queries: query_context(&config, &data_dir, &flusher.bucket)?,
+            queries: query_context(&config, &data_dir)?,
+            files: flusher.files.clone(),
             address: parts.address,
             incarnation: parts.ids.random_u64(),
             data_dir,
@@ -143,6 +161,8 @@ impl Datanode {
             log,
             flusher,
             flushes: FlushBook::default(),
+            compactor,
+            compactions: CompactionBook::default(),
             flush_permits: Semaphore::new(config.flush_concurrency),
             load_permits: Semaphore::new(LOADS),
             orders,
@@ -171,6 +191,9 @@ impl Datanode {
             self.tasks.spawn(Arc::clone(self).load_until_known(region));
         }
         self.tasks.spawn(Arc::clone(self).maintain());
+        if self.config.log_sync == LogSync::Interval {
+            self.tasks.spawn(Arc::clone(self).sync_log());
+        }
         let worker = Arc::clone(self);
         self.tasks.spawn(async move {
             while let Some(order) = arriving.recv().await {
@@ -207,7 +230,7 @@ fn open_regions(
 }
 
 /// Queries share a memory pool, and a directory for what does not fit.
-fn query_context(config: &DatanodeConfig, data_dir: &DataDir, bucket: &Bucket) -> Result<SessionContext> {
+fn query_context(config: &DatanodeConfig, data_dir: &DataDir) -> Result<SessionContext> {
     let failed = |e: datafusion::error::DataFusionError| Error::internal(format!("the query runtime: {e}"));
     let spill = data_dir.path("spill");
     // What an earlier process left there serves nobody.
@@ -221,8 +244,6 @@ fn query_context(config: &DatanodeConfig, data_dir: &DataDir, bucket: &Bucket) -
         .with_disk_manager_builder(disk)
         .build_arc()
         .map_err(failed)?;
-    let url = ObjectStoreUrl::parse(STORE_URL).map_err(failed)?;
-    runtime.register_object_store(url.as_ref(), Arc::clone(&bucket.store));
     let context = SessionContext::new_with_config_rt(SessionConfig::new(), runtime);
     for function in greptime_query::json_functions() {
         context.register_udf(function.as_ref().clone());

@@ -7,6 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use datafusion::error::Result as DataFusionResult;
 use datafusion::execution::SendableRecordBatchStream;
+use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use futures::StreamExt;
@@ -16,28 +17,37 @@ use greptime_types::{Error, RegionId, Result};
 
 use super::Datanode;
 use crate::region::{Flusher, Region, load_manifest};
-use crate::scan::{ReloadManifest, ScanExec};
+use crate::scan::{RegionReader, ReloadManifest, ScanExec, accelerate};
+use crate::sst::FileSource;
 
 impl Datanode {
     /// Runs a plan over one region. It sees every write that was acknowledged before.
     pub async fn query(&self, request: v1::QueryRequest) -> Result<SendableRecordBatchStream> {
         let deadline = self.check_header(request.header.as_ref())?;
         self.check_alive()?;
+        let plan = self.explain(&request)?;
+        self.metrics.queries.inc();
+        let rows = execute_stream(plan, self.queries.task_ctx()).map_err(|e| from_datafusion(&e))?;
+        Ok(match deadline {
+            None => rows,
+            Some(left) => until(rows, left),
+        })
+    }
+
+    /// The plan that a query would run.
+    pub(crate) fn explain(&self, request: &v1::QueryRequest) -> Result<Arc<dyn ExecutionPlan>> {
         let region = self.regions.get(RegionId::from_u64(request.region_id))?;
         region.admit(request.epoch, request.schema_version)?;
         region.snapshot()?;
         let ctx = self.queries.task_ctx();
         let resolver = Resolver {
             region,
+            files: self.files.clone(),
             flusher: self.flusher.clone(),
+            streams: ctx.session_config().target_partitions(),
         };
-        let plan = decode_plan(&request.plan, &ctx, Arc::new(resolver)).map_err(|e| from_datafusion(&e))?;
-        self.metrics.queries.inc();
-        let rows = execute_stream(plan, ctx).map_err(|e| from_datafusion(&e))?;
-        Ok(match deadline {
-            None => rows,
-            Some(left) => until(rows, left),
-        })
+        let plan = decode_plan(&request.plan, &ctx, Arc::new(resolver));
+        plan.and_then(accelerate).map_err(|e| from_datafusion(&e))
     }
 }
 
@@ -59,7 +69,9 @@ fn until(rows: SendableRecordBatchStream, left: Duration) -> SendableRecordBatch
 /// Puts the region in the place of the leaf.
 struct Resolver {
     region: Arc<Region>,
+    files: FileSource,
     flusher: Flusher,
+    streams: usize,
 }
 
 impl fmt::Debug for Resolver {
@@ -77,16 +89,19 @@ impl ResolveScan for Resolver {
                 self.region.id()
             ))));
         }
-        let reload = Arc::new(Reload {
-            flusher: self.flusher.clone(),
-        });
-        let bucket = self.flusher.bucket.clone();
-        Ok(Arc::new(ScanExec::try_new(
-            spec,
-            Arc::clone(&self.region),
-            bucket,
-            reload,
-        )?))
+        let reader = RegionReader {
+            region: Arc::clone(&self.region),
+            files: self.files.clone(),
+            manifest: Arc::new(Reload {
+                flusher: self.flusher.clone(),
+            }),
+            table: self.region.with_state(|s| Arc::clone(s.table())),
+            streams: self.streams,
+            metrics: Arc::default(),
+        };
+        let scan = Arc::new(ScanExec::try_new(spec, Arc::new(reader))?);
+        // The plan above is made for one stream.
+        Ok(Arc::new(CoalescePartitionsExec::new(scan)))
     }
 }
 

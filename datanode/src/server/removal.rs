@@ -42,8 +42,9 @@ impl Datanode {
         tracing::info!(region = %id, "region dropped; deleting its objects");
         let node = Arc::clone(self);
         self.tasks.spawn(async move {
-            // A flush that is under way ends first: it would put files where nobody looks any more.
+            // A flush or compaction that is under way ends first: it would put files where nobody looks any more.
             if let Some(region) = region {
+                drop(region.compaction.lock().await);
                 drop(region.files.lock().await);
             }
             node.delete_objects(id).await;

@@ -2,14 +2,16 @@
 
 use std::time::Duration;
 
+use arrow::array::UInt32Array;
 use bytes::Bytes;
 use greptime_proto::v1;
+use greptime_rows::{Encoded, SeriesBatch};
 use greptime_types::{Error, RegionId, RequestId, Result};
 
 use super::Datanode;
 use crate::log::Proposal;
 use crate::metrics::Reason;
-use crate::region::{RegionEntry, RowOp, TruncateEntry, WriteEntry, check_rows, check_version, decode_rows};
+use crate::region::{RegionEntry, RowOp, TruncateEntry, WriteEntry, check_rows, check_version, read_rows};
 
 impl Datanode {
     /// Writes rows to a region. Success means: on disk, committed, and visible to every later query.
@@ -35,7 +37,7 @@ impl Datanode {
         let Some(op) = row_op(request.op)? else {
             return self.truncate(request, id).await;
         };
-        let size = request.rows.len() as u64;
+        let size = (request.rows.len() + request.series.len()) as u64;
         if size > self.config.max_write_size {
             return Err(Error::invalid(format!(
                 "a write of {size} bytes to one region exceeds the limit of {}; send smaller batches",
@@ -45,7 +47,11 @@ impl Datanode {
         let region = self.regions.get(RegionId::from_u64(request.region_id))?;
         let admitted = region.admit(request.epoch, request.schema_version)?;
         check_version(region.id(), request.schema_version, &admitted.table)?;
-        let rows = decode_rows(&request.rows)?;
+        let encoded = Encoded {
+            series: request.series,
+            rows: request.rows,
+        };
+        let rows = read_rows(&encoded, &admitted.table)?;
         check_rows(&rows, &admitted.table, op)?;
         let mut answer = v1::WriteResponse {
             affected_rows: rows.num_rows() as u64,
@@ -53,16 +59,22 @@ impl Datanode {
             sequence: 0,
             duplicate: false,
         };
+        let delay = self.budget.delay();
+        if !delay.is_zero() {
+            self.metrics.writes_delayed.inc();
+            tokio::time::sleep(delay).await;
+        }
+        self.wait_for_compactions(&region).await?;
         let reservation = self.budget.reserve(size)?;
         let entry = RegionEntry::Write(WriteEntry {
             request: id,
             lowest_unfinished: request.lowest_unfinished,
             schema_version: request.schema_version,
             op,
-            rows: request.rows,
+            rows: encoded,
         });
         let data = entry.encode()?;
-        if region.begin(id)?.was_applied()? {
+        if region.begin(id, rows)?.was_applied()? {
             return Ok(v1::WriteResponse {
                 duplicate: true,
                 ..answer
@@ -101,7 +113,8 @@ impl Datanode {
             sequence: 0,
             duplicate: true,
         };
-        if region.begin(id)?.was_applied()? {
+        let none = SeriesBatch::of_columns(0, vec![], UInt32Array::from(Vec::<u32>::new()), vec![])?;
+        if region.begin(id, none)?.was_applied()? {
             return Ok(answer);
         }
         let proposal = Proposal {

@@ -1,7 +1,25 @@
 //! Files: Parquet with the table's columns, sorted as rows are in a region, plus sequence and operation.
 
+mod checksum;
+mod columns;
+mod decode;
+mod encode;
+mod encoding;
+mod filter;
+mod footer;
+mod layout;
+mod metrics;
+mod prune;
+mod read;
+mod source;
+mod upload;
 mod write;
 
+pub use columns::Series;
+pub use footer::Footer;
+pub use metrics::{ReadCounts, ReadMetrics};
+pub use read::{ReadRequest, RowGroupInfo};
+pub use source::{FileSource, SstFile};
 pub use write::{FileWriter, key_of, write_file};
 
 /// Names in the footer's key-value metadata.
@@ -10,3 +28,9 @@ pub const REGION_KEY: &str = "greptime.region";
 pub const EPOCH_KEY: &str = "greptime.epoch";
 /// `greptime_types::TableInfo` when the file was written.
 pub const TABLE_KEY: &str = "greptime.table";
+
+/// How the files of this engine say who wrote them; such files have checksums.
+pub const CREATED_BY: &str = "greptime-datanode";
+
+#[cfg(test)]
+mod tests;

@@ -3,7 +3,7 @@
 mod bucket;
 mod node;
 
-pub use bucket::{FaultyStore, PutFault};
+pub use bucket::{Fault, FaultyStore, PutFault, Request};
 pub use node::{Node, Row, WriteOptions, row, rows_of};
 
 use std::sync::Arc;

@@ -13,6 +13,7 @@ use greptime_clock::{SystemClock, SystemIds};
 use greptime_object_store::Bucket;
 use greptime_proto::v1;
 use greptime_query::{RegionScan, RegionScanSpec, encode_plan, from_datafusion};
+use greptime_rows::{Encoded, SeriesBatch};
 use greptime_telemetry::Metrics;
 use greptime_types::{Change, RegionId, Result, TableInfo, TableOptions};
 use object_store::path::Path;
@@ -61,14 +62,10 @@ impl Node {
     }
 
     pub async fn with(config: DatanodeConfig, append_mode: bool) -> Self {
-        let options = TableOptions {
-            append_mode,
-            ..TableOptions::default()
-        };
-        Self::with_options(config, options).await
+        Self::of(config, table(1024, append_mode)).await
     }
 
-    pub async fn with_options(config: DatanodeConfig, options: TableOptions) -> Self {
+    pub async fn of(config: DatanodeConfig, table: TableInfo) -> Self {
         let (log, store, dir) = (
             MemoryLog::default(),
             Arc::new(FaultyStore::default()),
@@ -76,10 +73,6 @@ impl Node {
         );
         let datanode = start(&config, &log, &store, &dir).await;
         let region = RegionId::new(1024, 0);
-        let table = TableInfo {
-            options,
-            ..table(1024, false)
-        };
         let node = Self {
             log,
             store,
@@ -93,6 +86,14 @@ impl Node {
         node.initialise().await.unwrap();
         node.wait_until_leading().await;
         node
+    }
+
+    pub async fn with_options(config: DatanodeConfig, options: TableOptions) -> Self {
+        let table = TableInfo {
+            options,
+            ..table(1024, false)
+        };
+        Self::of(config, table).await
     }
 
     /// Changes the table, and tells the region.
@@ -166,6 +167,14 @@ impl Node {
             .await;
     }
 
+    /// Waits until the manifest is loaded, which reads need.
+    pub async fn wait_until_readable(&self) {
+        self.wait_for("files are known", || {
+            self.datanode.regions().all()[0].snapshot().is_ok()
+        })
+        .await;
+    }
+
     pub async fn wait_for(&self, what: &str, condition: impl Fn() -> bool) {
         for _ in 0..2000 {
             if condition() {
@@ -206,7 +215,21 @@ impl Node {
         self.write_batch(options, &batch(rows)).await
     }
 
+    /// Rows with their tags in them and columns by name, as older frontends send them.
     pub async fn write_batch(&self, options: WriteOptions, rows: &RecordBatch) -> Result<v1::WriteResponse> {
+        let rows = Encoded {
+            series: bytes::Bytes::new(),
+            rows: ipc(rows),
+        };
+        self.write_encoded(options, rows).await
+    }
+
+    /// As frontends of today send rows.
+    pub async fn write_series(&self, options: WriteOptions, rows: &SeriesBatch) -> Result<v1::WriteResponse> {
+        self.write_encoded(options, rows.encode()?).await
+    }
+
+    async fn write_encoded(&self, options: WriteOptions, rows: Encoded) -> Result<v1::WriteResponse> {
         let request = v1::WriteRequest {
             header: self.header(),
             region_id: self.region.as_u64(),
@@ -218,7 +241,8 @@ impl Node {
             lowest_unfinished: options.lowest_unfinished,
             schema_version: options.schema_version,
             op: options.op.into(),
-            rows: ipc(rows),
+            rows: rows.rows,
+            series: rows.series,
         };
         self.datanode.write(request).await
     }

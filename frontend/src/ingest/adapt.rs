@@ -5,11 +5,13 @@ use std::sync::Arc;
 use datafusion::arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{Field, Schema};
-use greptime_types::{Error, Result, TableSchema};
+use greptime_rows::SeriesBatch;
+use greptime_types::{ColumnSchema, Error, Result, TableSchema};
 
-/// The batch under the names and types of `to`: columns are found by their id, so that a renamed one keeps its
+/// The rows under the ids and types of `to`: columns are found by their id, so that a renamed one keeps its
 /// values, one that was dropped loses them, and one that has another type is cast as the rows that are stored are.
-pub fn adapt(batch: &RecordBatch, from: &TableSchema, to: &TableSchema) -> Result<RecordBatch> {
+pub fn adapt(rows: &SeriesBatch, from: &TableSchema, to: &TableSchema) -> Result<SeriesBatch> {
+    let batch = &rows.to_named(from)?;
     let (mut fields, mut columns): (Vec<Field>, Vec<ArrayRef>) = (vec![], vec![]);
     for (field, column) in batch.schema().fields().iter().zip(batch.columns()) {
         let id = from.column(field.name()).map(|c| c.id);
@@ -27,31 +29,27 @@ pub fn adapt(batch: &RecordBatch, from: &TableSchema, to: &TableSchema) -> Resul
         fields.push(Field::new(&now.name, data_type, true));
         columns.push(column);
     }
-    assemble(batch, fields, columns)
+    SeriesBatch::from_named(&assemble(batch, fields, columns)?, to)
 }
 
 /// NULL for columns that rows of before show a default in, if the batch does not have them: where fields are merged,
 /// a default that comes with every row would replace what is there.
-pub fn explicit_nulls(schema: &TableSchema, batch: &RecordBatch) -> Result<RecordBatch> {
-    let absent =
-        |c: &&greptime_types::ColumnSchema| c.absent.is_some() && batch.column_by_name(&c.name).is_none();
+pub fn explicit_nulls(schema: &TableSchema, rows: SeriesBatch) -> Result<SeriesBatch> {
+    let absent = |c: &&ColumnSchema| c.absent.is_some() && rows.column(c.id).is_none();
     let missing: Vec<_> = schema.columns.iter().filter(absent).collect();
     if missing.is_empty() {
-        return Ok(batch.clone());
+        return Ok(rows);
     }
-    let mut fields: Vec<Field> = batch
-        .schema()
-        .fields()
-        .iter()
-        .map(|f| f.as_ref().clone())
-        .collect();
+    let batch = rows.to_named(schema)?;
+    let fields = batch.schema();
+    let mut fields: Vec<Field> = fields.fields().iter().map(|f| f.as_ref().clone()).collect();
     let mut columns = batch.columns().to_vec();
     for column in missing {
         let data_type = column.column_type.to_arrow();
         columns.push(new_null_array(&data_type, batch.num_rows()));
         fields.push(Field::new(&column.name, data_type, true));
     }
-    assemble(batch, fields, columns)
+    SeriesBatch::from_named(&assemble(&batch, fields, columns)?, schema)
 }
 
 fn assemble(like: &RecordBatch, fields: Vec<Field>, columns: Vec<ArrayRef>) -> Result<RecordBatch> {

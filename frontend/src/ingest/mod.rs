@@ -11,11 +11,10 @@ pub mod split;
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use datafusion::arrow::array::RecordBatch;
-use datafusion::arrow::ipc::writer::StreamWriter;
 use futures::future::join_all;
 use greptime_proto::v1::WriteOp;
+use greptime_rows::SeriesBatch;
 use greptime_types::{Error, MergeMode, RegionId, Result, TableInfo};
 use tokio::sync::Semaphore;
 
@@ -55,21 +54,30 @@ impl Ingestor {
         op: WriteOp,
         deadline: Deadline,
     ) -> Result<u64> {
-        let time = &table.schema.time_index().name;
-        if batch.column_by_name(time).is_none() {
+        let batch = SeriesBatch::from_named(batch, &table.schema)?;
+        self.write_series(table, batch, op, deadline).await
+    }
+
+    /// The same, for rows whose tags are numbered already.
+    pub async fn write_series(
+        &self,
+        table: &TableInfo,
+        batch: SeriesBatch,
+        op: WriteOp,
+        deadline: Deadline,
+    ) -> Result<u64> {
+        let time = table.schema.time_index();
+        if batch.column(time.id).is_none() {
             return Err(Error::invalid(format!(
-                "the rows have no time: column `{time}` is missing"
+                "the rows have no time: column `{}` is missing",
+                time.name
             )));
         }
-        let explicit;
         let batch = match op == WriteOp::Put && table.options.merge_mode == MergeMode::LastNonNull {
-            true => {
-                explicit = adapt::explicit_nulls(&table.schema, batch)?;
-                &explicit
-            }
+            true => adapt::explicit_nulls(&table.schema, batch)?,
             false => batch,
         };
-        let size = batch.get_array_memory_size().div_ceil(UNIT);
+        let size = batch.bytes().div_ceil(UNIT);
         let units = u32::try_from(size)
             .unwrap_or(u32::MAX)
             .clamp(1, self.budget_units);
@@ -78,8 +86,9 @@ impl Ingestor {
             .await
             .map_err(|_| Error::exhausted("too many writes are under way; try again later"))?
             .map_err(|_| Error::unavailable("this frontend is shutting down"))?;
+        let rows = batch.num_rows() as u64;
         let parts = split::split(&table.schema, &table.partition, batch)?;
-        let cut = |part: &RecordBatch| part.get_array_memory_size() > self.part_bytes;
+        let cut = |part: &SeriesBatch| part.bytes() > self.part_bytes;
         let several = parts.len() > 1 || parts.iter().any(|(_, part)| cut(part));
         let writes = parts
             .iter()
@@ -89,7 +98,7 @@ impl Ingestor {
             failed = failed.or(result.err());
         }
         match failed {
-            None => Ok(batch.num_rows() as u64),
+            None => Ok(rows),
             Some(error) if several => Err(Error::new(
                 error.kind,
                 format!(
@@ -110,15 +119,22 @@ impl Ingestor {
         &self,
         table: &TableInfo,
         number: u32,
-        rows: &RecordBatch,
+        batch: &SeriesBatch,
         op: WriteOp,
         deadline: Deadline,
     ) -> Result<()> {
-        let bytes = rows.get_array_memory_size().max(1);
-        let parts = bytes.div_ceil(self.part_bytes).clamp(1, rows.num_rows());
-        let step = rows.num_rows().div_ceil(parts);
-        for start in (0..rows.num_rows()).step_by(step) {
-            let part = rows.slice(start, step.min(rows.num_rows() - start));
+        let rows = batch.num_rows();
+        let parts = batch
+            .bytes()
+            .max(1)
+            .div_ceil(self.part_bytes)
+            .clamp(1, rows.max(1));
+        let step = rows.div_ceil(parts).max(1);
+        if parts == 1 {
+            return self.deliver(table, number, batch, op, deadline).await;
+        }
+        for start in (0..rows).step_by(step) {
+            let part = batch.slice(start, step.min(rows - start))?;
             self.deliver(table, number, &part, op, deadline).await?;
         }
         Ok(())
@@ -128,7 +144,7 @@ impl Ingestor {
     pub async fn to_all_regions(
         &self,
         table: &TableInfo,
-        rows: &RecordBatch,
+        rows: &SeriesBatch,
         op: WriteOp,
         deadline: Deadline,
     ) -> Result<()> {
@@ -142,7 +158,7 @@ impl Ingestor {
         &self,
         table: &TableInfo,
         number: u32,
-        rows: &RecordBatch,
+        rows: &SeriesBatch,
         op: WriteOp,
         deadline: Deadline,
     ) -> Result<()> {
@@ -151,20 +167,8 @@ impl Ingestor {
             schema: &table.schema,
             op,
             rows,
-            encoded: to_ipc(rows)?,
+            encoded: rows.encode()?,
         };
         self.router.write(write, deadline).await.map(drop)
     }
-}
-
-/// One Arrow IPC stream.
-pub fn to_ipc(batch: &RecordBatch) -> Result<Bytes> {
-    let encode = || {
-        let mut writer = StreamWriter::try_new(Vec::new(), batch.schema_ref())?;
-        writer.write(batch)?;
-        writer.into_inner()
-    };
-    encode()
-        .map(Bytes::from)
-        .map_err(|e| Error::internal(format!("rows cannot be encoded: {e}")))
 }

@@ -1,47 +1,102 @@
 //! Rows to regions, by the partition rule, a column at a time.
 
-use datafusion::arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, Scalar};
+use std::sync::Arc;
+
+use datafusion::arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions, Scalar};
 use datafusion::arrow::compute::kernels::{boolean, cmp};
-use datafusion::arrow::compute::{filter_record_batch, prep_null_mask_filter};
+use datafusion::arrow::compute::prep_null_mask_filter;
+use datafusion::arrow::datatypes::{Field, Schema};
 use datafusion::arrow::error::ArrowError;
 use datafusion::common::ScalarValue;
+use greptime_rows::SeriesBatch;
 use greptime_types::partition::Op;
 use greptime_types::{Error, PartitionExpr, PartitionRule, Result, TableSchema, Value};
 
 /// The parts of `batch` by region number; regions without rows are left out. A column that the batch does not
 /// have is NULL.
+///
+/// Mostly a rule looks at tags only, and then each series is placed, not each row.
 pub fn split(
     schema: &TableSchema,
     rule: &PartitionRule,
-    batch: &RecordBatch,
-) -> Result<Vec<(u32, RecordBatch)>> {
+    batch: SeriesBatch,
+) -> Result<Vec<(u32, SeriesBatch)>> {
     if batch.num_rows() == 0 {
         return Ok(vec![]);
     }
     if let [only] = rule.partitions.as_slice() {
-        return Ok(vec![(only.region, batch.clone())]);
+        return Ok(vec![(only.region, batch)]);
     }
+    let known = rule
+        .columns
+        .iter()
+        .filter_map(|name| Some((name, batch.column(schema.column(name)?.id)?)));
+    let by_series = known.clone().all(|(_, column)| column.of_series);
+    let mut columns = Vec::new();
+    for (name, column) in known {
+        let array = match by_series {
+            true => Some(Arc::clone(column.array)),
+            false => batch.column_of_rows(column.id)?,
+        };
+        columns.extend(array.map(|array| (name.as_str(), array)));
+    }
+    let length = if by_series {
+        batch.series().num_rows()
+    } else {
+        batch.num_rows()
+    };
     let mut parts = Vec::new();
+    for (region, mask) in assign(schema, rule, &named(columns, length)?)? {
+        if mask.true_count() == length {
+            return Ok(vec![(region, batch)]);
+        }
+        let part = match by_series {
+            true => batch.filter_series(&mask)?,
+            false => batch.filter(&mask)?,
+        };
+        if part.num_rows() > 0 {
+            parts.push((region, part));
+        }
+    }
+    Ok(parts)
+}
+
+fn named(columns: Vec<(&str, ArrayRef)>, length: usize) -> Result<RecordBatch> {
+    let fields = columns
+        .iter()
+        .map(|(name, array)| Field::new(*name, array.data_type().clone(), true));
+    let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+    let arrays = columns.into_iter().map(|(_, array)| array).collect();
+    let options = RecordBatchOptions::new().with_row_count(Some(length));
+    RecordBatch::try_new_with_options(schema, arrays, &options).map_err(|e| Error::internal(e.to_string()))
+}
+
+/// Which rows belong to which region; each belongs to one.
+fn assign(
+    schema: &TableSchema,
+    rule: &PartitionRule,
+    batch: &RecordBatch,
+) -> Result<Vec<(u32, BooleanArray)>> {
+    let mut masks = Vec::new();
     let mut placed = 0;
     for partition in &rule.partitions {
         let Some(expr) = &partition.expr else { continue };
         let mask = mask(schema, batch, expr).map_err(|e| Error::internal(format!("partition rule: {e}")))?;
         let rows = mask.true_count();
-        if rows == batch.num_rows() {
-            return Ok(vec![(partition.region, batch.clone())]);
-        }
         if rows > 0 {
-            let part = filter_record_batch(batch, &mask).map_err(|e| Error::internal(e.to_string()))?;
-            parts.push((partition.region, part));
+            masks.push((partition.region, mask));
         }
         placed += rows;
+        if rows == batch.num_rows() {
+            break;
+        }
     }
     if placed != batch.num_rows() {
         return Err(Error::internal(
             "rows belong to no partition, or to two, although the rule was checked",
         ));
     }
-    Ok(parts)
+    Ok(masks)
 }
 
 fn mask(schema: &TableSchema, batch: &RecordBatch, expr: &PartitionExpr) -> Result<BooleanArray, ArrowError> {
@@ -105,8 +160,6 @@ pub fn to_scalar(value: &Value) -> ScalarValue {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use datafusion::arrow::array::{StringArray, UInt64Array};
     use greptime_types::{ColumnSchema, ColumnType, Semantic, TimeUnit};
 
@@ -156,12 +209,20 @@ mod tests {
                 .entry(rule.route(&|c| lookup(row, c)).unwrap())
                 .or_default() += 1;
         }
-        let parts = split(&schema(), rule, batch).unwrap();
+        let expected: Vec<_> = expected.into_iter().collect();
+        let parts = assign(&schema(), rule, batch).unwrap();
+        let found: Vec<_> = parts
+            .iter()
+            .map(|(region, mask)| (*region, mask.true_count()))
+            .collect();
+        assert_eq!(found, expected);
+        let series = SeriesBatch::from_named(batch, &schema()).unwrap();
+        let parts = split(&schema(), rule, series).unwrap();
         let found: Vec<_> = parts
             .iter()
             .map(|(region, part)| (*region, part.num_rows()))
             .collect();
-        assert_eq!(found, expected.into_iter().collect::<Vec<_>>());
+        assert_eq!(found, expected, "placed by series");
     }
 
     #[test]

@@ -3,8 +3,11 @@
 //! A line that does not parse is named with its line and column; the other lines of the batch are written, as
 //! InfluxDB does.
 
+mod columns;
+mod exact;
 mod parse;
 mod store;
+mod values;
 
 pub use parse::{BadLine, FieldValue, Line, parse_lines};
 pub use store::write_lines;

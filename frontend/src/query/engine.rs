@@ -5,11 +5,11 @@ use std::sync::Arc;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::common::SchemaError;
 use datafusion::error::DataFusionError;
-use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::context::SQLOptions;
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::logical_expr::registry::FunctionRegistry;
 use datafusion::optimizer::Analyzer;
@@ -32,13 +32,15 @@ use super::exec::QueryDeadline;
 use super::functions::{Variables, session_functions};
 use super::memory::{AnswerSpace, QueryPool, explain, hold_statement};
 use super::metric::MetricTables;
+use super::plan_cache::{Entry, PlanCache, Template};
 use super::pushdown::PushToRegions;
 use super::time_literals::TimeLiterals;
 use crate::config::FrontendConfig;
+use crate::metrics::FrontendMetrics;
 use crate::route::{Catalog, Deadline, Router};
 use crate::sql::{CATALOG, unknown_column};
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Protocol {
     Http,
     MySql,
@@ -68,12 +70,19 @@ pub struct Engine {
     pub router: Arc<Router>,
     pub link: Arc<dyn MetaLink>,
     pub metrics: MetricTables,
+    counters: FrontendMetrics,
     base: SessionState,
+    plans: PlanCache,
     spill_limit: u64,
 }
 
 impl Engine {
-    pub fn new(config: &FrontendConfig, router: Arc<Router>, link: Arc<dyn MetaLink>) -> Result<Arc<Self>> {
+    pub fn new(
+        config: &FrontendConfig,
+        router: Arc<Router>,
+        link: Arc<dyn MetaLink>,
+        counters: FrontendMetrics,
+    ) -> Result<Arc<Self>> {
         let mut runtime = RuntimeEnvBuilder::new()
             .with_memory_pool(Arc::new(QueryPool::new(config.query_memory)))
             .with_max_temp_directory_size(config.spill_limit);
@@ -99,7 +108,9 @@ impl Engine {
             router,
             link,
             metrics: MetricTables::default(),
+            counters,
             base,
+            plans: PlanCache::default(),
             spill_limit: config.spill_limit,
         }))
     }
@@ -149,7 +160,72 @@ impl Engine {
     ) -> Result<Planned> {
         let catalog = self.router.view.catalog();
         expect_database(&catalog, &session.database)?;
+        if let Some(template) = Template::of(statement, session, catalog.revision)
+            && let Some(planned) = self.plan_by_form(session, &template, deadline).await?
+        {
+            return Ok(planned);
+        }
         let state = self.state(session, deadline);
+        let plan = self.analysed(&state, statement, deadline).await?;
+        self.counters.planned(false);
+        Ok(Planned {
+            task: state.task_ctx(),
+            optimised: false,
+            state: Arc::new(state),
+            plan,
+            router: Arc::clone(&self.router),
+            deadline,
+            spill_limit: self.spill_limit,
+        })
+    }
+
+    /// From the plan of all statements of this form; `None` if there is none, and the statement is to be planned.
+    async fn plan_by_form(
+        self: &Arc<Self>,
+        session: &Session,
+        template: &Template,
+        deadline: Deadline,
+    ) -> Result<Option<Planned>> {
+        let known = self.plans.get(template);
+        let from_cache = known.is_some();
+        let entry = match known {
+            Some(entry) => entry,
+            None => {
+                let state = self.state(session, deadline);
+                // A form that cannot be planned is remembered too; the statement itself says what is wrong.
+                let plan = self.analysed(&state, template.statement(), deadline).await.ok();
+                let entry = Entry::new(template, state, plan).map_err(|e| from_datafusion(&e))?;
+                self.plans.insert(template, entry)
+            }
+        };
+        let Some(plan) = entry.bind(template).map_err(|e| from_datafusion(&e))? else {
+            return Ok(None);
+        };
+        self.counters.planned(from_cache);
+        let state = Arc::clone(entry.state());
+        let config = state
+            .config()
+            .clone()
+            .with_extension(Arc::new(QueryDeadline(deadline)));
+        let task = TaskContext::from(state.as_ref()).with_session_config(config);
+        Ok(Some(Planned {
+            state,
+            task: Arc::new(task),
+            optimised: true,
+            plan,
+            router: Arc::clone(&self.router),
+            deadline,
+            spill_limit: self.spill_limit,
+        }))
+    }
+
+    /// The statement as a plan that only reads.
+    async fn analysed(
+        &self,
+        state: &SessionState,
+        statement: &ast::Statement,
+        deadline: Deadline,
+    ) -> Result<LogicalPlan> {
         let mut statement = statement.clone();
         name_casts(&mut statement);
         let statement = DataFusionStatement::Statement(Box::new(statement));
@@ -163,13 +239,7 @@ impl Engine {
             .with_allow_dml(false)
             .with_allow_statements(false);
         read_only.verify_plan(&plan).map_err(|e| from_datafusion(&e))?;
-        Ok(Planned {
-            state,
-            plan,
-            router: Arc::clone(&self.router),
-            deadline,
-            spill_limit: self.spill_limit,
-        })
+        Ok(plan)
     }
 
     /// Runs a query of this program's own.
@@ -277,7 +347,10 @@ fn table_not_found(error: Error) -> Error {
 
 /// A query that can be asked for its columns, and run.
 pub struct Planned {
-    state: SessionState,
+    state: Arc<SessionState>,
+    task: Arc<TaskContext>,
+    /// Whether the optimizer has seen the plan.
+    optimised: bool,
     pub plan: LogicalPlan,
     router: Arc<Router>,
     deadline: Deadline,
@@ -287,12 +360,17 @@ pub struct Planned {
 impl Planned {
     /// The rows, until the deadline.
     pub async fn execute(self) -> Result<SendableRecordBatchStream> {
-        let physical = self
-            .state
-            .create_physical_plan(&self.plan)
-            .await
-            .map_err(|e| from_datafusion(&e))?;
-        let rows = execute_stream(physical, self.state.task_ctx()).map_err(|e| from_datafusion(&e))?;
+        let physical = match self.optimised {
+            true => {
+                self.state
+                    .query_planner()
+                    .create_physical_plan(&self.plan, self.state.as_ref())
+                    .await
+            }
+            false => self.state.create_physical_plan(&self.plan).await,
+        };
+        let physical = physical.map_err(|e| from_datafusion(&e))?;
+        let rows = execute_stream(physical, self.task).map_err(|e| from_datafusion(&e))?;
         let spill_limit = self.spill_limit;
         let rows = RecordBatchStreamAdapter::new(
             rows.schema(),

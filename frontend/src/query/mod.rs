@@ -13,6 +13,7 @@ pub mod functions;
 pub mod information_schema;
 pub mod memory;
 pub mod metric;
+mod plan_cache;
 pub mod provider;
 pub mod pruning;
 pub mod pushdown;

@@ -17,6 +17,7 @@ use greptime_proto::v1::{
     WriteRequest, WriteResponse,
 };
 use greptime_query::from_datafusion;
+use greptime_rows::{Encoded, SeriesBatch};
 use greptime_types::{Error, RegionId, RequestId, Result, TableInfo, TableSchema};
 
 use super::hold::{Failure, Hold, HoldPolicy, Next};
@@ -24,7 +25,6 @@ use super::ids::RequestIds;
 use super::table::Peer;
 use super::{Regions, View};
 use crate::ingest::adapt::adapt;
-use crate::ingest::to_ipc;
 use crate::metrics::FrontendMetrics;
 
 /// A point on the clock's scale at which a request has failed.
@@ -69,19 +69,19 @@ pub struct RegionWrite<'a> {
     /// Of the table when the rows were made.
     pub schema: &'a TableSchema,
     pub op: WriteOp,
-    pub rows: &'a RecordBatch,
-    /// The rows as one Arrow IPC stream.
-    pub encoded: Bytes,
+    pub rows: &'a SeriesBatch,
+    /// The rows as they are sent.
+    pub encoded: Encoded,
 }
 
 impl RegionWrite<'_> {
     /// The rows as they are to be sent under the newest schema that is known, and its version. They are made anew
     /// only if their names or types have come to mean something else.
-    fn under(&self, newest: Option<&TableInfo>) -> Result<(u64, Bytes)> {
+    fn under(&self, newest: Option<&TableInfo>) -> Result<(u64, Encoded)> {
         match newest.map(|t| &t.schema) {
             Some(newest) if newest.writes_from > self.schema.version => {
                 let rows = adapt(self.rows, self.schema, newest)?;
-                Ok((newest.version, to_ipc(&rows)?))
+                Ok((newest.version, rows.encode()?))
             }
             _ => Ok((self.schema.version, self.encoded.clone())),
         }
@@ -134,7 +134,7 @@ impl Router {
     /// Writes once, however often it has to be sent: all attempts carry the same request id.
     pub async fn write(&self, write: RegionWrite<'_>, deadline: Deadline) -> Result<WriteResponse> {
         let unfinished = self.ids.begin();
-        let bytes = write.encoded.len() as u64;
+        let bytes = (write.encoded.series.len() + write.encoded.rows.len()) as u64;
         let attempt = |target: Target| self.write_once(&write, unfinished.id(), target, deadline).boxed();
         self.deliver((write.region, None), bytes, deadline, &attempt)
             .await
@@ -148,7 +148,7 @@ impl Router {
         deadline: Deadline,
     ) -> Result<WriteResponse> {
         let catalog = self.view.catalog();
-        let (schema_version, rows) = write.under(catalog.table_by_id(write.region.table()))?;
+        let (schema_version, encoded) = write.under(catalog.table_by_id(write.region.table()))?;
         let request = WriteRequest {
             header: Some(self.header(&target, deadline)),
             region_id: write.region.as_u64(),
@@ -157,7 +157,8 @@ impl Router {
             lowest_unfinished: self.ids.lowest_unfinished(),
             schema_version,
             op: write.op.into(),
-            rows,
+            rows: encoded.rows,
+            series: encoded.series,
         };
         // A route that changes meanwhile means that this leader may never answer; the id makes it safe to ask
         // the next one.

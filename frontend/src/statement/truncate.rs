@@ -2,6 +2,7 @@
 
 use datafusion::arrow::array::RecordBatch;
 use greptime_proto::v1::WriteOp;
+use greptime_rows::SeriesBatch;
 use greptime_types::Result;
 
 use super::Executor;
@@ -17,6 +18,7 @@ impl Executor {
             let table = catalog.expect_table(writable_database(session, name)?, &name.name)?;
             let deadline = self.router().deadline_in(self.config.write_timeout);
             let nothing = RecordBatch::new_empty(table.schema.to_arrow());
+            let nothing = SeriesBatch::from_named(&nothing, &table.schema)?;
             self.ingestor
                 .to_all_regions(table, &nothing, WriteOp::Truncate, deadline)
                 .await?;

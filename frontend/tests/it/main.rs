@@ -9,6 +9,7 @@ mod http;
 mod ingest;
 mod memory;
 mod mysql;
+mod plan_cache;
 mod postgres;
 mod pushdown;
 mod region;

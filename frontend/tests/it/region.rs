@@ -6,7 +6,6 @@ use std::sync::Arc;
 use datafusion::arrow::array::{RecordBatch, StringArray, UInt64Array, new_null_array};
 use datafusion::arrow::compute::{cast, concat_batches, take_record_batch};
 use datafusion::arrow::datatypes::{Field, Schema};
-use datafusion::arrow::ipc::reader::StreamReader;
 use datafusion::arrow::row::{RowConverter, SortField};
 use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::execution::SendableRecordBatchStream;
@@ -14,6 +13,7 @@ use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionContext;
 use greptime_proto::v1::{QueryRequest, WriteOp, WriteRequest, WriteResponse};
 use greptime_query::{RegionScanSpec, ResolveScan, decode_plan, from_datafusion, json_functions};
+use greptime_rows::{Encoded, SeriesBatch};
 use greptime_types::{Error, RequestId, Result, TableInfo, TableSchema};
 
 #[derive(Debug)]
@@ -63,11 +63,14 @@ impl Region {
         } else if request.op() == WriteOp::Truncate {
             self.rows.clear();
         } else {
-            for batch in StreamReader::try_new(request.rows.as_ref(), None).unwrap() {
-                let batch = batch.unwrap();
-                affected_rows += batch.num_rows() as u64;
-                self.rows.push((batch, request.op()));
-            }
+            let encoded = Encoded {
+                series: request.series.clone(),
+                rows: request.rows.clone(),
+            };
+            let batch = SeriesBatch::decode(&encoded).unwrap();
+            affected_rows = batch.num_rows() as u64;
+            self.rows
+                .push((batch.to_named(&self.table.schema).unwrap(), request.op()));
         }
         Ok(WriteResponse {
             affected_rows,

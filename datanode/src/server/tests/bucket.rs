@@ -215,7 +215,11 @@ async fn rows_are_flushed_by_age_and_by_size() {
 
 #[tokio::test]
 async fn a_file_that_is_missing_is_an_error_and_not_fewer_rows() {
-    let node = with_rows(Node::new().await, &some_rows()).await;
+    let config = DatanodeConfig {
+        cache_disk: 0,
+        ..DatanodeConfig::default()
+    };
+    let node = with_rows(Node::with(config, false).await, &some_rows()).await;
     node.flush().await.unwrap();
     let file = node
         .store
@@ -225,6 +229,10 @@ async fn a_file_that_is_missing_is_an_error_and_not_fewer_rows() {
         .find(|k| k.contains("/sst/"))
         .unwrap();
     node.store.delete(&Path::from(file)).await.unwrap();
+    // What was written is still in the cache of this process.
+    assert_eq!(node.read().await.unwrap(), some_rows());
+    let node = node.crash().await;
+    node.wait_until_readable().await;
     assert_eq!(node.read().await.unwrap_err().kind, ErrorKind::Corruption);
 }
 

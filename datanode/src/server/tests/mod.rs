@@ -2,9 +2,11 @@
 
 mod alter;
 mod bucket;
+mod compaction;
 mod durability;
 mod retries;
 mod rows;
+mod series;
 mod session;
 mod truncate;
 mod wire;

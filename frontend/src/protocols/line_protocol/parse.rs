@@ -76,7 +76,7 @@ pub fn parse_lines(text: &str) -> (Vec<Line<'_>>, Vec<BadLine>) {
 
 /// Position of the line break that ends the first line: the first one outside of a string value. A quote that is
 /// never closed would swallow all that follows, so then the line ends at its first break.
-fn line_end(text: &str) -> usize {
+pub(super) fn line_end(text: &str) -> usize {
     let first = text.find('\n').unwrap_or(text.len());
     let (mut quoted, mut escaped, mut in_fields) = (false, false, false);
     for (at, byte) in text.bytes().enumerate() {
@@ -93,14 +93,25 @@ fn line_end(text: &str) -> usize {
     if quoted { first } else { text.len() }
 }
 
-struct Cursor<'a> {
-    text: &'a str,
+/// A place in a line.
+pub(super) struct Cursor<'a> {
+    pub text: &'a str,
     /// In bytes; where an error points to.
-    at: usize,
+    pub at: usize,
 }
 
+/// Bytes that end a name, or escape one that does.
+const SPECIAL: [bool; 256] = {
+    let mut special = [false; 256];
+    special[b',' as usize] = true;
+    special[b' ' as usize] = true;
+    special[b'=' as usize] = true;
+    special[b'\\' as usize] = true;
+    special
+};
+
 impl<'a> Cursor<'a> {
-    fn peek(&self) -> Option<u8> {
+    pub fn peek(&self) -> Option<u8> {
         self.text.as_bytes().get(self.at).copied()
     }
 
@@ -135,7 +146,7 @@ impl<'a> Cursor<'a> {
         })
     }
 
-    fn expect(&mut self, byte: u8, place: &str) -> Result<(), String> {
+    pub fn expect(&mut self, byte: u8, place: &str) -> Result<(), String> {
         if self.peek() != Some(byte) {
             return Err(format!("expected `{}` {place}", byte as char));
         }
@@ -143,7 +154,7 @@ impl<'a> Cursor<'a> {
         Ok(())
     }
 
-    fn spaces(&mut self, before: &str) -> Result<(), String> {
+    pub fn spaces(&mut self, before: &str) -> Result<(), String> {
         if self.peek() != Some(b' ') {
             return Err(format!("expected a space before {before}"));
         }
@@ -157,10 +168,14 @@ impl<'a> Cursor<'a> {
     }
 
     /// Up to one of `ends`, with `\` before a special character taken away.
-    fn name(&mut self, ends: &[u8], what: &str) -> Result<Cow<'a, str>, String> {
+    pub fn name(&mut self, ends: &[u8], what: &str) -> Result<Cow<'a, str>, String> {
         let start = self.at;
         let mut escaped = false;
         while let Some(byte) = self.peek() {
+            if !SPECIAL[byte as usize] {
+                self.at += 1;
+                continue;
+            }
             if byte == b'\\'
                 && self
                     .text
@@ -188,7 +203,7 @@ impl<'a> Cursor<'a> {
         })
     }
 
-    fn value(&mut self) -> Result<FieldValue<'a>, String> {
+    pub fn value(&mut self) -> Result<FieldValue<'a>, String> {
         if self.peek() == Some(b'"') {
             return self.text_value();
         }
@@ -248,7 +263,7 @@ impl<'a> Cursor<'a> {
         }))
     }
 
-    fn timestamp(&mut self) -> Result<Option<i64>, String> {
+    pub fn timestamp(&mut self) -> Result<Option<i64>, String> {
         while self.peek() == Some(b' ') {
             self.at += 1;
         }

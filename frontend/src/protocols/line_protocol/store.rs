@@ -1,22 +1,41 @@
 //! Lines as rows of tables that are made when they are first written to.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Range;
 
+use datafusion::arrow::array::{ArrayRef, PrimitiveArray, UInt32Array};
+use datafusion::arrow::datatypes::Int64Type;
+use datafusion::common::ScalarValue;
 use futures::future::join_all;
 use greptime_proto::v1::WriteOp;
-use greptime_types::{ColumnType, Error, PartitionRule, Result, Semantic, TableInfo, TableSchema, TimeUnit};
+use greptime_rows::SeriesBatch;
+use greptime_types::{ColumnSchema, ColumnType, Error, PartitionRule, Result, Semantic, TableInfo, TimeUnit};
 
-use super::parse::{BadLine, FieldValue, Line, parse_lines};
+use super::columns::{TableLines, parse_columns};
+use super::exact::write_exactly;
+use super::parse::BadLine;
 use super::{Precision, convert};
 use crate::frontend::Frontend;
 use crate::ingest::auto::{WantedTable, wanted_column};
-use crate::ingest::cells::batch_from_rows;
-use crate::ingest::literal::Cell;
+use crate::ingest::cells::default_of;
+use crate::ingest::literal::column_from_cells;
 use crate::query::metric::TIME_COLUMN;
 use crate::route::Deadline;
 
 /// More complaints than this are counted, not listed.
 const MAX_LISTED: usize = 10;
+
+/// What all tables of a request share.
+#[derive(Clone, Copy)]
+pub struct Writing<'a> {
+    pub frontend: &'a Frontend,
+    pub database: &'a str,
+    /// The body.
+    pub text: &'a str,
+    pub precision: Precision,
+    pub deadline: Deadline,
+    /// The time of lines that have none.
+    pub now_ms: i64,
+}
 
 /// Writes the good lines. An error of kind `InvalidArgument` names the bad ones; then the good ones are stored.
 pub async fn write_lines(
@@ -25,19 +44,18 @@ pub async fn write_lines(
     text: &str,
     precision: Precision,
 ) -> Result<()> {
-    let (lines, mut bad) = parse_lines(text);
-    let deadline = frontend
-        .executor
-        .engine
-        .router
-        .deadline_in(frontend.config.write_timeout);
-    let mut by_table: BTreeMap<&str, Vec<&Line>> = BTreeMap::new();
-    for line in &lines {
-        by_table.entry(line.measurement.as_ref()).or_default().push(line);
-    }
-    let tables = by_table.iter();
-    let writes =
-        tables.map(|(name, lines)| write_table(frontend, database, name, lines, precision, deadline));
+    let router = &frontend.executor.engine.router;
+    let writing = Writing {
+        frontend,
+        database,
+        text,
+        precision,
+        deadline: router.deadline_in(frontend.config.write_timeout),
+        now_ms: frontend.clock.wall_ms(),
+    };
+    let body = parse_columns(text);
+    let mut bad = body.bad;
+    let writes = body.tables.iter().map(|lines| write_table(writing, lines));
     let mut failed = None;
     let mut written = 0;
     for result in join_all(writes).await {
@@ -69,172 +87,190 @@ pub async fn write_lines(
 }
 
 /// Returns how many lines were stored, and those that the table does not take.
-async fn write_table(
-    frontend: &Frontend,
-    database: &str,
-    name: &str,
-    lines: &[&Line<'_>],
-    precision: Precision,
-    deadline: Deadline,
-) -> Result<(u64, Vec<BadLine>)> {
-    let wanted = wanted_table(name, lines);
-    let table = frontend.auto.ensure(database, &wanted, deadline).await?;
-    let columns: Vec<String> = wanted
-        .columns
-        .iter()
-        .map(|c| match c.semantic {
-            Semantic::Timestamp => table.schema.time_index().name.clone(),
-            _ => c.name.clone(),
-        })
-        .collect();
-    let now_ms = frontend.clock.wall_ms();
-    let (mut written, mut bad) = (0, Vec::new());
-    // Few lines of many columns each are many cells: no part takes more memory than another.
-    for part in lines.chunks((MOST_CELLS / columns.len().max(1)).max(1)) {
-        let (rows, unreadable) = rows_of(&table.schema, &columns, part, precision, now_ms);
-        let (rows, refused) = acceptable(&table, &columns, rows, now_ms);
-        bad.extend(unreadable.into_iter().chain(refused));
-        if rows.is_empty() {
-            continue;
-        }
-        let batch = batch_from_rows(&table.schema, &columns, &rows, now_ms)?;
-        let ingestor = &frontend.executor.ingestor;
-        let stored = ingestor.write(&table, &batch, WriteOp::Put, deadline).await;
-        written += stored.map_err(|error| match written {
-            0 => error,
-            _ => error.context(format!("after {written} lines were stored")),
-        })?;
+async fn write_table(writing: Writing<'_>, lines: &TableLines<'_>) -> Result<(u64, Vec<BadLine>)> {
+    if lines.uneven
+        || lines
+            .fields
+            .iter()
+            .any(|f| lines.tags.iter().any(|t| t.name == f.name))
+    {
+        return write_exactly(writing, &lines.name).await;
     }
-    Ok((written, bad))
+    let frontend = writing.frontend;
+    let wanted = wanted_table(lines);
+    let table = frontend
+        .auto
+        .ensure(writing.database, &wanted, writing.deadline)
+        .await?;
+    let Some(shape) = Shape::of(&table, lines, writing) else {
+        return write_exactly(writing, &lines.name).await;
+    };
+    let mut written = 0;
+    // Few lines of many columns each are many cells: no part takes more memory than another.
+    let rows = lines.keys.len();
+    let step = (MOST_CELLS / table.schema.columns.len().max(1)).max(1);
+    for start in (0..rows).step_by(step) {
+        let part = shape.part(lines, start..rows.min(start + step))?;
+        let ingestor = &frontend.executor.ingestor;
+        let stored = ingestor
+            .write_series(&table, part, WriteOp::Put, writing.deadline)
+            .await;
+        written += stored.map_err(|error| after(written, error))?;
+    }
+    Ok((written, vec![]))
 }
 
-/// Cells that are held at once, each of some 64 bytes.
-const MOST_CELLS: usize = 1 << 20;
+/// An error that came when some lines were stored already.
+pub fn after(written: u64, error: Error) -> Error {
+    match written {
+        0 => error,
+        _ => error.context(format!("after {written} lines were stored")),
+    }
+}
+
+/// Cells of a part.
+const MOST_CELLS: usize = 4 << 20;
 
 /// The columns that the lines have. Where they disagree on a type, the first line decides.
-fn wanted_table(name: &str, lines: &[&Line]) -> WantedTable {
-    let mut seen = BTreeSet::new();
-    let (mut tags, mut fields) = (Vec::new(), Vec::new());
-    for line in lines {
-        for (key, _) in &line.tags {
-            if seen.insert(key.as_ref()) {
-                tags.push(wanted_column(key.as_ref(), ColumnType::String, Semantic::Tag));
-            }
-        }
-    }
-    for line in lines {
-        for (key, value) in &line.fields {
-            if seen.insert(key.as_ref()) {
-                fields.push(wanted_column(key.as_ref(), type_of(value), Semantic::Field));
-            }
-        }
-    }
-    let time = wanted_column(
-        TIME_COLUMN,
-        ColumnType::Timestamp(TimeUnit::Nanosecond),
-        Semantic::Timestamp,
-    );
-    let columns = tags.into_iter().chain([time]).chain(fields).collect();
+fn wanted_table(lines: &TableLines) -> WantedTable {
+    let tag = |name: &str| wanted_column(name, ColumnType::String, Semantic::Tag);
+    let time = ColumnType::Timestamp(TimeUnit::Nanosecond);
+    let time = wanted_column(TIME_COLUMN, time, Semantic::Timestamp);
+    let fields = lines.fields.iter();
+    let fields = fields.map(|f| wanted_column(f.name.as_ref(), f.kind().column_type(), Semantic::Field));
+    let columns = lines
+        .tags
+        .iter()
+        .map(|t| tag(&t.name))
+        .chain([time])
+        .chain(fields)
+        .collect();
     WantedTable {
-        name: name.to_string(),
+        name: lines.name.to_string(),
         columns,
         partition: PartitionRule::single(),
     }
 }
 
-fn type_of(value: &FieldValue) -> ColumnType {
-    match value {
-        FieldValue::Float(_) => ColumnType::Float64,
-        FieldValue::Integer(_) => ColumnType::Int64,
-        FieldValue::Unsigned(_) => ColumnType::UInt64,
-        FieldValue::Boolean(_) => ColumnType::Boolean,
-        FieldValue::Text(_) => ColumnType::String,
-    }
+/// How the columns of lines become those of a table.
+struct Shape {
+    /// Ids of the tags, in the order of the lines' tags.
+    tags: Vec<u32>,
+    fields: Vec<(u32, ColumnType)>,
+    time: (u32, ColumnType),
+    /// In the unit of the table.
+    times: Vec<i64>,
+    /// What every row gets in columns that the lines do not have.
+    constants: Vec<(u32, Semantic, ScalarValue)>,
 }
 
-fn cell_of(value: &FieldValue) -> Cell {
-    match value {
-        // Debug writes a float so that it reads back as the same.
-        FieldValue::Float(value) => Cell::Number(format!("{value:?}")),
-        FieldValue::Integer(value) => Cell::Number(value.to_string()),
-        FieldValue::Unsigned(value) => Cell::Number(value.to_string()),
-        FieldValue::Boolean(value) => Cell::Bool(*value),
-        FieldValue::Text(value) => Cell::Text(value.to_string()),
-    }
-}
-
-/// A row and the number of its line.
-type NumberedRow = (usize, Vec<Option<Cell>>);
-
-fn rows_of(
-    schema: &TableSchema,
-    columns: &[String],
-    lines: &[&Line],
-    precision: Precision,
-    now_ms: i64,
-) -> (Vec<NumberedRow>, Vec<BadLine>) {
-    let positions: HashMap<&str, usize> = columns.iter().enumerate().map(|(i, c)| (c.as_str(), i)).collect();
-    let (mut rows, mut bad) = (Vec::with_capacity(lines.len()), Vec::new());
-    for line in lines {
-        let time = match line.timestamp {
-            Some(time) => convert(time, precision.0, schema.time_unit()),
-            None => convert(now_ms, TimeUnit::Millisecond, schema.time_unit()),
+impl Shape {
+    /// `None` if the table needs a look at every value.
+    fn of(table: &TableInfo, lines: &TableLines, writing: Writing<'_>) -> Option<Self> {
+        let schema = &table.schema;
+        let time = schema.time_index();
+        let rows = lines.keys.len();
+        let column = |name: &str, rows: usize, complete: &dyn Fn(usize) -> bool| {
+            schema.column(name).filter(|c| c.nullable || complete(rows))
         };
-        let Some(time) = time else {
-            let reason = format!(
-                "the time does not fit {}",
-                schema.time_index().column_type.sql_name()
-            );
-            bad.push(BadLine {
-                line: line.number,
-                column: 0,
-                reason,
-            });
-            continue;
-        };
-        let mut row = vec![Some(Cell::Null); columns.len()];
-        let mut set = |name: &str, cell: Cell| {
-            if let Some(position) = positions.get(name) {
-                row[*position] = Some(cell);
-            }
-        };
-        for (key, value) in &line.fields {
-            set(key, cell_of(value));
-        }
-        for (key, value) in &line.tags {
-            set(key, Cell::Text(value.to_string()));
-        }
-        set(&schema.time_index().name, Cell::Number(time.to_string()));
-        rows.push((line.number, row));
-    }
-    (rows, bad)
-}
-
-/// Leaves out rows whose values do not fit the table's columns. All rows are tried at once first, since mostly
-/// all of them fit.
-fn acceptable(
-    table: &TableInfo,
-    columns: &[String],
-    rows: Vec<NumberedRow>,
-    now_ms: i64,
-) -> (Vec<Vec<Option<Cell>>>, Vec<BadLine>) {
-    let (numbers, rows): (Vec<usize>, Vec<_>) = rows.into_iter().unzip();
-    if batch_from_rows(&table.schema, columns, &rows, now_ms).is_ok() {
-        return (rows, vec![]);
-    }
-    let (mut good, mut bad) = (Vec::new(), Vec::new());
-    for (line, row) in numbers.into_iter().zip(rows) {
-        match batch_from_rows(&table.schema, columns, std::slice::from_ref(&row), now_ms) {
-            Ok(_) => good.push(row),
-            Err(error) => {
-                let reason = error.message.replace(", row 1", "");
-                bad.push(BadLine {
-                    line,
-                    column: 0,
-                    reason,
-                });
+        let mut tags = Vec::with_capacity(lines.tags.len());
+        for tag in &lines.tags {
+            let complete = |rows| tag.is_complete(0..rows);
+            match column(&tag.name, lines.series as usize, &complete) {
+                Some(c) if c.column_type == ColumnType::String => tags.push(c.id),
+                _ => return None,
             }
         }
+        let mut fields = Vec::with_capacity(lines.fields.len());
+        for field in &lines.fields {
+            let complete = |rows| field.is_complete(0..rows);
+            match column(&field.name, rows, &complete) {
+                Some(c) if c.semantic == Semantic::Field && field.array(0..0, c.column_type).is_some() => {
+                    fields.push((c.id, c.column_type));
+                }
+                _ => return None,
+            }
+        }
+        let times = times_of(lines, writing, schema.time_unit())?;
+        let mut constants = Vec::new();
+        for column in &schema.columns {
+            let known =
+                column.id == time.id || tags.contains(&column.id) || fields.iter().any(|f| f.0 == column.id);
+            if !known && (column.default.is_some() || !column.nullable) {
+                constants.push((column.id, column.semantic, constant(column, writing.now_ms).ok()?));
+            }
+        }
+        Some(Self {
+            tags,
+            fields,
+            time: (time.id, time.column_type),
+            times,
+            constants,
+        })
     }
-    (good, bad)
+
+    /// Some of the lines, with the series that they have.
+    fn part(&self, lines: &TableLines, rows: Range<usize>) -> Result<SeriesBatch> {
+        let failed = || Error::internal("lines do not fit the columns that were made for them");
+        let (keys, kept) = renumber(&lines.keys[rows.clone()], lines.series);
+        let mut of_series = Vec::with_capacity(self.tags.len());
+        for (id, tag) in self.tags.iter().zip(&lines.tags) {
+            of_series.push((*id, tag.texts_of(&kept).ok_or_else(failed)?));
+        }
+        let mut of_rows = Vec::with_capacity(self.fields.len() + 1);
+        let times: PrimitiveArray<Int64Type> = self.times[rows.clone()].to_vec().into();
+        let times = datafusion::arrow::compute::cast(&times, &self.time.1.to_arrow());
+        of_rows.push((self.time.0, times.map_err(|e| Error::internal(e.to_string()))?));
+        for ((id, column_type), field) in self.fields.iter().zip(&lines.fields) {
+            of_rows.push((*id, field.array(rows.clone(), *column_type).ok_or_else(failed)?));
+        }
+        for (id, semantic, value) in &self.constants {
+            let (to, length) = match semantic {
+                Semantic::Tag => (&mut of_series, kept.len()),
+                _ => (&mut of_rows, rows.len()),
+            };
+            let array: ArrayRef = value
+                .to_array_of_size(length)
+                .map_err(|e| Error::internal(e.to_string()))?;
+            to.push((*id, array));
+        }
+        SeriesBatch::of_columns(kept.len(), of_series, keys, of_rows)
+    }
+}
+
+/// Numbers series in the order in which rows have them; returns the new numbers, and the old number of each.
+fn renumber(keys: &[u32], series: u32) -> (UInt32Array, Vec<u32>) {
+    let (mut numbers, mut kept) = (vec![u32::MAX; series as usize], Vec::new());
+    let mut number = |key: &u32| {
+        let number = &mut numbers[*key as usize];
+        if *number == u32::MAX {
+            *number = kept.len() as u32;
+            kept.push(*key);
+        }
+        *number
+    };
+    let keys: Vec<u32> = keys.iter().map(&mut number).collect();
+    (keys.into(), kept)
+}
+
+/// `None` if one of them does not fit.
+fn times_of(lines: &TableLines, writing: Writing<'_>, unit: TimeUnit) -> Option<Vec<i64>> {
+    let mut times = if writing.precision.0 == unit {
+        lines.times.clone()
+    } else {
+        let times = lines.times.iter();
+        times
+            .map(|t| convert(*t, writing.precision.0, unit))
+            .collect::<Option<Vec<i64>>>()?
+    };
+    for row in &lines.untimed {
+        times[*row as usize] = convert(writing.now_ms, TimeUnit::Millisecond, unit)?;
+    }
+    Some(times)
+}
+
+fn constant(column: &ColumnSchema, now_ms: i64) -> Result<ScalarValue> {
+    let cell = default_of(column, now_ms)?;
+    let array = column_from_cells(column, std::iter::once(&cell))?;
+    ScalarValue::try_from_array(array.as_ref(), 0).map_err(|e| Error::internal(e.to_string()))
 }

@@ -1,0 +1,169 @@
+//! One region, opened for one scan.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+
+use arrow::array::{Int64Array, RecordBatch};
+use arrow::compute::{cast, max, min};
+use arrow::datatypes::{DataType, SchemaRef};
+use async_trait::async_trait;
+use datafusion::error::Result;
+use greptime_query::into_datafusion;
+use greptime_types::{Error, ErrorKind, Result as OurResult, TableInfo};
+
+use super::filter::{Filters, TimeRange};
+use super::plan::read_schema;
+use super::units::Span;
+use super::work::{Run, Wanted, Work};
+use crate::memtable::KeyColumns;
+use crate::region::{Region, Snapshot};
+use crate::sst::{FileSource, ReadMetrics};
+
+/// Of a file that is no longer there: how often a newer manifest view is tried.
+const ATTEMPTS: usize = 3;
+
+/// Loads the newest manifest of a region.
+#[async_trait]
+pub trait ReloadManifest: Send + Sync + fmt::Debug {
+    async fn reload(&self, region: &Arc<Region>) -> OurResult<()>;
+}
+
+/// How a region is read.
+#[derive(Debug)]
+pub struct RegionReader {
+    pub region: Arc<Region>,
+    pub files: FileSource,
+    pub manifest: Arc<dyn ReloadManifest>,
+    /// The region's table when the scan was made.
+    pub table: Arc<TableInfo>,
+    /// Streams that read side by side.
+    pub streams: usize,
+    pub metrics: Arc<ReadMetrics>,
+}
+
+impl fmt::Display for RegionReader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "region={}", self.region.id())
+    }
+}
+
+impl RegionReader {
+    pub fn streams(&self) -> usize {
+        self.streams
+    }
+
+    /// The first and the last time of the wanted ones that may have rows.
+    pub fn span(&self, wanted: TimeRange) -> Result<Option<Span>> {
+        let snapshot = self.region.snapshot().map_err(into_datafusion)?;
+        let mut spans = Vec::new();
+        let times = read_schema(&snapshot.table.schema, &BTreeSet::new(), false);
+        let memory = memory_runs(&snapshot, &times).map_err(into_datafusion)?;
+        spans.extend(memory.into_iter().map(|(_, span)| span));
+        spans.extend(snapshot.view.files.values().map(|f| Span {
+            min_time: f.min_time,
+            max_time: f.max_time,
+        }));
+        let wanted = spans
+            .iter()
+            .filter(|s| wanted.overlaps(s.min_time, s.max_time))
+            .map(|s| Span {
+                min_time: s.min_time.max(wanted.from),
+                max_time: s.max_time.min(wanted.to),
+            });
+        Ok(wanted.reduce(|a, b| Span {
+            min_time: a.min_time.min(b.min_time),
+            max_time: a.max_time.max(b.max_time),
+        }))
+    }
+
+    /// Files and rows of one moment, cut into parts. All files are opened before a row is read, so that a file that is
+    /// missing shows while a newer view can still be tried.
+    pub async fn open(&self, columns: &BTreeSet<String>, filters: &Filters) -> Result<Arc<Work>> {
+        let names: BTreeSet<&str> = columns.iter().map(String::as_str).collect();
+        for _ in 0..ATTEMPTS {
+            let snapshot = self.region.snapshot().map_err(into_datafusion)?;
+            if snapshot.table.schema.writes_from > self.table.schema.version {
+                return Err(into_datafusion(Error::conflict(format!(
+                    "columns of table {} were changed while the query was planned; plan it again",
+                    snapshot.table.full_name()
+                ))));
+            }
+            let wanted = Wanted {
+                plain: read_schema(&snapshot.table.schema, &names, false),
+                merged: read_schema(&snapshot.table.schema, &names, true),
+                filters: filters.clone(),
+                key: snapshot.key.clone(),
+            };
+            match self.runs(&snapshot, &wanted).await {
+                Ok(runs) => {
+                    let work = Work::open(wanted, runs, Arc::clone(&self.metrics)).await;
+                    return work.map(Arc::new).map_err(into_datafusion);
+                }
+                Err(error) if error.kind == ErrorKind::NotFound => {
+                    self.manifest
+                        .reload(&self.region)
+                        .await
+                        .map_err(into_datafusion)?;
+                }
+                Err(error) => return Err(into_datafusion(error)),
+            }
+        }
+        Err(into_datafusion(Error::corruption(format!(
+            "files that the manifest of region {} names are not there",
+            self.region.id()
+        ))))
+    }
+
+    /// What has rows in the wanted times.
+    async fn runs(&self, snapshot: &Snapshot, wanted: &Wanted) -> OurResult<Vec<(Run, Span)>> {
+        let mut runs = Vec::new();
+        for (rows, span) in memory_runs(snapshot, &wanted.merged)? {
+            if wanted.filters.time.overlaps(span.min_time, span.max_time) {
+                runs.push((Run::Memory(rows), span));
+            }
+        }
+        let files = snapshot.view.files.values();
+        for file in files.filter(|f| wanted.filters.time.overlaps(f.min_time, f.max_time)) {
+            let open = self.files.open(file, &self.metrics).await?;
+            let span = Span {
+                min_time: file.min_time,
+                max_time: file.max_time,
+            };
+            let run = Run::File {
+                file: open,
+                deletes: file.deletes > 0,
+            };
+            runs.push((run, span));
+        }
+        Ok(runs)
+    }
+}
+
+/// Sorted rows in memory that no file of the view has, and their times.
+fn memory_runs(snapshot: &Snapshot, schema: &SchemaRef) -> OurResult<Vec<(RecordBatch, Span)>> {
+    let flushed = snapshot.view.flushed_seq;
+    let mut runs = Vec::new();
+    for memory in &snapshot.memory {
+        for rows in memory.runs(flushed, schema, &snapshot.table)? {
+            if let Some(span) = span_of(&rows, &snapshot.key)? {
+                runs.push((rows, span));
+            }
+        }
+    }
+    Ok(runs)
+}
+
+fn span_of(rows: &RecordBatch, key: &KeyColumns) -> OurResult<Option<Span>> {
+    let internal = |e: arrow::error::ArrowError| Error::internal(format!("rows in memory: {e}"));
+    let time = key.columns.last().and_then(|(time, _)| rows.column_by_name(time));
+    let Some(time) = time else { return Ok(None) };
+    let times = cast(time, &DataType::Int64).map_err(internal)?;
+    let times = times.as_any().downcast_ref::<Int64Array>();
+    Ok(times.and_then(|t| {
+        Some(Span {
+            min_time: min(t)?,
+            max_time: max(t)?,
+        })
+    }))
+}

@@ -1,0 +1,273 @@
+//! The work of one scan, which several streams take from: what is open of a region, cut into parts that are read on
+//! their own.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
+use arrow::compute::filter_record_batch;
+use arrow::datatypes::{FieldRef, Fields, Schema, SchemaRef};
+use datafusion::error::Result;
+use datafusion::execution::memory_pool::MemoryReservation;
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_expr::utils::reassign_expr_columns;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use futures::stream::BoxStream;
+use futures::{Stream, StreamExt, TryStreamExt};
+use greptime_query::{from_datafusion, into_datafusion};
+use greptime_types::{Error, Result as OurResult};
+use parking_lot::Mutex;
+
+use super::block::{Block, Stretch, mask};
+use super::filter::{Filters, TimeRange};
+use super::units::{Span, Unit, units};
+use super::{Deletes, newest};
+use crate::memtable::KeyColumns;
+use crate::sst::{ReadMetrics, ReadRequest, SstFile};
+
+/// Which rows and columns are wanted.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// Columns of runs that are read as they are.
+    pub plain: SchemaRef,
+    /// Columns of runs that are merged: also all tags, sequence and operation.
+    pub merged: SchemaRef,
+    pub filters: Filters,
+    pub key: KeyColumns,
+}
+
+/// Sorted rows.
+#[derive(Clone)]
+pub enum Run {
+    /// Of a file, which has no identity twice.
+    File {
+        file: SstFile,
+        /// Whether some of its rows are deletes.
+        deletes: bool,
+    },
+    /// In memory, in the schema for merging.
+    Memory(RecordBatch),
+}
+
+/// What is read on its own.
+enum Part {
+    RowGroup {
+        file: SstFile,
+        number: usize,
+        times: Arc<[TimeRange]>,
+    },
+    Memory {
+        rows: RecordBatch,
+        times: Arc<[TimeRange]>,
+    },
+    Merge {
+        runs: Vec<Run>,
+        times: Arc<[TimeRange]>,
+    },
+}
+
+/// Parts that nobody has taken yet.
+pub struct Work {
+    wanted: Wanted,
+    parts: Mutex<VecDeque<Part>>,
+    metrics: Arc<ReadMetrics>,
+}
+
+/// Rows that are wanted, each identity once, deletes gone; filters on rows are not applied.
+pub struct Selected {
+    pub block: Block,
+    /// Ascending and disjoint.
+    pub stretches: Vec<Stretch>,
+}
+
+impl Work {
+    pub async fn open(wanted: Wanted, runs: Vec<(Run, Span)>, metrics: Arc<ReadMetrics>) -> OurResult<Self> {
+        let spans: Vec<Span> = runs.iter().map(|(_, span)| *span).collect();
+        let mut parts = VecDeque::new();
+        for unit in units(&spans, wanted.filters.time, wanted.key.append_mode) {
+            parts.extend(parts_of(unit, &runs, &wanted, &metrics).await?);
+        }
+        Ok(Self {
+            parts: Mutex::new(parts),
+            wanted,
+            metrics,
+        })
+    }
+
+    /// The rows of one part after the other, until no part is left. What a block takes is counted in `held`.
+    pub fn blocks(
+        self: &Arc<Self>,
+        held: MemoryReservation,
+        ctx: Arc<TaskContext>,
+    ) -> impl Stream<Item = Result<Selected>> + Send + use<> {
+        let work = Arc::clone(self);
+        let parts = futures::stream::try_unfold(work, |work| async move {
+            let part = work.parts.lock().pop_front();
+            match part {
+                None => Ok(None),
+                Some(part) => Ok(Some((part, work))),
+            }
+        });
+        let work = Arc::clone(self);
+        let blocks = parts.and_then(move |part| {
+            let (work, ctx) = (Arc::clone(&work), Arc::clone(&ctx));
+            async move { work.read(part, ctx).await }
+        });
+        blocks.try_flatten().map(move |selected| {
+            let selected: Selected = selected?;
+            held.try_resize(selected.block.bytes())?;
+            Ok(selected)
+        })
+    }
+
+    async fn read(
+        self: Arc<Self>,
+        part: Part,
+        ctx: Arc<TaskContext>,
+    ) -> Result<BoxStream<'static, Result<Selected>>> {
+        match part {
+            Part::RowGroup { file, number, times } => {
+                let block = self.row_group(&file, number).await.map_err(into_datafusion)?;
+                Ok(futures::stream::iter([self.select(block, &times)]).boxed())
+            }
+            Part::Memory { rows, times } => {
+                let block = self.block(&rows)?;
+                Ok(futures::stream::iter([self.select(block, &times)]).boxed())
+            }
+            Part::Merge { runs, times } => {
+                let streams = runs
+                    .into_iter()
+                    .map(|run| Arc::clone(&self).selected_rows(run, Arc::clone(&times)));
+                let schema = &self.wanted.merged;
+                let rows = newest(streams.collect(), schema, &self.wanted.key, Deletes::Drop, &ctx)?;
+                Ok(rows
+                    .map(move |rows| self.select(self.block(&rows?)?, &[TimeRange::ALL]))
+                    .boxed())
+            }
+        }
+    }
+
+    fn select(&self, block: Block, times: &[TimeRange]) -> Result<Selected> {
+        let stretches = block.select(self.wanted.filters.tags.as_ref(), times)?;
+        Ok(Selected { block, stretches })
+    }
+
+    fn time(&self) -> &str {
+        self.wanted.key.columns.last().map_or("", |(name, _)| name)
+    }
+
+    /// Rows of the schema for merging.
+    fn block(&self, rows: &RecordBatch) -> Result<Block> {
+        let (schema, time) = (rows.schema(), self.time());
+        let tags = self.wanted.key.columns.iter().filter(|(name, _)| name != time);
+        let tags: Vec<usize> = tags
+            .map(|(name, _)| schema.index_of(name))
+            .collect::<Result<_, _>>()?;
+        Block::from_rows(rows, &tags, time)
+    }
+
+    /// The columns of a row group that are wanted; of tags one row for each series.
+    async fn row_group(&self, file: &SstFile, number: usize) -> OurResult<Block> {
+        let is_tag = |name: &str| self.wanted.key.contains(name) && name != self.time();
+        let (tags, others): (Vec<FieldRef>, Vec<FieldRef>) = self
+            .wanted
+            .plain
+            .fields()
+            .iter()
+            .cloned()
+            .partition(|f| is_tag(f.name()));
+        let series = file.series(number, &self.metrics).await?;
+        let columns = tags.iter().map(|tag| file.tag_of(&series, tag));
+        let tags = batch(tags.clone(), columns.collect::<OurResult<_>>()?, series.len())?;
+        let others = Fields::from(others);
+        let columns = file.columns(number, &others, &self.metrics).await?;
+        let rows = series.starts.last().map_or(0, |rows| *rows as usize);
+        let rows = batch(others.to_vec(), columns, rows)?;
+        Block::new(tags, series.starts.as_slice().into(), rows, self.time()).map_err(|e| from_datafusion(&e))
+    }
+
+    /// The wanted rows of one run, for merging: filters that hold for whole identities are applied.
+    fn selected_rows(self: Arc<Self>, run: Run, times: Arc<[TimeRange]>) -> SendableRecordBatchStream {
+        let schema = Arc::clone(&self.wanted.merged);
+        let work = Arc::clone(&self);
+        let rows = match run {
+            Run::Memory(rows) => futures::stream::iter([Ok(rows)]).boxed(),
+            // What holds for whole identities may be applied before rows are compared.
+            Run::File { file, .. } => {
+                let request = ReadRequest::new(Arc::clone(&schema))
+                    .with_time(
+                        times
+                            .first()
+                            .zip(times.last())
+                            .map(|(first, last)| (first.from, last.to)),
+                    )
+                    .with_metrics(Arc::clone(&work.metrics));
+                file.read(request).boxed()
+            }
+        };
+        let rows = rows.map(move |rows| {
+            let rows = rows?;
+            let stretches = self.select(self.block(&rows)?, &times)?.stretches;
+            let wanted = mask(rows.num_rows(), stretches.iter().map(|s| &s.rows));
+            Ok(filter_record_batch(&rows, &wanted)?)
+        });
+        Box::pin(RecordBatchStreamAdapter::new(schema, rows))
+    }
+}
+
+fn batch(fields: Vec<FieldRef>, columns: Vec<ArrayRef>, rows: usize) -> OurResult<RecordBatch> {
+    let options = RecordBatchOptions::new().with_row_count(Some(rows));
+    RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options)
+        .map_err(|e| Error::internal(format!("columns of a row group: {e}")))
+}
+
+async fn parts_of(
+    unit: Unit,
+    runs: &[(Run, Span)],
+    wanted: &Wanted,
+    metrics: &Arc<ReadMetrics>,
+) -> OurResult<Vec<Part>> {
+    let times: Arc<[TimeRange]> = unit.times.into();
+    let [only] = unit.spans.as_slice() else {
+        let runs = unit.spans.iter().map(|i| runs[*i].0.clone()).collect();
+        return Ok(vec![Part::Merge { runs, times }]);
+    };
+    let append = wanted.key.append_mode;
+    Ok(match &runs[*only].0 {
+        Run::Memory(rows) if append => vec![Part::Memory {
+            rows: rows.clone(),
+            times,
+        }],
+        Run::File { file, deletes } if append || !deletes => {
+            let part = |number| Part::RowGroup {
+                file: file.clone(),
+                number,
+                times: Arc::clone(&times),
+            };
+            row_groups(file, wanted, metrics)
+                .await?
+                .into_iter()
+                .map(part)
+                .collect()
+        }
+        // It may have identities twice, or deletes.
+        run => vec![Part::Merge {
+            runs: vec![run.clone()],
+            times,
+        }],
+    })
+}
+
+/// The row groups that may have wanted rows.
+async fn row_groups(file: &SstFile, wanted: &Wanted, metrics: &Arc<ReadMetrics>) -> OurResult<Vec<usize>> {
+    let tags = wanted.filters.tags.clone();
+    let tags = tags
+        .map(|tags| reassign_expr_columns(tags, &wanted.plain))
+        .transpose();
+    let request = ReadRequest::new(Arc::clone(&wanted.plain))
+        .with_predicate(tags.map_err(|e| from_datafusion(&e))?)
+        .with_time(Some((wanted.filters.time.from, wanted.filters.time.to)))
+        .with_metrics(Arc::clone(metrics));
+    let groups = file.row_groups(&request).await?;
+    Ok(groups.into_iter().map(|group| group.index).collect())
+}

@@ -1,0 +1,203 @@
+//! Whole columns of a row group, decoded once and kept.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, UInt32Array, new_null_array};
+use arrow::compute::kernels::cmp::distinct;
+use arrow::compute::take;
+use arrow::datatypes::{Field, FieldRef, Fields};
+use greptime_types::{Error, Result, Semantic};
+
+use crate::schema::absent;
+
+use super::decode::{as_type, decode_columns, undecodable};
+use super::{ReadMetrics, SstFile};
+use crate::cache::{ColumnKey, Decoded};
+
+/// The series of a row group: runs of rows with the same tags. Within a run rows are sorted by time.
+#[derive(Debug)]
+pub struct Series {
+    /// Where each run begins, and at the end the number of rows.
+    pub starts: Vec<u32>,
+    /// Columns of the file, by position, with one row per run.
+    tags: Vec<(usize, ArrayRef)>,
+}
+
+impl Series {
+    pub fn len(&self) -> usize {
+        self.starts.len() - 1
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Bytes of memory.
+    pub fn memory_size(&self) -> usize {
+        let tags: usize = self.tags.iter().map(|(_, t)| t.get_array_memory_size()).sum();
+        tags + size_of_val(self.starts.as_slice())
+    }
+}
+
+impl SstFile {
+    /// All rows of columns of a row group, in the types that are asked for; from memory if they were decoded
+    /// before. A column that the file does not have is NULL.
+    pub async fn columns(
+        &self,
+        row_group: usize,
+        fields: &Fields,
+        metrics: &ReadMetrics,
+    ) -> Result<Vec<ArrayRef>> {
+        let rows = self.rows_of(row_group)?;
+        let found: Vec<Option<usize>> = fields.iter().map(|f| self.footer.find(f)).collect();
+        let mut known: Vec<(usize, ArrayRef)> = Vec::new();
+        let mut missing: Vec<usize> = Vec::new();
+        for &column in found.iter().flatten() {
+            match self.caches().decoded.get(&self.column_key(row_group, column)) {
+                Some(Decoded::Column(array)) => {
+                    ReadMetrics::add(&metrics.bytes_decoded_before, array.get_array_memory_size());
+                    known.push((column, array));
+                }
+                _ => missing.push(column),
+            }
+        }
+        missing.sort_unstable();
+        missing.dedup();
+        if !missing.is_empty() {
+            let batch = decode_columns(self, row_group, &missing, metrics).await?;
+            for (&column, array) in missing.iter().zip(batch.columns()) {
+                let key = self.column_key(row_group, column);
+                self.caches()
+                    .decoded
+                    .insert(key, Decoded::Column(Arc::clone(array)));
+                known.push((column, Arc::clone(array)));
+            }
+        }
+        let column = |(field, found): (&FieldRef, &Option<usize>)| {
+            let array = found.and_then(|c| known.iter().find(|(k, _)| *k == c));
+            match array {
+                Some((_, array)) => {
+                    as_type(array, field.data_type()).map_err(|e| undecodable(self, row_group, &e))
+                }
+                None => absent(field, rows).map_err(|e| undecodable(self, row_group, &e)),
+            }
+        };
+        fields.iter().zip(&found).map(column).collect()
+    }
+
+    /// Where the series of a row group begin. Two neighbours may have the same tags.
+    pub async fn series(&self, row_group: usize, metrics: &ReadMetrics) -> Result<Arc<Series>> {
+        let key = self.column_key(row_group, usize::MAX);
+        if let Some(Decoded::Series(series)) = self.caches().decoded.get(&key) {
+            return Ok(series);
+        }
+        let rows = self.rows_of(row_group)?;
+        let positions = self.tag_positions();
+        let mut starts = vec![0];
+        let mut tags = Vec::new();
+        if rows > 0 && !positions.is_empty() {
+            let batch = decode_columns(self, row_group, &positions, metrics).await?;
+            let failed = |e: arrow::error::ArrowError| undecodable(self, row_group, &e);
+            starts = starts_of(batch.columns()).map_err(failed)?;
+            let first = UInt32Array::from(starts.clone());
+            for (&position, column) in positions.iter().zip(batch.columns()) {
+                tags.push((position, take(column, &first, None).map_err(failed)?));
+            }
+        }
+        starts.push(rows as u32);
+        if rows == 0 {
+            starts.truncate(1);
+        }
+        let series = Arc::new(Series { starts, tags });
+        self.caches()
+            .decoded
+            .insert(key, Decoded::Series(Arc::clone(&series)));
+        Ok(series)
+    }
+
+    /// A tag of each run of `series`; NULL if the file does not have it.
+    pub fn tag_of(&self, series: &Series, tag: &Field) -> Result<ArrayRef> {
+        let position = self.footer.find(tag);
+        match series.tags.iter().find(|(p, _)| Some(*p) == position) {
+            Some((_, values)) => {
+                as_type(values, tag.data_type()).map_err(|e| Error::corruption(format!("{}: {e}", self.name)))
+            }
+            None => Ok(new_null_array(tag.data_type(), series.len())),
+        }
+    }
+
+    /// Whether all columns that the file has are decoded already.
+    pub(super) fn are_cached(&self, row_group: usize, fields: &Fields) -> bool {
+        let mut columns = fields.iter().filter_map(|f| self.footer.find(f));
+        columns.all(|column| {
+            self.caches()
+                .decoded
+                .contains(&self.column_key(row_group, column))
+        })
+    }
+
+    /// Whether the columns, decoded, are of a size that is worth keeping.
+    pub(super) fn are_cacheable(&self, row_group: usize, fields: &Fields) -> bool {
+        let largest = self.caches().decoded.largest();
+        let group = self.footer.metadata().row_group(row_group);
+        let size = |column: usize| {
+            let chunk = group.column(column);
+            let text = chunk.unencoded_byte_array_data_bytes().unwrap_or(0);
+            chunk.uncompressed_size().max(text) as usize + 8 * group.num_rows() as usize
+        };
+        let mut columns = fields.iter().filter_map(|f| self.footer.find(f));
+        columns.all(|column| size(column) <= largest)
+    }
+
+    fn rows_of(&self, row_group: usize) -> Result<usize> {
+        let groups = self.footer.metadata().row_groups();
+        let group = groups.get(row_group).ok_or_else(|| {
+            Error::internal(format!("row group {row_group} of {} was asked for", groups.len()))
+        })?;
+        Ok(group.num_rows() as usize)
+    }
+
+    fn tag_positions(&self) -> Vec<usize> {
+        let tags = self
+            .footer
+            .table
+            .schema
+            .columns
+            .iter()
+            .filter(|c| c.semantic == Semantic::Tag);
+        let ids: Vec<u32> = tags.map(|c| c.id).collect();
+        let is_tag = |id: Option<u32>| id.is_some_and(|id| ids.contains(&id));
+        let columns = self.footer.columns.iter().enumerate();
+        columns.filter(|(_, c)| is_tag(c.id)).map(|(i, _)| i).collect()
+    }
+
+    fn column_key(&self, row_group: usize, column: usize) -> ColumnKey {
+        ColumnKey {
+            file: Arc::clone(&self.name),
+            row_group: row_group as u32,
+            column: column as u32,
+        }
+    }
+}
+
+/// Rows where any column differs from the row before; the first row is one of them.
+fn starts_of(columns: &[ArrayRef]) -> std::result::Result<Vec<u32>, arrow::error::ArrowError> {
+    let rows = columns.first().map_or(0, Array::len);
+    let mut differs: Option<BooleanArray> = None;
+    for column in columns {
+        // The keys of a dictionary: its values are distinct, and comparing texts is slower.
+        let keys = column
+            .as_any_dictionary_opt()
+            .map(|d| arrow::array::make_array(d.keys().to_data()));
+        let column = keys.as_ref().unwrap_or(column);
+        let changed = distinct(&column.slice(1, rows - 1), &column.slice(0, rows - 1))?;
+        differs = Some(match differs {
+            Some(others) => arrow::compute::or(&others, &changed)?,
+            None => changed,
+        });
+    }
+    let changes = differs
+        .iter()
+        .flat_map(|d| d.values().set_indices().collect::<Vec<_>>());
+    Ok(std::iter::once(0).chain(changes.map(|i| i as u32 + 1)).collect())
+}

@@ -1,0 +1,252 @@
+//! Reading files: batches of the engine, pruned, filtered and sorted as in the file.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use arrow::datatypes::{FieldRef, Schema, SchemaRef};
+use arrow::record_batch::RecordBatch;
+use datafusion::common::runtime::SpawnedTask;
+use datafusion::error::Result as DfResult;
+use datafusion::execution::SendableRecordBatchStream;
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use futures::TryStreamExt;
+use greptime_query::into_datafusion;
+use greptime_types::{Error, Result};
+
+use super::decode::RowGroupReader;
+use super::filter::Filter;
+use super::footer::{FileColumn, Footer};
+use super::prune::{Access, Pruners, plan, time_of};
+use super::{ReadMetrics, SstFile};
+
+/// Rows of a batch, unless the request says otherwise.
+const BATCH_ROWS: usize = 8192;
+
+/// What to read of a file; cheap to clone, and made once for all files of a query.
+#[derive(Clone, Debug)]
+pub struct ReadRequest {
+    /// Columns of the engine; found by their id, or by name if they have none.
+    pub schema: SchemaRef,
+    /// Over `schema`. Rows that do not pass are not given out.
+    pub predicate: Option<Arc<dyn PhysicalExpr>>,
+    /// First and last wanted time, in the unit of the time index. Other rows are not given out.
+    pub time: Option<(i64, i64)>,
+    /// Only these row groups.
+    pub row_groups: Option<Vec<usize>>,
+    /// The most rows of a batch.
+    pub batch_rows: usize,
+    /// Whether what was read is worth keeping in the caches; not so for a compaction.
+    pub keep: bool,
+    pub metrics: Arc<ReadMetrics>,
+    pub(super) pruners: Pruners,
+}
+
+impl ReadRequest {
+    /// All rows with these columns.
+    pub fn new(schema: SchemaRef) -> Self {
+        Self {
+            schema,
+            predicate: None,
+            time: None,
+            row_groups: None,
+            batch_rows: BATCH_ROWS,
+            keep: true,
+            metrics: Arc::default(),
+            pruners: Pruners::default(),
+        }
+    }
+
+    #[must_use]
+    pub fn with_predicate(self, predicate: Option<Arc<dyn PhysicalExpr>>) -> Self {
+        let pruners = Pruners::default();
+        Self {
+            predicate,
+            pruners,
+            ..self
+        }
+    }
+
+    #[must_use]
+    pub fn with_time(self, time: Option<(i64, i64)>) -> Self {
+        Self { time, ..self }
+    }
+
+    #[must_use]
+    pub fn with_metrics(self, metrics: Arc<ReadMetrics>) -> Self {
+        Self { metrics, ..self }
+    }
+
+    #[must_use]
+    pub fn with_row_groups(self, row_groups: Vec<usize>) -> Self {
+        let row_groups = Some(row_groups);
+        Self { row_groups, ..self }
+    }
+
+    /// Whether the file keeps times in the unit of the request.
+    pub(super) fn time_is_of(&self, footer: &Footer) -> bool {
+        let Some(column) = footer.time.map(|i| &footer.columns[i]) else {
+            return false;
+        };
+        let same_id = |f: &&FieldRef| footer.find(f) == footer.time;
+        let asked = self.schema.fields().iter().find(same_id);
+        asked.is_none_or(|f| f.data_type() == column.field.data_type())
+    }
+}
+
+/// A row group that may have wanted rows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RowGroupInfo {
+    pub index: usize,
+    pub rows: usize,
+    /// First and last time, in the unit of the time index; `None` if the file does not say.
+    pub time: Option<(i64, i64)>,
+}
+
+impl SstFile {
+    /// The table when the file was written.
+    pub fn table(&self) -> &greptime_types::TableInfo {
+        &self.footer.table
+    }
+
+    /// The row groups that are left when the request has pruned them, in the order of the file.
+    pub async fn row_groups(&self, request: &ReadRequest) -> Result<Vec<RowGroupInfo>> {
+        let info = |access: Access| {
+            let group = self.footer.metadata().row_group(access.row_group);
+            RowGroupInfo {
+                index: access.row_group,
+                rows: group.num_rows() as usize,
+                time: time_of(group, &self.footer),
+            }
+        };
+        Ok(plan(self, request).await?.into_iter().map(info).collect())
+    }
+
+    /// The wanted rows, sorted as in the file. While a row group is decoded the next one is fetched. Dropping the
+    /// stream ends all work.
+    pub fn read(&self, request: ReadRequest) -> SendableRecordBatchStream {
+        let schema = Arc::clone(&request.schema);
+        let reading = Reading {
+            file: self.clone(),
+            request: Arc::new(request),
+            state: None,
+        };
+        let stream = futures::stream::try_unfold(reading, |mut reading| async move {
+            let batch = reading.next().await?;
+            Ok(batch.map(|batch| (batch, reading)))
+        });
+        Box::pin(RecordBatchStreamAdapter::new(schema, stream.into_stream()))
+    }
+}
+
+/// A stream of one file.
+struct Reading {
+    file: SstFile,
+    request: Arc<ReadRequest>,
+    state: Option<Progress>,
+}
+
+/// Where a stream is, once it has pruned.
+struct Progress {
+    work: Arc<Work>,
+    left: VecDeque<Access>,
+    /// The row group after the current one, under way.
+    ahead: Option<SpawnedTask<DfResult<RowGroupReader>>>,
+    current: Option<RowGroupReader>,
+}
+
+impl Reading {
+    async fn next(&mut self) -> DfResult<Option<RecordBatch>> {
+        if self.state.is_none() {
+            let left = plan(&self.file, &self.request).await.map_err(into_datafusion)?;
+            let work = Work::new(self.file.clone(), Arc::clone(&self.request))?;
+            self.state = Some(Progress {
+                work: Arc::new(work),
+                left: left.into(),
+                ahead: None,
+                current: None,
+            });
+        }
+        let Some(progress) = &mut self.state else {
+            return Ok(None);
+        };
+        loop {
+            if let Some(current) = &mut progress.current {
+                if let Some(batch) = current.next(&progress.work).await? {
+                    ReadMetrics::add(&self.request.metrics.rows_returned, batch.num_rows());
+                    return Ok(Some(batch));
+                }
+                progress.current = None;
+            }
+            if !progress.advance().await? {
+                return Ok(None);
+            }
+        }
+    }
+}
+
+impl Progress {
+    /// Goes to the next row group, and starts to fetch the one after it.
+    async fn advance(&mut self) -> DfResult<bool> {
+        let next = match (self.ahead.take(), self.left.pop_front()) {
+            (Some(task), following) => {
+                let reader = task.join_unwind().await.map_err(|e| {
+                    into_datafusion(Error::unavailable(format!("reading ahead was cancelled: {e}")))
+                })??;
+                (reader, following)
+            }
+            (None, Some(first)) => {
+                let reader = RowGroupReader::open(&self.work, first).await?;
+                (reader, self.left.pop_front())
+            }
+            (None, None) => return Ok(false),
+        };
+        let (reader, following) = next;
+        self.current = Some(reader);
+        if let Some(access) = following {
+            let work = Arc::clone(&self.work);
+            self.ahead = Some(SpawnedTask::spawn(async move {
+                RowGroupReader::open(&work, access).await
+            }));
+        }
+        Ok(true)
+    }
+}
+
+/// What all row groups of a stream have in common.
+pub(super) struct Work {
+    pub file: SstFile,
+    pub request: Arc<ReadRequest>,
+    /// The wanted columns, and after them the time if only the filter needs it.
+    pub schema: SchemaRef,
+    pub filter: Filter,
+}
+
+impl Work {
+    fn new(file: SstFile, request: Arc<ReadRequest>) -> DfResult<Self> {
+        let mut fields: Vec<FieldRef> = request.schema.fields().to_vec();
+        let mut time = None;
+        if request.time.is_some() {
+            let column = file.footer.time.ok_or_else(|| {
+                into_datafusion(Error::corruption(format!(
+                    "{}: it has no column of time",
+                    file.name
+                )))
+            })?;
+            let known = fields.iter().position(|f| file.footer.find(f) == Some(column));
+            time = Some(known.unwrap_or(fields.len()));
+            if known.is_none() {
+                let FileColumn { id, field } = &file.footer.columns[column];
+                fields.push(super::footer::with_id(field, *id));
+            }
+        }
+        let schema = Arc::new(Schema::new(fields));
+        let filter = Filter::new(&schema, request.predicate.as_ref(), request.time.zip(time))?;
+        Ok(Self {
+            file,
+            request,
+            schema,
+            filter,
+        })
+    }
+}
