@@ -6,8 +6,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
-use arrow::compute::cast;
+use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, StringArray, UInt32Array, new_null_array};
+use arrow::compute::{cast, take};
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use greptime_types::schema::{OP_COLUMN, SEQUENCE_COLUMN};
@@ -15,6 +15,9 @@ use greptime_types::{ColumnSchema, ColumnType, Error, Result, Semantic, TableSch
 
 /// Key of a field's metadata that Parquet keeps as the id of the column.
 pub const FIELD_ID: &str = "PARQUET:field_id";
+
+/// Key of a field's metadata with what rows show that do not have the column.
+pub const ABSENT: &str = "greptime.absent";
 
 /// A string tag: keys into its distinct values.
 pub fn tag_dictionary() -> DataType {
@@ -31,27 +34,19 @@ pub fn engine_type(column: &ColumnSchema) -> DataType {
 
 /// A column of the table as rows of the engine have it.
 pub fn engine_field(column: &ColumnSchema) -> Field {
-    Field::new(&column.name, engine_type(column), true)
-        .with_metadata(HashMap::from([(FIELD_ID.to_owned(), column.id.to_string())]))
+    Field::new(&column.name, engine_type(column), true).with_metadata(marks(column))
 }
 
-/// The wanted columns in the table's order, and sequence and operation if `internal`.
-pub fn engine_schema(
-    table: &TableSchema,
-    wanted: impl Fn(&ColumnSchema) -> bool,
-    internal: bool,
-) -> SchemaRef {
-    let columns = table.columns.iter().filter(|c| wanted(c));
-    let mut fields: Vec<Field> = columns.map(engine_field).collect();
-    if internal {
-        fields.push(Field::new(SEQUENCE_COLUMN, DataType::UInt64, true));
-        fields.push(Field::new(OP_COLUMN, DataType::UInt8, true));
-    }
-    Arc::new(Schema::new(fields))
+/// What travels with a column wherever its name and type may change.
+pub fn marks(column: &ColumnSchema) -> HashMap<String, String> {
+    let id = (FIELD_ID.to_owned(), column.id.to_string());
+    let absent = column.absent.clone().map(|text| (ABSENT.to_owned(), text));
+    std::iter::once(id).chain(absent).collect()
 }
 
 /// The rows under another schema. A column is found by its id, or by its name if one of both has no id. One that is
-/// absent is NULL; one of another type is cast, and what cannot be cast is NULL.
+/// absent has the value that [`ColumnSchema::absent`] says, else NULL; one of another type is cast, and what cannot
+/// be cast is NULL.
 pub fn conform(batch: &RecordBatch, to: &SchemaRef) -> Result<RecordBatch> {
     if batch.schema_ref() == to {
         return Ok(batch.clone());
@@ -61,7 +56,7 @@ pub fn conform(batch: &RecordBatch, to: &SchemaRef) -> Result<RecordBatch> {
     let column = |field: &FieldRef| match position(&schema, field) {
         Some(at) if batch.column(at).data_type() == field.data_type() => Ok(Arc::clone(batch.column(at))),
         Some(at) => cast(batch.column(at), field.data_type()),
-        None => Ok(new_null_array(field.data_type(), rows)),
+        None => absent(field, rows),
     };
     let columns: Result<Vec<ArrayRef>, _> = to.fields().iter().map(column).collect();
     let options = RecordBatchOptions::new().with_row_count(Some(rows));
@@ -79,6 +74,30 @@ pub fn position(schema: &Schema, field: &Field) -> Option<usize> {
     schema.fields().iter().position(same)
 }
 
+/// What rows show that do not have the column.
+pub fn absent(field: &Field, rows: usize) -> Result<ArrayRef, ArrowError> {
+    let Some(text) = field.metadata().get(ABSENT) else {
+        return Ok(new_null_array(field.data_type(), rows));
+    };
+    let value = cast(&StringArray::from(vec![text.as_str()]), field.data_type())?;
+    take(&value, &UInt32Array::from(vec![0; rows]), None)
+}
+
 fn arrow_error(error: ArrowError) -> Error {
     Error::internal(format!("rows under another schema: {error}"))
+}
+
+/// The wanted columns in the table's order, and sequence and operation if `internal`.
+pub fn engine_schema(
+    table: &TableSchema,
+    wanted: impl Fn(&ColumnSchema) -> bool,
+    internal: bool,
+) -> SchemaRef {
+    let columns = table.columns.iter().filter(|c| wanted(c));
+    let mut fields: Vec<Field> = columns.map(engine_field).collect();
+    if internal {
+        fields.push(Field::new(SEQUENCE_COLUMN, DataType::UInt64, true));
+        fields.push(Field::new(OP_COLUMN, DataType::UInt8, true));
+    }
+    Arc::new(Schema::new(fields))
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use greptime_metasrv_plan::{NodeLoad, place};
 use greptime_proto::v1::{self, ddl_request};
 use greptime_types::format::FORMAT_VERSION;
-use greptime_types::{ColumnSchema, DatabaseInfo, Error, NodeRole, Result, TableId, TableInfo, TableState};
+use greptime_types::{DatabaseInfo, Error, NodeRole, Result, TableId, TableInfo, TableState};
 use tracing::info;
 
 use crate::catalog::{Catalog, Edit, Member, Membership};
@@ -41,12 +41,19 @@ impl Metasrv {
             ddl_request::Body::DropDatabase(r) => self.drop_database(r).await,
             ddl_request::Body::CreateTable(r) => self.create_table(r).await,
             ddl_request::Body::DropTable(r) => self.drop_table(r).await,
-            ddl_request::Body::AddColumns(r) => self.add_columns(r).await,
+            ddl_request::Body::AlterTable(r) => self.alter_table(r).await,
+            ddl_request::Body::AlterDatabase(r) => self.alter_database(r).await,
         }
     }
 
     async fn create_database(&self, request: v1::CreateDatabase) -> Result<v1::DdlResponse> {
         check_name("database", &request.name)?;
+        let database = DatabaseInfo {
+            format: FORMAT_VERSION,
+            name: request.name.clone(),
+            options: request.options.into_iter().collect(),
+        };
+        database.validate()?;
         let mut changed = true;
         let catalog = self
             .change(|catalog| {
@@ -54,11 +61,7 @@ impl Metasrv {
                     changed = false;
                     return exists(request.if_not_exists, format!("database `{}`", request.name));
                 }
-                Ok(vec![Edit::PutDatabase(DatabaseInfo {
-                    format: FORMAT_VERSION,
-                    name: request.name.clone(),
-                    options: request.options.clone().into_iter().collect(),
-                })])
+                Ok(vec![Edit::PutDatabase(database)])
             })
             .await?;
         Ok(response(&catalog, 0, changed))
@@ -194,6 +197,10 @@ impl Metasrv {
             id: catalog.root.next_table_id,
             state: TableState::Creating,
             created_ms: self.options.clock.wall_ms(),
+            database_ttl: catalog
+                .databases
+                .get(&wanted.database)
+                .and_then(DatabaseInfo::ttl),
             ..wanted.clone()
         };
         Ok(vec![
@@ -251,41 +258,13 @@ impl Metasrv {
             .await?;
         Ok(response(&catalog, dropped, dropped != 0))
     }
-
-    async fn add_columns(&self, request: v1::AddColumns) -> Result<v1::DdlResponse> {
-        let columns: Vec<ColumnSchema> = parse("columns", &request.columns_json)?;
-        let (mut id, mut changed) = (0, false);
-        let catalog = self
-            .change(|catalog| {
-                let table = catalog
-                    .table_by_name(&request.database, &request.name)
-                    .filter(|t| t.state == TableState::Ready)
-                    .ok_or_else(|| {
-                        Error::not_found(format!(
-                            "table `{}.{}` does not exist",
-                            request.database, request.name
-                        ))
-                    })?;
-                id = table.id;
-                let Some(schema) = table.schema.with_columns(&columns)? else {
-                    return Ok(vec![]);
-                };
-                changed = true;
-                Ok(vec![Edit::PutTable(TableInfo {
-                    schema,
-                    ..table.clone()
-                })])
-            })
-            .await?;
-        Ok(response(&catalog, id, changed))
-    }
 }
 
-fn parse<T: serde::de::DeserializeOwned>(what: &str, json: &str) -> Result<T> {
+pub(crate) fn parse<T: serde::de::DeserializeOwned>(what: &str, json: &str) -> Result<T> {
     serde_json::from_str(json).map_err(|e| Error::invalid(format!("the {what} cannot be read: {e}")))
 }
 
-fn response(catalog: &Catalog, table_id: TableId, changed: bool) -> v1::DdlResponse {
+pub(crate) fn response(catalog: &Catalog, table_id: TableId, changed: bool) -> v1::DdlResponse {
     v1::DdlResponse {
         revision: catalog.root.revision,
         table_id,
@@ -316,7 +295,7 @@ fn missing(accepted: bool, what: String) -> Result<Vec<Edit>> {
     }
 }
 
-fn check_name(what: &str, name: &str) -> Result<()> {
+pub(crate) fn check_name(what: &str, name: &str) -> Result<()> {
     let fine = !name.is_empty() && name.len() <= 255 && !name.contains(['/', '\0']);
     if fine {
         return Ok(());
@@ -329,6 +308,7 @@ fn check_name(what: &str, name: &str) -> Result<()> {
 fn check_table(table: &TableInfo) -> Result<()> {
     check_name("table", &table.name)?;
     table.schema.validate()?;
+    table.options.validate()?;
     table.partition.check_depth()?;
     let regions = table.partition.partitions.len();
     if regions == 0 || regions > MAX_REGIONS {

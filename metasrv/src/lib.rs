@@ -3,6 +3,7 @@
 //! `plan` (its own crate) decides; `driver` does what was decided; `view` tells. The catalog lives in a `Store`
 //! and is changed by compare-and-swap only; who leads which region is what datanodes report, kept in memory.
 
+mod alter;
 pub mod catalog;
 mod ddl;
 mod driver;

@@ -13,7 +13,7 @@ use greptime_proto::{SessionHandler, run_session};
 use greptime_telemetry::Metrics;
 use greptime_types::partition::Op;
 use greptime_types::{
-    ColumnSchema, ColumnType, ErrorKind, PartitionExpr, PartitionRule, RegionId, Semantic, TableInfo,
+    Change, ColumnSchema, ColumnType, ErrorKind, PartitionExpr, PartitionRule, RegionId, Semantic, TableInfo,
     TableOptions, TableSchema, TableState, TimeUnit, Value,
 };
 use parking_lot::Mutex;
@@ -65,6 +65,19 @@ impl FakeNode {
             ..Default::default()
         };
         self.regions.lock().insert(region_id, report);
+    }
+
+    /// The table of that name, as it was last told.
+    fn table(&self, name: &str) -> Option<TableInfo> {
+        let told = self.told.lock();
+        let tables = told.iter().rev().filter_map(|body| match body {
+            push::Body::Initialise(order) => Some(&order.table_json),
+            push::Body::Alter(order) => Some(&order.table_json),
+            _ => None,
+        });
+        tables
+            .map(|json| serde_json::from_str::<TableInfo>(json).unwrap())
+            .find(|table| table.name == name)
     }
 
     fn saw(&self, what: impl Fn(&push::Body) -> bool) -> bool {
@@ -187,6 +200,7 @@ fn table(name: &str) -> TableInfo {
         semantic,
         nullable: semantic != Semantic::Timestamp,
         default: None,
+        absent: None,
     };
     let columns = vec![
         column("host", ColumnType::String, Semantic::Tag),
@@ -207,6 +221,7 @@ fn table(name: &str) -> TableInfo {
         partition: PartitionRule::new(vec!["host".into()], vec![side(Op::Lt), side(Op::GtEq)]).unwrap(),
         state: TableState::Creating,
         created_ms: 0,
+        database_ttl: None,
     }
 }
 
@@ -329,6 +344,83 @@ async fn a_second_process_and_a_foreign_disk_are_refused_with_the_reason() {
     world.until(|| says(&foreign, "belongs to cluster another")).await;
 }
 
+fn alter(name: &str, changes: &[Change]) -> ddl_request::Body {
+    ddl_request::Body::AlterTable(v1::AlterTable {
+        database: "public".into(),
+        name: name.into(),
+        changes_json: serde_json::to_string(changes).unwrap(),
+    })
+}
+
+#[tokio::test]
+async fn a_renamed_table_has_a_free_name_and_keeps_its_id() {
+    let world = World::start(Arc::new(MemoryStore::default())).await;
+    let node = FakeNode::datanode(0, "a", 1);
+    world.join(&node);
+    world
+        .until(|| node.saw(|b| matches!(b, push::Body::AssignmentsComplete(_))))
+        .await;
+    let made = world.ddl(create("cpu")).await.unwrap();
+    world.ddl(create("load")).await.unwrap();
+    let rename = |from: &str, to: &str| alter(from, &[Change::RenameTable { to: to.into() }]);
+    let error = world.ddl(rename("cpu", "load")).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::AlreadyExists, "{error}");
+    let error = world.ddl(rename("nosuch", "x")).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::NotFound, "{error}");
+    assert_eq!(
+        world.ddl(rename("cpu", "c")).await.unwrap().table_id,
+        made.table_id
+    );
+    world.ddl(rename("load", "cpu")).await.unwrap();
+    world
+        .until(|| node.reports().iter().all(|r| r.schema_version == 2))
+        .await;
+}
+
+#[tokio::test]
+async fn tables_have_the_ttl_of_their_database() {
+    let world = World::start(Arc::new(MemoryStore::default())).await;
+    let node = FakeNode::datanode(0, "a", 1);
+    world.join(&node);
+    world
+        .until(|| node.saw(|b| matches!(b, push::Body::AssignmentsComplete(_))))
+        .await;
+    world.ddl(create("before")).await.unwrap();
+    let set = |ttl: Option<&str>| {
+        ddl_request::Body::AlterDatabase(v1::AlterDatabase {
+            name: "public".into(),
+            set: ttl
+                .map(|t| ("ttl".to_owned(), t.to_owned()))
+                .into_iter()
+                .collect(),
+            unset: if ttl.is_none() { vec!["ttl".into()] } else { vec![] },
+        })
+    };
+    for wrong in ["soon", "instant"] {
+        let error = world.ddl(set(Some(wrong))).await.unwrap_err();
+        assert_eq!(error.kind, ErrorKind::InvalidArgument, "{error}");
+    }
+    assert!(world.ddl(set(Some("7d"))).await.unwrap().changed);
+    assert!(!world.ddl(set(Some("7d"))).await.unwrap().changed);
+    world.ddl(create("after")).await.unwrap();
+    let ttl_of = |name: &str| node.table(name).map(|t| t.ttl().to_string());
+    world
+        .until(|| {
+            ["before", "after"]
+                .iter()
+                .all(|n| ttl_of(n).as_deref() == Some("7days"))
+        })
+        .await;
+    world.ddl(set(None)).await.unwrap();
+    world
+        .until(|| {
+            ["before", "after"]
+                .iter()
+                .all(|n| ttl_of(n).as_deref() == Some("forever"))
+        })
+        .await;
+}
+
 #[tokio::test]
 async fn added_columns_reach_the_regions_and_a_restarted_metasrv_knows_them() {
     let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
@@ -346,12 +438,13 @@ async fn added_columns_reach_the_regions_and_a_restarted_metasrv_knows_them() {
         semantic: Semantic::Field,
         nullable: true,
         default: None,
+        absent: None,
     };
-    let add = ddl_request::Body::AddColumns(v1::AddColumns {
-        database: "public".into(),
-        name: "cpu".into(),
-        columns_json: serde_json::to_string(&[column]).unwrap(),
-    });
+    let change = Change::AddColumn {
+        column,
+        if_not_exists: true,
+    };
+    let add = alter("cpu", &[change]);
     assert!(world.ddl(add.clone()).await.unwrap().changed);
     assert!(
         !world.ddl(add).await.unwrap().changed,

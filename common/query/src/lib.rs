@@ -6,8 +6,10 @@
 
 mod codec;
 mod error;
+mod json;
 mod scan;
 
 pub use codec::{decode_plan, encode_plan};
 pub use error::{from_datafusion, into_datafusion};
+pub use json::json_functions;
 pub use scan::{RegionScan, RegionScanSpec, ResolveScan};

@@ -19,6 +19,7 @@ fn schema() -> TableSchema {
         semantic,
         nullable: semantic != Semantic::Timestamp,
         default: None,
+        absent: None,
     };
     let time = ColumnType::Timestamp(TimeUnit::Millisecond);
     let columns = vec![

@@ -2,15 +2,19 @@
 //!
 //! Nothing here does I/O, knows a clock or depends on a component.
 
+pub mod alter;
 pub mod catalog;
 pub mod error;
 pub mod format;
 pub mod id;
 pub mod partition;
 pub mod schema;
+pub mod ttl;
 
-pub use catalog::{DatabaseInfo, TableInfo, TableOptions, TableState};
+pub use alter::Change;
+pub use catalog::{DatabaseInfo, MergeMode, TableInfo, TableOptions, TableState};
 pub use error::{Error, ErrorKind, Result};
 pub use id::{ClusterId, NodeId, NodeRole, RegionId, RequestId, TableId};
 pub use partition::{Partition, PartitionExpr, PartitionRule, Value};
 pub use schema::{ColumnSchema, ColumnType, Semantic, TableSchema, TimeUnit};
+pub use ttl::Ttl;

@@ -153,6 +153,17 @@ impl PartitionExpr {
         }
     }
 
+    fn rename_column(&mut self, from: &str, to: &str) {
+        match self {
+            Self::Compare { column, .. } if column == from => *column = to.to_owned(),
+            Self::Compare { .. } => {}
+            Self::And(a, b) | Self::Or(a, b) => {
+                a.rename_column(from, to);
+                b.rename_column(from, to);
+            }
+        }
+    }
+
     fn visit<'a>(&'a self, see: &mut dyn FnMut(&'a str, &'a Value)) {
         match self {
             Self::Compare { column, value, .. } => see(column, value),
@@ -244,6 +255,16 @@ impl PartitionRule {
                 depth(deep)
             ))),
             None => Ok(()),
+        }
+    }
+
+    /// The same rule for a column that has another name now.
+    pub fn rename_column(&mut self, from: &str, to: &str) {
+        for column in self.columns.iter_mut().filter(|c| *c == from) {
+            *column = to.to_owned();
+        }
+        for expr in self.partitions.iter_mut().filter_map(|p| p.expr.as_mut()) {
+            expr.rename_column(from, to);
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use greptime_types::{ColumnType, TableInfo, TimeUnit};
+use greptime_types::{ColumnType, TableInfo, TimeUnit, Ttl};
 
 /// Name of the table option that sets the length of windows, as in GreptimeDB.
 pub const WINDOW_OPTION: &str = "compaction.twcs.time_window";
@@ -28,15 +28,12 @@ fn length(table: &TableInfo, duration: Duration) -> i64 {
     i64::try_from(units).unwrap_or(i64::MAX)
 }
 
-/// How long rows live; `None` is for ever. A text that cannot be read keeps rows: they cannot be brought back.
+/// How long rows live; `None` is for ever.
 pub fn ttl(table: &TableInfo) -> Option<i64> {
-    match table.options.ttl.as_deref()? {
-        "" | "forever" => None,
-        "instant" => Some(0),
-        text => match humantime::parse_duration(text) {
-            Ok(Duration::ZERO) | Err(_) => None,
-            Ok(duration) => Some(length(table, duration)),
-        },
+    match table.ttl() {
+        Ttl::Forever => None,
+        Ttl::Instant => Some(0),
+        Ttl::For(duration) => Some(length(table, duration)),
     }
 }
 
@@ -61,14 +58,13 @@ mod tests {
     fn a_time_to_live_is_told_in_the_unit_of_the_time_index() {
         let mut table = table(1, false);
         let mut cutoff = |ttl: &str| {
-            table.options.ttl = Some(ttl.into());
+            table.options.ttl = Some(ttl.parse().unwrap());
             ttl_cutoff(&table, 100_000_000)
         };
         assert_eq!(cutoff("1d"), Some(13_600_000));
         assert_eq!(cutoff("instant"), Some(100_000_000));
         assert_eq!(cutoff("forever"), None);
         assert_eq!(cutoff("0s"), None);
-        assert_eq!(cutoff("what?"), None, "rows are kept rather than lost");
         table.options.ttl = None;
         assert_eq!(ttl_cutoff(&table, 1), None);
     }

@@ -56,6 +56,9 @@ pub struct Edit {
     pub remove: Vec<String>,
     /// All rows up to this sequence are in files once this edit is there.
     pub flushed_seq: u64,
+    /// Rows up to this sequence were truncated: files that have no others are removed, and can never be added.
+    #[serde(default)]
+    pub truncated_seq: u64,
     /// The table and the applied requests as of `flushed_seq`.
     pub table: TableInfo,
     pub requests: RequestTable,
@@ -86,6 +89,14 @@ impl Edit {
     /// The newest version up to `version` from which a view can be built.
     pub fn base_of(version: u64) -> u64 {
         version - (version - 1) % SNAPSHOT_EVERY
+    }
+
+    /// Removes the files of `view` whose rows are all gone; so is one that this edit would add.
+    pub fn truncate(&mut self, view: &View, truncated_seq: u64) {
+        self.truncated_seq = self.truncated_seq.max(truncated_seq);
+        let through = self.truncated_seq;
+        let gone = view.files.values().filter(|f| f.max_sequence <= through);
+        self.remove.extend(gone.map(|f| f.name.clone()));
     }
 
     /// JSON, whose first field is a checksum of the rest.
@@ -136,6 +147,8 @@ pub struct View {
     pub version: u64,
     pub epoch: u64,
     pub flushed_seq: u64,
+    /// Rows up to it were truncated; no file has only such rows.
+    pub truncated_seq: u64,
     pub files: BTreeMap<String, FileMeta>,
     /// Files that were removed and may still lie in the bucket, with the region whose prefix they lie under.
     pub removed: BTreeMap<String, RegionId>,
@@ -176,6 +189,7 @@ impl View {
             add: Vec::new(),
             remove: Vec::new(),
             flushed_seq: self.flushed_seq,
+            truncated_seq: self.truncated_seq,
             table,
             requests,
             files_before: carries.then(files),
@@ -207,7 +221,21 @@ impl View {
         next.flushed = Some(Arc::new(FlushedState { table, requests }));
         next.files
             .extend(edit.add.iter().map(|f| (f.name.clone(), f.clone())));
-        Ok(next)
+        next.truncated_seq = next.truncated_seq.max(edit.truncated_seq);
+        Ok(next.without_truncated(next.truncated_seq))
+    }
+
+    /// Without the files that have no row above `truncated_seq`; they are to be deleted.
+    pub fn without_truncated(&self, truncated_seq: u64) -> Self {
+        let mut next = self.clone();
+        let gone = next
+            .files
+            .values()
+            .filter(|file| file.max_sequence <= truncated_seq);
+        next.removed
+            .extend(gone.map(|file| (file.name.clone(), file.home)));
+        next.files.retain(|_, file| file.max_sequence > truncated_seq);
+        next
     }
 
     /// The view just before an edit that carries all files.
@@ -219,6 +247,7 @@ impl View {
             version: edit.version - 1,
             epoch: edit.epoch,
             flushed_seq: 0,
+            truncated_seq: 0,
             files: files.iter().map(|f| (f.name.clone(), f.clone())).collect(),
             removed: edit
                 .removed_before

@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use arrow::array::{
     Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, UInt8Array, UInt64Array, make_array,
-    new_null_array,
 };
 use arrow::buffer::ScalarBuffer;
 use arrow::compute::cast;
@@ -17,7 +16,7 @@ use greptime_types::{Error, Result};
 use parking_lot::Mutex;
 
 use super::dictionary::SeriesView;
-use crate::schema::FIELD_ID;
+use crate::schema::{FIELD_ID, absent};
 
 /// What the arrays of a small batch take beside their values, for each column and for the whole.
 const BYTES_PER_COLUMN: usize = 160;
@@ -210,7 +209,7 @@ impl Chunk {
             self.field(id)?
         };
         match array {
-            None => Ok(new_null_array(field.data_type(), rows)),
+            None => absent(field, rows).map_err(arrow_error),
             Some(array) if array.data_type() == field.data_type() => Ok(array),
             Some(array) => cast(&array, field.data_type()).map_err(arrow_error),
         }

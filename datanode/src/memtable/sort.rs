@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
 use arrow::compute::SortOptions;
 use arrow::datatypes::{DataType, SchemaRef};
-use greptime_types::{Error, Result, TableInfo};
+use greptime_types::{Error, MergeMode, Result, TableInfo};
 
 /// NULL sorts first and equals NULL.
 pub const ASCENDING: SortOptions = SortOptions {
@@ -24,6 +24,8 @@ pub struct KeyColumns {
     pub columns: Vec<(String, DataType)>,
     /// Rows with equal keys stay side by side.
     pub append_mode: bool,
+    /// Of rows with equal keys, what remains.
+    pub merge_mode: MergeMode,
 }
 
 impl KeyColumns {
@@ -39,7 +41,13 @@ impl KeyColumns {
         Self {
             columns: names.filter_map(column).collect(),
             append_mode: table.options.append_mode,
+            merge_mode: table.options.merge_mode,
         }
+    }
+
+    /// Whether of rows with equal keys only the newest counts, so that any other may be dropped at once.
+    pub fn newest_row_wins(&self) -> bool {
+        !self.append_mode && self.merge_mode == MergeMode::LastRow
     }
 
     pub fn contains(&self, name: &str) -> bool {

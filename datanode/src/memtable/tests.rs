@@ -333,7 +333,11 @@ fn a_column_that_changed_its_type_is_read_in_the_new_one_and_an_absent_one_is_nu
         column("dc", ColumnType::String, Semantic::Tag),
         column("n", ColumnType::Int64, Semantic::Field),
     ];
-    table.schema = table.schema.with_columns(&more).unwrap().unwrap();
+    let more = more.map(|column| greptime_types::Change::AddColumn {
+        column,
+        if_not_exists: false,
+    });
+    let table = table.altered(&more).unwrap().unwrap();
     let schema = engine_schema(&table.schema, |_| true, true);
     let runs = memtable.view().runs(0, &schema, &table).unwrap();
     let column = |name: &str| runs[0].column_by_name(name).unwrap();

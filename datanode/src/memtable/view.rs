@@ -10,7 +10,7 @@ use greptime_types::{Result, TableInfo};
 use super::chunk::Chunk;
 use super::dictionary::{Ranks, SeriesView};
 use super::order::{Ordered, Versions, sorted};
-use super::{KeyIds, Partition, Shared};
+use super::{KeyColumns, KeyIds, Partition, Shared};
 
 /// A run of so many rows is not sorted into another one any more.
 const LARGE_RUN: usize = 1 << 20;
@@ -133,7 +133,7 @@ impl MemtableView {
 
 /// Which rows a sorted run keeps.
 fn versions(table: &TableInfo) -> Versions {
-    if table.options.append_mode {
+    if !KeyColumns::of(table).newest_row_wins() {
         Versions::All
     } else {
         Versions::OfEachWrite

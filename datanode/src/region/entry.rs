@@ -44,13 +44,23 @@ pub enum RegionEntry {
     Write(WriteEntry),
     /// The table as it is from here on.
     Alter(Box<TableInfo>),
+    /// All rows of earlier entries are gone.
+    Truncate(TruncateEntry),
+}
+
+/// A truncation is asked for like a write, and happens once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TruncateEntry {
+    pub request: RequestId,
+    /// See [`WriteEntry::lowest_unfinished`].
+    pub lowest_unfinished: u64,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct EntryBytes {
     #[prost(uint32, tag = "1")]
     format: u32,
-    #[prost(oneof = "BodyBytes", tags = "2, 3")]
+    #[prost(oneof = "BodyBytes", tags = "2, 3, 4")]
     body: Option<BodyBytes>,
 }
 
@@ -60,6 +70,8 @@ enum BodyBytes {
     Write(WriteBytes),
     #[prost(message, tag = "3")]
     Alter(AlterBytes),
+    #[prost(message, tag = "4")]
+    Truncate(TruncateBytes),
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -87,6 +99,16 @@ struct AlterBytes {
     table_json: String,
 }
 
+#[derive(Clone, PartialEq, prost::Message)]
+struct TruncateBytes {
+    #[prost(fixed64, tag = "1")]
+    incarnation: u64,
+    #[prost(uint64, tag = "2")]
+    number: u64,
+    #[prost(uint64, tag = "3")]
+    lowest_unfinished: u64,
+}
+
 impl RegionEntry {
     pub fn encode(&self) -> Result<Bytes> {
         let body = match self {
@@ -102,6 +124,11 @@ impl RegionEntry {
             }),
             Self::Alter(table) => BodyBytes::Alter(AlterBytes {
                 table_json: serde_json::to_string(table).map_err(|e| Error::internal(e.to_string()))?,
+            }),
+            Self::Truncate(truncate) => BodyBytes::Truncate(TruncateBytes {
+                incarnation: truncate.request.incarnation,
+                number: truncate.request.number,
+                lowest_unfinished: truncate.lowest_unfinished,
             }),
         };
         let format = match self {
@@ -146,6 +173,13 @@ impl RegionEntry {
                     .map_err(|e| Error::corruption(format!("a log entry has no table: {e}")))?;
                 Ok(Self::Alter(Box::new(table)))
             }
+            Some(BodyBytes::Truncate(truncate)) => Ok(Self::Truncate(TruncateEntry {
+                request: RequestId {
+                    incarnation: truncate.incarnation,
+                    number: truncate.number,
+                },
+                lowest_unfinished: truncate.lowest_unfinished,
+            })),
             None => Err(Error::corruption(
                 "a log entry has a body that this version does not know",
             )),

@@ -7,7 +7,7 @@ use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use greptime_clock::SharedIds;
 use greptime_object_store::Bucket;
-use greptime_types::{Error, Result, Semantic, TableInfo};
+use greptime_types::{Error, MergeMode, Result, Semantic, TableInfo};
 use object_store::ObjectStoreExt;
 use prometheus_client::metrics::counter::Counter;
 
@@ -16,6 +16,7 @@ use super::{Region, RegionState};
 use crate::log::{LogHandle, LogStore};
 use crate::manifest::{Commit, FileMeta, ManifestStore, View};
 use crate::memtable::{KeyColumns, SortedRows, Versions};
+use crate::scan::{Deletes, dedup};
 use crate::schema::engine_schema;
 use crate::sst::{FileSource, FileWriter, key_of};
 
@@ -56,6 +57,7 @@ pub async fn flush(with: &Flusher, region: &Arc<Region>) -> Result<u64> {
         );
         edit.flushed_seq = frozen.sequence;
         edit.add.extend(files.iter().cloned());
+        edit.truncate(&view, frozen.truncated_seq);
         sync_log(with).await?;
         match manifest.commit(&view, &edit).await? {
             Commit::Adopted(view) => {
@@ -161,9 +163,9 @@ async fn upload(
     after: u64,
 ) -> Result<Vec<FileMeta>> {
     let key = KeyColumns::of(&frozen.table);
-    let versions = match key.append_mode {
-        true => Versions::All,
-        false => Versions::Newest,
+    let versions = match key.newest_row_wins() {
+        true => Versions::Newest,
+        false => Versions::All,
     };
     let (memtable, table) = (frozen.memtable.clone(), Arc::clone(&frozen.table));
     let sort = move || memtable.sorted_windows(after, &table, versions);
@@ -182,7 +184,11 @@ async fn upload(
             level: 0,
         };
         let schema = file_schema(&frozen.table, &window);
-        files.extend(with.files.write_file(file, stream(window, schema)).await?);
+        let mut rows = stream(window, schema);
+        if key.merge_mode == MergeMode::LastNonNull {
+            rows = dedup(rows, key.clone(), Deletes::Keep);
+        }
+        files.extend(with.files.write_file(file, rows).await?);
     }
     Ok(files)
 }

@@ -8,12 +8,12 @@ mod rows;
 mod state;
 
 pub use checkpoint::Checkpoint;
-pub use entry::{RegionEntry, RowOp, WriteEntry};
+pub use entry::{RegionEntry, RowOp, TruncateEntry, WriteEntry};
 pub use flush::{Flusher, flush, load_manifest};
 pub(crate) use flush::{leading_view, take_view};
 pub use requests::{RequestTable, Seen};
 pub use rows::{check_rows, read_rows};
-pub use state::{Frozen, RegionState, Snapshot};
+pub use state::{Frozen, RegionState, Snapshot, check_version};
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use greptime_types::RequestId;
+use greptime_types::{Error, RequestId, Result};
 use serde::{Deserialize, Serialize};
 
 /// What the table says of a request.
@@ -14,6 +14,19 @@ pub enum Seen {
     Applied,
     /// Its frontend has finished with it long ago; a late copy must not be applied over newer rows.
     Finished,
+}
+
+impl Seen {
+    /// Whether the request need not be done any more; an error if it must not be.
+    pub fn was_applied(self) -> Result<bool> {
+        match self {
+            Self::New => Ok(false),
+            Self::Applied => Ok(true),
+            Self::Finished => Err(Error::conflict(
+                "the request was finished before; this copy is late",
+            )),
+        }
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use greptime_proto::v1::{RegionReport, RegionRole};
 use greptime_rows::SeriesBatch;
-use greptime_types::{Error, RegionId, RequestId, Result, TableInfo, format};
+use greptime_types::{Error, RegionId, RequestId, Result, TableInfo, Ttl, format};
 
 use super::checkpoint::Checkpoint;
 use super::entry::{RegionEntry, WriteEntry};
@@ -22,6 +22,8 @@ pub struct Frozen {
     pub memtable: MemtableView,
     /// Every row up to it is here or in files.
     pub sequence: u64,
+    /// Rows up to it are gone.
+    pub truncated_seq: u64,
     pub table: Arc<TableInfo>,
     pub requests: RequestTable,
 }
@@ -47,6 +49,10 @@ pub struct RegionState {
     /// The memtable of `frozen`.
     flushing: Memtable,
     frozen: Option<Frozen>,
+    /// Entries are applied that left no row, and that only an edit can take off the log.
+    rowless: bool,
+    /// Rows up to it are gone, wherever they lie.
+    truncated_seq: u64,
     /// Bytes of rows that the budget knows of.
     accounted: usize,
     requests: RequestTable,
@@ -77,6 +83,8 @@ impl RegionState {
             oldest_row: None,
             flushing: Memtable::default(),
             frozen: None,
+            rowless: false,
+            truncated_seq: 0,
             accounted: 0,
             requests: checkpoint.requests,
             under_way: HashMap::new(),
@@ -238,21 +246,58 @@ impl RegionState {
                     self.table = Arc::new(*table);
                 }
             }
+            RegionEntry::Truncate(truncate) => {
+                let request = truncate.request;
+                self.under_way.remove(&request);
+                let seen = self.first_time(request)?;
+                applied.duplicate = seen == Seen::Applied;
+                if seen == Seen::New {
+                    self.truncate(entry.index);
+                }
+                self.requests.apply(request, truncate.lowest_unfinished);
+            }
             RegionEntry::Write(write) => {
                 let rows = self.under_way.remove(&write.request);
-                let seen = self.requests.look_up(write.request);
-                match seen {
-                    Seen::New => self.insert(&write, rows, entry.index, now)?,
-                    Seen::Applied => applied.duplicate = true,
-                    Seen::Finished => {}
-                }
-                if seen == Seen::Finished {
-                    return Err(finished(write.request));
+                let seen = self.first_time(write.request)?;
+                applied.duplicate = seen == Seen::Applied;
+                if seen == Seen::New {
+                    // Not applied, so its request id stays free for the same rows under the newer schema.
+                    check_version(self.id, write.schema_version, &self.table)?;
+                    self.insert(&write, rows, entry.index, now)?;
                 }
                 self.requests.apply(write.request, write.lowest_unfinished);
             }
         }
         Ok(applied)
+    }
+
+    /// Whether a request was applied before; an error if it comes too late.
+    fn first_time(&self, request: RequestId) -> Result<Seen> {
+        match self.requests.look_up(request) {
+            Seen::Finished => Err(finished(request)),
+            seen => Ok(seen),
+        }
+    }
+
+    /// A flush that is under way goes on with its own rows; its file is hidden, since it has only older ones.
+    fn truncate(&mut self, sequence: u64) {
+        self.active = Memtable::default();
+        self.flushing = Memtable::default();
+        self.oldest_row = None;
+        self.frozen = None;
+        self.truncated_seq = sequence;
+        self.rowless = true;
+    }
+
+    /// Rows up to it are gone.
+    pub fn truncated_seq(&self) -> u64 {
+        self.truncated_seq
+    }
+
+    /// Files have rows that are gone: an edit gives their space back.
+    pub fn has_truncated_files(&self) -> bool {
+        let view = self.manifest.as_ref();
+        view.is_some_and(|view| view.files.values().any(|f| f.max_sequence <= self.truncated_seq))
     }
 
     /// `batch` is what the entry has, if this process wrote it.
@@ -263,6 +308,10 @@ impl RegionState {
         sequence: u64,
         now: Duration,
     ) -> Result<()> {
+        if self.table.ttl() == Ttl::Instant {
+            self.rowless = true;
+            return Ok(());
+        }
         let (rows, series) = (write.rows.rows.len(), write.rows.series.len());
         let (rows, buffers) = match batch {
             Some(batch) => (batch, Buffers { rows, series }),
@@ -310,6 +359,7 @@ impl RegionState {
         if self.active.is_empty() {
             self.oldest_row = None;
         }
+        self.truncated_seq = self.truncated_seq.max(view.truncated_seq);
         self.manifest = Some(Arc::new(view));
         self.manifest_problem = None;
         Ok(())
@@ -320,12 +370,14 @@ impl RegionState {
     }
 
     pub fn freeze(&mut self) -> Option<Frozen> {
-        if self.frozen.is_none() && !self.active.is_empty() {
+        if self.frozen.is_none() && (!self.active.is_empty() || self.rowless) {
             self.oldest_row = None;
+            self.rowless = false;
             self.flushing = std::mem::take(&mut self.active);
             self.frozen = Some(Frozen {
                 memtable: self.flushing.view(),
                 sequence: self.applied,
+                truncated_seq: self.truncated_seq,
                 table: Arc::clone(&self.table),
                 requests: self.requests.clone(),
             });
@@ -357,8 +409,12 @@ impl RegionState {
             let why = self.manifest_problem.as_deref().unwrap_or("it is being loaded");
             Error::unavailable(format!("region {} does not know its files yet: {why}", self.id))
         })?;
+        let view = match self.has_truncated_files() {
+            false => Arc::clone(view),
+            true => Arc::new(view.without_truncated(self.truncated_seq)),
+        };
         Ok(Snapshot {
-            view: Arc::clone(view),
+            view,
             memory: vec![self.flushing.view(), self.active.view()],
             table: Arc::clone(&self.table),
             key: self.key.clone(),
@@ -391,6 +447,20 @@ impl RegionState {
             problem,
         }
     }
+}
+
+/// Refuses rows that were made for a schema under which their names or types meant something else. Their writer makes
+/// them anew when it knows the newer one.
+pub fn check_version(region: RegionId, made_for: u64, table: &TableInfo) -> Result<()> {
+    if made_for >= table.schema.writes_from {
+        return Ok(());
+    }
+    Err(Error::conflict(format!(
+        "the rows were made for version {made_for} of {}, columns have changed in version {} (region {region}); \
+         retry with the newer one",
+        table.full_name(),
+        table.schema.writes_from
+    )))
 }
 
 fn finished(request: RequestId) -> Error {

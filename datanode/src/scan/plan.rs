@@ -12,8 +12,8 @@ use datafusion::logical_expr::execution_props::ExecutionProps;
 use datafusion::logical_expr::utils::split_conjunction;
 use datafusion::physical_expr::utils::{collect_columns, reassign_expr_columns};
 use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
-use greptime_query::RegionScanSpec;
-use greptime_types::{Semantic, TableSchema};
+use greptime_query::{RegionScanSpec, into_datafusion};
+use greptime_types::{ColumnSchema, Error, Result as OurResult, Semantic, TableSchema};
 
 use super::filter::{Filters, classify};
 use crate::schema::engine_schema;
@@ -32,6 +32,7 @@ pub struct ScanPlan {
 
 impl ScanPlan {
     pub fn new(spec: &RegionScanSpec, table: &TableSchema) -> Result<Self> {
+        check_columns(spec, table).map_err(into_datafusion)?;
         let compiler = Compiler {
             schema: DFSchema::try_from(table.to_arrow())?,
         };
@@ -51,6 +52,21 @@ impl ScanPlan {
             looked_at,
             limit: spec.limit.filter(|_| complete),
         })
+    }
+}
+
+/// The plan names columns, so each name must still be the column that the planner saw.
+fn check_columns(spec: &RegionScanSpec, table: &TableSchema) -> OurResult<()> {
+    let same = |seen: &&ColumnSchema| {
+        let now = table.column(&seen.name);
+        now.is_some_and(|now| now.id == seen.id && now.column_type == seen.column_type)
+    };
+    match spec.schema.columns.iter().find(|seen| !same(seen)) {
+        None => Ok(()),
+        Some(changed) => Err(Error::conflict(format!(
+            "column `{}` was changed while the query was planned; plan it again",
+            changed.name
+        ))),
     }
 }
 

@@ -37,6 +37,8 @@ pub struct RegionReader {
     pub manifest: Arc<dyn ReloadManifest>,
     /// The region's table when the scan was made.
     pub table: Arc<TableInfo>,
+    /// By the wall clock when the scan was made, in milliseconds since 1970: what has lived its time is not shown.
+    pub now_ms: i64,
     /// Streams that read side by side.
     pub streams: usize,
     pub metrics: Arc<ReadMetrics>,
@@ -56,6 +58,7 @@ impl RegionReader {
     /// The first and the last time of the wanted ones that may have rows.
     pub fn span(&self, wanted: TimeRange) -> Result<Option<Span>> {
         let snapshot = self.region.snapshot().map_err(into_datafusion)?;
+        let wanted = wanted.and(self.alive(&snapshot));
         let mut spans = Vec::new();
         let times = read_schema(&snapshot.table.schema, &BTreeSet::new(), false);
         let memory = memory_runs(&snapshot, &times).map_err(into_datafusion)?;
@@ -78,8 +81,8 @@ impl RegionReader {
     }
 
     /// Files and rows of one moment, cut into parts. With `last_of_series` rows may be left out that are not the newest
-    /// of their series. All files are opened before a row is read, so that a file that is
-    /// missing shows while a newer view can still be tried.
+    /// of their series. All files are opened before a row is read, so that a file that is missing shows while a newer
+    /// view can still be tried.
     pub async fn open(
         &self,
         columns: &BTreeSet<String>,
@@ -89,10 +92,18 @@ impl RegionReader {
         let names: BTreeSet<&str> = columns.iter().map(String::as_str).collect();
         for _ in 0..ATTEMPTS {
             let snapshot = self.region.snapshot().map_err(into_datafusion)?;
+            if snapshot.table.schema.writes_from > self.table.schema.version {
+                return Err(into_datafusion(Error::conflict(format!(
+                    "columns of table {} were changed while the query was planned; plan it again",
+                    snapshot.table.full_name()
+                ))));
+            }
+            let mut filters = filters.clone();
+            filters.time = filters.time.and(self.alive(&snapshot));
             let wanted = Wanted {
                 plain: read_schema(&snapshot.table.schema, &names, false),
                 merged: read_schema(&snapshot.table.schema, &names, true),
-                filters: filters.clone(),
+                filters,
                 key: snapshot.key.clone(),
                 last_of_series,
             };
@@ -114,6 +125,16 @@ impl RegionReader {
             "files that the manifest of region {} names are not there",
             self.region.id()
         ))))
+    }
+
+    /// The times of rows that have not lived their time.
+    fn alive(&self, snapshot: &Snapshot) -> TimeRange {
+        let unit = snapshot.table.schema.time_unit();
+        let cutoff = snapshot.table.ttl().cutoff(self.now_ms, unit);
+        TimeRange {
+            from: cutoff.unwrap_or(i64::MIN),
+            to: i64::MAX,
+        }
     }
 
     /// What has rows in the wanted times.

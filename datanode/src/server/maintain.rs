@@ -99,9 +99,11 @@ impl Datanode {
         let mut regions: Vec<(usize, bool, Arc<Region>)> = Vec::new();
         for region in self.regions.all() {
             let due = |since| now.saturating_sub(since) >= self.config.flush_age;
-            let (bytes, due) =
-                region.with_state(|s| (s.memory(), s.is_flushing() || s.oldest_row().is_some_and(due)));
-            if bytes > 0 {
+            let (bytes, due) = region.with_state(|s| {
+                let due = s.is_flushing() || s.has_truncated_files() || s.oldest_row().is_some_and(due);
+                (s.memory(), due)
+            });
+            if bytes > 0 || due {
                 regions.push((bytes, due, region));
             }
         }

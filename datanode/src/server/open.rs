@@ -244,5 +244,9 @@ fn query_context(config: &DatanodeConfig, data_dir: &DataDir) -> Result<SessionC
         .with_disk_manager_builder(disk)
         .build_arc()
         .map_err(failed)?;
-    Ok(SessionContext::new_with_config_rt(SessionConfig::new(), runtime))
+    let context = SessionContext::new_with_config_rt(SessionConfig::new(), runtime);
+    for function in greptime_query::json_functions() {
+        context.register_udf(function.as_ref().clone());
+    }
+    Ok(context)
 }

@@ -44,6 +44,7 @@ impl Datanode {
             region,
             files: self.files.clone(),
             flusher: self.flusher.clone(),
+            now_ms: self.clock.wall_ms(),
             streams: ctx.session_config().target_partitions(),
         };
         let plan = decode_plan(&request.plan, &ctx, Arc::new(resolver));
@@ -71,6 +72,7 @@ struct Resolver {
     region: Arc<Region>,
     files: FileSource,
     flusher: Flusher,
+    now_ms: i64,
     streams: usize,
 }
 
@@ -96,6 +98,7 @@ impl ResolveScan for Resolver {
                 flusher: self.flusher.clone(),
             }),
             table: self.region.with_state(|s| Arc::clone(s.table())),
+            now_ms: self.now_ms,
             streams: self.streams,
             metrics: Arc::default(),
         };

@@ -160,7 +160,8 @@ impl Datanode {
         Ok(())
     }
 
-    async fn alter(&self, order: v1::AlterRegion) -> Result<()> {
+    /// Puts the change of a table into the region's log.
+    pub async fn alter(&self, order: v1::AlterRegion) -> Result<()> {
         let id = RegionId::from_u64(order.region_id);
         let table = table_from(&order.table_json)?;
         let region = self.regions.get(id)?;

@@ -2,15 +2,16 @@
 
 use std::time::Duration;
 
+use arrow::array::UInt32Array;
 use bytes::Bytes;
 use greptime_proto::v1;
-use greptime_rows::Encoded;
+use greptime_rows::{Encoded, SeriesBatch};
 use greptime_types::{Error, RegionId, RequestId, Result};
 
 use super::Datanode;
 use crate::log::Proposal;
 use crate::metrics::Reason;
-use crate::region::{RegionEntry, RowOp, Seen, WriteEntry, check_rows, read_rows};
+use crate::region::{RegionEntry, RowOp, TruncateEntry, WriteEntry, check_rows, check_version, read_rows};
 
 impl Datanode {
     /// Writes rows to a region. Success means: on disk, committed, and visible to every later query.
@@ -32,7 +33,10 @@ impl Datanode {
         let id = request
             .request_id
             .ok_or_else(|| Error::invalid("a write without a request id"))?;
-        let (id, op) = (RequestId::from(id), row_op(request.op)?);
+        let id = RequestId::from(id);
+        let Some(op) = row_op(request.op)? else {
+            return self.truncate(request, id).await;
+        };
         let size = (request.rows.len() + request.series.len()) as u64;
         if size > self.config.max_write_size {
             return Err(Error::invalid(format!(
@@ -42,6 +46,7 @@ impl Datanode {
         }
         let region = self.regions.get(RegionId::from_u64(request.region_id))?;
         let admitted = region.admit(request.epoch, request.schema_version)?;
+        check_version(region.id(), request.schema_version, &admitted.table)?;
         let encoded = Encoded {
             series: request.series,
             rows: request.rows,
@@ -69,19 +74,11 @@ impl Datanode {
             rows: encoded,
         });
         let data = entry.encode()?;
-        match region.begin(id, rows)? {
-            Seen::New => {}
-            Seen::Applied => {
-                return Ok(v1::WriteResponse {
-                    duplicate: true,
-                    ..answer
-                });
-            }
-            Seen::Finished => {
-                return Err(Error::conflict(
-                    "the request was finished before; this copy is late",
-                ));
-            }
+        if region.begin(id, rows)?.was_applied()? {
+            return Ok(v1::WriteResponse {
+                duplicate: true,
+                ..answer
+            });
         }
         let proposal = Proposal {
             region: region.id(),
@@ -96,6 +93,38 @@ impl Datanode {
         } else {
             answer.affected_rows
         });
+        answer.epoch = applied.term;
+        answer.sequence = applied.index;
+        answer.duplicate = applied.duplicate;
+        Ok(answer)
+    }
+
+    /// Makes an end of everything that was written to a region before.
+    async fn truncate(&self, request: v1::WriteRequest, id: RequestId) -> Result<v1::WriteResponse> {
+        let region = self.regions.get(RegionId::from_u64(request.region_id))?;
+        let admitted = region.admit(request.epoch, request.schema_version)?;
+        let entry = RegionEntry::Truncate(TruncateEntry {
+            request: id,
+            lowest_unfinished: request.lowest_unfinished,
+        });
+        let mut answer = v1::WriteResponse {
+            affected_rows: 0,
+            epoch: admitted.epoch,
+            sequence: 0,
+            duplicate: true,
+        };
+        let none = SeriesBatch::of_columns(0, vec![], UInt32Array::from(Vec::<u32>::new()), vec![])?;
+        if region.begin(id, none)?.was_applied()? {
+            return Ok(answer);
+        }
+        let proposal = Proposal {
+            region: region.id(),
+            data: entry.encode()?,
+            request: Some(id),
+            reservation: None,
+        };
+        let queued = self.log.propose(proposal).inspect_err(|_| region.refused(id))?;
+        let applied = queued.await?;
         answer.epoch = applied.term;
         answer.sequence = applied.index;
         answer.duplicate = applied.duplicate;
@@ -133,10 +162,12 @@ impl Datanode {
     }
 }
 
-fn row_op(op: i32) -> Result<RowOp> {
+/// `None` is a truncation, which has no rows.
+fn row_op(op: i32) -> Result<Option<RowOp>> {
     match v1::WriteOp::try_from(op) {
-        Ok(v1::WriteOp::Put) => Ok(RowOp::Put),
-        Ok(v1::WriteOp::Delete) => Ok(RowOp::Delete),
+        Ok(v1::WriteOp::Put) => Ok(Some(RowOp::Put)),
+        Ok(v1::WriteOp::Delete) => Ok(Some(RowOp::Delete)),
+        Ok(v1::WriteOp::Truncate) => Ok(None),
         Err(_) => Err(Error::unsupported(format!(
             "write operation {op} is unknown to this version"
         ))),

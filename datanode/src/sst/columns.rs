@@ -8,6 +8,8 @@ use arrow::compute::take;
 use arrow::datatypes::{Field, FieldRef, Fields};
 use greptime_types::{Error, Result, Semantic};
 
+use crate::schema::absent;
+
 use super::decode::{as_type, decode_columns, undecodable};
 use super::{ReadMetrics, SstFile};
 use crate::cache::{ColumnKey, Decoded};
@@ -80,7 +82,7 @@ impl SstFile {
                 Some((_, array)) => {
                     as_type(array, field.data_type()).map_err(|e| undecodable(self, row_group, &e))
                 }
-                None => Ok(new_null_array(field.data_type(), rows)),
+                None => absent(field, rows).map_err(|e| undecodable(self, row_group, &e)),
             }
         };
         fields.iter().zip(&found).map(column).collect()

@@ -4,13 +4,15 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions, new_null_array};
+use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions};
 use arrow::compute::{cast, filter};
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow::error::ArrowError;
 use datafusion::error::{DataFusionError, Result};
 use greptime_query::into_datafusion;
 use greptime_types::Error;
+
+use crate::schema::absent;
 use parking_lot::Mutex;
 use parquet::DecodeResult;
 use parquet::arrow::ProjectionMask;
@@ -210,7 +212,7 @@ impl Mapping {
     pub fn apply(&self, batch: &RecordBatch) -> Result<Vec<ArrayRef>, ArrowError> {
         let fields = self.schema.fields().iter();
         let columns = fields.zip(&self.from).map(|(field, from)| match from {
-            None => Ok(new_null_array(field.data_type(), batch.num_rows())),
+            None => absent(field, batch.num_rows()),
             Some(i) => as_type(batch.column(*i), field.data_type()),
         });
         columns.collect()

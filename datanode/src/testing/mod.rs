@@ -26,6 +26,7 @@ pub fn column(name: &str, column_type: ColumnType, semantic: Semantic) -> Column
         semantic,
         nullable,
         default: None,
+        absent: None,
     }
 }
 
@@ -56,6 +57,7 @@ pub fn table(id: u32, append_mode: bool) -> TableInfo {
         },
         state: TableState::Ready,
         created_ms: 0,
+        database_ttl: None,
     }
 }
 

@@ -15,7 +15,7 @@ use greptime_proto::v1;
 use greptime_query::{RegionScan, RegionScanSpec, encode_plan, from_datafusion};
 use greptime_rows::{Encoded, SeriesBatch};
 use greptime_telemetry::Metrics;
-use greptime_types::{RegionId, Result, TableInfo};
+use greptime_types::{Change, RegionId, Result, TableInfo, TableOptions};
 use object_store::path::Path;
 
 use super::{FaultyStore, batch, ipc, table};
@@ -86,6 +86,32 @@ impl Node {
         node.initialise().await.unwrap();
         node.wait_until_leading().await;
         node
+    }
+
+    pub async fn with_options(config: DatanodeConfig, options: TableOptions) -> Self {
+        let table = TableInfo {
+            options,
+            ..table(1024, false)
+        };
+        Self::of(config, table).await
+    }
+
+    /// Changes the table, and tells the region.
+    pub async fn alter(&mut self, changes: &[Change]) {
+        self.table = self.table.altered(changes).unwrap().unwrap();
+        let order = v1::AlterRegion {
+            region_id: self.region.as_u64(),
+            table_json: serde_json::to_string(&self.table).unwrap(),
+        };
+        self.datanode.alter(order).await.unwrap();
+    }
+
+    pub async fn truncate(&self) -> Result<v1::WriteResponse> {
+        let options = WriteOptions {
+            op: v1::WriteOp::Truncate,
+            ..self.options()
+        };
+        self.write_with(options, &[]).await
     }
 
     pub async fn initialise(&self) -> Result<()> {
@@ -175,7 +201,7 @@ impl Node {
         WriteOptions {
             number,
             lowest_unfinished: 1,
-            schema_version: 1,
+            schema_version: self.table.schema.version,
             op,
             epoch: 0,
         }
@@ -247,7 +273,7 @@ impl Node {
             region_id: self.region.as_u64(),
             epoch: 0,
             plan: encode_plan(&plan).unwrap(),
-            schema_version: 1,
+            schema_version: self.table.schema.version,
         };
         let rows = self.datanode.query(request).await?;
         rows.try_collect().await.map_err(|e| from_datafusion(&e))

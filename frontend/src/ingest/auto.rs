@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use greptime_proto::v1::{AddColumns, CreateTable, ddl_request::Body};
+use greptime_proto::v1::{AlterTable, CreateTable, ddl_request::Body};
 use greptime_types::{
-    ColumnSchema, Error, PartitionRule, Result, Semantic, TableInfo, TableOptions, TableSchema, TableState,
+    Change, ColumnSchema, Error, PartitionRule, Result, Semantic, TableInfo, TableOptions, TableSchema,
+    TableState,
 };
 use tokio::sync::Mutex;
 
@@ -33,6 +34,7 @@ pub fn wanted_column(
         semantic,
         nullable,
         default: None,
+        absent: None,
     }
 }
 
@@ -139,15 +141,20 @@ pub fn new_table(
         partition,
         state: TableState::Creating,
         created_ms: 0,
+        database_ttl: None,
     }
 }
 
 fn add_columns(table: &TableInfo, wanted: &WantedTable) -> Result<Body> {
-    let columns: Vec<&ColumnSchema> = missing(table, wanted).collect();
-    Ok(Body::AddColumns(AddColumns {
+    let add = |column: &ColumnSchema| Change::AddColumn {
+        column: column.clone(),
+        if_not_exists: true,
+    };
+    let changes: Vec<Change> = missing(table, wanted).map(add).collect();
+    Ok(Body::AlterTable(AlterTable {
         database: table.database.clone(),
         name: table.name.clone(),
-        columns_json: to_json(&columns)?,
+        changes_json: to_json(&changes)?,
     }))
 }
 

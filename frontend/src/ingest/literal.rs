@@ -4,13 +4,15 @@ use std::sync::Arc;
 
 use chrono::Utc;
 use datafusion::arrow::array::{
-    ArrayRef, BinaryBuilder, BooleanBuilder, PrimitiveBuilder, StringBuilder, TimestampMicrosecondBuilder,
-    TimestampMillisecondBuilder, TimestampNanosecondBuilder, TimestampSecondBuilder,
+    Array, ArrayRef, AsArray, BinaryBuilder, BooleanBuilder, FixedSizeListBuilder, Float32Builder,
+    PrimitiveBuilder, StringArray, StringBuilder, TimestampMicrosecondBuilder, TimestampMillisecondBuilder,
+    TimestampNanosecondBuilder, TimestampSecondBuilder,
 };
 use datafusion::arrow::compute::kernels::cast_utils::string_to_datetime;
+use datafusion::arrow::compute::{CastOptions, cast, cast_with_options};
 use datafusion::arrow::datatypes::{
-    ArrowPrimitiveType, Date32Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type,
-    UInt8Type, UInt16Type, UInt32Type, UInt64Type,
+    ArrowPrimitiveType, DataType, Date32Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type,
+    Int64Type, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
 };
 use datafusion::common::ScalarValue;
 use greptime_types::{ColumnSchema, ColumnType, Error, Result, TimeUnit};
@@ -90,7 +92,115 @@ pub fn column_from_cells<'a>(
             Ok(Arc::new(builder.finish()))
         }
         ColumnType::Timestamp(unit) => timestamps(column, cells, unit),
+        ColumnType::Decimal(..) => decimals(column, cells),
+        ColumnType::Json => {
+            let mut builder = StringBuilder::with_capacity(cells.len(), cells.len() * 64);
+            each(column, cells, json, |value| builder.append_option(value))?;
+            Ok(Arc::new(builder.finish()))
+        }
+        ColumnType::Vector(dimension) => vectors(column, cells, dimension),
     }
+}
+
+/// An array of a query's result as values of the column. What does not fit is an error, not NULL.
+pub fn column_from_array(column: &ColumnSchema, array: &ArrayRef) -> Result<ArrayRef> {
+    let wrong = |why: &dyn std::fmt::Display| {
+        Error::invalid(format!(
+            "column `{}` is {}: {why}",
+            column.name,
+            column.column_type.sql_name()
+        ))
+    };
+    let texts = matches!(
+        array.data_type(),
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View
+    );
+    match column.column_type {
+        // Their texts have a form that a cast does not look at.
+        ColumnType::Json | ColumnType::Vector(_) if texts => {
+            let texts = cast(array, &DataType::Utf8).map_err(|e| wrong(&e))?;
+            let cells: Vec<Cell> = texts
+                .as_string::<i32>()
+                .iter()
+                .map(|text| text.map_or(Cell::Null, |text| Cell::Text(text.to_owned())))
+                .collect();
+            let nullable = ColumnSchema {
+                nullable: true,
+                ..column.clone()
+            };
+            column_from_cells(&nullable, cells.iter())
+        }
+        other => {
+            let strict = CastOptions {
+                safe: false,
+                ..CastOptions::default()
+            };
+            cast_with_options(array, &other.to_arrow(), &strict).map_err(|e| wrong(&e))
+        }
+    }
+}
+
+/// Digits beyond the scale are rounded, as in MySQL and PostgreSQL.
+fn decimals<'a>(column: &ColumnSchema, cells: impl ExactSizeIterator<Item = &'a Cell>) -> Result<ArrayRef> {
+    let mut texts: Vec<Option<String>> = Vec::with_capacity(cells.len());
+    each(column, cells, decimal_text, |value| texts.push(value))?;
+    let texts = StringArray::from(texts);
+    let target = column.column_type.to_arrow();
+    let values = cast(&texts, &target).map_err(|e| Error::internal(e.to_string()))?;
+    match (0..texts.len()).find(|row| texts.is_valid(*row) && values.is_null(*row)) {
+        None => Ok(values),
+        Some(row) => Err(Error::invalid(format!(
+            "column `{}`, row {}: {} is not {}",
+            column.name,
+            row + 1,
+            texts.value(row),
+            column.column_type.sql_name()
+        ))),
+    }
+}
+
+fn decimal_text(cell: &Cell) -> Option<String> {
+    match cell {
+        Cell::Number(text) | Cell::Text(text) => Some(text.trim().to_owned()),
+        Cell::Scalar(value) if value.data_type().is_numeric() || value.try_as_str().is_some() => {
+            let text = value.cast_to(&DataType::Utf8).ok()?;
+            text.try_as_str().flatten().map(str::to_owned)
+        }
+        _ => None,
+    }
+}
+
+fn json(cell: &Cell) -> Option<&str> {
+    text(cell).filter(|text| serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok())
+}
+
+fn vectors<'a>(
+    column: &ColumnSchema,
+    cells: impl ExactSizeIterator<Item = &'a Cell>,
+    dimension: u32,
+) -> Result<ArrayRef> {
+    let width = dimension as usize;
+    let builder = Float32Builder::with_capacity(cells.len() * width);
+    let mut builder = FixedSizeListBuilder::new(builder, i32::try_from(dimension).unwrap_or(i32::MAX));
+    each(
+        column,
+        cells,
+        |cell| vector(cell, width),
+        |value| {
+            let valid = value.is_some();
+            let numbers = value.unwrap_or_else(|| vec![0.0; width]);
+            builder.values().append_slice(&numbers);
+            builder.append(valid);
+        },
+    )?;
+    Ok(Arc::new(builder.finish()))
+}
+
+/// `[1, 2.5, 3]`, with as many numbers as the column has.
+fn vector(cell: &Cell, width: usize) -> Option<Vec<f32>> {
+    let inner = text(cell)?.trim().strip_prefix('[')?.strip_suffix(']')?;
+    let numbers: Option<Vec<f32>> = inner.split(',').map(|n| n.trim().parse().ok()).collect();
+    numbers.filter(|numbers| numbers.len() == width && numbers.iter().all(|n| n.is_finite()))
 }
 
 fn each<'a, T>(

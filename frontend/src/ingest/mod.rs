@@ -3,6 +3,7 @@
 //! A batch of a table is split by its partition rule; the parts go to their regions side by side, those of one
 //! region one after the other, so that the order in which a client wrote is the order in which it is stored.
 
+pub mod adapt;
 pub mod auto;
 pub mod cells;
 pub mod literal;
@@ -14,7 +15,7 @@ use datafusion::arrow::array::RecordBatch;
 use futures::future::join_all;
 use greptime_proto::v1::WriteOp;
 use greptime_rows::SeriesBatch;
-use greptime_types::{Error, RegionId, Result, TableInfo};
+use greptime_types::{Error, MergeMode, RegionId, Result, TableInfo};
 use tokio::sync::Semaphore;
 
 use crate::route::router::RegionWrite;
@@ -72,6 +73,10 @@ impl Ingestor {
                 time.name
             )));
         }
+        let batch = match op == WriteOp::Put && table.options.merge_mode == MergeMode::LastNonNull {
+            true => adapt::explicit_nulls(&table.schema, batch)?,
+            false => batch,
+        };
         let size = batch.bytes().div_ceil(UNIT);
         let units = u32::try_from(size)
             .unwrap_or(u32::MAX)
@@ -118,7 +123,6 @@ impl Ingestor {
         op: WriteOp,
         deadline: Deadline,
     ) -> Result<()> {
-        let region = RegionId::new(table.id, number);
         let rows = batch.num_rows();
         let parts = batch
             .bytes()
@@ -126,20 +130,45 @@ impl Ingestor {
             .div_ceil(self.part_bytes)
             .clamp(1, rows.max(1));
         let step = rows.div_ceil(parts).max(1);
+        if parts == 1 {
+            return self.deliver(table, number, batch, op, deadline).await;
+        }
         for start in (0..rows).step_by(step) {
-            let encoded = if parts == 1 {
-                batch.encode()?
-            } else {
-                batch.slice(start, step.min(rows - start))?.encode()?
-            };
-            let write = RegionWrite {
-                region,
-                schema_version: table.schema.version,
-                op,
-                rows: encoded,
-            };
-            self.router.write(write, deadline).await?;
+            let part = batch.slice(start, step.min(rows - start))?;
+            self.deliver(table, number, &part, op, deadline).await?;
         }
         Ok(())
+    }
+
+    /// Says the same to every region of a table.
+    pub async fn to_all_regions(
+        &self,
+        table: &TableInfo,
+        rows: &SeriesBatch,
+        op: WriteOp,
+        deadline: Deadline,
+    ) -> Result<()> {
+        let partitions = table.partition.partitions.iter();
+        let writes = partitions.map(|p| self.deliver(table, p.region, rows, op, deadline));
+        let results: Result<Vec<()>> = join_all(writes).await.into_iter().collect();
+        results.map(drop)
+    }
+
+    async fn deliver(
+        &self,
+        table: &TableInfo,
+        number: u32,
+        rows: &SeriesBatch,
+        op: WriteOp,
+        deadline: Deadline,
+    ) -> Result<()> {
+        let write = RegionWrite {
+            region: RegionId::new(table.id, number),
+            schema: &table.schema,
+            op,
+            rows,
+            encoded: rows.encode()?,
+        };
+        self.router.write(write, deadline).await.map(drop)
     }
 }

@@ -173,6 +173,7 @@ mod tests {
             semantic,
             nullable: semantic != Semantic::Timestamp,
             default: None,
+            absent: None,
         };
         TableSchema::new(
             vec![

@@ -11,6 +11,7 @@ use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::LogicalPlan;
+use datafusion::logical_expr::registry::FunctionRegistry;
 use datafusion::optimizer::Analyzer;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
@@ -21,7 +22,7 @@ use datafusion::sql::parser::Statement as DataFusionStatement;
 use datafusion::sql::sqlparser::ast;
 use futures::{StreamExt, TryStreamExt};
 use greptime_proto::transport::MetaLink;
-use greptime_query::{from_datafusion, into_datafusion};
+use greptime_query::{from_datafusion, into_datafusion, json_functions};
 use greptime_types::{Error, Result};
 
 use super::bounds::BoundMemory;
@@ -91,7 +92,7 @@ impl Engine {
         let runtime = runtime.build_arc().map_err(|e| from_datafusion(&e))?;
         let mut analyzers = Analyzer::new().rules;
         analyzers.insert(0, Arc::new(TimeLiterals));
-        let base = SessionStateBuilder::new()
+        let mut base = SessionStateBuilder::new()
             .with_config(session_config(config))
             .with_runtime_env(runtime)
             .with_default_features()
@@ -100,6 +101,9 @@ impl Engine {
             .with_analyzer_rules(analyzers)
             .with_physical_optimizer_rules(optimizer_rules())
             .build();
+        for function in json_functions() {
+            base.register_udf(function).map_err(|e| from_datafusion(&e))?;
+        }
         Ok(Arc::new(Self {
             router,
             link,
@@ -138,7 +142,6 @@ impl Engine {
             .with_catalog_list(Arc::new(databases))
             .build();
         for function in session_functions(session) {
-            use datafusion::logical_expr::registry::FunctionRegistry;
             // Registering replaces DataFusion's own of the same name.
             let _ = state.register_udf(function);
         }

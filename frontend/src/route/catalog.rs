@@ -86,9 +86,9 @@ impl Catalog {
             .filter_map(|(_, id)| self.tables.get(id))
     }
 
-    /// Whether a table exists in any state.
-    pub fn has_table_id(&self, id: TableId) -> bool {
-        self.tables.contains_key(&id)
+    /// A table in any state.
+    pub fn table_by_id(&self, id: TableId) -> Option<&TableInfo> {
+        self.tables.get(&id).map(Arc::as_ref)
     }
 }
 

@@ -6,6 +6,7 @@
 //! | no leader, refused, old epoch   | wait for a newer route, at most one pause; then again        |
 //! | the region is not there         | the same, as long as the table exists                       |
 //! | a limit of the datanode         | again after a pause                                         |
+//! | a query for columns of before   | give up: it has to be planned anew                          |
 //! | anything else                   | give up: the same request would fail again                  |
 //! | deadline or budget is used up   | give up, and say what was waited for                        |
 
@@ -31,6 +32,8 @@ pub struct Failure {
     /// Epoch of the route that is known now; `None` without a leader.
     pub known_epoch: Option<u64>,
     pub table_exists: bool,
+    /// The request names columns that are known to have changed since; it has to be made anew.
+    pub stale: bool,
     /// Bytes of all requests that are held, this one included.
     pub held_bytes: u64,
 }
@@ -108,6 +111,7 @@ impl Hold {
 /// Whether the failure is of the moment and not of the request.
 fn is_passing(failure: &Failure) -> bool {
     match failure.error.kind {
+        ErrorKind::Conflict if failure.stale => false,
         ErrorKind::Unavailable | ErrorKind::Conflict | ErrorKind::NotFound => failure.table_exists,
         ErrorKind::ResourceExhausted | ErrorKind::DeadlineExceeded => true,
         _ => false,
@@ -130,6 +134,7 @@ mod tests {
             tried_epoch: Some(3),
             known_epoch: Some(3),
             table_exists: true,
+            stale: false,
             held_bytes: 10,
         }
     }
@@ -140,6 +145,22 @@ mod tests {
 
     fn ms(ms: u64) -> Duration {
         Duration::from_millis(ms)
+    }
+
+    #[test]
+    fn a_query_that_has_to_be_planned_anew_is_not_sent_again() {
+        let stale = Failure {
+            stale: true,
+            ..failure(ErrorKind::Conflict)
+        };
+        let next = hold().after(Duration::ZERO, stale);
+        assert!(matches!(next, Next::GiveUp(e) if e.kind == ErrorKind::Conflict));
+        // Away for another reason: when it is back, the answer may be another.
+        let away = Failure {
+            stale: true,
+            ..failure(ErrorKind::Unavailable)
+        };
+        assert!(!matches!(hold().after(Duration::ZERO, away), Next::GiveUp(_)));
     }
 
     #[test]

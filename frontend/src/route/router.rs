@@ -17,13 +17,14 @@ use greptime_proto::v1::{
     WriteRequest, WriteResponse,
 };
 use greptime_query::from_datafusion;
-use greptime_rows::Encoded;
-use greptime_types::{Error, RegionId, RequestId, Result};
+use greptime_rows::{Encoded, SeriesBatch};
+use greptime_types::{Error, RegionId, RequestId, Result, TableInfo, TableSchema};
 
 use super::hold::{Failure, Hold, HoldPolicy, Next};
 use super::ids::RequestIds;
 use super::table::Peer;
 use super::{Regions, View};
+use crate::ingest::adapt::adapt;
 use crate::metrics::FrontendMetrics;
 
 /// A point on the clock's scale at which a request has failed.
@@ -63,11 +64,28 @@ impl Drop for Held<'_> {
 
 /// One write to one region.
 #[derive(Clone, Debug)]
-pub struct RegionWrite {
+pub struct RegionWrite<'a> {
     pub region: RegionId,
-    pub schema_version: u64,
+    /// Of the table when the rows were made.
+    pub schema: &'a TableSchema,
     pub op: WriteOp,
-    pub rows: Encoded,
+    pub rows: &'a SeriesBatch,
+    /// The rows as they are sent.
+    pub encoded: Encoded,
+}
+
+impl RegionWrite<'_> {
+    /// The rows as they are to be sent under the newest schema that is known, and its version. They are made anew
+    /// only if their names or types have come to mean something else.
+    fn under(&self, newest: Option<&TableInfo>) -> Result<(u64, Encoded)> {
+        match newest.map(|t| &t.schema) {
+            Some(newest) if newest.writes_from > self.schema.version => {
+                let rows = adapt(self.rows, self.schema, newest)?;
+                Ok((newest.version, rows.encode()?))
+            }
+            _ => Ok((self.schema.version, self.encoded.clone())),
+        }
+    }
 }
 
 /// One part of a query.
@@ -114,30 +132,33 @@ impl Router {
     }
 
     /// Writes once, however often it has to be sent: all attempts carry the same request id.
-    pub async fn write(&self, write: RegionWrite, deadline: Deadline) -> Result<WriteResponse> {
+    pub async fn write(&self, write: RegionWrite<'_>, deadline: Deadline) -> Result<WriteResponse> {
         let unfinished = self.ids.begin();
-        let bytes = (write.rows.series.len() + write.rows.rows.len()) as u64;
+        let bytes = (write.encoded.series.len() + write.encoded.rows.len()) as u64;
         let attempt = |target: Target| self.write_once(&write, unfinished.id(), target, deadline).boxed();
-        self.deliver(write.region, bytes, deadline, &attempt).await
+        self.deliver((write.region, None), bytes, deadline, &attempt)
+            .await
     }
 
     async fn write_once(
         &self,
-        write: &RegionWrite,
+        write: &RegionWrite<'_>,
         id: RequestId,
         target: Target,
         deadline: Deadline,
     ) -> Result<WriteResponse> {
+        let catalog = self.view.catalog();
+        let (schema_version, encoded) = write.under(catalog.table_by_id(write.region.table()))?;
         let request = WriteRequest {
             header: Some(self.header(&target, deadline)),
             region_id: write.region.as_u64(),
             epoch: target.epoch,
             request_id: Some(id.into()),
             lowest_unfinished: self.ids.lowest_unfinished(),
-            schema_version: write.schema_version,
+            schema_version,
             op: write.op.into(),
-            rows: write.rows.rows.clone(),
-            series: write.rows.series.clone(),
+            rows: encoded.rows,
+            series: encoded.series,
         };
         // A route that changes meanwhile means that this leader may never answer; the id makes it safe to ask
         // the next one.
@@ -153,7 +174,9 @@ impl Router {
     pub async fn query(&self, query: RegionQuery, deadline: Deadline) -> Result<SendableRecordBatchStream> {
         let bytes = query.plan.len() as u64;
         let attempt = |target: Target| self.query_once(&query, target, deadline).boxed();
-        self.deliver(query.region, bytes, deadline, &attempt).await
+        let made_for = Some(query.schema_version);
+        self.deliver((query.region, made_for), bytes, deadline, &attempt)
+            .await
     }
 
     async fn query_once(
@@ -184,7 +207,7 @@ impl Router {
             }
             .boxed()
         };
-        self.deliver(region, 0, deadline, &attempt).await
+        self.deliver((region, None), 0, deadline, &attempt).await
     }
 
     /// Merges the files of a region.
@@ -199,7 +222,7 @@ impl Router {
             }
             .boxed()
         };
-        self.deliver(region, 0, deadline, &attempt).await
+        self.deliver((region, None), 0, deadline, &attempt).await
     }
 
     fn header(&self, target: &Target, deadline: Deadline) -> RequestHeader {
@@ -218,10 +241,11 @@ impl Router {
         })
     }
 
-    /// Attempt, hold, attempt again: what [`Hold`] says.
+    /// Attempt, hold, attempt again: what [`Hold`] says. `made_for` is the schema version of a request that cannot be
+    /// made to fit a later one.
     async fn deliver<'a, T: Send>(
         &self,
-        region: RegionId,
+        (region, made_for): (RegionId, Option<u64>),
         bytes: u64,
         deadline: Deadline,
         attempt: &(dyn Fn(Target) -> BoxFuture<'a, Result<T>> + Sync),
@@ -243,10 +267,13 @@ impl Router {
                 Err(error) => error,
             };
             held.get_or_insert_with(|| Held::new(self, bytes));
+            let catalog = self.view.catalog();
+            let writes_from = catalog.table_by_id(region.table()).map(|t| t.schema.writes_from);
             let failure = Failure {
                 tried_epoch: target.as_ref().map(|t| t.epoch),
                 known_epoch: self.target(region).map(|t| t.epoch),
-                table_exists: self.view.catalog().has_table_id(region.table()),
+                table_exists: writes_from.is_some(),
+                stale: made_for.is_some_and(|version| writes_from > Some(version)),
                 held_bytes: self.held_bytes.load(Ordering::Relaxed),
                 error,
             };
@@ -265,7 +292,7 @@ impl Router {
 }
 
 /// Waits for the first batch, so that a failure before it can still be retried.
-async fn first_rows(mut rows: SendableRecordBatchStream) -> Result<SendableRecordBatchStream> {
+pub async fn first_rows(mut rows: SendableRecordBatchStream) -> Result<SendableRecordBatchStream> {
     let first: Option<DataFusionResult<RecordBatch>> = rows.next().await;
     match first {
         Some(Err(error)) => Err(from_datafusion(&error)),

@@ -96,6 +96,7 @@ impl Definition {
             semantic: Semantic::Field,
             nullable: true,
             default: None,
+            absent: None,
             name: name.clone(),
         };
         loop {
@@ -204,7 +205,7 @@ pub fn parse_options(parser: &mut Parser) -> Result<BTreeMap<String, String>> {
     Ok(options)
 }
 
-fn word(parser: &mut Parser) -> Result<String> {
+pub fn word(parser: &mut Parser) -> Result<String> {
     let found = parser.next_token();
     match found.token {
         Token::SingleQuotedString(text) | Token::DoubleQuotedString(text) | Token::Number(text, _) => {
@@ -224,13 +225,8 @@ fn table_options(options: BTreeMap<String, String>) -> Result<TableOptions> {
                     Error::invalid(format!("append_mode = '{value}': write 'true' or 'false'"))
                 })?;
             }
-            "ttl" => known.ttl = Some(value),
-            "merge_mode" if value == "last_row" => {}
-            "merge_mode" => {
-                return Err(Error::unsupported(format!(
-                    "merge_mode = '{value}' is not supported, only 'last_row'"
-                )));
-            }
+            "ttl" => known.ttl = Some(value.parse()?),
+            "merge_mode" => known.merge_mode = value.to_lowercase().parse()?,
             "comment" => {
                 known.extra.insert(key, value);
             }
@@ -241,6 +237,7 @@ fn table_options(options: BTreeMap<String, String>) -> Result<TableOptions> {
             }
         }
     }
+    known.validate()?;
     Ok(known)
 }
 
@@ -254,6 +251,7 @@ pub fn added_column(definition: &ColumnDef) -> Result<ColumnSchema> {
         semantic: Semantic::Field,
         nullable: true,
         default: None,
+        absent: None,
         name,
     };
     for option in &definition.options {

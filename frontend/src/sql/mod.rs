@@ -1,6 +1,7 @@
 //! SQL as text: GreptimeDB's grammar on top of `sqlparser`, lowered to our own statements.
 
 mod admin;
+mod alter;
 mod create;
 mod names;
 pub mod params;
@@ -18,7 +19,7 @@ pub use show::{Like, Show};
 use std::collections::BTreeMap;
 
 use datafusion::sql::sqlparser::ast;
-use greptime_types::{ColumnSchema, PartitionRule, TableOptions, TableSchema};
+use greptime_types::{Change, PartitionRule, TableOptions, TableSchema};
 
 /// One statement. Queries and writes keep the parser's tree, since their parameters are bound in it.
 #[derive(Clone, Debug)]
@@ -37,11 +38,17 @@ pub enum Statement {
         name: String,
         if_exists: bool,
     },
-    AddColumns {
+    AlterTable {
         table: TableName,
-        columns: Vec<ColumnSchema>,
-        if_not_exists: bool,
+        changes: Vec<Change>,
     },
+    AlterDatabase {
+        name: String,
+        /// `None` unsets.
+        options: BTreeMap<String, Option<String>>,
+    },
+    Truncate(Vec<TableName>),
+    Update(Box<ast::Update>),
     Insert(Box<ast::Insert>),
     Delete(Box<ast::Delete>),
     /// SELECT, VALUES, WITH, and EXPLAIN of them.
@@ -72,7 +79,10 @@ impl Statement {
             Self::CreateDatabase { .. } => "CREATE DATABASE",
             Self::DropTable { .. } => "DROP TABLE",
             Self::DropDatabase { .. } => "DROP DATABASE",
-            Self::AddColumns { .. } => "ALTER TABLE",
+            Self::AlterTable { .. } => "ALTER TABLE",
+            Self::AlterDatabase { .. } => "ALTER DATABASE",
+            Self::Truncate(_) => "TRUNCATE TABLE",
+            Self::Update(_) => "UPDATE",
             Self::Insert(_) => "INSERT",
             Self::Delete(_) => "DELETE",
             Self::Query(_) | Self::Describe(_) => "SELECT",

@@ -32,6 +32,7 @@ fn visit<V: VisitorMut>(statement: &mut Statement, visitor: &mut V) -> ControlFl
         Statement::Query(query) => query.visit(visitor),
         Statement::Insert(insert) => insert.visit(visitor),
         Statement::Delete(delete) => delete.visit(visitor),
+        Statement::Update(update) => update.visit(visitor),
         _ => ControlFlow::Continue(()),
     }
 }

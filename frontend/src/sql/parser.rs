@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use datafusion::sql::sqlparser::ast::{self, AlterTableOperation, FromTable, ObjectType, Statement as Ast};
+use datafusion::sql::sqlparser::ast::{self, FromTable, ObjectType, Statement as Ast};
 use datafusion::sql::sqlparser::dialect::{GenericDialect, MySqlDialect};
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
@@ -10,7 +10,8 @@ use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
 use greptime_types::{Error, Result};
 
 use super::admin::parse_admin;
-use super::create::{added_column, parse_create_table, parse_options};
+use super::alter::parse_alter;
+use super::create::{parse_create_table, parse_options};
 use super::names::single;
 use super::show::{Show, lower_show};
 use super::{Statement, TableName};
@@ -94,6 +95,13 @@ fn parse_statement(parser: &mut Parser) -> Result<Statement> {
     {
         return parse_create_database(parser);
     }
+    if matches!(parser.peek_token_ref().token, Token::Word(ref w) if w.keyword == Keyword::ALTER) {
+        parser.advance_token();
+        match parse_alter(parser)? {
+            Some(statement) => return Ok(statement),
+            None => parser.prev_token(),
+        }
+    }
     if let Some(statement) = parse_special(parser)? {
         return Ok(statement);
     }
@@ -169,7 +177,11 @@ fn lower(statement: Ast) -> Result<Statement> {
             names,
             ..
         } => lower_drop(object_type, if_exists, &names),
-        Ast::AlterTable(alter) => lower_alter(&alter),
+        Ast::Update(update) => check_update(update),
+        Ast::Truncate(truncate) => {
+            let names = truncate.table_names.iter().map(|t| TableName::try_from(&t.name));
+            Ok(Statement::Truncate(names.collect::<Result<_>>()?))
+        }
         Ast::Use(ast::Use::Object(name) | ast::Use::Database(name) | ast::Use::Schema(name)) => {
             Ok(Statement::Use(single(&name)?))
         }
@@ -205,6 +217,21 @@ fn check_delete(delete: ast::Delete) -> Result<Statement> {
     Ok(Statement::Delete(Box::new(delete)))
 }
 
+fn check_update(update: ast::Update) -> Result<Statement> {
+    let plain = update.table.joins.is_empty()
+        && update.from.is_none()
+        && update.returning.is_none()
+        && update.or.is_none()
+        && update.order_by.is_empty()
+        && update.limit.is_none();
+    if !plain {
+        return Err(Error::unsupported(
+            "UPDATE takes one table, SET and a WHERE clause; other tables go into a subquery",
+        ));
+    }
+    Ok(Statement::Update(Box::new(update)))
+}
+
 fn lower_drop(kind: ObjectType, if_exists: bool, names: &[ast::ObjectName]) -> Result<Statement> {
     match (kind, names) {
         (ObjectType::Table, _) => {
@@ -217,32 +244,4 @@ fn lower_drop(kind: ObjectType, if_exists: bool, names: &[ast::ObjectName]) -> R
         }),
         (kind, _) => Err(Error::unsupported(format!("DROP {kind} is not supported"))),
     }
-}
-
-fn lower_alter(alter: &ast::AlterTable) -> Result<Statement> {
-    let mut columns = Vec::new();
-    let mut tolerant = true;
-    for operation in &alter.operations {
-        match operation {
-            AlterTableOperation::AddColumn {
-                column_def,
-                if_not_exists,
-                column_position: None,
-                ..
-            } => {
-                tolerant &= if_not_exists;
-                columns.push(added_column(column_def)?);
-            }
-            other => {
-                return Err(Error::unsupported(format!(
-                    "ALTER TABLE … {other} is not supported"
-                )));
-            }
-        }
-    }
-    Ok(Statement::AddColumns {
-        table: TableName::try_from(&alter.name)?,
-        columns,
-        if_not_exists: tolerant,
-    })
 }

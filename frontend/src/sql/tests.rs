@@ -37,7 +37,7 @@ fn the_table_of_the_design_is_read() {
         Semantic::Field
     );
     assert_eq!(create.partition.partitions.len(), 3);
-    assert_eq!(create.options.ttl.as_deref(), Some("30d"));
+    assert_eq!(create.options.ttl, Some("30d".parse().unwrap()));
     assert!(!create.options.append_mode);
 }
 

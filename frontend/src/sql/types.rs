@@ -28,6 +28,12 @@ pub fn column_type(data_type: &DataType) -> Result<ColumnType> {
             ColumnType::Binary
         }
         "DATE" => ColumnType::Date,
+        "DECIMAL" | "NUMERIC" | "DEC" => decimal(&text)?,
+        "JSON" | "JSONB" => ColumnType::Json,
+        "VECTOR" => {
+            let dimension = argument.and_then(|n| u32::try_from(n).ok());
+            ColumnType::Vector(dimension.ok_or_else(|| Error::invalid("write VECTOR(n) with its dimension"))?)
+        }
         "TIMESTAMP" | "TIMESTAMP WITHOUT TIME ZONE" => timestamp(argument.unwrap_or(DEFAULT_PRECISION))?,
         "TIMESTAMP_S" | "TIMESTAMP_SEC" | "TIMESTAMPSECOND" => ColumnType::Timestamp(TimeUnit::Second),
         "TIMESTAMP_MS" | "TIMESTAMPMILLISECOND" => ColumnType::Timestamp(TimeUnit::Millisecond),
@@ -37,6 +43,24 @@ pub fn column_type(data_type: &DataType) -> Result<ColumnType> {
         _ => return Err(Error::unsupported(format!("type {data_type} is not supported"))),
     };
     Ok(found)
+}
+
+/// `DECIMAL`, `DECIMAL(p)` and `DECIMAL(p, s)`; without parameters as in MySQL and GreptimeDB.
+fn decimal(text: &str) -> Result<ColumnType> {
+    let (_, rest) = text.split_once('(').unwrap_or((text, "38,10)"));
+    let mut numbers = rest
+        .trim_end_matches(')')
+        .split(',')
+        .map(|n| n.trim().parse::<i8>());
+    let wrong = || Error::invalid(format!("{text}: write DECIMAL(precision, scale)"));
+    let precision = numbers.next().and_then(|n| n.ok()).ok_or_else(wrong)?;
+    let scale = match numbers.next() {
+        None => 0,
+        Some(scale) => scale.map_err(|_| wrong())?,
+    };
+    let decimal = ColumnType::Decimal(u8::try_from(precision).map_err(|_| wrong())?, scale);
+    decimal.validate()?;
+    Ok(decimal)
 }
 
 fn timestamp(precision: u64) -> Result<ColumnType> {

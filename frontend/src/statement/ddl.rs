@@ -1,11 +1,12 @@
 //! Changes of the catalog.
 
 use greptime_proto::v1::{
-    AddColumns, CreateDatabase, CreateTable as CreateTableRequest, DropDatabase, DropTable, ddl_request::Body,
+    CreateDatabase, CreateTable as CreateTableRequest, DropDatabase, DropTable, ddl_request::Body,
 };
 use greptime_types::{ColumnSchema, Error, Result};
 
 use super::Executor;
+use super::alter::alter_database;
 use crate::ingest::auto::{new_table, to_json};
 use crate::ingest::cells::default_of;
 use crate::ingest::literal::column_from_cells;
@@ -62,14 +63,14 @@ impl Executor {
                 }
                 Ok(0)
             }
-            Statement::AddColumns {
-                table,
-                columns,
-                if_not_exists,
-            } => {
-                if let Some(body) = self.add_columns(session, table, columns, *if_not_exists)? {
+            Statement::AlterTable { table, changes } => {
+                if let Some(body) = self.alter_table(session, table, changes)? {
                     self.ddl.run(body, deadline).await?;
                 }
+                Ok(0)
+            }
+            Statement::AlterDatabase { name, options } => {
+                self.ddl.run(alter_database(name, options), deadline).await?;
                 Ok(0)
             }
             other => Err(Error::internal(format!(
@@ -95,35 +96,6 @@ impl Executor {
             if_not_exists: create.if_not_exists,
         }))
     }
-
-    fn add_columns(
-        &self,
-        session: &Session,
-        table: &TableName,
-        columns: &[ColumnSchema],
-        if_not_exists: bool,
-    ) -> Result<Option<Body>> {
-        let database = writable_database(session, table)?;
-        let catalog = self.router().view.catalog();
-        let known = catalog.expect_table(database, &table.name)?;
-        columns.iter().try_for_each(check_default)?;
-        let there = columns.iter().find(|c| known.schema.column(&c.name).is_some());
-        if let Some(column) = there.filter(|_| !if_not_exists) {
-            let name = &column.name;
-            return Err(Error::already_exists(format!(
-                "table `{table}` has a column `{name}` already"
-            )));
-        }
-        // Checked here for the sake of the message; metasrv checks again.
-        if known.schema.with_columns(columns)?.is_none() {
-            return Ok(None);
-        }
-        Ok(Some(Body::AddColumns(AddColumns {
-            database: database.to_string(),
-            name: table.name.clone(),
-            columns_json: to_json(&columns)?,
-        })))
-    }
 }
 
 /// The database of a table that is about to be changed.
@@ -136,7 +108,7 @@ pub fn writable_database<'a>(session: &'a Session, table: &'a TableName) -> Resu
 }
 
 /// A default that does not fit its column would make every later write fail.
-fn check_default(column: &ColumnSchema) -> Result<()> {
+pub(super) fn check_default(column: &ColumnSchema) -> Result<()> {
     if column.default.is_none() {
         return Ok(());
     }

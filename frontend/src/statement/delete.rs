@@ -1,56 +1,28 @@
-//! `DELETE FROM … WHERE`: the identities of the rows are read, and written back as deleted.
+//! `DELETE FROM … WHERE`: the identities of the rows are read, and written back as deleted, batch by batch.
 
 use datafusion::arrow::array::RecordBatch;
-use datafusion::sql::sqlparser::ast::{self, FromTable, TableFactor};
+use datafusion::sql::sqlparser::ast::{self, FromTable};
 use futures::StreamExt;
 use greptime_proto::v1::WriteOp;
 use greptime_query::from_datafusion;
 use greptime_types::{Error, Result};
 
 use super::Executor;
-use super::ddl::writable_database;
+use super::selection::item;
 use crate::query::Session;
-use crate::sql::{Lexer, TableName, parse_statements, quoted};
 
 impl Executor {
     pub(super) async fn delete(&self, session: &Session, delete: &ast::Delete) -> Result<u64> {
         let (FromTable::WithFromKeyword(from) | FromTable::WithoutKeyword(from)) = &delete.from;
-        let Some(TableFactor::Table { name, .. }) = from.first().map(|t| &t.relation) else {
-            return Err(Error::unsupported("DELETE takes the name of a table"));
-        };
-        let name = TableName::try_from(name)?;
-        let database = writable_database(session, &name)?;
-        let catalog = self.router().view.catalog();
-        let table = catalog.expect_table(database, &name.name)?;
-        if table.options.append_mode {
-            return Err(Error::unsupported(
-                "rows of a table in append mode have no identity to delete by",
-            ));
-        }
-        let time = &table.schema.time_index().name;
-        let keys: Vec<String> = table
-            .schema
-            .primary_key
-            .iter()
-            .chain([time])
-            .map(|c| quoted(c))
-            .collect();
-        let condition = delete
-            .selection
-            .as_ref()
-            .map(|e| format!(" WHERE {e}"))
-            .unwrap_or_default();
-        let sql = format!(
-            "SELECT {} FROM {}.{}{condition}",
-            keys.join(", "),
-            quoted(database),
-            quoted(&name.name)
-        );
-        let query = parse_statements(&sql, Lexer::Standard)?;
-        let query = query
+        let from = from
             .first()
-            .ok_or_else(|| Error::internal("DELETE made no query"))?;
-        let mut rows = self.plan(session, query).await?.execute().await?;
+            .ok_or_else(|| Error::invalid("DELETE needs a table"))?;
+        let target = self.target(session, &from.relation)?;
+        let schema = &target.table.schema;
+        let keys = schema.primary_key.iter().chain([&schema.time_index().name]);
+        let items = keys.map(|name| item(name)).collect();
+        let query = target.query(items, delete.selection.as_ref())?;
+        let mut rows = self.query(session, &query).await?;
         let mut deleted = 0;
         while let Some(batch) = rows.next().await {
             let batch: RecordBatch = batch.map_err(|e| from_datafusion(&e))?;
@@ -58,7 +30,7 @@ impl Executor {
                 let deadline = self.router().deadline_in(self.config.write_timeout);
                 deleted += self
                     .ingestor
-                    .write(table, &batch, WriteOp::Delete, deadline)
+                    .write(&target.table, &batch, WriteOp::Delete, deadline)
                     .await?;
             }
         }

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use datafusion::arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
-use datafusion::arrow::compute::{CastOptions, cast_with_options};
 use datafusion::arrow::datatypes::{DataType, Field, Schema};
 use datafusion::common::ScalarValue;
 use datafusion::sql::sqlparser::ast::{self, Expr, SetExpr, TableObject};
@@ -15,7 +14,7 @@ use greptime_types::{Error, Result, TableInfo};
 use super::Executor;
 use super::ddl::writable_database;
 use crate::ingest::cells::{batch_from_rows, cell_of, default_of};
-use crate::ingest::literal::{Cell, column_from_cells};
+use crate::ingest::literal::{Cell, column_from_array, column_from_cells};
 use crate::query::Session;
 use crate::route::Deadline;
 use crate::sql::{Statement, TableName, fold, listed, quoted, unknown_column};
@@ -131,7 +130,7 @@ impl Executor {
     }
 }
 
-fn is_default(word: &ast::Ident) -> bool {
+pub(super) fn is_default(word: &ast::Ident) -> bool {
     word.quote_style.is_none() && word.value.eq_ignore_ascii_case("default")
 }
 
@@ -198,7 +197,7 @@ fn source_names(error: Error, table: &TableInfo, names: &[String]) -> Error {
 }
 
 /// Whether the columns of a SELECT fit those that they are for; asked before the first row is read.
-fn check_source(table: &TableInfo, names: &[String], source: &Schema) -> Result<()> {
+pub(super) fn check_source(table: &TableInfo, names: &[String], source: &Schema) -> Result<()> {
     let given = source.fields();
     if given.len() != names.len() {
         let takes = takes(table, names);
@@ -239,20 +238,15 @@ fn check_source(table: &TableInfo, names: &[String], source: &Schema) -> Result<
 
 /// The rows of a query under the names and types of the table's columns.
 fn cast_batch(table: &TableInfo, names: &[String], batch: &RecordBatch, now_ms: i64) -> Result<RecordBatch> {
-    let strict = CastOptions {
-        safe: false,
-        ..CastOptions::default()
-    };
     let (mut fields, mut arrays): (Vec<Field>, Vec<ArrayRef>) = (vec![], vec![]);
     for column in &table.schema.columns {
         let target = column.column_type.to_arrow();
         let array = match names.iter().position(|n| *n == column.name) {
-            Some(position) => cast_with_options(batch.column(position), &target, &strict).map_err(|e| {
+            Some(position) => column_from_array(column, batch.column(position)).map_err(|e| {
                 Error::invalid(format!(
-                    "column `{}` of {} is {}: {e}; leave such rows out of the SELECT",
-                    column.name,
-                    table.full_name(),
-                    column.column_type.sql_name()
+                    "{}; leave such rows of {} out of the SELECT",
+                    e.message,
+                    table.full_name()
                 ))
             })?,
             None if column.default.is_none() && column.nullable => continue,
@@ -287,6 +281,7 @@ fn can_cast(from: &DataType, to: &DataType) -> bool {
         || (texts(from) && (texts(to) || times(to) || *to == DataType::Binary))
         || (times(from) && times(to))
         || (*from == DataType::Int64 && times(to))
+        || (texts(from) && matches!(to, DataType::FixedSizeList(..)))
 }
 
 /// A type as SQL writes it, if a column can have it.
@@ -309,6 +304,9 @@ fn sql_type(data_type: &DataType) -> String {
         C::Date,
     ];
     let times = [U::Second, U::Millisecond, U::Microsecond, U::Nanosecond].map(C::Timestamp);
+    if let DataType::Decimal128(precision, scale) = data_type {
+        return C::Decimal(*precision, *scale).sql_name();
+    }
     let found = PLAIN.iter().chain(&times).find(|t| t.to_arrow() == *data_type);
     found.map_or_else(|| data_type.to_string(), |t| t.sql_name())
 }

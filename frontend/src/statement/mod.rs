@@ -1,10 +1,14 @@
 //! Statements, carried out: from a parsed statement to rows or a count.
 
 mod admin;
+mod alter;
 mod ddl;
 mod delete;
 mod insert;
+mod selection;
 mod show;
+mod truncate;
+mod update;
 
 pub use insert::insert_columns;
 
@@ -14,15 +18,19 @@ use std::sync::Arc;
 
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::execution::SendableRecordBatchStream;
-use greptime_types::{Error, Result};
+use greptime_types::{Error, ErrorKind, Result};
 
 use crate::config::FrontendConfig;
 use crate::ingest::Ingestor;
 use crate::metrics::FrontendMetrics;
 use crate::query::engine::{Planned, expect_database};
 use crate::query::{Engine, Session};
+use crate::route::router::first_rows;
 use crate::route::{Ddl, Router};
 use crate::sql::Statement;
+
+/// How often a query is planned while its tables are altered.
+const ATTEMPTS: usize = 5;
 
 pub enum Output {
     Rows(SendableRecordBatchStream),
@@ -47,15 +55,15 @@ impl Executor {
     pub async fn execute(&self, session: &Session, statement: &Statement) -> Result<Output> {
         let router = self.router();
         match statement {
-            Statement::Query(_) => Ok(Output::Rows(
-                self.plan(session, statement).await?.execute().await?,
-            )),
+            Statement::Query(_) => self.query(session, statement).await.map(Output::Rows),
             Statement::Insert(insert) => {
                 let rows = self.insert(session, insert).await?;
                 self.metrics.ingested(session.protocol.name(), rows);
                 Ok(Output::Affected(rows))
             }
             Statement::Delete(delete) => self.delete(session, delete).await.map(Output::Affected),
+            Statement::Update(update) => self.update(session, update).await.map(Output::Affected),
+            Statement::Truncate(tables) => self.truncate(session, tables).await.map(Output::Affected),
             Statement::Show(show) => self.show(session, show).await.map(Output::Rows),
             Statement::Describe(table) => self.describe(session, table).await.map(Output::Rows),
             Statement::Admin(admin) => self.admin(session, admin).await.map(Output::Rows),
@@ -81,6 +89,24 @@ impl Executor {
                 _ => Ok(None),
             },
             _ => Ok(None),
+        }
+    }
+
+    /// The rows of a query. If a table was altered between planning and reading, it is planned anew, unless rows were
+    /// given out.
+    async fn query(&self, session: &Session, statement: &Statement) -> Result<SendableRecordBatchStream> {
+        let mut attempts = ATTEMPTS;
+        loop {
+            attempts -= 1;
+            let revision = self.router().view.catalog().revision;
+            let rows = self.plan(session, statement).await?.execute().await?;
+            match first_rows(rows).await {
+                Err(error)
+                    if error.kind == ErrorKind::Conflict
+                        && attempts > 0
+                        && self.router().view.catalog().revision > revision => {}
+                result => return result,
+            }
         }
     }
 

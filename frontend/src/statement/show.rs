@@ -1,5 +1,6 @@
 //! `SHOW …` and `DESCRIBE`.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Arc;
 
@@ -7,7 +8,7 @@ use datafusion::arrow::array::{ArrayRef, RecordBatch, StringArray};
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use greptime_types::partition::Op;
-use greptime_types::{Error, PartitionExpr, Result, Semantic, TableInfo};
+use greptime_types::{Error, MergeMode, PartitionExpr, Result, Semantic, TableInfo};
 
 use super::Executor;
 use crate::query::Session;
@@ -67,7 +68,14 @@ impl Executor {
             }
             Show::CreateDatabase(name) => {
                 expect_database(&catalog, name)?;
-                let text = format!("CREATE DATABASE IF NOT EXISTS {}", quoted(name));
+                let mut text = format!("CREATE DATABASE IF NOT EXISTS {}", quoted(name));
+                if let Some(database) = catalog.database(name).filter(|d| !d.options.is_empty()) {
+                    let _ = write!(
+                        text,
+                        "\nWITH(\n{}\n)",
+                        options_text(&database.options).join(",\n")
+                    );
+                }
                 text_rows(
                     &["Database", "Create Database"],
                     vec![vec![some(name), some(text)]],
@@ -307,18 +315,20 @@ pub fn create_table_text(table: &TableInfo) -> String {
     if table.options.append_mode {
         options.push("  'append_mode' = 'true'".into());
     }
+    if table.options.merge_mode != MergeMode::LastRow {
+        options.push(format!("  'merge_mode' = '{}'", table.options.merge_mode.name()));
+    }
     options.extend(table.options.ttl.as_ref().map(|ttl| format!("  'ttl' = '{ttl}'")));
-    options.extend(
-        table
-            .options
-            .extra
-            .iter()
-            .map(|(k, v)| format!("  '{k}' = '{}'", v.replace('\'', "''"))),
-    );
+    options.extend(options_text(&table.options.extra));
     if !options.is_empty() {
         let _ = write!(text, "\nWITH(\n{}\n)", options.join(",\n"));
     }
     text
+}
+
+fn options_text(options: &BTreeMap<String, String>) -> Vec<String> {
+    let option = |(k, v): (&String, &String)| format!("  '{k}' = '{}'", v.replace('\'', "''"));
+    options.iter().map(option).collect()
 }
 
 /// The rule with quoted names, as it must be written to be read again.

@@ -15,7 +15,7 @@ use greptime_proto::v1::{
     FlushRequest, FlushResponse, Push, QueryRequest, Route, RouteUpdate, Tock, Welcome, WriteRequest,
     WriteResponse, beat, ddl_request, push,
 };
-use greptime_types::{ColumnSchema, DatabaseInfo, Error, RegionId, Result, TableId, TableInfo, TableState};
+use greptime_types::{Change, DatabaseInfo, Error, RegionId, Result, TableId, TableInfo, TableState};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
@@ -105,6 +105,12 @@ impl Fake {
             .filter(|(r, _)| r.table() == id)
             .map(|(_, region)| region.row_count())
             .collect()
+    }
+
+    /// The columns of the newest write to a table of one region.
+    pub fn newest_written(&self, table: &str) -> Vec<String> {
+        let region = RegionId::new(self.table(table).id, 0);
+        self.state.lock().regions[&region].newest_columns()
     }
 
     pub fn duplicates(&self) -> usize {
@@ -240,6 +246,20 @@ impl State {
         self.push(push::Body::Catalog(update));
     }
 
+    fn alter(&mut self, id: TableId, changes: &[Change]) -> Result<()> {
+        let Some(table) = self.tables[&id].altered(changes)? else {
+            return Ok(());
+        };
+        for (_, region) in self.regions.iter_mut().filter(|(r, _)| r.table() == id) {
+            region.alter(table.clone());
+        }
+        self.revision += 1;
+        let update = self.catalog(false, &[&table]);
+        self.tables.insert(id, table);
+        self.push(push::Body::Catalog(update));
+        Ok(())
+    }
+
     fn ddl(&mut self, body: ddl_request::Body) -> Result<DdlResponse> {
         match body {
             ddl_request::Body::CreateDatabase(create) => {
@@ -276,20 +296,31 @@ impl State {
                 None if drop.if_exists => {}
                 None => return Err(Error::not_found(format!("table `{}` does not exist", drop.name))),
             },
-            ddl_request::Body::AddColumns(add) => {
-                let id = self.find(&add.database, &add.name).unwrap();
-                let columns: Vec<ColumnSchema> = serde_json::from_str(&add.columns_json).unwrap();
-                let table = self.tables.get_mut(&id).unwrap();
-                if let Some(next) = table.schema.with_columns(&columns)? {
-                    table.schema = next;
-                    let table = table.clone();
-                    for (_, region) in self.regions.iter_mut().filter(|(r, _)| r.table() == id) {
-                        region.table = table.clone();
-                    }
-                    self.revision += 1;
-                    let update = self.catalog(false, &[&table]);
-                    self.push(push::Body::Catalog(update));
+            ddl_request::Body::AlterTable(alter) => {
+                let id = self.find(&alter.database, &alter.name).unwrap();
+                let changes: Vec<Change> = serde_json::from_str(&alter.changes_json).unwrap();
+                self.alter(id, &changes)?;
+            }
+            ddl_request::Body::AlterDatabase(alter) => {
+                let database = self.databases.get_mut(&alter.name).unwrap();
+                database.options.extend(alter.set);
+                for key in &alter.unset {
+                    database.options.remove(key);
                 }
+                database.validate()?;
+                let ttl = database.ttl();
+                let ids: Vec<_> = self
+                    .tables
+                    .values()
+                    .filter(|t| t.database == alter.name)
+                    .map(|t| t.id)
+                    .collect();
+                for id in ids {
+                    self.alter(id, &[Change::SetDatabaseTtl { ttl }])?;
+                }
+                self.revision += 1;
+                let update = self.catalog(false, &[]);
+                self.push(push::Body::Catalog(update));
             }
         }
         Ok(self.changed(true))

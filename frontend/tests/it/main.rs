@@ -1,6 +1,7 @@
 //! The frontend against a cluster that lives in memory: no network but the protocols' own sockets.
 
 mod admin;
+mod alter;
 mod cluster;
 mod fake;
 mod hold;
@@ -13,3 +14,4 @@ mod postgres;
 mod pushdown;
 mod region;
 mod sql;
+mod types;

@@ -247,6 +247,53 @@ async fn prepared_statements_take_parameters() {
 }
 
 #[tokio::test]
+async fn an_update_says_how_many_rows() {
+    let cluster = Cluster::with_cpu().await;
+    let mut client = Client::connect(&cluster, "", "", "public").await.unwrap();
+    let done = client
+        .command(3, b"UPDATE cpu SET n = n + 1 WHERE host = 'host_0'")
+        .await
+        .unwrap();
+    assert_eq!(done[..2], [0, 10]);
+    let (update, parameters) = client
+        .prepare("UPDATE cpu SET n = ? WHERE host = ?")
+        .await
+        .unwrap();
+    assert_eq!(parameters, 2);
+    client.execute(update, &["7", "host_1"]).await.unwrap();
+    let rows = client
+        .query("SELECT count(*) FROM cpu WHERE n = 7")
+        .await
+        .unwrap();
+    // One row of another host has it too.
+    assert_eq!(rows, [row(&["11"])]);
+}
+
+#[tokio::test]
+async fn decimals_json_and_vectors_are_texts_and_impossible_dates_are_errors() {
+    let cluster = Cluster::start().await;
+    let mut client = Client::connect(&cluster, "", "", "public").await.unwrap();
+    client
+        .query("CREATE TABLE t (ts TIMESTAMP(0) TIME INDEX, d DECIMAL(5, 2), j JSON, v VECTOR(2))")
+        .await
+        .unwrap();
+    client
+        .query("INSERT INTO t VALUES (1, -1.5, '{}', '[1, 2]')")
+        .await
+        .unwrap();
+    assert_eq!(
+        client.query("SELECT d, j, v FROM t").await.unwrap(),
+        [row(&["-1.50", "{}", "[1.0, 2.0]"])]
+    );
+    client
+        .query("INSERT INTO t (ts) VALUES (9223372036854775807)")
+        .await
+        .unwrap();
+    let error = client.query("SELECT ts FROM t").await.unwrap_err();
+    assert!(error.1.contains("CAST"), "{error:?}");
+}
+
+#[tokio::test]
 async fn a_query_is_counted_by_how_it_ends() {
     let cluster = Cluster::with_cpu().await;
     let mut client = Client::connect(&cluster, "", "", "public").await.unwrap();

@@ -296,6 +296,61 @@ async fn extended_queries_know_their_parameters() {
 }
 
 #[tokio::test]
+async fn an_update_says_how_many_rows_and_knows_its_parameters() {
+    let cluster = Cluster::with_cpu().await;
+    let mut client = Client::connect(&cluster, "anyone", None).await.unwrap();
+    let (_, tags) = client
+        .query("UPDATE cpu SET n = 1000 WHERE host = 'host_0'")
+        .await
+        .unwrap();
+    assert_eq!(tags, ["UPDATE 10"]);
+    let (_, tags) = client
+        .query("DELETE FROM cpu WHERE host = 'host_1'")
+        .await
+        .unwrap();
+    assert_eq!(tags, ["DELETE 10"]);
+    let (types, _) = client
+        .extended(
+            "UPDATE cpu SET usage = $1, n = $2 WHERE host = $3",
+            &["1.5", "7", "host_2"],
+        )
+        .await
+        .unwrap();
+    // float8, int8.
+    assert_eq!(types[..2], [701, 20]);
+    let (rows, _) = client
+        .query("SELECT count(*), sum(usage) FROM cpu WHERE n = 7")
+        .await
+        .unwrap();
+    assert_eq!(rows, [row(&["10", "15"])]);
+}
+
+#[tokio::test]
+async fn types_of_many_digits_are_texts() {
+    let cluster = Cluster::start().await;
+    let mut client = Client::connect(&cluster, "anyone", None).await.unwrap();
+    client
+        .query("CREATE TABLE t (ts TIMESTAMP(0) TIME INDEX, d DECIMAL(5, 2), j JSON, v VECTOR(2))")
+        .await
+        .unwrap();
+    client
+        .extended(
+            "INSERT INTO t VALUES ($1, $2, $3, $4)",
+            &["2026-01-31 00:00:00", "1.5", "[1]", "[1,2]"],
+        )
+        .await
+        .unwrap();
+    let (rows, _) = client.query("SELECT d, j, v FROM t").await.unwrap();
+    assert_eq!(rows, [row(&["1.50", "[1]", "[1.0, 2.0]"])]);
+    client
+        .query("INSERT INTO t (ts) VALUES (9223372036854775807)")
+        .await
+        .unwrap();
+    let error = client.query("SELECT ts FROM t").await.unwrap_err();
+    assert!(error.1.contains("CAST"), "{error:?}");
+}
+
+#[tokio::test]
 async fn a_wrong_password_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let users = dir.path().join("users");

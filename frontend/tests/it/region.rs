@@ -3,16 +3,16 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use datafusion::arrow::array::{RecordBatch, UInt64Array, new_null_array};
-use datafusion::arrow::compute::{concat_batches, take_record_batch};
-use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::arrow::array::{RecordBatch, StringArray, UInt64Array, new_null_array};
+use datafusion::arrow::compute::{cast, concat_batches, take_record_batch};
+use datafusion::arrow::datatypes::{Field, Schema};
 use datafusion::arrow::row::{RowConverter, SortField};
 use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionContext;
 use greptime_proto::v1::{QueryRequest, WriteOp, WriteRequest, WriteResponse};
-use greptime_query::{RegionScanSpec, ResolveScan, decode_plan, from_datafusion};
+use greptime_query::{RegionScanSpec, ResolveScan, decode_plan, from_datafusion, json_functions};
 use greptime_rows::{Encoded, SeriesBatch};
 use greptime_types::{Error, RequestId, Result, TableInfo, TableSchema};
 
@@ -46,6 +46,11 @@ impl Region {
         if request.schema_version > self.table.schema.version {
             return Err(Error::unavailable("the schema has not arrived yet"));
         }
+        if request.schema_version < self.table.schema.writes_from {
+            return Err(Error::conflict(
+                "the rows were made for columns that have changed",
+            ));
+        }
         let id: RequestId = request.request_id.expect("every write has an id").into();
         assert!(
             request.lowest_unfinished <= id.number,
@@ -55,6 +60,8 @@ impl Region {
         let mut affected_rows = 0;
         if duplicate {
             self.duplicates += 1;
+        } else if request.op() == WriteOp::Truncate {
+            self.rows.clear();
         } else {
             let encoded = Encoded {
                 series: request.series.clone(),
@@ -73,6 +80,29 @@ impl Region {
         })
     }
 
+    /// The columns of the newest write.
+    pub fn newest_columns(&self) -> Vec<String> {
+        let (batch, _) = self.rows.last().unwrap();
+        batch.schema().fields().iter().map(|f| f.name().clone()).collect()
+    }
+
+    /// The rows that are there keep their columns, by id, under the new names and types.
+    pub fn alter(&mut self, table: TableInfo) {
+        for (batch, _) in &mut self.rows {
+            let (mut fields, mut columns) = (vec![], vec![]);
+            for (field, column) in batch.schema().fields().iter().zip(batch.columns()) {
+                let id = self.table.schema.column(field.name()).unwrap().id;
+                let Some(now) = table.schema.columns.iter().find(|c| c.id == id) else {
+                    continue;
+                };
+                columns.push(cast(column, &now.column_type.to_arrow()).unwrap());
+                fields.push(Field::new(&now.name, now.column_type.to_arrow(), true));
+            }
+            *batch = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap();
+        }
+        self.table = table;
+    }
+
     pub fn row_count(&self) -> usize {
         self.newest(&self.table.schema, self.table.options.append_mode)
             .num_rows()
@@ -81,7 +111,7 @@ impl Region {
     /// What is stored, in the columns of a schema, with the newest row of each identity.
     fn newest(&self, schema: &TableSchema, append_mode: bool) -> RecordBatch {
         let target = schema.to_arrow();
-        let batches: Vec<_> = self.rows.iter().map(|(batch, _)| widen(batch, &target)).collect();
+        let batches: Vec<_> = self.rows.iter().map(|(batch, _)| widen(batch, schema)).collect();
         let all = concat_batches(&target, &batches).unwrap();
         if append_mode || all.num_rows() == 0 {
             return all;
@@ -118,7 +148,11 @@ impl Region {
             return Err(Error::conflict("the epoch is old"));
         }
         let rows = |spec: &RegionScanSpec| self.newest(&spec.schema, spec.append_mode);
-        let ctx = SessionContext::new().task_ctx();
+        let ctx = SessionContext::new();
+        for function in json_functions() {
+            ctx.register_udf(function.as_ref().clone());
+        }
+        let ctx = ctx.task_ctx();
         // The plan names one schema and one region: look at it first, then give it its rows.
         let plan = decode_plan(
             &request.plan,
@@ -169,7 +203,7 @@ impl ResolveScan for Resolve {
             self.of.region,
             "the plan is for another region"
         );
-        let all = widen(&self.of.all, &spec.schema.to_arrow());
+        let all = widen(&self.of.all, &spec.schema);
         let batch = match &spec.projection {
             Some(columns) => all.project(columns)?,
             None => all,
@@ -182,14 +216,19 @@ impl ResolveScan for Resolve {
     }
 }
 
-/// The batch with the columns of `target`, absent ones NULL.
-fn widen(batch: &RecordBatch, target: &SchemaRef) -> RecordBatch {
-    let columns = target
-        .fields()
-        .iter()
-        .map(|field| match batch.column_by_name(field.name()) {
-            Some(column) => Arc::clone(column),
-            None => new_null_array(field.data_type(), batch.num_rows()),
-        });
-    RecordBatch::try_new(Arc::clone(target), columns.collect()).unwrap()
+/// The batch with the columns of a schema; absent ones have what the schema says, or NULL.
+fn widen(batch: &RecordBatch, schema: &TableSchema) -> RecordBatch {
+    let target = schema.to_arrow();
+    let columns = schema.columns.iter().map(|column| {
+        let data_type = column.column_type.to_arrow();
+        match (batch.column_by_name(&column.name), &column.absent) {
+            (Some(array), _) => Arc::clone(array),
+            (None, None) => new_null_array(&data_type, batch.num_rows()),
+            (None, Some(text)) => {
+                let texts = StringArray::from(vec![text.as_str(); batch.num_rows()]);
+                cast(&texts, &data_type).unwrap()
+            }
+        }
+    });
+    RecordBatch::try_new(target, columns.collect()).unwrap()
 }

@@ -162,7 +162,7 @@ async fn wrong_rows_are_refused_naming_the_column() {
             400,
             &[],
         ),
-        ("UPDATE cpu SET n = 1", 501, &["UPDATE"]),
+        ("UPDATE cpu SET ts = 1", 501, &["`ts`", "identifies a row"]),
         ("USE nosuch", 404, &["nosuch"]),
         ("", 400, &["missing"]),
     ] {

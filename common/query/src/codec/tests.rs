@@ -34,6 +34,7 @@ fn column(name: &str, column_type: ColumnType, semantic: Semantic) -> ColumnSche
         semantic,
         nullable,
         default: None,
+        absent: None,
     }
 }
 

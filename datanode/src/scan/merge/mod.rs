@@ -15,9 +15,10 @@ use datafusion::error::Result;
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use greptime_types::MergeMode;
 use greptime_types::schema::{OP_COLUMN, SEQUENCE_COLUMN};
 
-use super::dedup::Deletes;
+use super::dedup::{Deletes, dedup};
 use crate::memtable::KeyColumns;
 use crate::region::RowOp;
 use output::Output;
@@ -92,11 +93,15 @@ pub fn newest(
     deletes: Deletes,
     ctx: &TaskContext,
 ) -> Result<SendableRecordBatchStream> {
-    let duplicates = match key.append_mode {
-        true => Duplicates::Keep,
-        false => Duplicates::Newest(deletes),
+    let duplicates = match key.newest_row_wins() {
+        true => Duplicates::Newest(deletes),
+        false => Duplicates::Keep,
     };
-    merge(runs, schema, key, duplicates, ctx)
+    let rows = merge(runs, schema, key, duplicates, ctx)?;
+    Ok(match key.merge_mode {
+        MergeMode::LastRow => rows,
+        MergeMode::LastNonNull => dedup(rows, key.clone(), deletes),
+    })
 }
 
 struct Merging {

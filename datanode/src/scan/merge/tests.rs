@@ -35,6 +35,7 @@ fn key() -> KeyColumns {
             ("ts".into(), time),
         ],
         append_mode: false,
+        merge_mode: greptime_types::MergeMode::LastRow,
     }
 }
 

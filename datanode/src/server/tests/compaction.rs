@@ -513,7 +513,7 @@ async fn a_listing_that_lags_harms_nobody() {
 #[tokio::test]
 async fn rows_live_their_time_whole_files_first() {
     let mut of = table(1024, false);
-    of.options.ttl = Some("1d".into());
+    of.options.ttl = Some("1d".parse().unwrap());
     let node = Node::of(by_hand(), of).await;
     let now = node.datanode.clock.wall_ms();
     let region = region(&node);

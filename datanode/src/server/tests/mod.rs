@@ -1,5 +1,6 @@
 //! The datanode as frontends and metasrv see it, over a log and a bucket that fail.
 
+mod alter;
 mod bucket;
 mod compaction;
 mod durability;
@@ -7,4 +8,5 @@ mod retries;
 mod rows;
 mod series;
 mod session;
+mod truncate;
 mod wire;

@@ -7,10 +7,9 @@ use arrow::datatypes::{DataType, Field, Schema};
 use datafusion::prelude::{col, lit};
 use greptime_proto::v1;
 use greptime_query::RegionScanSpec;
-use greptime_types::{ColumnType, ErrorKind, Semantic};
+use greptime_types::{Change, ColumnType, ErrorKind, Semantic};
 
 use crate::config::DatanodeConfig;
-use crate::region::RegionEntry;
 use crate::testing::{Node, Row, batch, column, row};
 
 #[tokio::test]
@@ -150,9 +149,11 @@ async fn columns_can_be_added_while_rows_are_written() {
         column("dc", ColumnType::String, Semantic::Tag),
         column("note", ColumnType::String, Semantic::Field),
     ];
-    node.table.schema = node.table.schema.with_columns(&added).unwrap().unwrap();
-    let alter = RegionEntry::Alter(Box::new(node.table.clone())).encode().unwrap();
-    node.datanode.propose(node.region, alter).await.unwrap();
+    let added = added.map(|column| Change::AddColumn {
+        column,
+        if_not_exists: false,
+    });
+    node.alter(&added).await;
 
     let with_dc = |host: &str, dc: &str| {
         let rows = batch(&[row(host, 1, 2.0)]);

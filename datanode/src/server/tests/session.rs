@@ -101,7 +101,11 @@ async fn an_order_to_alter_reaches_the_region() {
         greptime_types::ColumnType::String,
         greptime_types::Semantic::Tag,
     );
-    node.table.schema = node.table.schema.with_columns(&[column]).unwrap().unwrap();
+    let change = greptime_types::Change::AddColumn {
+        column,
+        if_not_exists: false,
+    };
+    node.table = node.table.altered(&[change]).unwrap().unwrap();
     let table_json = serde_json::to_string(&node.table).unwrap();
     order(
         &node,

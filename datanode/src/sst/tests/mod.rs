@@ -67,6 +67,7 @@ pub(super) fn metrics_table() -> TableInfo {
             partitions: vec![],
         },
         state: TableState::Ready,
+        database_ttl: None,
         created_ms: 0,
     }
 }

@@ -89,6 +89,10 @@ fn type_name(data_type: &DataType) -> String {
         DataType::Timestamp(TimeUnit::Microsecond, _) => "TimestampMicrosecond".into(),
         DataType::Timestamp(TimeUnit::Nanosecond, _) => "TimestampNanosecond".into(),
         DataType::Dictionary(_, values) => type_name(values),
+        DataType::Decimal128(precision, scale) => format!("Decimal({precision}, {scale})"),
+        DataType::FixedSizeList(item, dimension) if *item.data_type() == DataType::Float32 => {
+            format!("Vector({dimension})")
+        }
         other => other.to_string(),
     }
 }

@@ -75,7 +75,16 @@ fn normal(array: &dyn Array) -> io::Result<datafusion::arrow::array::ArrayRef> {
         DataType::LargeUtf8 | DataType::Utf8View | DataType::Dictionary(..) => DataType::Utf8,
         same => same.clone(),
     };
-    cast(array, &target).map_err(failed)
+    let values = cast(array, &target).map_err(failed)?;
+    if values.null_count() > array.null_count() && *array.data_type() != DataType::Null {
+        return Err(no_time());
+    }
+    Ok(values)
+}
+
+/// Times are kept in the whole range of 64 bits, of which a calendar has a part.
+fn no_time() -> io::Error {
+    failed("a time lies outside of the years that MySQL can show; select CAST(… AS BIGINT)")
 }
 
 fn write_value<W: AsyncWrite + Send + Unpin>(
@@ -96,7 +105,7 @@ fn write_value<W: AsyncWrite + Send + Unpin>(
         DataType::Binary => writer.write_col(array.as_binary::<i32>().value(row)),
         DataType::Timestamp(..) => {
             let micros = array.as_primitive::<TimestampMicrosecondType>();
-            writer.write_col(micros.value_as_datetime(row))
+            writer.write_col(micros.value_as_datetime(row).ok_or_else(no_time)?)
         }
         DataType::Date32 => {
             let days = array.as_primitive::<datafusion::arrow::datatypes::Date32Type>();

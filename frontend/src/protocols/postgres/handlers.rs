@@ -11,7 +11,7 @@ use datafusion::sql::sqlparser::ast::{self, SetExpr};
 use futures::{Sink, StreamExt, TryStreamExt};
 use greptime_query::from_datafusion;
 use greptime_types::catalog::DEFAULT_DATABASE;
-use greptime_types::{Error, Result};
+use greptime_types::{ColumnSchema, Error, Result};
 use parking_lot::Mutex;
 use pgwire::api::auth::StartupHandler;
 use pgwire::api::portal::{Format, Portal};
@@ -109,7 +109,9 @@ impl Handler {
             Output::Rows(rows) => Response::Query(stream(rows, format, statement.tag()).await?),
             Output::Affected(rows) => match statement {
                 Statement::Insert(_) => Response::Execution(tag.with_oid(0).with_rows(rows as usize)),
-                Statement::Delete(_) => Response::Execution(tag.with_rows(rows as usize)),
+                Statement::Delete(_) | Statement::Update(_) => {
+                    Response::Execution(tag.with_rows(rows as usize))
+                }
                 Statement::Ignored("BEGIN") => Response::TransactionStart(tag),
                 Statement::Ignored("COMMIT" | "ROLLBACK") => Response::TransactionEnd(tag),
                 _ => Response::Execution(tag),
@@ -152,6 +154,7 @@ impl Handler {
                 Err(error) => return Err(error),
             },
             Statement::Insert(insert) => self.insert_types(session, insert, &mut parameters)?,
+            Statement::Update(update) => self.update_types(session, update, &mut parameters)?,
             other => columns = self.frontend.executor.columns_of(session, other).await?,
         }
         for (parameter, given) in parameters.iter_mut().zip(given) {
@@ -175,18 +178,41 @@ impl Handler {
         };
         for row in &values.rows {
             for (expr, name) in row.iter().zip(&names) {
-                let ast::Expr::Value(value) = expr else { continue };
-                let ast::Value::Placeholder(placeholder) = &value.value else {
-                    continue;
-                };
-                let position = placeholder.trim_start_matches('$').parse::<usize>().ok();
-                let slot = position.and_then(|p| types.get_mut(p.checked_sub(1)?));
-                if let (Some(slot), Some(column)) = (slot, table.schema.column(name)) {
-                    *slot = type_of_column(column.column_type);
-                }
+                set_type(types, expr, table.schema.column(name));
             }
         }
         Ok(())
+    }
+
+    /// A parameter that is set has the type of its column.
+    fn update_types(&self, session: &Session, update: &ast::Update, types: &mut [Type]) -> Result<()> {
+        let table = self.frontend.executor.update_target(session, update)?;
+        for assignment in &update.assignments {
+            let ast::AssignmentTarget::ColumnName(name) = &assignment.target else {
+                continue;
+            };
+            let name = name
+                .0
+                .last()
+                .and_then(|part| part.as_ident())
+                .map(crate::sql::fold);
+            let column = name.and_then(|name| table.schema.column(&name));
+            set_type(types, &assignment.value, column);
+        }
+        Ok(())
+    }
+}
+
+/// If the expression is a parameter, it has the type of the column.
+fn set_type(types: &mut [Type], expr: &ast::Expr, column: Option<&ColumnSchema>) {
+    let ast::Expr::Value(value) = expr else { return };
+    let ast::Value::Placeholder(placeholder) = &value.value else {
+        return;
+    };
+    let position = placeholder.trim_start_matches('$').parse::<usize>().ok();
+    let slot = position.and_then(|p| types.get_mut(p.checked_sub(1)?));
+    if let (Some(slot), Some(column)) = (slot, column) {
+        *slot = type_of_column(column.column_type);
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use chrono::{Datelike, NaiveDate, NaiveDateTime};
-use datafusion::arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use datafusion::arrow::array::{Array, ArrayRef, AsArray, RecordBatch, TimestampMicrosecondArray};
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{
     DataType, Date32Type, Float32Type, Float64Type, Int16Type, Int32Type, Int64Type, Schema, TimeUnit,
@@ -40,7 +40,7 @@ pub fn type_of(data_type: &DataType) -> Type {
 pub fn type_of_column(column_type: ColumnType) -> Type {
     match column_type {
         // As a parameter, numbers of any size arrive as text.
-        ColumnType::UInt64 => Type::NUMERIC,
+        ColumnType::UInt64 | ColumnType::Decimal(..) => Type::NUMERIC,
         other => type_of(&other.to_arrow()),
     }
 }
@@ -88,7 +88,19 @@ fn normal(array: &ArrayRef) -> Result<ArrayRef> {
         DataType::Dictionary(_, values) => return normal(&cast(array, values).map_err(internal)?),
         _ => return Ok(Arc::clone(array)),
     };
-    cast(array, &target).map_err(internal)
+    let values = cast(array, &target).map_err(internal)?;
+    let calendar = |t: &TimestampMicrosecondArray| {
+        (0..t.len()).all(|i| t.is_null(i) || t.value_as_datetime(i).is_some())
+    };
+    let shown = values
+        .as_primitive_opt::<TimestampMicrosecondType>()
+        .is_none_or(calendar);
+    if values.null_count() > array.null_count() || !shown {
+        return Err(Error::invalid(
+            "a time lies outside of the years that PostgreSQL can show; select CAST(… AS BIGINT)",
+        ));
+    }
+    Ok(values)
 }
 
 fn internal(error: impl std::fmt::Display) -> Error {

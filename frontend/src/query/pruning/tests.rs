@@ -11,6 +11,7 @@ fn schema() -> TableSchema {
         semantic,
         nullable: semantic != Semantic::Timestamp,
         default: None,
+        absent: None,
     };
     TableSchema::new(
         vec![
