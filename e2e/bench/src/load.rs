@@ -72,7 +72,9 @@ pub fn run(
 fn send(http: &mut Http, target: &Target, batch: &[u8], retries: &AtomicUsize) -> anyhow::Result<()> {
     for attempt in 1.. {
         let response = http.request("POST", &target.path, target.content_type, &target.headers, batch)?;
-        let again = matches!(response.status, 429 | 503) && attempt < ATTEMPTS;
+        // InfluxDB says `timeout` with status 500 when it is behind; the set's own loader sends again too.
+        let is_late = response.status == 500 && response.text().contains("timeout");
+        let again = (is_late || matches!(response.status, 429 | 503)) && attempt < ATTEMPTS;
         if !again {
             response.ok()?;
             return Ok(());

@@ -1,5 +1,6 @@
 //! Writes the report to where it belongs.
 
+use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 
@@ -15,14 +16,15 @@ const SAVED: &str = "docs/benchmarks";
 /// The table to standard output and `to` with another extension, the list of results to `to`.
 pub fn write(suite: &Suite, to: &Path) -> anyhow::Result<()> {
     let text = suite.report.text();
-    println!("{text}");
     if let Some(dir) = to.parent().filter(|d| !d.as_os_str().is_empty()) {
         std::fs::create_dir_all(dir)?;
     }
     let json = serde_json::to_string_pretty(&suite.report.results)?;
     std::fs::write(to, json + "\n").with_context(|| to.display().to_string())?;
-    std::fs::write(to.with_extension("txt"), text)?;
+    std::fs::write(to.with_extension("txt"), &text)?;
     std::fs::write(to.with_extension("svg"), picture::draw(&suite.report))?;
+    // Files first: whoever reads the table may have gone, as `head` does.
+    let _ = writeln!(std::io::stdout(), "{text}");
     Ok(())
 }
 
