@@ -183,7 +183,7 @@ impl Compactor {
 }
 
 /// Deletes own uploads that no edit names or will name; what cannot be deleted now is tried again.
-pub(super) async fn discard(bucket: &Bucket, region: &Region, names: Vec<String>) {
+pub(crate) async fn discard(bucket: &Bucket, region: &Region, names: Vec<String>) {
     for name in names {
         if !delete_file(bucket, region.id(), &name).await {
             region.cleaning.lock().abandoned.insert(name);

@@ -12,6 +12,7 @@ mod terms;
 mod window;
 mod workers;
 
+pub(crate) use clean::discard;
 pub use clean::{CleanPolicy, Cleaning, Listed, orphans};
 pub use job::{CompactionLimits, Compactor, Decision, Merged, Settled, Step, Wanted};
 pub use lane::{Lane, LaneCounters, Throttle};

@@ -8,17 +8,17 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use greptime_clock::SharedIds;
 use greptime_object_store::Bucket;
 use greptime_types::{Error, MergeMode, Result, Semantic, TableInfo};
-use object_store::ObjectStoreExt;
 use prometheus_client::metrics::counter::Counter;
 
 use super::state::Frozen;
 use super::{Region, RegionState};
+use crate::compaction::discard;
 use crate::log::{LogHandle, LogStore};
 use crate::manifest::{Commit, FileMeta, ManifestStore, View};
 use crate::memtable::{KeyColumns, SortedRows, Versions};
 use crate::scan::{Deletes, dedup};
 use crate::schema::engine_schema;
-use crate::sst::{FileSource, FileWriter, key_of};
+use crate::sst::{FileSource, FileWriter};
 
 /// Rows that are copied at a time.
 const BATCH_ROWS: usize = 16 * 1024;
@@ -48,7 +48,16 @@ pub async fn flush(with: &Flusher, region: &Arc<Region>) -> Result<u64> {
             trim(with, region).await?;
             return Ok(view.flushed_seq);
         };
-        let files = upload(with, region, &frozen, epoch, view.flushed_seq).await?;
+        let mut uploads = Vec::new();
+        let uploaded = upload(with, region, &frozen, (epoch, view.flushed_seq), &mut uploads).await;
+        let files = match uploaded {
+            Ok(files) => files,
+            Err(error) => {
+                // No edit was put, so nothing will ever name these uploads.
+                discard(&with.bucket, region, uploads).await;
+                return Err(error);
+            }
+        };
         let mut edit = view.edit(
             epoch,
             with.ids.uuid(),
@@ -68,7 +77,7 @@ pub async fn flush(with: &Flusher, region: &Arc<Region>) -> Result<u64> {
             }
             Commit::Lost(view) => {
                 // The version is known to hold another edit, so nothing will ever name this upload.
-                discard(with, region, files).await;
+                discard(&with.bucket, region, uploads).await;
                 take_view(region, view)?;
             }
         }
@@ -154,13 +163,14 @@ fn file_schema(table: &TableInfo, rows: &SortedRows) -> SchemaRef {
     engine_schema(&table.schema, wanted, true)
 }
 
-/// Uploads the rows above `after`, a file for each window of time that has some.
+/// Uploads the rows above `after`, a file for each window of time that has some. `uploads` gets the names of all
+/// uploads that were begun.
 async fn upload(
     with: &Flusher,
     region: &Region,
     frozen: &Frozen,
-    epoch: u64,
-    after: u64,
+    (epoch, after): (u64, u64),
+    uploads: &mut Vec<String>,
 ) -> Result<Vec<FileMeta>> {
     let key = KeyColumns::of(&frozen.table);
     let versions = match key.newest_row_wins() {
@@ -174,11 +184,13 @@ async fn upload(
         .map_err(|e| Error::internal(e.to_string()))?;
     let mut files = Vec::new();
     for window in windows {
+        let name = format!("{epoch}-{}", with.ids.uuid());
+        uploads.push(name.clone());
         let file = FileWriter {
             bucket: &with.bucket,
             region: region.id(),
             epoch,
-            name: format!("{epoch}-{}", with.ids.uuid()),
+            name,
             table: &frozen.table,
             key: &key,
             level: 0,
@@ -201,14 +213,4 @@ fn stream(rows: SortedRows, schema: SchemaRef) -> SendableRecordBatchStream {
         schema,
         futures::stream::iter(batches),
     ))
-}
-
-/// Deletes uploads that no edit names; a failure leaves an orphan for the collector.
-async fn discard(with: &Flusher, region: &Region, files: Vec<FileMeta>) {
-    for file in files {
-        let key = key_of(&with.bucket, file.home, &file.name);
-        if let Err(error) = with.bucket.store.delete(&key).await {
-            tracing::warn!(region = %region.id(), file = %key, %error, "an abandoned upload could not be deleted");
-        }
-    }
 }

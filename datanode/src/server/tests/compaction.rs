@@ -683,6 +683,28 @@ async fn a_merge_that_fails_leaves_nothing_behind() {
     assert_eq!(node.read().await.unwrap(), rows);
 }
 
+#[tokio::test]
+async fn a_flush_that_fails_leaves_nothing_behind() {
+    let node = Node::with(by_hand(), false).await;
+    let day = 86_400_000;
+    // Of several days, so that there are several files.
+    node.write(&[row("a", 0, 1.0), row("a", 40 * day, 1.0), row("a", 80 * day, 1.0)])
+        .await
+        .unwrap();
+    node.store.fail_puts("/sst/", PutFault::AnswerLost, 1);
+    node.store.fail_deletes(1);
+    node.flush().await.unwrap_err();
+    assert_eq!(files(&node).await.len(), 1, "it could not be deleted");
+    node.flush().await.unwrap();
+    node.datanode
+        .compactor
+        .clean(&region(&node), LATER)
+        .await
+        .unwrap();
+    assert_eq!(files(&node).await.len(), view(&node).await.files.len());
+    assert_eq!(node.read().await.unwrap().len(), 3);
+}
+
 /// A region against a map, over a random program; files are merged by themselves, too.
 async fn behaves_like_a_map(seed: u64) {
     let mut dice = Dice::new(seed);
