@@ -24,7 +24,7 @@ enum NewValue {
     /// One value for all rows, which fits as it would in an INSERT.
     Constant(ArrayRef),
     /// Of the row as it was.
-    Computed(Expr),
+    Computed(Box<Expr>),
 }
 
 impl Executor {
@@ -49,7 +49,7 @@ impl Executor {
         let names: Vec<String> = columns.filter(is_read).map(|c| c.name.clone()).collect();
         let value = |name: &String| match find(&set, name) {
             Some(NewValue::Computed(expr)) => ast::SelectItem::ExprWithAlias {
-                expr: expr.clone(),
+                expr: expr.as_ref().clone(),
                 alias: ast::Ident::with_quote('"', name),
             },
             _ => item(name),
@@ -155,7 +155,7 @@ fn assignments(table: &TableInfo, assignments: &[ast::Assignment], now_ms: i64) 
         };
         let value = match cell {
             Some(cell) => NewValue::Constant(column_from_cells(column, [&cell].into_iter())?),
-            None => NewValue::Computed(assignment.value.clone()),
+            None => NewValue::Computed(Box::new(assignment.value.clone())),
         };
         set.push((name, value));
     }
