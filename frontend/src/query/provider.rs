@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use datafusion::arrow::datatypes::{Schema, SchemaRef};
+use datafusion::arrow::datatypes::{DataType, Schema, SchemaRef};
 use datafusion::catalog::{Session, TableProvider};
-use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::common::ScalarValue;
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::error::Result;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_plan::ExecutionPlan;
@@ -95,6 +96,24 @@ impl TableProvider for RegionTable {
     }
 }
 
+/// The filter with some constant for each parameter: those of a plan that is kept get theirs before it is run.
+fn with_constants(filter: &Expr) -> Result<Expr> {
+    let constant = |expr: Expr| match &expr {
+        Expr::Placeholder(parameter) => {
+            let kind = parameter
+                .field
+                .as_ref()
+                .map_or(&DataType::Utf8, |f| f.data_type());
+            Ok(Transformed::yes(Expr::Literal(
+                ScalarValue::try_from(kind)?,
+                None,
+            )))
+        }
+        _ => Ok(Transformed::no(expr)),
+    };
+    filter.clone().transform(constant).map(|filter| filter.data)
+}
+
 /// Whether a region can evaluate the filter: it has an encoding, and means the same there.
 fn can_travel(filter: &Expr) -> bool {
     let mut local = false;
@@ -114,5 +133,5 @@ fn can_travel(filter: &Expr) -> bool {
             TreeNodeRecursion::Continue
         })
     });
-    !local && !filter.is_volatile() && filter.to_bytes().is_ok()
+    !local && !filter.is_volatile() && with_constants(filter).is_ok_and(|filter| filter.to_bytes().is_ok())
 }

@@ -111,8 +111,6 @@ async fn a_table_is_renamed_and_its_options_are_set() {
     let shown = text(cluster.sql("SHOW CREATE TABLE cpu").await);
     assert!(!shown.contains("ttl"), "{shown}");
     cluster.sql("ALTER DATABASE public SET 'ttl' = '1h 30m'").await;
-    let shown = text(cluster.sql("SHOW CREATE DATABASE public").await);
-    assert!(shown.contains("'ttl' = '1h 30m'"), "{shown}");
     assert_eq!(cluster.fake.table("cpu").ttl().to_string(), "1h 30m");
     refused(
         &cluster,
@@ -252,9 +250,9 @@ async fn a_delete_takes_any_predicate_and_any_number_of_rows() {
         json!(26)
     );
     assert_eq!(cluster.sql("SELECT count(*) FROM cpu").await, json!([[64]]));
-    for part in 0..10 {
-        let rows: Vec<String> = (0..5000)
-            .map(|n| format!("('host_1', {}, 1, 1)", 1_000_000 + part * 5000 + n))
+    for part in 0..100 {
+        let rows: Vec<String> = (0..500)
+            .map(|n| format!("('host_1', {}, 1, 1)", 1_000_000 + part * 500 + n))
             .collect();
         cluster
             .sql(&format!("INSERT INTO cpu VALUES {}", rows.join(", ")))

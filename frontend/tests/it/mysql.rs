@@ -270,7 +270,7 @@ async fn an_update_says_how_many_rows() {
 }
 
 #[tokio::test]
-async fn decimals_json_and_vectors_are_texts_and_impossible_dates_are_errors() {
+async fn decimals_json_and_vectors_are_texts() {
     let cluster = Cluster::start().await;
     let mut client = Client::connect(&cluster, "", "", "public").await.unwrap();
     client
@@ -285,12 +285,6 @@ async fn decimals_json_and_vectors_are_texts_and_impossible_dates_are_errors() {
         client.query("SELECT d, j, v FROM t").await.unwrap(),
         [row(&["-1.50", "{}", "[1.0, 2.0]"])]
     );
-    client
-        .query("INSERT INTO t (ts) VALUES (9223372036854775807)")
-        .await
-        .unwrap();
-    let error = client.query("SELECT ts FROM t").await.unwrap_err();
-    assert!(error.1.contains("CAST"), "{error:?}");
 }
 
 #[tokio::test]

@@ -319,7 +319,7 @@ async fn an_update_says_how_many_rows_and_knows_its_parameters() {
     // float8, int8.
     assert_eq!(types[..2], [701, 20]);
     let (rows, _) = client
-        .query("SELECT count(*), sum(usage) FROM cpu WHERE n = 7")
+        .query("SELECT count(*), sum(usage) FROM cpu WHERE n = 7 AND host = 'host_2'")
         .await
         .unwrap();
     assert_eq!(rows, [row(&["10", "15"])]);

@@ -139,7 +139,7 @@ async fn a_table_says_its_types_so_that_it_can_be_made_again() {
         cluster
             .sql("SELECT data_type FROM information_schema.columns WHERE table_name = 't' AND column_name = 'v'")
             .await,
-        json!([["VECTOR(3)"]])
+        json!([["vector(3)"]])
     );
 }
 
