@@ -560,6 +560,23 @@ async fn rows_live_their_time_whole_files_first() {
 }
 
 #[tokio::test]
+async fn rows_that_have_lived_their_time_are_not_shown_wherever_they_lie() {
+    let mut of = table(1024, false);
+    of.options.ttl = Some("1d".parse().unwrap());
+    let node = Node::of(by_hand(), of).await;
+    let region = region(&node);
+    let _nothing_is_merged = region.compaction.lock().await;
+    let now = node.datanode.clock.wall_ms();
+    let (day, hour) = (86_400_000, 3_600_000);
+    let young = row("a", now - hour, 1.0);
+    let rows = [row("a", now - day - hour, 1.0), young];
+    node.write(&rows).await.unwrap();
+    assert_eq!(node.read().await.unwrap(), rows[1..], "in memory");
+    node.flush().await.unwrap();
+    assert_eq!(node.read().await.unwrap(), rows[1..], "in files");
+}
+
+#[tokio::test]
 async fn a_merge_larger_than_a_file_becomes_several_that_share_no_identity() {
     let config = DatanodeConfig {
         compaction_file_size: 1 << 20,
