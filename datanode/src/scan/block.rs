@@ -8,7 +8,7 @@ use arrow::array::{
     Array, ArrayRef, BooleanArray, BooleanBufferBuilder, Int64Array, RecordBatch, RecordBatchOptions,
     UInt32Array,
 };
-use arrow::compute::{cast, filter_record_batch, prep_null_mask_filter, take, take_record_batch};
+use arrow::compute::{cast, filter_record_batch, prep_null_mask_filter, take};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::cast::as_boolean_array;
 use datafusion::common::internal_datafusion_err;
@@ -70,7 +70,14 @@ impl Block {
         let mut starts: Vec<u32> = changed.map(|(row, _)| row as u32).collect();
         let firsts = UInt32Array::from(starts.clone());
         let others: Vec<usize> = (0..batch.num_columns()).filter(|i| !tags.contains(i)).collect();
-        let tags = take_record_batch(&batch.project(tags)?, &firsts)?;
+        let columns = tags.iter().map(|tag| take(batch.column(*tag), &firsts, None));
+        let fields = tags.iter().map(|tag| batch.schema_ref().field(*tag).clone());
+        // A table may have no tags, and then one series.
+        let tags = RecordBatch::try_new_with_options(
+            Arc::new(Schema::new(fields.collect::<Vec<_>>())),
+            columns.collect::<Result<_, _>>()?,
+            &RecordBatchOptions::new().with_row_count(Some(firsts.len())),
+        )?;
         starts.push(batch.num_rows() as u32);
         Self::new(tags, starts.into(), batch.project(&others)?, time)
     }
@@ -264,4 +271,24 @@ pub fn plain_column(column: &ArrayRef) -> Result<ArrayRef> {
         DataType::Dictionary(_, value) => cast(column, value)?,
         _ => Arc::clone(column),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::TimestampMillisecondArray;
+
+    use super::*;
+
+    #[test]
+    fn rows_without_tags_are_one_series() {
+        let times: ArrayRef = Arc::new(TimestampMillisecondArray::from(vec![1, 2, 5]));
+        let rows = RecordBatch::try_from_iter([("ts", times)]).unwrap();
+        let block = Block::from_rows(&rows, &[], "ts").unwrap();
+        let wanted = [TimeRange { from: 2, to: 9 }];
+        let rows = 1..3;
+        assert_eq!(
+            block.select(None, &wanted).unwrap(),
+            [Stretch { series: 0, rows }]
+        );
+    }
 }
