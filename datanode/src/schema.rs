@@ -40,7 +40,9 @@ pub fn engine_field(column: &ColumnSchema) -> Field {
 /// What travels with a column wherever its name and type may change.
 pub fn marks(column: &ColumnSchema) -> HashMap<String, String> {
     let id = (FIELD_ID.to_owned(), column.id.to_string());
-    let absent = column.absent.clone().map(|text| (ABSENT.to_owned(), text));
+    // A tag says which row is which, so rows of before keep having none.
+    let absent = column.absent.clone().filter(|_| column.semantic != Semantic::Tag);
+    let absent = absent.map(|text| (ABSENT.to_owned(), text));
     std::iter::once(id).chain(absent).collect()
 }
 

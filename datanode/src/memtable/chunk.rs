@@ -55,6 +55,8 @@ impl<T: arrow::datatypes::ArrowNativeType> Each<T> {
 #[derive(Clone, Debug)]
 pub struct FieldValues {
     pub array: ArrayRef,
+    /// One row: what rows show that do not have the column. `None` is NULL.
+    pub absent: Option<ArrayRef>,
     /// It has a value for each number in [`Chunk::keys`], not for each row.
     pub of_series: bool,
 }
@@ -96,6 +98,8 @@ pub struct WriteKey<'a> {
     /// Ids of the table's tags and of its time index.
     pub tags: &'a [u32],
     pub time: u32,
+    /// See [`FieldValues::absent`]; by column id.
+    pub absent: &'a BTreeMap<u32, ArrayRef>,
     pub sequence: u64,
     /// As in `__op_type`.
     pub op: u8,
@@ -130,6 +134,7 @@ impl Chunk {
         for column in batch.columns().filter(|c| is_field(c.id, c.of_series)) {
             let field = FieldValues {
                 array: Arc::clone(column.array),
+                absent: key.absent.get(&column.id).cloned(),
                 of_series: column.of_series,
             };
             fields.insert(column.id, field);

@@ -19,11 +19,13 @@ pub use view::{MemtableView, SortedRows};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use arrow::array::ArrayRef;
 use greptime_rows::SeriesBatch;
 use greptime_types::{Result, Semantic, TableSchema};
 use parking_lot::Mutex;
 
 use crate::region::RowOp;
+use crate::schema::{absent, engine_field};
 use chunk::{WriteKey, times_of};
 use dictionary::{Ranks, SeriesDictionary};
 use window::{Window, first_width, wide_enough};
@@ -118,9 +120,11 @@ impl Memtable {
             return Ok(());
         }
         let key = KeyIds::of(schema);
+        let absent = absent_values(schema)?;
         let write = WriteKey {
             tags: &key.tags,
             time: key.time,
+            absent: &absent,
             sequence,
             op: op.code(),
         };
@@ -192,6 +196,13 @@ impl Memtable {
         let partitions = partitions.map(|p| (Arc::clone(p), p.chunks.lock().clone()));
         MemtableView::new(Arc::clone(&self.shared), partitions.collect())
     }
+}
+
+/// What rows show that do not have a column, where it is not NULL; by column id.
+fn absent_values(schema: &TableSchema) -> Result<BTreeMap<u32, ArrayRef>> {
+    let columns = schema.columns.iter().filter(|c| c.absent.is_some());
+    let values = columns.map(|c| Ok((c.id, absent(&engine_field(c), 1).map_err(chunk::arrow_error)?)));
+    values.collect()
 }
 
 impl Partition {

@@ -29,14 +29,22 @@ pub enum Versions {
 /// A row: which chunk, and where in it.
 type At = (u32, u32);
 
+/// A field of several chunks.
+#[derive(Debug)]
+struct FieldKind {
+    /// The newest one that any chunk has.
+    data_type: DataType,
+    /// See [`FieldValues::absent`].
+    absent: Option<ArrayRef>,
+}
+
 /// Rows of chunks in order. They are copied only when they are asked for.
 #[derive(Debug)]
 pub struct Ordered {
     chunks: Vec<Arc<Chunk>>,
     rows: Vec<At>,
     primary_key: Vec<u32>,
-    /// The type of each field, which is the newest one that any chunk has.
-    fields: BTreeMap<u32, DataType>,
+    fields: BTreeMap<u32, FieldKind>,
 }
 
 /// The chunk's rows one after the other, as they came.
@@ -122,7 +130,11 @@ impl Ordered {
         let mut fields = BTreeMap::new();
         for chunk in &chunks {
             for (id, field) in &chunk.fields {
-                fields.insert(*id, field.array.data_type().clone());
+                let kind = FieldKind {
+                    data_type: field.array.data_type().clone(),
+                    absent: field.absent.clone(),
+                };
+                fields.insert(*id, kind);
             }
         }
         Self {
@@ -153,11 +165,16 @@ impl Ordered {
         let times: Vec<i64> = rows.iter().map(|at| of(at).0.times[of(at).1]).collect();
         let mut fields = BTreeMap::new();
         let mut bytes = rows.len() * 17;
-        for (id, data_type) in &self.fields {
-            let array = self.field(*id, data_type, rows)?;
+        for (id, kind) in &self.fields {
+            let array = self.field(*id, kind, rows)?;
             bytes += array.get_buffer_memory_size();
             let of_series = false;
-            fields.insert(*id, FieldValues { array, of_series });
+            let field = FieldValues {
+                array,
+                absent: kind.absent.clone(),
+                of_series,
+            };
+            fields.insert(*id, field);
         }
         Ok(Chunk::new(Parts {
             series: rows.iter().map(|at| of(at).0.series[of(at).1]).collect(),
@@ -173,7 +190,8 @@ impl Ordered {
         }))
     }
 
-    fn field(&self, id: u32, data_type: &DataType, rows: &[At]) -> Result<ArrayRef> {
+    fn field(&self, id: u32, kind: &FieldKind, rows: &[At]) -> Result<ArrayRef> {
+        let data_type = &kind.data_type;
         if let [chunk] = self.chunks.as_slice() {
             let array = chunk
                 .field(id)?
@@ -184,7 +202,7 @@ impl Ordered {
         let mut arrays: Vec<(ArrayRef, Source<'_>)> = Vec::with_capacity(self.chunks.len());
         for chunk in &self.chunks {
             arrays.push(match chunk.fields.get(&id) {
-                None => (new_null_array(data_type, 1), Source::First),
+                None => (kind.absent()?, Source::First),
                 Some(field) => {
                     let array = if field.array.data_type() == data_type {
                         Arc::clone(&field.array)
@@ -211,6 +229,16 @@ impl Ordered {
         let positions: Vec<(usize, usize)> = rows.iter().map(position).collect();
         let arrays: Vec<&dyn Array> = arrays.iter().map(|(array, _)| array.as_ref()).collect();
         interleave(&arrays, &positions).map_err(arrow_error)
+    }
+}
+
+impl FieldKind {
+    /// One row.
+    fn absent(&self) -> Result<ArrayRef> {
+        match &self.absent {
+            None => Ok(new_null_array(&self.data_type, 1)),
+            Some(value) => cast(value, &self.data_type).map_err(arrow_error),
+        }
     }
 }
 

@@ -44,7 +44,7 @@ pub struct RegionState {
     table: Arc<TableInfo>,
     key: KeyColumns,
     active: Memtable,
-    /// When the oldest row of `active` came.
+    /// When the oldest row of `active` came, or what made the region `rowless`.
     oldest_row: Option<Duration>,
     /// The memtable of `frozen`.
     flushing: Memtable,
@@ -252,7 +252,7 @@ impl RegionState {
                 let seen = self.first_time(request)?;
                 applied.duplicate = seen == Seen::Applied;
                 if seen == Seen::New {
-                    self.truncate(entry.index);
+                    self.truncate(entry.index, now);
                 }
                 self.requests.apply(request, truncate.lowest_unfinished);
             }
@@ -280,10 +280,10 @@ impl RegionState {
     }
 
     /// A flush that is under way goes on with its own rows; its file is hidden, since it has only older ones.
-    fn truncate(&mut self, sequence: u64) {
+    fn truncate(&mut self, sequence: u64, now: Duration) {
         self.active = Memtable::default();
         self.flushing = Memtable::default();
-        self.oldest_row = None;
+        self.oldest_row = Some(now);
         self.frozen = None;
         self.truncated_seq = sequence;
         self.rowless = true;
@@ -310,6 +310,7 @@ impl RegionState {
     ) -> Result<()> {
         if self.table.ttl() == Ttl::Instant {
             self.rowless = true;
+            self.oldest_row.get_or_insert(now);
             return Ok(());
         }
         let (rows, series) = (write.rows.rows.len(), write.rows.series.len());
@@ -356,7 +357,7 @@ impl RegionState {
             frozen.memtable = self.flushing.view();
         }
         self.active.forget_through(flushed)?;
-        if self.active.is_empty() {
+        if self.active.is_empty() && !self.rowless {
             self.oldest_row = None;
         }
         self.truncated_seq = self.truncated_seq.max(view.truncated_seq);

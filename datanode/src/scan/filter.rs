@@ -26,6 +26,11 @@ impl TimeRange {
         to: i64::MAX,
     };
 
+    pub const NONE: Self = Self {
+        from: i64::MAX,
+        to: i64::MIN,
+    };
+
     pub fn is_empty(self) -> bool {
         self.from > self.to
     }

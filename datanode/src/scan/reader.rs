@@ -10,7 +10,7 @@ use arrow::datatypes::{DataType, SchemaRef};
 use async_trait::async_trait;
 use datafusion::error::Result;
 use greptime_query::into_datafusion;
-use greptime_types::{Error, ErrorKind, Result as OurResult, TableInfo};
+use greptime_types::{Error, ErrorKind, Result as OurResult, TableInfo, Ttl};
 
 use super::filter::{Filters, TimeRange};
 use super::plan::read_schema;
@@ -129,6 +129,9 @@ impl RegionReader {
 
     /// The times of rows that have not lived their time.
     fn alive(&self, snapshot: &Snapshot) -> TimeRange {
+        if snapshot.table.ttl() == Ttl::Instant {
+            return TimeRange::NONE;
+        }
         let unit = snapshot.table.schema.time_unit();
         let cutoff = snapshot.table.ttl().cutoff(self.now_ms, unit);
         TimeRange {

@@ -164,6 +164,38 @@ async fn rows_of_before_show_the_default_and_a_new_type() {
     assert_eq!(texts(&node, "usage").await, some(&["1.5"]));
 }
 
+/// Memory sorts rows of before and after the change into one run, and a flush writes them into one file.
+#[tokio::test]
+async fn rows_of_before_show_the_default_beside_rows_that_have_the_column() {
+    let mut node = Node::new().await;
+    node.write(&[row("a", 1, 1.0)]).await.unwrap();
+    let with_default = ColumnSchema {
+        default: Some("7".into()),
+        absent: Some("7".into()),
+        ..column("n", ColumnType::Int64, Semantic::Field)
+    };
+    node.alter(&[Change::AddColumn {
+        column: with_default,
+        if_not_exists: false,
+    }])
+    .await;
+    let rows = batch(&[row("b", 1, 2.0)]);
+    let mut fields: Vec<Field> = rows
+        .schema()
+        .fields()
+        .iter()
+        .map(|f| f.as_ref().clone())
+        .collect();
+    fields.push(Field::new("n", DataType::Int64, true));
+    let mut columns = rows.columns().to_vec();
+    columns.push(Arc::new(arrow::array::Int64Array::from(vec![8])));
+    let rows = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap();
+    node.write_batch(node.options(), &rows).await.unwrap();
+    assert_eq!(texts(&node, "n").await, some(&["7", "8"]));
+    node.flush().await.unwrap();
+    assert_eq!(texts(&node, "n").await, some(&["7", "8"]));
+}
+
 #[tokio::test]
 async fn a_query_that_was_planned_for_other_columns_is_refused() {
     let mut node = Node::new().await;
