@@ -211,7 +211,8 @@ impl Engine {
         Ok(Some(Planned {
             state,
             task: Arc::new(task),
-            optimised: true,
+            // Once more, now that the constants are known: which regions and rows they leave is decided by them.
+            optimised: false,
             plan,
             router: Arc::clone(&self.router),
             deadline,
