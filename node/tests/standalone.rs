@@ -127,6 +127,8 @@ async fn wrong_input_says_what_is_wrong() {
     assert_eq!(good, json!([[1]]), "the good lines of a batch are written");
     let (status, body) = node.post("/v1/influxdb/write", vec![b'x'; 100 << 10]).await;
     assert_eq!(status, 413, "{body}");
+    let (status, body) = node.post("/v1/influxdb/write", vec![b'x'; 700 << 10]).await;
+    assert_eq!(status, 413, "{body}");
     let (status, body) = node.post("/v1/prometheus/write", vec![0xff; 10]).await;
     assert_eq!(status, 400, "{body}");
 }

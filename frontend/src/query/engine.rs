@@ -170,7 +170,6 @@ impl Engine {
         self.counters.planned(false);
         Ok(Planned {
             task: state.task_ctx(),
-            optimised: false,
             state: Arc::new(state),
             plan,
             router: Arc::clone(&self.router),
@@ -194,7 +193,7 @@ impl Engine {
                 let state = self.state(session, deadline);
                 // A form that cannot be planned is remembered too; the statement itself says what is wrong.
                 let plan = self.analysed(&state, template.statement(), deadline).await.ok();
-                let entry = Entry::new(template, state, plan).map_err(|e| from_datafusion(&e))?;
+                let entry = Entry::new(template, state, plan);
                 self.plans.insert(template, entry)
             }
         };
@@ -211,8 +210,6 @@ impl Engine {
         Ok(Some(Planned {
             state,
             task: Arc::new(task),
-            // Once more, now that the constants are known: which regions and rows they leave is decided by them.
-            optimised: false,
             plan,
             router: Arc::clone(&self.router),
             deadline,
@@ -350,8 +347,6 @@ fn table_not_found(error: Error) -> Error {
 pub struct Planned {
     state: Arc<SessionState>,
     task: Arc<TaskContext>,
-    /// Whether the optimizer has seen the plan.
-    optimised: bool,
     pub plan: LogicalPlan,
     router: Arc<Router>,
     deadline: Deadline,
@@ -361,15 +356,7 @@ pub struct Planned {
 impl Planned {
     /// The rows, until the deadline.
     pub async fn execute(self) -> Result<SendableRecordBatchStream> {
-        let physical = match self.optimised {
-            true => {
-                self.state
-                    .query_planner()
-                    .create_physical_plan(&self.plan, self.state.as_ref())
-                    .await
-            }
-            false => self.state.create_physical_plan(&self.plan).await,
-        };
+        let physical = self.state.create_physical_plan(&self.plan).await;
         let physical = physical.map_err(|e| from_datafusion(&e))?;
         let rows = execute_stream(physical, self.task).map_err(|e| from_datafusion(&e))?;
         let spill_limit = self.spill_limit;

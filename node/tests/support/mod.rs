@@ -2,6 +2,7 @@
 #![allow(clippy::disallowed_methods, dead_code)] // Real time of a real process; not every test uses everything.
 
 use std::net::TcpListener;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -49,6 +50,7 @@ impl Standalone {
             .args(flags)
             .stdout(Stdio::null())
             .stderr(log)
+            .process_group(0)
             .spawn()
             .unwrap();
         let client = reqwest::Client::builder()
@@ -81,11 +83,8 @@ impl Standalone {
         self.child.id()
     }
 
-    /// SIGKILL, and waiting for the end.
-    pub fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
+    /// SIGKILL, and waiting for the end: what dropping does, said aloud.
+    pub fn kill(self) {}
 
     pub async fn sql(&self, statement: &str) -> (u16, serde_json::Value) {
         let request = self.client.post(format!("{}/v1/sql", self.http));
@@ -131,8 +130,10 @@ impl Standalone {
 }
 
 impl Drop for Standalone {
+    /// The whole group: a wrapper that is killed alone leaves the server running.
     fn drop(&mut self) {
-        let _ = self.child.kill();
+        let group = format!("-{}", self.child.id());
+        let _ = Command::new("kill").args(["-KILL", "--", &group]).status();
         let _ = self.child.wait();
     }
 }

@@ -10,7 +10,8 @@ use bytes::Bytes;
 use greptime_types::{Error, Result};
 use serde::Deserialize;
 
-use super::{Failure, read_body};
+use super::Failure;
+use super::body::read_body;
 use crate::frontend::Frontend;
 use crate::protocols::line_protocol::{Precision, write_lines};
 
@@ -39,9 +40,8 @@ pub async fn write(
     match result {
         Ok(()) => StatusCode::NO_CONTENT.into_response(),
         Err(error) => Failure {
-            error,
-            status: None,
             took_ms: took.as_millis(),
+            ..Failure::from(error)
         }
         .into_response(),
     }

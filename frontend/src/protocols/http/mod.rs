@@ -1,6 +1,7 @@
 //! HTTP: SQL, InfluxDB's line protocol, Prometheus' remote write.
 
 mod auth;
+mod body;
 mod influx;
 mod json;
 mod prometheus;
@@ -9,9 +10,7 @@ mod sql;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::body::{Body, Bytes, to_bytes};
-use axum::extract::Request;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{StatusCode, header};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -71,6 +70,8 @@ struct Failure {
     error: Error,
     /// Where HTTP has a better word than the kind of the error.
     status: Option<StatusCode>,
+    /// No further request is read from this connection.
+    closes: bool,
     took_ms: u128,
 }
 
@@ -79,6 +80,7 @@ impl From<Error> for Failure {
         Self {
             error,
             status: None,
+            closes: false,
             took_ms: 0,
         }
     }
@@ -97,48 +99,14 @@ impl IntoResponse for Failure {
         let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = (status, axum::Json(body)).into_response();
         response.headers_mut().insert("x-greptime-err-code", code.into());
+        if self.closes {
+            let close = header::HeaderValue::from_static("close");
+            response.headers_mut().insert(header::CONNECTION, close);
+        }
         if status == StatusCode::UNAUTHORIZED {
             let realm = header::HeaderValue::from_static("Basic realm=\"greptime\"");
             response.headers_mut().insert(header::WWW_AUTHENTICATE, realm);
         }
         response
     }
-}
-
-/// The whole body, up to the limit.
-async fn read_body(frontend: &Frontend, request: Request<Body>) -> Result<(HeaderMap, Bytes), Failure> {
-    let limit = frontend.config.max_body as usize;
-    let (parts, body) = request.into_parts();
-    let declared = parts
-        .headers
-        .get(header::CONTENT_LENGTH)
-        .and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
-    if declared.is_some_and(|length| length > limit as u64) {
-        return Err(too_large(limit));
-    }
-    match to_bytes(body, limit).await {
-        Ok(bytes) => Ok((parts.headers, bytes)),
-        Err(error) if is_length_limit(&error) => Err(too_large(limit)),
-        Err(error) => Err(Error::invalid(format!("the body cannot be read: {error}")).into()),
-    }
-}
-
-fn too_large(limit: usize) -> Failure {
-    let message = format!("the body is larger than {limit} bytes (frontend.max_body); send smaller batches");
-    Failure {
-        error: Error::invalid(message),
-        status: Some(StatusCode::PAYLOAD_TOO_LARGE),
-        took_ms: 0,
-    }
-}
-
-fn is_length_limit(error: &axum::Error) -> bool {
-    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(current) = next {
-        if current.to_string().contains("length limit exceeded") {
-            return true;
-        }
-        next = current.source();
-    }
-    false
 }

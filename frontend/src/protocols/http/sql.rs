@@ -15,7 +15,8 @@ use greptime_types::{Error, Result};
 use serde::Deserialize;
 
 use super::auth::User;
-use super::{Failure, json, read_body};
+use super::body::read_body;
+use super::{Failure, json};
 use crate::frontend::Frontend;
 use crate::query::memory::AnswerSpace;
 use crate::query::{Protocol, Session};
@@ -128,9 +129,8 @@ async fn answer(frontend: &Arc<Frontend>, params: SqlParams, user: User, headers
     match result {
         Ok(body) => body.into_response(took.as_millis()),
         Err(error) => Failure {
-            error,
-            status: None,
             took_ms: took.as_millis(),
+            ..Failure::from(error)
         }
         .into_response(),
     }
