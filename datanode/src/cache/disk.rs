@@ -110,12 +110,6 @@ impl Disk {
         }
     }
 
-    pub fn insert_cold(&self, key: RangeKey, bytes: Bytes) {
-        if self.works() {
-            self.cache.storage_writer(key).force().insert(bytes);
-        }
-    }
-
     pub fn remove(&self, key: &RangeKey) {
         self.cache.remove(key);
     }

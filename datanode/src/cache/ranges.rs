@@ -109,17 +109,6 @@ impl RangeCache {
         }
     }
 
-    /// Keeps a part that will be wanted some time, not soon: on disk, if there is one.
-    pub fn insert_cold(&self, key: RangeKey, bytes: Bytes) {
-        match &self.kept {
-            Kept::Memory(_) => self.insert(key, bytes),
-            Kept::Both(disk) => {
-                self.metrics.inserted(bytes.len());
-                disk.insert_cold(key, bytes);
-            }
-        }
-    }
-
     /// Forgets a part whose copy here is not what was written.
     pub fn damaged(&self, key: &RangeKey) {
         self.metrics.damaged();

@@ -2,18 +2,18 @@
 
 use std::time::Duration;
 
-use greptime_types::{ColumnType, TableInfo, TimeUnit, Ttl};
+use greptime_types::{TableInfo, TimeUnit, Ttl};
 
 /// Name of the table option that sets the length of windows, as in GreptimeDB.
 pub const WINDOW_OPTION: &str = "compaction.twcs.time_window";
 
 /// Units of the time index in a second.
 pub fn per_second(table: &TableInfo) -> i64 {
-    match table.schema.time_index().column_type {
-        ColumnType::Timestamp(TimeUnit::Second) => 1,
-        ColumnType::Timestamp(TimeUnit::Microsecond) => 1_000_000,
-        ColumnType::Timestamp(TimeUnit::Nanosecond) => 1_000_000_000,
-        _ => 1_000,
+    match table.schema.time_unit() {
+        TimeUnit::Second => 1,
+        TimeUnit::Millisecond => 1_000,
+        TimeUnit::Microsecond => 1_000_000,
+        TimeUnit::Nanosecond => 1_000_000_000,
     }
 }
 
@@ -37,9 +37,9 @@ pub fn ttl(table: &TableInfo) -> Option<i64> {
     }
 }
 
-/// Rows before it have lived their time.
+/// Rows before it have lived their time: the same rows that queries do not show.
 pub fn ttl_cutoff(table: &TableInfo, now_ms: i64) -> Option<i64> {
-    Some(in_unit(table, now_ms).saturating_sub(ttl(table)?))
+    table.ttl().cutoff(now_ms, table.schema.time_unit())
 }
 
 /// The length of windows that the table asks for.
@@ -62,7 +62,7 @@ mod tests {
             ttl_cutoff(&table, 100_000_000)
         };
         assert_eq!(cutoff("1d"), Some(13_600_000));
-        assert_eq!(cutoff("instant"), Some(100_000_000));
+        assert_eq!(cutoff("instant"), Some(i64::MAX));
         assert_eq!(cutoff("forever"), None);
         assert_eq!(cutoff("0s"), None);
         table.options.ttl = None;

@@ -77,6 +77,8 @@ pub struct Chunk {
     pub max_sequence: u64,
     /// The order of rows: by these tags, time, and newest first.
     pub sorted_by: Option<Vec<u32>>,
+    /// The lowest and the highest time; `None` without rows.
+    span: Option<(i64, i64)>,
     bytes: usize,
     /// Tags as a reader wants them, by column id.
     tags: Mutex<BTreeMap<u32, ArrayRef>>,
@@ -162,7 +164,14 @@ impl Chunk {
         let keys = if of_series { parts.keys } else { vec![] };
         let own =
             rows * BYTES_PER_ROW + keys.len() * 4 + BYTES_PER_CHUNK + parts.fields.len() * BYTES_PER_COLUMN;
+        let span = parts
+            .times
+            .iter()
+            .min()
+            .copied()
+            .zip(parts.times.iter().max().copied());
         Self {
+            span,
             bytes: parts.bytes + own,
             series: parts.series,
             times: parts.times,
@@ -180,6 +189,11 @@ impl Chunk {
 
     pub fn rows(&self) -> usize {
         self.series.len()
+    }
+
+    /// The lowest and the highest time; `None` without rows.
+    pub fn times_span(&self) -> Option<(i64, i64)> {
+        self.span
     }
 
     /// With everything that readers have made of it.
@@ -272,7 +286,7 @@ pub(super) struct Parts {
     pub max_sequence: u64,
 }
 
-fn field_id(field: &Field) -> Result<u32> {
+pub(super) fn field_id(field: &Field) -> Result<u32> {
     let id = field.metadata().get(FIELD_ID).and_then(|id| id.parse().ok());
     id.ok_or_else(|| Error::internal(format!("column `{}` has no id", field.name())))
 }

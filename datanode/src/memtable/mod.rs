@@ -1,19 +1,21 @@
 //! Rows in memory: committed, and not yet known to be in files.
 //!
 //! Rows stay in the buffers in which they came ([`chunk`]) until somebody wants them in order; then they are sorted
-//! once ([`order`]), and stay so. Tags are numbers ([`dictionary`]): the dictionary lives as long as the memtable, so
+//! once ([`order`]), and stay so, and a reader finds its own among them ([`pick`]). Tags are numbers ([`dictionary`]): the dictionary lives as long as the memtable, so
 //! a series without rows in memory costs nothing. Windows of time are kept apart, since files must be.
 
 mod chunk;
 mod dictionary;
 mod order;
+mod pick;
 mod sort;
 mod view;
 mod window;
 
 pub use chunk::{Buffers, Chunk};
 pub use order::Versions;
-pub use sort::{ASCENDING, DESCENDING, KeyColumns, align};
+pub use pick::{Selection, SeriesFilter};
+pub use sort::{ASCENDING, DESCENDING, KeyColumns};
 pub use view::{MemtableView, SortedRows};
 
 use std::collections::BTreeMap;

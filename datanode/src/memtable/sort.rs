@@ -1,11 +1,8 @@
 //! The order of rows inside a region: tags, time, newest first.
 
-use std::sync::Arc;
-
-use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
 use arrow::compute::SortOptions;
-use arrow::datatypes::{DataType, SchemaRef};
-use greptime_types::{Error, MergeMode, Result, TableInfo};
+use arrow::datatypes::DataType;
+use greptime_types::{MergeMode, TableInfo};
 
 /// NULL sorts first and equals NULL.
 pub const ASCENDING: SortOptions = SortOptions {
@@ -53,23 +50,4 @@ impl KeyColumns {
     pub fn contains(&self, name: &str) -> bool {
         self.columns.iter().any(|(column, _)| column == name)
     }
-}
-
-fn arrow_error(error: arrow::error::ArrowError) -> Error {
-    Error::internal(format!("sorting rows: {error}"))
-}
-
-/// The batch with exactly the columns of `schema`, by name; those that it lacks are NULL.
-pub fn align(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
-    if batch.schema_ref() == schema {
-        return Ok(batch.clone());
-    }
-    let rows = batch.num_rows();
-    let column = |field: &arrow::datatypes::FieldRef| match batch.column_by_name(field.name()) {
-        Some(column) => Arc::clone(column),
-        None => new_null_array(field.data_type(), rows),
-    };
-    let columns: Vec<ArrayRef> = schema.fields().iter().map(column).collect();
-    let options = RecordBatchOptions::new().with_row_count(Some(rows));
-    RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options).map_err(arrow_error)
 }

@@ -90,12 +90,39 @@ fn key((row, sequence, _): &(Row, u64, u8)) -> (Option<String>, Option<i64>, i64
 fn runs(memtable: &Memtable, after: u64, table: &TableInfo) -> Read {
     let schema = engine_schema(&table.schema, |_| true, true);
     let mut all = Vec::new();
-    for batch in memtable.view().runs(after, &schema, table).unwrap() {
+    let selected = memtable.view().runs(after, &schema, table, &Selection::all());
+    for (batch, span) in selected.unwrap() {
         let rows = read(&batch);
+        let times = || rows.iter().map(|r| r.0.2);
+        assert_eq!((times().min(), times().max()), (Some(span.0), Some(span.1)));
         assert!(rows.is_sorted_by_key(key), "a run is not in order: {rows:?}");
         all.extend(rows);
     }
     all.sort_by_key(key);
+    all
+}
+
+/// The rows of the runs that are of `host` and in `times`.
+fn picked(memtable: &Memtable, table: &TableInfo, host: &str, times: std::ops::RangeInclusive<i64>) -> Read {
+    let schema = engine_schema(&table.schema, |_| true, true);
+    let holds = |tags: &RecordBatch| {
+        let hosts = cast(tags.column(0), &DataType::Utf8).unwrap();
+        let hosts = hosts.as_string::<i32>().iter();
+        Ok(hosts.map(|h| Some(h == Some(host))).collect())
+    };
+    let selection = Selection {
+        times,
+        series: Some(SeriesFilter {
+            tags: Arc::new(schema.project(&[0]).unwrap()),
+            holds: &holds,
+        }),
+    };
+    let mut all = Vec::new();
+    for (batch, _) in memtable.view().runs(0, &schema, table, &selection).unwrap() {
+        let rows = read(&batch);
+        assert!(!rows.is_empty() && rows.is_sorted_by_key(key));
+        all.extend(rows);
+    }
     all
 }
 
@@ -152,7 +179,14 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 
 proptest! {
     #[test]
-    fn what_is_read_is_what_was_written(steps in steps(), append in any::<bool>(), after in 0..60_u64) {
+    fn what_is_read_is_what_was_written(
+        steps in steps(),
+        append in any::<bool>(),
+        after in 0..60_u64,
+        host in "[ab]{0,2}",
+        from in -2 * DAY..2 * DAY,
+        length in prop_oneof![0..4_i64, Just(DAY), Just(i64::MAX / 2)],
+    ) {
         let table = two_tags(append);
         let versions = if append { Versions::All } else { Versions::OfEachWrite };
         let (mut memtable, mut writes, mut sequence) = (Memtable::default(), Vec::new(), 0);
@@ -176,6 +210,10 @@ proptest! {
         }
         let expected = sorted_values(naive(&writes, after, versions));
         prop_assert_eq!(sorted_values(runs(&memtable, after, &table)), expected);
+        let times = from..=from + length;
+        let mut wanted = naive(&writes, 0, versions);
+        wanted.retain(|(row, _, _)| row.0.as_deref() == Some(&host) && times.contains(&row.2));
+        prop_assert_eq!(sorted_values(picked(&memtable, &table, &host, times)), sorted_values(wanted));
         let newest = if append { Versions::All } else { Versions::Newest };
         let schema = engine_schema(&table.schema, |_| true, true);
         let mut flushed = Vec::new();
@@ -201,7 +239,7 @@ fn sequences(view: &MemtableView, after: u64) -> Vec<u64> {
     let table = table(1, true);
     let schema = engine_schema(&table.schema, |_| true, true);
     let mut all = Vec::new();
-    for batch in view.runs(after, &schema, &table).unwrap() {
+    for (batch, _) in view.runs(after, &schema, &table, &Selection::all()).unwrap() {
         let column = batch.column_by_name("__sequence").unwrap();
         all.extend(column.as_primitive::<UInt64Type>().values().iter().copied());
     }
@@ -305,9 +343,12 @@ fn a_million_series_and_one_hot_series_are_both_sorted() {
     insert(&mut memtable, 2, &hot);
     let table = table(1, false);
     let schema = engine_schema(&table.schema, |_| true, true);
-    let runs = memtable.view().runs(0, &schema, &table).unwrap();
-    assert_eq!(runs.iter().map(RecordBatch::num_rows).sum::<usize>(), 600_000);
-    for run in &runs {
+    let runs = memtable
+        .view()
+        .runs(0, &schema, &table, &Selection::all())
+        .unwrap();
+    assert_eq!(runs.iter().map(|(run, _)| run.num_rows()).sum::<usize>(), 600_000);
+    for (run, _) in &runs {
         let hosts = cast(run.column(0), &DataType::Utf8).unwrap();
         let hosts = hosts.as_string::<i32>();
         let times = run.column(1).as_primitive::<TimestampMillisecondType>();
@@ -339,8 +380,11 @@ fn a_column_that_changed_its_type_is_read_in_the_new_one_and_an_absent_one_is_nu
     });
     let table = table.altered(&more).unwrap().unwrap();
     let schema = engine_schema(&table.schema, |_| true, true);
-    let runs = memtable.view().runs(0, &schema, &table).unwrap();
-    let column = |name: &str| runs[0].column_by_name(name).unwrap();
+    let runs = memtable
+        .view()
+        .runs(0, &schema, &table, &Selection::all())
+        .unwrap();
+    let column = |name: &str| runs[0].0.column_by_name(name).unwrap();
     assert_eq!(column("used").as_string::<i32>().value(0), "1.5");
     assert_eq!(
         (column("dc").logical_null_count(), column("n").null_count()),

@@ -10,6 +10,7 @@ use greptime_types::{Result, TableInfo};
 use super::chunk::Chunk;
 use super::dictionary::{Ranks, SeriesView};
 use super::order::{Ordered, Versions, sorted};
+use super::pick::Selection;
 use super::{KeyColumns, KeyIds, Partition, Shared};
 
 /// A run of so many rows is not sorted into another one any more.
@@ -41,21 +42,48 @@ impl MemtableView {
         self.chunks().any(|c| c.fields.contains_key(&id))
     }
 
-    /// The rows above `after` as few sorted batches, with the columns of `schema`, which are found by the ids in
-    /// their metadata. Rows of one identity and one write are one row, unless the table appends.
-    pub fn runs(&self, after: u64, schema: &SchemaRef, table: &TableInfo) -> Result<Vec<RecordBatch>> {
+    /// Times between which all rows above `after` lie; `None` if there is none.
+    pub fn span(&self, after: u64) -> Option<(i64, i64)> {
+        let chunks = self.chunks().filter(|c| c.max_sequence > after);
+        let spans = chunks.filter_map(|c| c.times_span());
+        spans.reduce(|(a, b), (min, max)| (a.min(min), b.max(max)))
+    }
+
+    /// The rows above `after` that are selected, as few sorted batches, each with its lowest and highest time. They
+    /// have the columns of `schema`, which are found by the ids in their metadata. Rows of one identity and one write
+    /// are one row, unless the table appends.
+    pub fn runs(
+        &self,
+        after: u64,
+        schema: &SchemaRef,
+        table: &TableInfo,
+        selection: &Selection<'_>,
+    ) -> Result<Vec<(RecordBatch, (i64, i64))>> {
         let key = KeyIds::of(&table.schema);
+        let read = |c: &Arc<Chunk>| c.max_sequence > after && selection.overlaps(c);
+        let windows = self
+            .partitions
+            .iter()
+            .filter(|(_, chunks)| chunks.iter().any(read));
+        let windows: Vec<_> = windows.collect();
+        if windows.is_empty() {
+            return Ok(vec![]);
+        }
+        let series = self.shared.series.lock().view();
+        let wanted = selection.wanted(&series)?;
         let mut batches = Vec::new();
-        let mut series = None;
-        for (partition, chunks) in &self.partitions {
-            if !chunks.iter().any(|c| c.max_sequence > after) {
-                continue;
-            }
-            let series = series.get_or_insert_with(|| self.shared.series.lock().view());
-            for run in self.sort(partition, chunks, series, table)? {
+        for (partition, chunks) in windows {
+            let runs = self.sort(partition, chunks, &series, table)?;
+            for run in runs.into_iter().filter(read) {
                 let run = above(run, after, &key.tags)?;
-                if run.rows() > 0 {
-                    batches.push(run.batch(series, schema, key.time)?);
+                let ranks = self.ranks(&series, &key.tags);
+                let ranges = selection.ranges(&run, wanted.as_ref(), &ranks);
+                let run = match ranges.iter().map(Range::len).sum::<usize>() {
+                    rows if rows == run.rows() => run,
+                    _ => Arc::new(run.picked(&ranges, schema)?),
+                };
+                if let Some(span) = run.times_span() {
+                    batches.push((run.batch(&series, schema, key.time)?, span));
                 }
             }
         }

@@ -4,19 +4,21 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
-use arrow::array::{Int64Array, RecordBatch};
-use arrow::compute::{cast, max, min};
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::array::RecordBatch;
+use arrow::datatypes::{Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::error::Result;
-use greptime_query::into_datafusion;
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::utils::collect_columns;
+use greptime_query::{from_datafusion, into_datafusion};
 use greptime_types::{Error, ErrorKind, Result as OurResult, TableInfo, Ttl};
 
+use super::block::holds_for;
 use super::filter::{Filters, TimeRange};
 use super::plan::read_schema;
 use super::units::Span;
 use super::work::{Run, Wanted, Work};
-use crate::memtable::KeyColumns;
+use crate::memtable::{Selection, SeriesFilter};
 use crate::region::{Region, Snapshot};
 use crate::sst::{FileSource, ReadMetrics};
 
@@ -60,9 +62,9 @@ impl RegionReader {
         let snapshot = self.region.snapshot().map_err(into_datafusion)?;
         let wanted = wanted.and(self.alive(&snapshot));
         let mut spans = Vec::new();
-        let times = read_schema(&snapshot.table.schema, &BTreeSet::new(), false);
-        let memory = memory_runs(&snapshot, &times).map_err(into_datafusion)?;
-        spans.extend(memory.into_iter().map(|(_, span)| span));
+        let flushed = snapshot.view.flushed_seq;
+        let memory = snapshot.memory.iter().filter_map(|m| m.span(flushed));
+        spans.extend(memory.map(|(min_time, max_time)| Span { min_time, max_time }));
         spans.extend(snapshot.view.files.values().map(|f| Span {
             min_time: f.min_time,
             max_time: f.max_time,
@@ -143,10 +145,8 @@ impl RegionReader {
     /// What has rows in the wanted times.
     async fn runs(&self, snapshot: &Snapshot, wanted: &Wanted) -> OurResult<Vec<(Run, Span)>> {
         let mut runs = Vec::new();
-        for (rows, span) in memory_runs(snapshot, &wanted.merged)? {
-            if wanted.filters.time.overlaps(span.min_time, span.max_time) {
-                runs.push((Run::Memory(rows), span));
-            }
+        for (rows, span) in memory_runs(snapshot, wanted)? {
+            runs.push((Run::Memory(rows), span));
         }
         let files = snapshot.view.files.values();
         for file in files.filter(|f| wanted.filters.time.overlaps(f.min_time, f.max_time)) {
@@ -166,29 +166,36 @@ impl RegionReader {
 }
 
 /// Sorted rows in memory that no file of the view has, and their times.
-fn memory_runs(snapshot: &Snapshot, schema: &SchemaRef) -> OurResult<Vec<(RecordBatch, Span)>> {
+fn memory_runs(snapshot: &Snapshot, wanted: &Wanted) -> OurResult<Vec<(RecordBatch, Span)>> {
     let flushed = snapshot.view.flushed_seq;
+    let tags = wanted.filters.tags.as_ref();
+    let holds = |series: &RecordBatch| match tags {
+        Some(filter) => holds_for(series, filter).map_err(|e| from_datafusion(&e)),
+        None => Err(Error::internal("no filter on tags")),
+    };
+    let selection = Selection {
+        times: wanted.filters.time.from..=wanted.filters.time.to,
+        series: tags.map(|filter| SeriesFilter {
+            tags: fields_of(filter, &wanted.merged),
+            holds: &holds,
+        }),
+    };
     let mut runs = Vec::new();
     for memory in &snapshot.memory {
-        for rows in memory.runs(flushed, schema, &snapshot.table)? {
-            if let Some(span) = span_of(&rows, &snapshot.key)? {
-                runs.push((rows, span));
-            }
-        }
+        let found = memory.runs(flushed, &wanted.merged, &snapshot.table, &selection)?;
+        runs.extend(
+            found
+                .into_iter()
+                .map(|(rows, (min_time, max_time))| (rows, Span { min_time, max_time })),
+        );
     }
     Ok(runs)
 }
 
-fn span_of(rows: &RecordBatch, key: &KeyColumns) -> OurResult<Option<Span>> {
-    let internal = |e: arrow::error::ArrowError| Error::internal(format!("rows in memory: {e}"));
-    let time = key.columns.last().and_then(|(time, _)| rows.column_by_name(time));
-    let Some(time) = time else { return Ok(None) };
-    let times = cast(time, &DataType::Int64).map_err(internal)?;
-    let times = times.as_any().downcast_ref::<Int64Array>();
-    Ok(times.and_then(|t| {
-        Some(Span {
-            min_time: min(t)?,
-            max_time: max(t)?,
-        })
-    }))
+/// The fields of `schema` that an expression looks at.
+fn fields_of(expr: &Arc<dyn PhysicalExpr>, schema: &SchemaRef) -> SchemaRef {
+    let names = collect_columns(expr);
+    let fields = schema.fields().iter();
+    let fields = fields.filter(|field| names.iter().any(|c| c.name() == field.name()));
+    Arc::new(Schema::new(fields.cloned().collect::<Vec<_>>()))
 }
