@@ -12,6 +12,10 @@ use clap::Parser;
 use crate::cli::{Cli, Command};
 use crate::runtime::Runtime;
 
+/// Planning and reading take and give back much memory in small pieces from many threads.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Wrong settings, as opposed to a failure at run time.
 const EXIT_USAGE: u8 = 2;
 

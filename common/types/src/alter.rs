@@ -212,6 +212,13 @@ impl TableSchema {
                     column.name
                 )));
             }
+            None if column.semantic == Semantic::Tag && column.absent.is_some() => {
+                return Err(Error::unsupported(format!(
+                    "tag `{}` cannot be added with a default: rows of before are of series without it; add it \
+                     without DEFAULT",
+                    column.name
+                )));
+            }
             None => {}
         }
         self.columns.push(ColumnSchema {

@@ -193,7 +193,7 @@ impl Engine {
                 let state = self.state(session, deadline);
                 // A form that cannot be planned is remembered too; the statement itself says what is wrong.
                 let plan = self.analysed(&state, template.statement(), deadline).await.ok();
-                let entry = Entry::new(template, state, plan);
+                let entry = Entry::new(template, state, plan).map_err(|e| from_datafusion(&e))?;
                 self.plans.insert(template, entry)
             }
         };

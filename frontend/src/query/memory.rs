@@ -160,6 +160,11 @@ impl AnswerSpace {
         }
     }
 
+    /// Bytes that the answer may have at most.
+    pub fn max(&self) -> usize {
+        self.max
+    }
+
     /// To be called as the answer grows, with its length and what it takes in memory.
     pub fn hold(&self, length: usize, taken: usize) -> greptime_types::Result<()> {
         const ADVICE: &str = "use LIMIT, or format=csv, MySQL's or PostgreSQL's protocol, which stream";

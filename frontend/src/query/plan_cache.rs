@@ -1,9 +1,10 @@
 //! Plans of queries that differ in their constants only.
 //!
 //! Planning takes longer than many queries. The constants that WHERE compares columns with are taken out of a
-//! statement; what remains is planned once, and each statement of this form puts its own constants in. Optimising comes
-//! after that, since the constants decide which regions and rows are left. Only constants of whole numbers and texts
-//! are taken out, where the plan says that their type is that of the column: everything else stays part of the form.
+//! statement; what remains is planned and optimised once, and each statement of this form puts its own constants in.
+//! Another pass of the optimizer follows, since the constants decide which regions and rows are left; it finds little
+//! else to do. Only constants of whole numbers and texts are taken out, where the plan says that their type is that of
+//! the column: everything else stays part of the form.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -51,7 +52,7 @@ pub struct Entry {
     form: Arc<Form>,
     /// Everything that planning has set up, but for the catalog.
     state: Arc<SessionState>,
-    /// With `$n` for the constants; `None` if statements of this form must be planned one by one.
+    /// Optimised, with `$n` for the constants; `None` if statements of this form must be planned one by one.
     plan: Option<LogicalPlan>,
     types: Vec<DataType>,
 }
@@ -61,6 +62,8 @@ pub struct PlanCache {
     entries: Cache<u64, Arc<Entry>>,
 }
 
+/// Of the optimizer, once the constants are known.
+const PASSES: usize = 1;
 /// Forms that are kept; a dashboard has dozens.
 const FORMS: usize = 512;
 
@@ -180,23 +183,24 @@ fn is_column(expr: &ast::Expr) -> bool {
 
 impl Entry {
     /// Keeps an analysed plan of a template, if all statements of its form may share it.
-    pub fn new(template: &Template, mut state: SessionState, analysed: Option<LogicalPlan>) -> Self {
+    pub fn new(template: &Template, mut state: SessionState, analysed: Option<LogicalPlan>) -> Result<Self> {
         let shared = analysed.filter(is_shareable);
         let types = shared
             .as_ref()
             .and_then(|plan| types_of(plan, &template.form.kinds));
         let (plan, types) = match (shared, types) {
-            (Some(plan), Some(types)) => (Some(plan), types),
+            (Some(plan), Some(types)) => (Some(state.optimize(&plan)?), types),
             _ => (None, vec![]),
         };
+        state.config_mut().options_mut().optimizer.max_passes = PASSES;
         // It would keep the whole engine alive.
         state.register_catalog_list(Arc::new(MemoryCatalogProviderList::new()));
-        Self {
+        Ok(Self {
             form: Arc::clone(&template.form),
             state: Arc::new(state),
             plan,
             types,
-        }
+        })
     }
 
     pub fn state(&self) -> &Arc<SessionState> {

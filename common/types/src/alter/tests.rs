@@ -68,6 +68,15 @@ fn add(name: &str) -> Change {
     }
 }
 
+fn tag_with_default() -> Change {
+    let mut column = column("dc", ColumnType::Int64, Semantic::Tag);
+    column.absent = Some("1".into());
+    Change::AddColumn {
+        column,
+        if_not_exists: false,
+    }
+}
+
 fn modify(name: &str, column_type: ColumnType) -> Change {
     Change::ModifyColumn {
         name: name.into(),
@@ -157,6 +166,7 @@ fn what_cannot_be_is_refused_with_the_reason() {
             "__sequence",
         ),
         (add("n"), ErrorKind::AlreadyExists, "`n`"),
+        (tag_with_default(), ErrorKind::Unsupported, "without DEFAULT"),
         (
             modify("host", ColumnType::Int64),
             ErrorKind::InvalidArgument,

@@ -1,10 +1,12 @@
 //! Rows as GreptimeDB's JSON.
 
-use datafusion::arrow::array::{Array, AsArray, RecordBatch};
+use datafusion::arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, PrimitiveArray, RecordBatch, StringArray,
+};
 use datafusion::arrow::datatypes::{
-    DataType, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, SchemaRef, TimeUnit,
-    TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType,
-    UInt8Type, UInt16Type, UInt32Type, UInt64Type,
+    ArrowPrimitiveType, DataType, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type,
+    SchemaRef, TimeUnit, TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType,
+    TimestampSecondType, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
 };
 use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::common::utils::memory::RecordBatchMemoryCounter;
@@ -12,6 +14,7 @@ use datafusion::execution::SendableRecordBatchStream;
 use futures::TryStreamExt;
 use greptime_query::from_datafusion;
 use greptime_types::{Error, Result};
+use serde::Serialize;
 
 use crate::query::memory::AnswerSpace;
 
@@ -19,37 +22,72 @@ use crate::query::memory::AnswerSpace;
 const DRAWN_CELL: usize = 256;
 const DRAWN_COPIES: usize = 4;
 
+/// Batches whose text is made at the same time.
+const SIDE_BY_SIDE: usize = 2;
+/// Fewer cells than this are not worth a thread.
+const FEW_CELLS: usize = 8 << 10;
+
 /// `{"records":{"schema":…,"rows":[[…],…],"total_rows":n}}`, as long as there is space for what is in `out`.
 pub async fn write_records(
     out: &mut Vec<u8>,
-    mut rows: SendableRecordBatchStream,
+    rows: SendableRecordBatchStream,
     space: &AnswerSpace,
 ) -> Result<()> {
-    out.extend(b"{\"records\":{\"schema\":");
+    out.extend_from_slice(b"{\"records\":{\"schema\":");
     write_schema(out, &rows.schema());
-    out.extend(b",\"rows\":[");
+    out.extend_from_slice(b",\"rows\":[");
+    let limit = space.max();
+    let texts = rows.map_err(|e| from_datafusion(&e)).map_ok(|batch| async move {
+        let rows = batch.num_rows();
+        let text = if rows * batch.num_columns() < FEW_CELLS {
+            text_of(&batch, limit)?
+        } else {
+            let made = tokio::task::spawn_blocking(move || text_of(&batch, limit)).await;
+            made.map_err(|e| Error::internal(format!("writing rows as JSON: {e}")))??
+        };
+        Ok((rows, text))
+    });
+    let mut texts = std::pin::pin!(texts.try_buffered(SIDE_BY_SIDE));
     let mut total = 0;
-    while let Some(batch) = rows.try_next().await.map_err(|e| from_datafusion(&e))? {
-        let columns = batch
-            .columns()
-            .iter()
-            .map(|c| Cells::new(c))
-            .collect::<Result<Vec<_>>>()?;
-        for row in 0..batch.num_rows() {
-            out.extend(if total == 0 { &b"["[..] } else { &b",["[..] });
-            for (number, column) in columns.iter().enumerate() {
-                if number > 0 {
-                    out.push(b',');
-                }
-                column.write(out, row);
-            }
-            out.push(b']');
-            total += 1;
-            space.hold(out.len(), out.capacity())?;
+    while let Some((rows, text)) = texts.try_next().await? {
+        space.hold(
+            out.len() + text.len(),
+            out.capacity() + SIDE_BY_SIDE * text.capacity(),
+        )?;
+        if total > 0 && rows > 0 {
+            out.push(b',');
         }
+        out.extend_from_slice(&text);
+        total += rows;
     }
     out.extend(format!("],\"total_rows\":{total}}}}}").bytes());
     Ok(())
+}
+
+/// `[…],[…]`; no further than `limit` bytes and a row.
+fn text_of(batch: &RecordBatch, limit: usize) -> Result<Vec<u8>> {
+    let columns = batch.columns().iter();
+    let columns = columns.map(|column| Ok((column.logical_nulls(), cells(column)?)));
+    let columns = columns.collect::<Result<Vec<_>>>()?;
+    let mut text = Vec::new();
+    for row in 0..batch.num_rows() {
+        text.extend_from_slice(if row == 0 { b"[" } else { b",[" });
+        for (number, (nulls, column)) in columns.iter().enumerate() {
+            if number > 0 {
+                text.push(b',');
+            }
+            if nulls.as_ref().is_some_and(|nulls| nulls.is_null(row)) {
+                text.extend_from_slice(b"null");
+            } else {
+                column.write(&mut text, row);
+            }
+        }
+        text.push(b']');
+        if text.len() > limit {
+            break;
+        }
+    }
+    Ok(text)
 }
 
 /// All rows of a table that is to be drawn, as long as there is space for it.
@@ -98,81 +136,115 @@ fn type_name(data_type: &DataType) -> String {
 }
 
 /// One column, ready to write its values: numbers and times as numbers, the rest as text.
-enum Cells<'a> {
-    Null,
-    Bool(&'a datafusion::arrow::array::BooleanArray),
-    Integer(Box<dyn Fn(usize) -> i128 + 'a>, &'a dyn Array),
-    Float(Box<dyn Fn(usize) -> f64 + 'a>, &'a dyn Array),
-    Text(&'a datafusion::arrow::array::StringArray),
-    Shown(ArrayFormatter<'a>, &'a dyn Array),
+trait Cells {
+    /// A value that is not NULL.
+    fn write(&self, out: &mut Vec<u8>, row: usize);
 }
 
-impl<'a> Cells<'a> {
-    fn new(array: &'a dyn Array) -> Result<Self> {
-        macro_rules! integer {
-            ($type:ty) => {{
-                let values = array.as_primitive::<$type>();
-                Self::Integer(Box::new(move |row| i128::from(values.value(row))), array)
-            }};
-        }
-        Ok(match array.data_type() {
-            DataType::Null => Self::Null,
-            DataType::Boolean => Self::Bool(array.as_boolean()),
-            DataType::Int8 => integer!(Int8Type),
-            DataType::Int16 => integer!(Int16Type),
-            DataType::Int32 => integer!(Int32Type),
-            DataType::Int64 => integer!(Int64Type),
-            DataType::UInt8 => integer!(UInt8Type),
-            DataType::UInt16 => integer!(UInt16Type),
-            DataType::UInt32 => integer!(UInt32Type),
-            DataType::UInt64 => integer!(UInt64Type),
-            DataType::Timestamp(TimeUnit::Second, _) => integer!(TimestampSecondType),
-            DataType::Timestamp(TimeUnit::Millisecond, _) => integer!(TimestampMillisecondType),
-            DataType::Timestamp(TimeUnit::Microsecond, _) => integer!(TimestampMicrosecondType),
-            DataType::Timestamp(TimeUnit::Nanosecond, _) => integer!(TimestampNanosecondType),
-            DataType::Float32 => {
-                let values = array.as_primitive::<Float32Type>();
-                // Through text, so that 0.1 stays 0.1.
-                Self::Float(
-                    Box::new(|row| values.value(row).to_string().parse().unwrap_or(f64::NAN)),
-                    array,
-                )
-            }
-            DataType::Float64 => {
-                let values = array.as_primitive::<Float64Type>();
-                Self::Float(Box::new(|row| values.value(row)), array)
-            }
-            DataType::Utf8 => Self::Text(array.as_string()),
-            _ => {
-                const OPTIONS: FormatOptions<'static> = FormatOptions::new();
-                let shown = ArrayFormatter::try_new(array, &OPTIONS);
-                Self::Shown(shown.map_err(|e| Error::internal(e.to_string()))?, array)
-            }
-        })
-    }
+struct Numbers<'a, T: ArrowPrimitiveType>(&'a PrimitiveArray<T>);
 
+impl<T: ArrowPrimitiveType> Cells for Numbers<'_, T>
+where
+    T::Native: Serialize,
+{
     fn write(&self, out: &mut Vec<u8>, row: usize) {
-        let null = match self {
-            Self::Null => true,
-            Self::Bool(array) => array.is_null(row),
-            Self::Text(array) => array.is_null(row),
-            Self::Integer(_, array) | Self::Float(_, array) | Self::Shown(_, array) => array.is_null(row),
+        // JSON has no NaN and no infinity: they are null, as in GreptimeDB.
+        put(out, &self.0.value(row));
+    }
+}
+
+impl Cells for &BooleanArray {
+    fn write(&self, out: &mut Vec<u8>, row: usize) {
+        put(out, &self.value(row));
+    }
+}
+
+impl Cells for &StringArray {
+    fn write(&self, out: &mut Vec<u8>, row: usize) {
+        put(out, self.value(row));
+    }
+}
+
+/// Anything else, by its text.
+struct Shown<'a>(ArrayFormatter<'a>);
+
+impl Cells for Shown<'_> {
+    fn write(&self, out: &mut Vec<u8>, row: usize) {
+        put(out, &self.0.value(row).to_string());
+    }
+}
+
+fn cells(array: &ArrayRef) -> Result<Box<dyn Cells + '_>> {
+    macro_rules! numbers {
+        ($type:ty) => {
+            Box::new(Numbers::<$type>(array.as_primitive()))
         };
-        match self {
-            _ if null => out.extend(b"null"),
-            Self::Null => out.extend(b"null"),
-            Self::Bool(array) => out.extend(array.value(row).to_string().bytes()),
-            Self::Integer(value, _) => out.extend(value(row).to_string().bytes()),
-            // JSON has no NaN and no infinity; this is what serde_json and GreptimeDB write for them.
-            Self::Float(value, _) => out.extend(serde_json::json!(value(row)).to_string().bytes()),
-            Self::Text(array) => out.extend(serde_json::json!(array.value(row)).to_string().bytes()),
-            Self::Shown(shown, _) => {
-                out.extend(
-                    serde_json::json!(shown.value(row).to_string())
-                        .to_string()
-                        .bytes(),
-                );
-            }
+    }
+    Ok(match array.data_type() {
+        DataType::Boolean => Box::new(array.as_boolean()),
+        DataType::Int8 => numbers!(Int8Type),
+        DataType::Int16 => numbers!(Int16Type),
+        DataType::Int32 => numbers!(Int32Type),
+        DataType::Int64 => numbers!(Int64Type),
+        DataType::UInt8 => numbers!(UInt8Type),
+        DataType::UInt16 => numbers!(UInt16Type),
+        DataType::UInt32 => numbers!(UInt32Type),
+        DataType::UInt64 => numbers!(UInt64Type),
+        DataType::Timestamp(TimeUnit::Second, _) => numbers!(TimestampSecondType),
+        DataType::Timestamp(TimeUnit::Millisecond, _) => numbers!(TimestampMillisecondType),
+        DataType::Timestamp(TimeUnit::Microsecond, _) => numbers!(TimestampMicrosecondType),
+        DataType::Timestamp(TimeUnit::Nanosecond, _) => numbers!(TimestampNanosecondType),
+        DataType::Float32 => numbers!(Float32Type),
+        DataType::Float64 => numbers!(Float64Type),
+        DataType::Utf8 => Box::new(array.as_string::<i32>()),
+        _ => {
+            const OPTIONS: FormatOptions<'static> = FormatOptions::new();
+            let shown = ArrayFormatter::try_new(array, &OPTIONS);
+            Box::new(Shown(shown.map_err(|e| Error::internal(e.to_string()))?))
         }
+    })
+}
+
+fn put<T: Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) {
+    serde_json::to_writer(out, value).expect("numbers and texts are written, and memory takes them");
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use datafusion::arrow::array::{Float32Array, Float64Array, Int64Array, NullArray};
+
+    use super::*;
+
+    #[test]
+    fn values_are_json_and_what_json_lacks_is_null() {
+        let columns: [(&str, ArrayRef); 5] = [
+            (
+                "i",
+                Arc::new(Int64Array::from(vec![Some(i64::MIN), None, Some(0)])),
+            ),
+            ("d", Arc::new(Float64Array::from(vec![0.1, f64::NAN, 1e300]))),
+            ("f", Arc::new(Float32Array::from(vec![0.1, f32::INFINITY, 5.0]))),
+            (
+                "t",
+                Arc::new(StringArray::from(vec![Some("a\"b\n"), Some("ü"), None])),
+            ),
+            ("n", Arc::new(NullArray::new(3))),
+        ];
+        let batch = RecordBatch::try_from_iter(columns).unwrap();
+        let text = String::from_utf8(text_of(&batch, 1 << 20).unwrap()).unwrap();
+        assert_eq!(
+            text,
+            r#"[-9223372036854775808,0.1,0.1,"a\"b\n",null],[null,null,null,"ü",null],[0,1e+300,5.0,null,null]"#
+        );
+        assert_eq!(
+            text_of(&batch, 10)
+                .unwrap()
+                .iter()
+                .filter(|b| **b == b']')
+                .count(),
+            1
+        );
     }
 }
