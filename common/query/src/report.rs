@@ -185,7 +185,7 @@ impl Measure {
         Some(Self::new(value.name(), kind, value.as_usize() as u64))
     }
 
-    /// As DataFusion shows it; `None` if the kind is of a later version.
+    /// As DataFusion shows it; `None` if the kind is of a later version. A time of zero was not taken.
     pub fn to_metric(&self) -> Option<MetricValue> {
         let (name, value) = (self.name.clone().into(), self.value as usize);
         let count = Count::new();
@@ -206,6 +206,7 @@ impl Measure {
                     gauge.set(value);
                     MetricValue::PeakMemoryUsage { name, gauge }
                 }
+                (MeasureKind::Nanos, _) if self.value == 0 => return None,
                 (MeasureKind::Nanos, "elapsed_compute") => {
                     time.add_duration(Duration::from_nanos(self.value));
                     MetricValue::ElapsedCompute(time)

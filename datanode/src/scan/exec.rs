@@ -79,7 +79,10 @@ impl fmt::Debug for ScanExec {
 
 impl DisplayAs for ScanExec {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "RegionScanExec: {}", self.spec.wanted())
+        match self.spec.wanted() {
+            wanted if wanted.is_empty() => f.write_str(self.name()),
+            wanted => write!(f, "{}: {wanted}", self.name()),
+        }
     }
 }
 

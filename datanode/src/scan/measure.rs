@@ -1,6 +1,7 @@
 //! What EXPLAIN ANALYZE shows of the leaf of a plan.
 
 use std::sync::Arc;
+use std::task::Poll;
 
 use arrow::array::RecordBatch;
 use datafusion::error::Result;
@@ -20,7 +21,11 @@ pub fn measured(
         let timer = metrics.elapsed_compute().timer();
         let polled = rows.poll_next_unpin(cx);
         drop(timer);
-        metrics.record_poll(polled)
+        // Without the bytes, which `record_poll` counts buffer by buffer.
+        if let Poll::Ready(Some(Ok(batch))) = &polled {
+            metrics.record_output(batch.num_rows());
+        }
+        polled
     })
 }
 
@@ -64,6 +69,18 @@ fn measures(counts: &ReadCounts) -> Vec<Measure> {
         measures.push(Measure::pruned(name, pruned, all.saturating_sub(pruned)));
     }
     for (name, kind, value) in [
+        ("files_opened", MeasureKind::Count, counts.files),
+        ("row_groups_read", MeasureKind::Count, left),
+        (
+            "pages_read",
+            MeasureKind::Count,
+            counts.pages.saturating_sub(counts.pages_pruned),
+        ),
+        (
+            "rows_read",
+            MeasureKind::Count,
+            counts.rows.saturating_sub(counts.rows_pruned),
+        ),
         ("rows_in_memory", MeasureKind::Count, counts.rows_in_memory),
         ("rows_selected", MeasureKind::Count, counts.rows_selected),
         ("bytes_from_memory", MeasureKind::Bytes, counts.bytes_from_memory),

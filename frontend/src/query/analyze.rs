@@ -215,7 +215,9 @@ struct Shown {
 impl Shown {
     fn new(line: String, measures: &[Measure], below: Vec<Arc<dyn ExecutionPlan>>) -> Self {
         let mut metrics = MetricsSet::new();
-        for value in measures.iter().filter_map(Measure::to_metric) {
+        // That nothing was left out is not worth a word; what was read is counted besides.
+        let says = |m: &&Measure| m.kind() != MeasureKind::Pruned || m.value > 0;
+        for value in measures.iter().filter(says).filter_map(Measure::to_metric) {
             metrics.push(Arc::new(Metric::new(value, None)));
         }
         let properties = PlanProperties::new(

@@ -15,7 +15,7 @@ use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_plan::execution_plan::{
     Boundedness, EmissionType, ReplaceChildrenOptions, SchedulingType,
 };
-use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet};
+use datafusion::physical_plan::metrics::{ExecutionPlanMetricsSet, MetricBuilder, MetricsSet};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, Partitioning, PlanProperties,
@@ -215,7 +215,7 @@ impl ExecutionPlan for RegionQueryExec {
         };
         let router = Arc::clone(&self.router);
         let schema = self.schema();
-        let metrics = BaselineMetrics::new(&self.metrics, partition);
+        let output_rows = MetricBuilder::new(&self.metrics).output_rows(partition);
         let expected = Arc::clone(&schema);
         let arrived = MemoryConsumer::new(format!("rows of region {region}")).register(context.memory_pool());
         let reports = self.reports.clone();
@@ -234,7 +234,7 @@ impl ExecutionPlan for RegionQueryExec {
             });
             let rows = answer.rows.map(move |batch| {
                 let batch = as_expected(&expected, batch?)?;
-                metrics.record_output(batch.num_rows());
+                output_rows.add(batch.num_rows());
                 if let Some(reports) = &reports {
                     reports.received(partition, batch.num_rows());
                 }

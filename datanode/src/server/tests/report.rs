@@ -59,7 +59,7 @@ async fn report_of(node: &Node, filters: Vec<Expr>) -> RegionReport {
 /// A measure of the leaf; absent ones are zero.
 fn leaf(report: &RegionReport, name: &str) -> Measure {
     let leaf = report.operators.last().unwrap();
-    assert!(leaf.line.starts_with("RegionScanExec: "), "{leaf:?}");
+    assert!(leaf.line.starts_with("RegionScanExec"), "{leaf:?}");
     let measure = leaf.measures.iter().find(|m| m.name == name);
     measure.cloned().unwrap_or_default()
 }
