@@ -133,6 +133,61 @@ async fn wrong_input_says_what_is_wrong() {
     assert_eq!(status, 400, "{body}");
 }
 
+/// Two regions with three files each, of which a query by time needs one.
+#[tokio::test]
+async fn explain_analyze_says_what_each_region_left_out_and_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Standalone::start(dir.path(), &[], &[]).await;
+    node.run(CPU).await;
+    for file in 0..3 {
+        let rows: Vec<String> = (0..20)
+            .map(|i| format!("('{}', {}, 1.0)", ["a", "z"][i % 2], file * 1000 + i))
+            .collect();
+        node.run(&format!("INSERT INTO cpu VALUES {}", rows.join(", ")))
+            .await;
+        node.run("ADMIN flush_table('cpu')").await;
+    }
+    let sql = "SELECT * FROM cpu WHERE ts >= '1970-01-01 00:00:01' AND ts < '1970-01-01 00:00:02'";
+    let plan = node.rows(&format!("EXPLAIN ANALYZE {sql}")).await;
+    let plan = plan[0][1].as_str().unwrap();
+    println!("{plan}");
+    let leaf = plan.lines().find(|l| l.contains("RegionScanExec: ")).unwrap();
+    for part in [
+        "output_rows=20,",
+        "files_pruned_by_time=6 total → 2 matched",
+        "files_opened=2",
+        "row_groups_read=2",
+        "rows_read=20",
+        "rows_selected=20",
+        "bytes_from_store=",
+    ] {
+        assert!(leaf.contains(part), "{part}: {plan}");
+    }
+    let verbose = node.rows(&format!("EXPLAIN ANALYZE VERBOSE {sql}")).await;
+    let verbose = verbose[0][1].as_str().unwrap();
+    println!("{verbose}");
+    let leaves: Vec<_> = verbose
+        .lines()
+        .filter(|l| l.contains("RegionScanExec: "))
+        .collect();
+    assert_eq!(leaves.len(), 2, "{verbose}");
+    for leaf in leaves {
+        assert!(
+            leaf.contains("files_pruned_by_time=3 total → 1 matched") && leaf.contains("output_rows=10,"),
+            "{verbose}"
+        );
+    }
+    assert_eq!(verbose.matches("Region 10").count(), 2, "{verbose}");
+    let grouped = "SELECT hostname, max(usage) FROM cpu GROUP BY hostname";
+    let plan = node.rows(&format!("EXPLAIN ANALYZE {grouped}")).await;
+    let plan = plan[0][1].as_str().unwrap();
+    println!("{plan}");
+    assert!(
+        plan.contains("RegionAggregateExec") && plan.contains("rows_selected=60"),
+        "{plan}"
+    );
+}
+
 #[test]
 fn the_command_line_explains_itself() {
     let run = |args: &[&str]| {

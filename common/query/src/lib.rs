@@ -7,9 +7,11 @@
 mod codec;
 mod error;
 mod json;
+mod report;
 mod scan;
 
 pub use codec::{decode_plan, encode_plan};
 pub use error::{from_datafusion, into_datafusion};
 pub use json::json_functions;
+pub use report::{Measure, MeasureKind, OperatorReport, RegionReport, RegionRows, ReportSlot, operators_of};
 pub use scan::{RegionScan, RegionScanSpec, ResolveScan};

@@ -46,25 +46,31 @@ impl RegionScanSpec {
     }
 }
 
+impl RegionScanSpec {
+    /// For people: what is wanted, which is the same in all regions.
+    pub fn wanted(&self) -> String {
+        let mut wanted = Vec::new();
+        if let Some(projection) = &self.projection {
+            let name = |i: &usize| self.schema.columns.get(*i).map_or("?", |c| c.name.as_str());
+            let names: Vec<&str> = projection.iter().map(name).collect();
+            wanted.push(format!("projection=[{}]", names.join(", ")));
+        }
+        if !self.filters.is_empty() {
+            let filters: Vec<String> = self.filters.iter().map(ToString::to_string).collect();
+            wanted.push(format!("filters=[{}]", filters.join(", ")));
+        }
+        wanted.extend(self.limit.map(|limit| format!("limit={limit}")));
+        wanted.join(", ")
+    }
+}
+
 impl fmt::Display for RegionScanSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "region={}", self.region_id)?;
-        if let Some(projection) = &self.projection {
-            let name = |i: &usize| self.schema.columns.get(*i).map_or("?", |c| c.name.as_str());
-            write!(
-                f,
-                ", projection=[{}]",
-                projection.iter().map(name).collect::<Vec<_>>().join(", ")
-            )?;
+        match self.wanted() {
+            wanted if wanted.is_empty() => Ok(()),
+            wanted => write!(f, ", {wanted}"),
         }
-        if !self.filters.is_empty() {
-            let filters = self.filters.iter().map(ToString::to_string).collect::<Vec<_>>();
-            write!(f, ", filters=[{}]", filters.join(", "))?;
-        }
-        if let Some(limit) = self.limit {
-            write!(f, ", limit={limit}")?;
-        }
-        Ok(())
     }
 }
 

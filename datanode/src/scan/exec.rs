@@ -15,6 +15,7 @@ use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::utils::collect_columns;
 use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType, ReplaceChildrenOptions};
+use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties};
 use futures::{Stream, StreamExt, TryStreamExt};
@@ -23,6 +24,7 @@ use greptime_types::TableSchema;
 use tokio::sync::OnceCell;
 
 use super::block::truth;
+use super::measure::{measured, metrics_of};
 use super::plan::ScanPlan;
 use super::reader::RegionReader;
 use super::work::{Selected, Work};
@@ -34,6 +36,7 @@ pub struct ScanExec {
     reader: Arc<RegionReader>,
     work: Arc<OnceCell<Arc<Work>>>,
     properties: Arc<PlanProperties>,
+    metrics: ExecutionPlanMetricsSet,
 }
 
 impl ScanExec {
@@ -51,6 +54,7 @@ impl ScanExec {
             reader,
             work: Arc::default(),
             properties: Arc::new(properties),
+            metrics: ExecutionPlanMetricsSet::new(),
         })
     }
 
@@ -75,7 +79,10 @@ impl fmt::Debug for ScanExec {
 
 impl DisplayAs for ScanExec {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "RegionScanExec: {}", self.spec)
+        match self.spec.wanted() {
+            wanted if wanted.is_empty() => f.write_str(self.name()),
+            wanted => write!(f, "{}: {wanted}", self.name()),
+        }
     }
 }
 
@@ -140,7 +147,12 @@ impl ExecutionPlan for ScanExec {
         };
         let rows = futures::stream::once(rows).try_flatten();
         let rows = limited(rows, self.plan.limit);
+        let rows = measured(rows, BaselineMetrics::new(&self.metrics, partition));
         Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), rows)))
+    }
+
+    fn metrics(&self) -> Option<MetricsSet> {
+        Some(metrics_of(&self.metrics, &self.reader.metrics))
     }
 }
 

@@ -9,6 +9,7 @@ mod block;
 mod dedup;
 mod exec;
 mod filter;
+mod measure;
 mod merge;
 mod plan;
 mod reader;

@@ -12,6 +12,7 @@ use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::utils::collect_columns;
 use greptime_query::{from_datafusion, into_datafusion};
 use greptime_types::{Error, ErrorKind, Result as OurResult, TableInfo, Ttl};
+use tokio::time::Instant;
 
 use super::block::holds_for;
 use super::filter::{Filters, TimeRange};
@@ -44,12 +45,6 @@ pub struct RegionReader {
     /// Streams that read side by side.
     pub streams: usize,
     pub metrics: Arc<ReadMetrics>,
-}
-
-impl fmt::Display for RegionReader {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "region={}", self.region.id())
-    }
 }
 
 impl RegionReader {
@@ -91,6 +86,7 @@ impl RegionReader {
         filters: &Filters,
         last_of_series: bool,
     ) -> Result<Arc<Work>> {
+        let started = Instant::now();
         let names: BTreeSet<&str> = columns.iter().map(String::as_str).collect();
         for _ in 0..ATTEMPTS {
             let snapshot = self.region.snapshot().map_err(into_datafusion)?;
@@ -112,6 +108,7 @@ impl RegionReader {
             match self.runs(&snapshot, &wanted).await {
                 Ok(runs) => {
                     let work = Work::open(wanted, runs, Arc::clone(&self.metrics)).await;
+                    ReadMetrics::add(&self.metrics.opening_nanos, started.elapsed().as_nanos() as usize);
                     return work.map(Arc::new).map_err(into_datafusion);
                 }
                 Err(error) if error.kind == ErrorKind::NotFound => {
@@ -146,10 +143,14 @@ impl RegionReader {
     async fn runs(&self, snapshot: &Snapshot, wanted: &Wanted) -> OurResult<Vec<(Run, Span)>> {
         let mut runs = Vec::new();
         for (rows, span) in memory_runs(snapshot, wanted)? {
+            ReadMetrics::add(&self.metrics.rows_in_memory, rows.num_rows());
             runs.push((Run::Memory(rows), span));
         }
-        let files = snapshot.view.files.values();
-        for file in files.filter(|f| wanted.filters.time.overlaps(f.min_time, f.max_time)) {
+        for file in snapshot.view.files.values() {
+            if !wanted.filters.time.overlaps(file.min_time, file.max_time) {
+                ReadMetrics::add(&self.metrics.files_pruned, 1);
+                continue;
+            }
             let open = self.files.open(file, &self.metrics).await?;
             let span = Span {
                 min_time: file.min_time,

@@ -126,8 +126,11 @@ impl Work {
             let (work, ctx) = (Arc::clone(&work), Arc::clone(&ctx));
             async move { work.read(part, ctx).await }
         });
+        let metrics = Arc::clone(&self.metrics);
         blocks.try_flatten().map(move |selected| {
             let selected: Selected = selected?;
+            let rows = selected.stretches.iter().map(|s| s.rows.len()).sum();
+            ReadMetrics::add(&metrics.rows_selected, rows);
             held.try_resize(selected.block.bytes())?;
             Ok(selected)
         })
@@ -269,6 +272,8 @@ impl Work {
     /// The columns of a row group that are wanted; of tags one row for each series.
     async fn row_group(&self, file: &SstFile, number: usize, (tags, last): (Tags, bool)) -> OurResult<Block> {
         let Tags { rows: tags, series } = tags;
+        let all = series.starts.last().map_or(0, |rows| *rows as usize);
+        ReadMetrics::add(&self.metrics.rows, all);
         let others = self.others();
         let (columns, starts): (_, Arc<[u32]>) = match last {
             true => {

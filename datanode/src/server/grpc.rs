@@ -9,11 +9,12 @@ use arrow_flight::{
     Action, ActionType, Criteria, Empty, FlightData, FlightDescriptor, FlightInfo, HandshakeRequest,
     HandshakeResponse, PollInfo, PutResult, SchemaResult, Ticket,
 };
+use bytes::Bytes;
 use futures::stream::BoxStream;
-use futures::{StreamExt, TryStreamExt};
+use futures::{Stream, StreamExt, TryStreamExt};
 use greptime_proto::v1::region_server::{Region, RegionServer};
 use greptime_proto::{MAX_MESSAGE, status_from_error, v1};
-use greptime_query::from_datafusion;
+use greptime_query::{RegionRows, ReportSlot, from_datafusion};
 use prost::Message as _;
 use tonic::service::Routes;
 use tonic::{Request, Response, Status, Streaming};
@@ -85,6 +86,24 @@ impl Region for Service {
     }
 }
 
+/// The newest report goes with every message, and at the end with one of its own; without reports nothing is added.
+fn with_reports(
+    data: impl Stream<Item = Result<FlightData, Status>> + Send,
+    report: ReportSlot,
+) -> impl Stream<Item = Result<FlightData, Status>> + Send {
+    let encoded = move || report.get().map(|r| Bytes::from(r.encode_to_vec()));
+    let newest = encoded.clone();
+    let last = futures::stream::once(async move { encoded() }).filter_map(|metadata| {
+        let message = metadata.map(|metadata| Ok(FlightData::new().with_app_metadata(metadata)));
+        futures::future::ready(message)
+    });
+    let data = data.map_ok(move |message| match newest() {
+        Some(metadata) => message.with_app_metadata(metadata),
+        None => message,
+    });
+    data.chain(last)
+}
+
 type Answer<T> = Result<Response<T>, Status>;
 
 fn unsupported<T>() -> Answer<T> {
@@ -104,11 +123,13 @@ impl FlightService for Service {
     async fn do_get(&self, request: Request<Ticket>) -> Answer<Self::DoGetStream> {
         let query = v1::QueryRequest::decode(request.into_inner().ticket)
             .map_err(|e| Status::invalid_argument(format!("the ticket is not a query: {e}")))?;
-        let rows = self.0.query(query).await.map_err(status_from_error)?;
+        let RegionRows { rows, report } = self.0.query(query).await.map_err(status_from_error)?;
         let schema = rows.schema();
         let rows = rows.map_err(|e| FlightError::from(status_from_error(from_datafusion(&e))));
         let data = FlightDataEncoderBuilder::new().with_schema(schema).build(rows);
-        Ok(Response::new(data.map_err(Status::from).boxed()))
+        Ok(Response::new(
+            with_reports(data.map_err(Status::from), report).boxed(),
+        ))
     }
 
     async fn handshake(&self, _: Request<Streaming<HandshakeRequest>>) -> Answer<Self::HandshakeStream> {

@@ -12,8 +12,12 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use futures::StreamExt;
 use greptime_proto::v1;
-use greptime_query::{RegionScanSpec, ResolveScan, decode_plan, from_datafusion, into_datafusion};
+use greptime_query::{
+    RegionReport, RegionRows, RegionScanSpec, ReportSlot, ResolveScan, decode_plan, from_datafusion,
+    into_datafusion, operators_of,
+};
 use greptime_types::{Error, RegionId, Result};
+use tokio::time::Instant;
 
 use super::Datanode;
 use crate::region::{Flusher, Region, load_manifest};
@@ -22,15 +26,21 @@ use crate::sst::FileSource;
 
 impl Datanode {
     /// Runs a plan over one region. It sees every write that was acknowledged before.
-    pub async fn query(&self, request: v1::QueryRequest) -> Result<SendableRecordBatchStream> {
+    pub async fn query(&self, request: v1::QueryRequest) -> Result<RegionRows> {
+        let started = Instant::now();
         let deadline = self.check_header(request.header.as_ref())?;
         self.check_alive()?;
         let plan = self.explain(&request)?;
         self.metrics.queries.inc();
-        let rows = execute_stream(plan, self.queries.task_ctx()).map_err(|e| from_datafusion(&e))?;
-        Ok(match deadline {
+        let rows = execute_stream(Arc::clone(&plan), self.queries.task_ctx());
+        let rows = rows.map_err(|e| from_datafusion(&e))?;
+        let rows = match deadline {
             None => rows,
             Some(left) => until(rows, left),
+        };
+        Ok(match request.report {
+            false => rows.into(),
+            true => reported(rows, plan, self.identity().node_id, started),
         })
     }
 
@@ -52,9 +62,32 @@ impl Datanode {
     }
 }
 
+/// The rows, and after each batch and at the end what the plan has cost so far: the receiver may stop before the end.
+fn reported(
+    rows: SendableRecordBatchStream,
+    plan: Arc<dyn ExecutionPlan>,
+    node: u64,
+    started: Instant,
+) -> RegionRows {
+    let (schema, report) = (rows.schema(), ReportSlot::default());
+    let slot = report.clone();
+    let ended = futures::stream::iter([None]);
+    let rows = rows.map(Some).chain(ended).filter_map(move |batch| {
+        slot.set(RegionReport {
+            node,
+            nanos: started.elapsed().as_nanos() as u64,
+            is_complete: batch.is_none(),
+            operators: operators_of(plan.as_ref()),
+        });
+        futures::future::ready(batch)
+    });
+    let rows = Box::pin(RecordBatchStreamAdapter::new(schema, rows));
+    RegionRows { rows, report }
+}
+
 /// The rows, or an error once the deadline has passed.
 fn until(rows: SendableRecordBatchStream, left: Duration) -> SendableRecordBatchStream {
-    let (schema, end) = (rows.schema(), tokio::time::Instant::now() + left);
+    let (schema, end) = (rows.schema(), Instant::now() + left);
     let bounded = futures::stream::try_unfold(rows, move |mut rows| async move {
         match tokio::time::timeout_at(end, rows.next()).await {
             Ok(Some(batch)) => Ok(Some((batch?, rows))),

@@ -103,6 +103,7 @@ impl SstFile {
                 .and_then(|key| self.caches().decoded.get(&key));
             known.push(match kept {
                 Some(Decoded::Column(array)) => {
+                    ReadMetrics::add(&metrics.bytes_decoded_before, array.get_array_memory_size());
                     let array = as_type(&array, field.data_type());
                     Some(array.map_err(|e| undecodable(self, row_group, &e))?)
                 }
@@ -150,6 +151,7 @@ impl SstFile {
     pub async fn series(&self, row_group: usize, metrics: &ReadMetrics) -> Result<Arc<Series>> {
         let key = self.column_key(row_group, usize::MAX);
         if let Some(Decoded::Series(series)) = self.caches().decoded.get(&key) {
+            ReadMetrics::add(&metrics.bytes_decoded_before, series.memory_size());
             return Ok(series);
         }
         let rows = self.rows_of(row_group)?;

@@ -348,6 +348,10 @@ pub(super) async fn decode_columns(
         .collect();
     let descriptor = footer.metadata().file_metadata().schema_descr();
     let failed = |e: ParquetError| undecodable(file, row_group, &e);
+    if let Some(index) = footer.metadata().offset_index().and_then(|i| i.get(row_group)) {
+        let pages = positions.iter().filter_map(|&column| index.get(column));
+        ReadMetrics::add(&metrics.pages, pages.map(|p| p.page_locations.len()).sum());
+    }
     let mut decoder = ParquetPushDecoderBuilder::new_with_metadata(footer.reader.clone())
         .with_row_groups(vec![row_group])
         .with_projection(ProjectionMask::roots(descriptor, positions.iter().copied()))

@@ -24,18 +24,14 @@ macro_rules! read_metrics {
             }
         }
 
-        impl ReadCounts {
-            /// Names and values, for people.
-            pub fn entries(&self) -> Vec<(&'static str, u64)> {
-                vec![$((stringify!($name), self.$name),)*]
-            }
-        }
     };
 }
 
 read_metrics! {
     /// Files that were opened.
     files,
+    /// Files that have no row of the wanted time, and were not opened.
+    files_pruned,
     /// Row groups of those files that were asked for.
     row_groups,
     /// Row groups that cannot have a row of the wanted time.
@@ -44,7 +40,9 @@ read_metrics! {
     row_groups_pruned_by_statistics,
     /// The same, by bloom filters.
     row_groups_pruned_by_bloom_filter,
-    /// Pages of wanted columns in the row groups that were left.
+    /// The same, by minima and maxima of all of their pages.
+    row_groups_pruned_by_pages,
+    /// Pages of wanted columns in the row groups that were left, but for columns that were decoded before.
     pages,
     /// Of these, pages that were not read.
     pages_pruned,
@@ -52,8 +50,16 @@ read_metrics! {
     rows,
     /// Of these, rows in pages that were not read.
     rows_pruned,
-    /// Rows given out.
+    /// Rows given out by readers of pages.
     rows_returned,
+    /// Rows in memory that no file has, and that may be of the wanted time.
+    rows_in_memory,
+    /// Rows of wanted series and times, of files and memory; each identity once.
+    rows_selected,
+    /// Time for opening files and choosing row groups, in nanoseconds.
+    opening_nanos,
+    /// Time that requests to object storage took, each by itself, in nanoseconds.
+    store_nanos,
     /// Bytes that were found in memory.
     bytes_from_memory,
     /// Bytes that were found on the cache's disk.
@@ -69,7 +75,7 @@ read_metrics! {
 }
 
 impl ReadMetrics {
-    pub(super) fn add(counter: &AtomicU64, n: usize) {
+    pub fn add(counter: &AtomicU64, n: usize) {
         counter.fetch_add(n as u64, Ordering::Relaxed);
     }
 

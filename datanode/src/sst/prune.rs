@@ -1,6 +1,7 @@
 //! Which parts of a file can have wanted rows.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use arrow::datatypes::{Field, FieldRef, Schema, SchemaRef};
 use datafusion::datasource::physical_plan::parquet::{
@@ -100,9 +101,8 @@ fn view_of(footer: &Footer, wanted: &SchemaRef, expr: &Arc<dyn PhysicalExpr>) ->
 pub(super) async fn plan(file: &SstFile, request: &ReadRequest) -> Result<Vec<Access>> {
     let footer = &file.footer;
     let groups = footer.metadata().row_groups();
-    let metrics = &request.metrics;
     let mut access = asked_for(groups.len(), request)?;
-    ReadMetrics::add(&metrics.row_groups, access.row_group_indexes().len());
+    count_groups(request, |m| &m.row_groups, access.row_group_indexes().len());
     let time = request.time.filter(|_| request.time_is_of(footer));
     if let Some(time) = time {
         let before = access.row_group_indexes();
@@ -112,7 +112,7 @@ pub(super) async fn plan(file: &SstFile, request: &ReadRequest) -> Result<Vec<Ac
             }
         }
         let pruned = before.len() - access.row_group_indexes().len();
-        ReadMetrics::add(&metrics.row_groups_pruned_by_time, pruned);
+        count_groups(request, |m| &m.row_groups_pruned_by_time, pruned);
     }
     let pruner = request
         .predicate
@@ -142,11 +142,11 @@ pub(super) async fn plan(file: &SstFile, request: &ReadRequest) -> Result<Vec<Ac
             });
         }
         if selection.as_ref().is_some_and(|s| !s.selects_any()) {
+            count_groups(request, |m| &m.row_groups_pruned_by_pages, 1);
             count_rows(file, request, row_group, selection.as_ref());
             continue;
         }
         let selection = selection.filter(|s| s.skipped_row_count() > 0);
-        count_rows(file, request, row_group, selection.as_ref());
         plan.push(Access {
             row_group,
             selection,
@@ -187,12 +187,12 @@ async fn prune(
         let before = filter.remaining_row_group_count();
         filter.prune_by_statistics(&pruner.view, descriptor, groups, predicate, &pruner.metrics);
         let left = filter.remaining_row_group_count();
-        ReadMetrics::add(&request.metrics.row_groups_pruned_by_statistics, before - left);
+        count_groups(request, |m| &m.row_groups_pruned_by_statistics, before - left);
         let filters = bloom_filters(file, request, pruner, predicate, &filter).await?;
         if let Some(filters) = filters {
             filter.prune_by_bloom_filters(predicate, &pruner.metrics, &filters);
             let pruned = left - filter.remaining_row_group_count();
-            ReadMetrics::add(&request.metrics.row_groups_pruned_by_bloom_filter, pruned);
+            count_groups(request, |m| &m.row_groups_pruned_by_bloom_filter, pruned);
         }
     }
     Ok(pruner.pages.prune_plan_with_page_index(
@@ -284,7 +284,20 @@ fn pages_of_time(footer: &Footer, row_group: usize, time: (i64, i64)) -> Option<
     Some((0..locations.len()).map(page).collect())
 }
 
-fn count_rows(file: &SstFile, request: &ReadRequest, row_group: usize, selection: Option<&RowSelection>) {
+/// Row groups that are asked for by their numbers were counted when they were chosen.
+fn count_groups(request: &ReadRequest, counter: impl Fn(&ReadMetrics) -> &AtomicU64, groups: usize) {
+    if request.row_groups.is_none() {
+        ReadMetrics::add(counter(&request.metrics), groups);
+    }
+}
+
+/// Counts the rows of a row group, and its pages, as read or pruned.
+pub(super) fn count_rows(
+    file: &SstFile,
+    request: &ReadRequest,
+    row_group: usize,
+    selection: Option<&RowSelection>,
+) {
     let (metadata, metrics) = (file.footer.metadata(), &request.metrics);
     let rows = metadata.row_group(row_group).num_rows() as usize;
     ReadMetrics::add(&metrics.rows, rows);

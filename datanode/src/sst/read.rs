@@ -17,7 +17,7 @@ use greptime_types::{Error, Result};
 use super::decode::RowGroupReader;
 use super::filter::Filter;
 use super::footer::{FileColumn, Footer};
-use super::prune::{Access, Pruners, plan, time_of};
+use super::prune::{Access, Pruners, count_rows, plan, time_of};
 use super::{ReadMetrics, SstFile};
 
 /// Rows of a batch, unless the request says otherwise.
@@ -159,6 +159,14 @@ impl Reading {
     async fn next(&mut self) -> DfResult<Option<RecordBatch>> {
         if self.state.is_none() {
             let left = plan(&self.file, &self.request).await.map_err(into_datafusion)?;
+            for access in &left {
+                count_rows(
+                    &self.file,
+                    &self.request,
+                    access.row_group,
+                    access.selection.as_ref(),
+                );
+            }
             let work = Work::new(self.file.clone(), Arc::clone(&self.request))?;
             self.state = Some(Progress {
                 work: Arc::new(work),

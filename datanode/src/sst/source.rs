@@ -8,6 +8,7 @@ use greptime_object_store::{Bucket, store_error};
 use greptime_types::{Error, ErrorKind, Result};
 use object_store::ObjectStoreExt;
 use object_store::path::Path;
+use tokio::time::Instant;
 
 use super::footer::{Footer, Tail};
 use super::layout::Segment;
@@ -125,7 +126,9 @@ impl FileSource {
 
     async fn fetch(&self, key: &Path, range: Range<u64>, metrics: &ReadMetrics) -> Result<Bytes> {
         let length = range.end - range.start;
+        let started = Instant::now();
         let read = self.bucket.store.get_range(key, range).await;
+        ReadMetrics::add(&metrics.store_nanos, started.elapsed().as_nanos() as usize);
         let bytes = read.map_err(|e| store_error(&format!("reading {key}"), &e))?;
         if bytes.len() as u64 != length {
             return Err(Error::corruption(format!("{key} ended before its end")));

@@ -274,8 +274,9 @@ impl Node {
             epoch: 0,
             plan: encode_plan(&plan).unwrap(),
             schema_version: self.table.schema.version,
+            report: false,
         };
-        let rows = self.datanode.query(request).await?;
+        let rows = self.datanode.query(request).await?.rows;
         rows.try_collect().await.map_err(|e| from_datafusion(&e))
     }
 

@@ -25,6 +25,7 @@ use greptime_proto::transport::MetaLink;
 use greptime_query::{from_datafusion, into_datafusion, json_functions};
 use greptime_types::{Error, Result};
 
+use super::analyze::with_reports;
 use super::bounds::BoundMemory;
 use super::cast_names::name_casts;
 use super::catalog::{Databases, VIRTUAL_DATABASES};
@@ -357,7 +358,7 @@ impl Planned {
     /// The rows, until the deadline.
     pub async fn execute(self) -> Result<SendableRecordBatchStream> {
         let physical = self.state.create_physical_plan(&self.plan).await;
-        let physical = physical.map_err(|e| from_datafusion(&e))?;
+        let physical = physical.and_then(with_reports).map_err(|e| from_datafusion(&e))?;
         let rows = execute_stream(physical, self.task).map_err(|e| from_datafusion(&e))?;
         let spill_limit = self.spill_limit;
         let rows = RecordBatchStreamAdapter::new(

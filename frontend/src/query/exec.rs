@@ -2,19 +2,20 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::task::Poll;
 
 use datafusion::arrow::array::{Array, RecordBatch, RecordBatchOptions};
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{internal_err, plan_err};
-use datafusion::error::Result;
+use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::memory_pool::MemoryConsumer;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_plan::execution_plan::{
     Boundedness, EmissionType, ReplaceChildrenOptions, SchedulingType,
 };
-use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet};
+use datafusion::physical_plan::metrics::{ExecutionPlanMetricsSet, MetricBuilder, MetricsSet};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, Partitioning, PlanProperties,
@@ -23,6 +24,7 @@ use futures::{StreamExt, TryStreamExt};
 use greptime_query::{RegionScan, RegionScanSpec, encode_plan, into_datafusion};
 use greptime_types::{RegionId, TableInfo};
 
+use super::analyze::Reports;
 use crate::route::router::RegionQuery;
 use crate::route::{Deadline, Router};
 
@@ -38,6 +40,8 @@ pub struct RegionQueryExec {
     router: Arc<Router>,
     /// Whether `plan` is shown as a child. Not before the optimizer is done, whose rules would change it.
     is_shown: bool,
+    /// Of EXPLAIN ANALYZE: where the regions say what they did.
+    reports: Option<Arc<Reports>>,
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
 }
@@ -67,6 +71,7 @@ impl RegionQueryExec {
             table,
             router,
             is_shown: false,
+            reports: None,
             properties: Arc::new(properties),
             metrics,
         })
@@ -87,6 +92,13 @@ impl RegionQueryExec {
         let mut shown = self.with_plan(Arc::clone(&self.plan))?;
         shown.is_shown = true;
         Ok(shown)
+    }
+
+    /// The same, asking the regions to report; when they have, that is shown below in the place of the plan.
+    pub fn reported(&self, by_region: bool) -> Result<Self> {
+        let mut reported = self.shown()?;
+        reported.reports = Some(Arc::new(Reports::new(&self.regions, by_region)));
+        Ok(reported)
     }
 
     pub fn plan(&self) -> &Arc<dyn ExecutionPlan> {
@@ -131,7 +143,11 @@ impl DisplayAs for RegionQueryExec {
             "RegionQueryExec: table={}, regions=[{}]",
             self.table.full_name(),
             regions.join(", ")
-        )
+        )?;
+        match &self.reports {
+            Some(reports) => f.write_str(&reports.summary()),
+            None => Ok(()),
+        }
     }
 }
 
@@ -146,7 +162,11 @@ impl ExecutionPlan for RegionQueryExec {
 
     /// The regions' plan is shown below; it is executed there and not here.
     fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
-        if self.is_shown { vec![&self.plan] } else { vec![] }
+        match self.reports.as_ref().and_then(|r| r.shown()) {
+            Some(reported) => reported.iter().collect(),
+            None if self.is_shown => vec![&self.plan],
+            None => vec![],
+        }
     }
 
     fn benefits_from_input_partitioning(&self) -> Vec<bool> {
@@ -191,22 +211,39 @@ impl ExecutionPlan for RegionQueryExec {
             region,
             schema_version: self.table.schema.version,
             plan: encode_plan(&self.plan_for(region)?)?,
+            report: self.reports.is_some(),
         };
         let router = Arc::clone(&self.router);
         let schema = self.schema();
-        let metrics = BaselineMetrics::new(&self.metrics, partition);
+        let output_rows = MetricBuilder::new(&self.metrics).output_rows(partition);
         let expected = Arc::clone(&schema);
         let arrived = MemoryConsumer::new(format!("rows of region {region}")).register(context.memory_pool());
+        let reports = self.reports.clone();
         let rows = async move {
-            let rows = router.query(query, deadline.0).await.map_err(into_datafusion)?;
-            Ok::<_, datafusion::error::DataFusionError>(rows.map(move |batch| {
+            let asked = router.clock.now();
+            let answer = router.query(query, deadline.0).await.map_err(into_datafusion)?;
+            if let Some(reports) = &reports {
+                reports.answered(partition, answer.report, router.clock.now() - asked);
+            }
+            let at_end = reports.clone();
+            let end = futures::stream::poll_fn(move |_| {
+                if let Some(reports) = &at_end {
+                    reports.ended(partition, router.clock.now() - asked);
+                }
+                Poll::Ready(None)
+            });
+            let rows = answer.rows.map(move |batch| {
                 let batch = as_expected(&expected, batch?)?;
-                metrics.record_output(batch.num_rows());
+                output_rows.add(batch.num_rows());
+                if let Some(reports) = &reports {
+                    reports.received(partition, batch.num_rows());
+                }
                 // It is here whether there is room or not, so that it is counted and not asked for: those who can
                 // spill give way to it. There is one batch of each region; the next one is awaited.
                 arrived.resize(size_of_rows(&batch));
                 Ok(batch)
-            }))
+            });
+            Ok::<_, DataFusionError>(rows.chain(end))
         };
         let rows = futures::stream::once(rows).try_flatten();
         Ok(Box::pin(RecordBatchStreamAdapter::new(schema, rows)))

@@ -4,6 +4,7 @@
 //! ([`pruning`]). The last rule of the optimizer ([`pushdown`]) moves whatever stands above it and can run beside
 //! a region into it; what is left runs here, within the memory pool ([`memory`], [`bounds`]).
 
+mod analyze;
 pub mod bounds;
 mod cast_names;
 pub mod catalog;

@@ -5,17 +5,16 @@ use std::time::Duration;
 
 use arrow_flight::error::FlightError;
 use arrow_flight::flight_service_client::FlightServiceClient;
-use arrow_flight::{Ticket, decode::FlightRecordBatchStream};
+use arrow_flight::{FlightData, Ticket, decode::FlightRecordBatchStream};
 use async_trait::async_trait;
-use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use futures::{StreamExt, TryStreamExt};
+use futures::{Stream, StreamExt, TryStreamExt};
 use greptime_proto::v1::region_client::RegionClient;
 use greptime_proto::v1::{
     CompactRequest, CompactResponse, FlushRequest, FlushResponse, QueryRequest, WriteRequest, WriteResponse,
 };
 use greptime_proto::{MAX_MESSAGE, error_from_status};
-use greptime_query::into_datafusion;
+use greptime_query::{RegionReport, RegionRows, ReportSlot, into_datafusion};
 use greptime_types::{Error, Result};
 use parking_lot::Mutex;
 use prost::Message;
@@ -122,7 +121,7 @@ impl Regions for GrpcRegions {
         self.answer(peer, response)
     }
 
-    async fn query(&self, peer: &Peer, request: QueryRequest) -> Result<SendableRecordBatchStream> {
+    async fn query(&self, peer: &Peer, request: QueryRequest) -> Result<RegionRows> {
         let mut client = FlightServiceClient::new(self.channel(peer).await?)
             .max_encoding_message_size(MAX_MESSAGE)
             .max_decoding_message_size(MAX_MESSAGE);
@@ -134,6 +133,8 @@ impl Regions for GrpcRegions {
             .map_err(|status| self.failed(peer, &status))?
             .into_inner();
         let data = data.map_err(|status| FlightError::Tonic(Box::new(status)));
+        let report = ReportSlot::default();
+        let data = without_reports(data, report.clone());
         let mut batches = FlightRecordBatchStream::new_from_flight_data(data.boxed());
         // The schema comes before the first batch; a failure to plan shows here.
         let first = batches
@@ -149,8 +150,25 @@ impl Regions for GrpcRegions {
         let all = futures::stream::iter(first.map(Ok))
             .chain(batches)
             .map_err(move |e| into_datafusion(flight_error(e).context(format_args!("datanode {node}"))));
-        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, all)))
+        let rows = Box::pin(RecordBatchStreamAdapter::new(schema, all));
+        Ok(RegionRows { rows, report })
     }
+}
+
+/// Keeps the newest report, and leaves out messages that are nothing else.
+fn without_reports<E: Send>(
+    data: impl Stream<Item = Result<FlightData, E>> + Send,
+    newest: ReportSlot,
+) -> impl Stream<Item = Result<FlightData, E>> + Send {
+    data.try_filter_map(move |message| {
+        let has_report = !message.app_metadata.is_empty();
+        // One that cannot be read is as good as none.
+        if let (true, Ok(report)) = (has_report, RegionReport::decode(message.app_metadata.clone())) {
+            newest.set(report);
+        }
+        let is_only_report = has_report && message.data_header.is_empty();
+        futures::future::ready(Ok((!is_only_report).then_some(message)))
+    })
 }
 
 fn flight_error(error: FlightError) -> Error {

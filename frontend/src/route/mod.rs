@@ -14,7 +14,6 @@ pub mod table;
 pub mod view;
 
 use async_trait::async_trait;
-use datafusion::execution::SendableRecordBatchStream;
 use greptime_proto::v1::{
     CompactRequest, CompactResponse, FlushRequest, FlushResponse, QueryRequest, WriteRequest, WriteResponse,
 };
@@ -22,6 +21,7 @@ use greptime_types::Result;
 
 pub use catalog::Catalog;
 pub use ddl::Ddl;
+pub use greptime_query::RegionRows;
 pub use grpc::GrpcRegions;
 pub use router::{Deadline, Router};
 pub use table::Peer;
@@ -37,7 +37,7 @@ pub trait Regions: Send + Sync + 'static {
 
     /// Errors inside the stream are `greptime_types::Error` in `DataFusionError::External`
     /// (`greptime_query::into_datafusion`).
-    async fn query(&self, peer: &Peer, request: QueryRequest) -> Result<SendableRecordBatchStream>;
+    async fn query(&self, peer: &Peer, request: QueryRequest) -> Result<RegionRows>;
 
     async fn flush(&self, peer: &Peer, request: FlushRequest) -> Result<FlushResponse>;
 

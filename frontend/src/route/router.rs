@@ -16,7 +16,7 @@ use greptime_proto::v1::{
     CompactRequest, CompactResponse, FlushRequest, FlushResponse, QueryRequest, RequestHeader, WriteOp,
     WriteRequest, WriteResponse,
 };
-use greptime_query::from_datafusion;
+use greptime_query::{RegionRows, from_datafusion};
 use greptime_rows::{Encoded, SeriesBatch};
 use greptime_types::{Error, RegionId, RequestId, Result, TableInfo, TableSchema};
 
@@ -94,6 +94,8 @@ pub struct RegionQuery {
     pub region: RegionId,
     pub schema_version: u64,
     pub plan: Bytes,
+    /// Whether the region is to say what it cost.
+    pub report: bool,
 }
 
 /// The leader that an attempt goes to.
@@ -171,7 +173,7 @@ impl Router {
     }
 
     /// Starts a query. It is asked again until its first rows have come, not after: they cannot be taken back.
-    pub async fn query(&self, query: RegionQuery, deadline: Deadline) -> Result<SendableRecordBatchStream> {
+    pub async fn query(&self, query: RegionQuery, deadline: Deadline) -> Result<RegionRows> {
         let bytes = query.plan.len() as u64;
         let attempt = |target: Target| self.query_once(&query, target, deadline).boxed();
         let made_for = Some(query.schema_version);
@@ -184,15 +186,18 @@ impl Router {
         query: &RegionQuery,
         target: Target,
         deadline: Deadline,
-    ) -> Result<SendableRecordBatchStream> {
+    ) -> Result<RegionRows> {
         let request = QueryRequest {
             header: Some(self.header(&target, deadline)),
             region_id: query.region.as_u64(),
             epoch: target.epoch,
             plan: query.plan.clone(),
             schema_version: query.schema_version,
+            report: query.report,
         };
-        first_rows(self.regions.query(&target.peer, request).await?).await
+        let answer = self.regions.query(&target.peer, request).await?;
+        let rows = first_rows(answer.rows).await?;
+        Ok(RegionRows { rows, ..answer })
     }
 
     /// Puts everything that a region has in memory into files; returns the index up to which rows are in files.

@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use async_trait::async_trait;
-use datafusion::execution::SendableRecordBatchStream;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use greptime_frontend::{Peer, Regions};
@@ -15,6 +16,7 @@ use greptime_proto::v1::{
     FlushRequest, FlushResponse, Push, QueryRequest, Route, RouteUpdate, Tock, Welcome, WriteRequest,
     WriteResponse, beat, ddl_request, push,
 };
+use greptime_query::{RegionReport, RegionRows, operators_of};
 use greptime_types::{Change, DatabaseInfo, Error, RegionId, Result, TableId, TableInfo, TableState};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
@@ -44,6 +46,10 @@ pub struct Fake {
     pub write_attempts: AtomicUsize,
     pub query_attempts: AtomicUsize,
     pub ddl_requests: AtomicUsize,
+    /// Queries that were asked to say what they cost.
+    pub reports_asked: AtomicUsize,
+    /// Whether datanodes are too old to say it.
+    pub reports_nothing: AtomicBool,
     /// Regions in the order in which they were flushed.
     pub flushed: Mutex<Vec<RegionId>>,
 }
@@ -428,10 +434,34 @@ impl Regions for Fake {
         })
     }
 
-    async fn query(&self, peer: &Peer, request: QueryRequest) -> Result<SendableRecordBatchStream> {
+    async fn query(&self, peer: &Peer, request: QueryRequest) -> Result<RegionRows> {
         self.query_attempts.fetch_add(1, Ordering::SeqCst);
         self.check_up(peer, request.region_id)?;
         let region = RegionId::from_u64(request.region_id);
-        self.state.lock().regions[&region].query(&request)
+        self.reports_asked
+            .fetch_add(usize::from(request.report), Ordering::SeqCst);
+        let (plan, rows) = self.state.lock().regions[&region].query(&request)?;
+        let answer = RegionRows::from(rows);
+        if !self.reports_nothing.load(Ordering::SeqCst) && request.report {
+            return Ok(reported(answer, plan, peer.node));
+        }
+        Ok(answer)
     }
+}
+
+/// A report after each batch, and one at the end.
+fn reported(answer: RegionRows, plan: Arc<dyn ExecutionPlan>, node: u64) -> RegionRows {
+    let (schema, report) = (answer.rows.schema(), answer.report.clone());
+    let ended = futures::stream::iter([None]);
+    let rows = answer.rows.map(Some).chain(ended).filter_map(move |batch| {
+        answer.report.set(RegionReport {
+            node,
+            nanos: 1_000_000,
+            is_complete: batch.is_none(),
+            operators: operators_of(plan.as_ref()),
+        });
+        futures::future::ready(batch)
+    });
+    let rows = Box::pin(RecordBatchStreamAdapter::new(schema, rows));
+    RegionRows { rows, report }
 }

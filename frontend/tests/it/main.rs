@@ -3,6 +3,7 @@
 mod admin;
 mod alter;
 mod cluster;
+mod explain;
 mod fake;
 mod hold;
 mod http;

@@ -143,7 +143,10 @@ impl Region {
     }
 
     /// Decodes the plan over the rows of now; executing it needs no lock.
-    pub fn query(&self, request: &QueryRequest) -> Result<SendableRecordBatchStream> {
+    pub fn query(
+        &self,
+        request: &QueryRequest,
+    ) -> Result<(Arc<dyn ExecutionPlan>, SendableRecordBatchStream)> {
         if request.epoch != 0 && request.epoch < self.epoch {
             return Err(Error::conflict("the epoch is old"));
         }
@@ -162,7 +165,8 @@ impl Region {
             }),
         );
         let plan = plan.map_err(|e| from_datafusion(&e))?;
-        execute_stream(plan, ctx).map_err(|e| from_datafusion(&e))
+        let rows = execute_stream(Arc::clone(&plan), ctx).map_err(|e| from_datafusion(&e))?;
+        Ok((plan, rows))
     }
 }
 

@@ -4,10 +4,9 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use async_trait::async_trait;
-use datafusion::execution::SendableRecordBatchStream;
 use greptime_clock::{SystemClock, SystemIds};
 use greptime_datanode::{Datanode, DatanodeParts};
-use greptime_frontend::route::{Peer, Regions};
+use greptime_frontend::route::{Peer, RegionRows, Regions};
 use greptime_frontend::{Frontend, FrontendParts};
 use greptime_metasrv::store::FileStore;
 use greptime_metasrv::{Alone, InProcess, Metasrv, MetasrvOptions, http_router};
@@ -32,7 +31,7 @@ impl Regions for LocalRegions {
         self.0.write(request).await
     }
 
-    async fn query(&self, _: &Peer, request: QueryRequest) -> Result<SendableRecordBatchStream> {
+    async fn query(&self, _: &Peer, request: QueryRequest) -> Result<RegionRows> {
         self.0.query(request).await
     }
 

@@ -12,6 +12,7 @@ use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType, ReplaceChildrenOptions};
+use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties};
 use futures::{Stream, StreamExt, TryStreamExt};
@@ -20,6 +21,7 @@ use tokio::sync::OnceCell;
 use super::groups::GroupKey;
 use super::plan::{Aggregation, Scope};
 use super::states::States;
+use crate::scan::measure::{measured, metrics_of};
 use crate::scan::reader::RegionReader;
 use crate::scan::work::{Selected, Work};
 
@@ -30,6 +32,7 @@ pub struct RegionAggregateExec {
     aggregation: Arc<Aggregation>,
     work: Arc<OnceCell<Arc<Work>>>,
     properties: Arc<PlanProperties>,
+    metrics: ExecutionPlanMetricsSet,
 }
 
 impl RegionAggregateExec {
@@ -45,6 +48,7 @@ impl RegionAggregateExec {
             aggregation,
             work: Arc::default(),
             properties: Arc::new(properties),
+            metrics: ExecutionPlanMetricsSet::new(),
         }
     }
 }
@@ -62,8 +66,7 @@ impl DisplayAs for RegionAggregateExec {
         let functions: Vec<&str> = self.aggregation.functions.iter().map(|f| f.expr.name()).collect();
         write!(
             f,
-            "RegionAggregateExec: {}, gby={:?}, aggr=[{}]",
-            self.reader,
+            "RegionAggregateExec: gby={:?}, aggr=[{}]",
             self.aggregation.keys,
             functions.join(", ")
         )
@@ -136,7 +139,12 @@ impl ExecutionPlan for RegionAggregateExec {
             Ok::<_, DataFusionError>(aggregate(blocks, states, held).boxed())
         };
         let rows = futures::stream::once(states).try_flatten();
+        let rows = measured(rows, BaselineMetrics::new(&self.metrics, partition));
         Ok(Box::pin(RecordBatchStreamAdapter::new(schema, rows)))
+    }
+
+    fn metrics(&self) -> Option<MetricsSet> {
+        Some(metrics_of(&self.metrics, &self.reader.metrics))
     }
 }
 

@@ -75,11 +75,12 @@ async fn beside_region(node: &Node, sql: &str) -> (Vec<RecordBatch>, String) {
         epoch: 0,
         plan: encode_plan(&plan).unwrap(),
         schema_version: 1,
+        report: false,
     };
     let shown = node.datanode.explain(&request).unwrap();
     let rows = node.datanode.query(request).await.unwrap();
     (
-        rows.try_collect().await.unwrap(),
+        rows.rows.try_collect().await.unwrap(),
         displayable(shown.as_ref()).indent(false).to_string(),
     )
 }

@@ -421,8 +421,9 @@ async fn a_reader_that_began_before_goes_on_with_replaced_files_and_a_new_one_do
         epoch: 0,
         plan: encode_plan(&plan).unwrap(),
         schema_version: 1,
+        report: false,
     };
-    let reading = node.datanode.query(request).await.unwrap();
+    let reading = node.datanode.query(request).await.unwrap().rows;
     node.datanode.compact_one(&region).await.unwrap();
     node.datanode.compactor.clean(&region, LATER).await.unwrap();
     let batches: Vec<_> = reading.try_collect().await.unwrap();

@@ -16,7 +16,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::testing::{Node, batch, ipc, row};
 
-async fn connect(node: &Node) -> Channel {
+pub(super) async fn connect(node: &Node) -> Channel {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(Arc::clone(&node.datanode).serve(listener, std::future::pending()));
@@ -38,6 +38,7 @@ fn query(node: &Node, region_id: u64) -> Ticket {
             epoch: 0,
             plan,
             schema_version: 1,
+            report: false,
         }
         .encode_to_vec(),
     )
