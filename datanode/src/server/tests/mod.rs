@@ -4,6 +4,7 @@ mod alter;
 mod bucket;
 mod compaction;
 mod durability;
+mod model;
 mod retries;
 mod rows;
 mod series;
