@@ -230,8 +230,10 @@ impl Partition {
             if chunk.min_sequence > through {
                 kept.push(chunk);
             } else if chunk.max_sequence > through {
+                let sorted_by = chunk.sorted_by.clone();
                 let rest = order::in_sequence(vec![chunk], |c, row| c.sequences.get(row) > through);
-                kept.push(Arc::new(rest.copy(0..rest.len(), false)?));
+                let rest = rest.copy(0..rest.len(), false)?;
+                kept.push(Arc::new(Chunk { sorted_by, ..rest }));
             }
         }
         *chunks = kept;

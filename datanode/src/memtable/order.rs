@@ -74,10 +74,14 @@ pub fn sorted(
         chunk.min_sequence > after || chunk.sequences.get(row) > after
     });
     let rank = |at: &At| ranks.of(chunks[at.0 as usize].series[at.1 as usize]);
-    // In a write the later row wins, so it comes first, as do the newer ones.
+    // In a write the later row wins, so it comes first, as do the newer ones. In what was sorted before it does already.
     let within = |at: &At| {
         let (chunk, row) = (&chunks[at.0 as usize], at.1 as usize);
-        (chunk.times[row], Reverse(chunk.sequences.get(row)), Reverse(*at))
+        let place = match chunk.sorted_by {
+            Some(_) => i64::from(at.1),
+            None => -i64::from(at.1),
+        };
+        (chunk.times[row], Reverse(chunk.sequences.get(row)), place)
     };
     let mut rows = if ranks.len() > 4 * rows.len() + 1024 {
         let mut rows = rows;

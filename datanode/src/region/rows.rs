@@ -1,8 +1,10 @@
 //! Rows of a write: from Arrow IPC, checked against the table.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
-use arrow::datatypes::DataType;
+use arrow::array::{RecordBatch, new_null_array};
+use arrow::datatypes::{DataType, Field, Schema};
 use greptime_rows::{Encoded, SeriesBatch, decode};
 use greptime_types::{ColumnSchema, Error, Result, Semantic, TableInfo};
 
@@ -41,14 +43,40 @@ pub fn replay_rows(rows: &Encoded, table: &TableInfo) -> Result<SeriesBatch> {
     }
     let batch = decode(&rows.rows).map_err(damaged)?;
     let schema = batch.schema();
-    let known = |(i, field): (usize, &std::sync::Arc<arrow::datatypes::Field>)| {
-        table.schema.column(field.name()).map(|_| i)
-    };
+    let known = |(i, field): (usize, &Arc<Field>)| table.schema.column(field.name()).map(|_| i);
     let known: Vec<usize> = schema.fields().iter().enumerate().filter_map(known).collect();
     let batch = batch
         .project(&known)
         .map_err(|e| Error::corruption(e.to_string()))?;
     SeriesBatch::from_named(&batch, &table.schema).map_err(damaged)
+}
+
+/// The rows with NULL in the columns that their writer did not name, if these have a default that rows of before show.
+///
+/// Where fields are merged NULL is "not said". Without it the rows would count as older than the column, and its
+/// default would replace what is there; a writer that does not know a new column yet does not name it.
+pub fn with_unsaid(batch: SeriesBatch, table: &TableInfo) -> Result<SeriesBatch> {
+    let unsaid = |c: &&ColumnSchema| {
+        c.absent.is_some() && c.semantic == Semantic::Field && batch.column(c.id).is_none()
+    };
+    let unsaid: Vec<&ColumnSchema> = table.schema.columns.iter().filter(unsaid).collect();
+    if unsaid.is_empty() {
+        return Ok(batch);
+    }
+    let rows = batch.rows();
+    let (mut fields, mut arrays) = (rows.schema().fields().to_vec(), rows.columns().to_vec());
+    for column in unsaid {
+        let array = new_null_array(&column.column_type.to_arrow(), rows.num_rows());
+        fields.push(Arc::new(Field::new(
+            column.id.to_string(),
+            array.data_type().clone(),
+            true,
+        )));
+        arrays.push(array);
+    }
+    let rows = RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays);
+    let rows = rows.map_err(|e| Error::internal(format!("rows of a write: {e}")))?;
+    SeriesBatch::try_new(batch.series().clone(), rows)
 }
 
 /// Whether the rows can be part of the table: every column exists with this very type, tags belong to series, the

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use greptime_proto::v1::{RegionReport, RegionRole};
 use greptime_rows::SeriesBatch;
-use greptime_types::{Error, RegionId, RequestId, Result, TableInfo, Ttl, format};
+use greptime_types::{Error, MergeMode, RegionId, RequestId, Result, TableInfo, Ttl, format};
 
 use super::checkpoint::Checkpoint;
 use super::entry::{RegionEntry, WriteEntry};
 use super::requests::{RequestTable, Seen};
-use super::rows::replay_rows;
+use super::rows::{replay_rows, with_unsaid};
 use crate::log::{Applied, CommittedEntry, GroupStatus};
 use crate::manifest::View;
 use crate::memtable::{Buffers, KeyColumns, Memtable, MemtableView};
@@ -324,6 +324,10 @@ impl RegionState {
                     Buffers { rows, series: 0 },
                 )
             }
+        };
+        let rows = match self.table.options.merge_mode {
+            MergeMode::LastNonNull => with_unsaid(rows, &self.table)?,
+            MergeMode::LastRow => rows,
         };
         self.active
             .insert(&rows, &self.table.schema, (sequence, write.op), buffers)?;

@@ -1,9 +1,13 @@
 //! What the tests of this crate share: a table, rows, a bucket that fails, a node that crashes.
 
 mod bucket;
+mod clock;
+mod dice;
 mod node;
 
 pub use bucket::{Fault, FaultyStore, PutFault, Request};
+pub use clock::SkewedClock;
+pub use dice::{Dice, seeds};
 pub use node::{Node, Row, WriteOptions, row, rows_of};
 
 use std::sync::Arc;

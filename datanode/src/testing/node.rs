@@ -9,7 +9,7 @@ use arrow::datatypes::{Float64Type, TimestampMillisecondType};
 use datafusion::logical_expr::Expr;
 use datafusion::physical_plan::ExecutionPlan;
 use futures::TryStreamExt;
-use greptime_clock::{SystemClock, SystemIds};
+use greptime_clock::{SharedClock, SystemClock, SystemIds};
 use greptime_object_store::Bucket;
 use greptime_proto::v1;
 use greptime_query::{RegionScan, RegionScanSpec, encode_plan, from_datafusion};
@@ -47,6 +47,7 @@ pub struct Node {
     pub region: RegionId,
     pub table: TableInfo,
     pub dir: tempfile::TempDir,
+    pub clock: SharedClock,
     pub datanode: Arc<Datanode>,
     next: AtomicU64,
 }
@@ -66,12 +67,16 @@ impl Node {
     }
 
     pub async fn of(config: DatanodeConfig, table: TableInfo) -> Self {
+        Self::with_clock(config, table, SystemClock::shared()).await
+    }
+
+    pub async fn with_clock(config: DatanodeConfig, table: TableInfo, clock: SharedClock) -> Self {
         let (log, store, dir) = (
             MemoryLog::default(),
             Arc::new(FaultyStore::default()),
             tempfile::tempdir().unwrap(),
         );
-        let datanode = start(&config, &log, &store, &dir).await;
+        let datanode = start(&config, &log, &store, &dir, &clock).await;
         let region = RegionId::new(1024, 0);
         let node = Self {
             log,
@@ -80,6 +85,7 @@ impl Node {
             region,
             table,
             dir,
+            clock,
             datanode,
             next: AtomicU64::new(1),
         };
@@ -132,6 +138,14 @@ impl Node {
         node
     }
 
+    /// A clean stop and a start on the same disk. Waits until the region leads.
+    pub async fn reopen(self) -> Self {
+        let log = self.log.clone();
+        let node = self.restart_on(log).await;
+        node.wait_until_leading().await;
+        node
+    }
+
     pub async fn restart_on(self, log: MemoryLog) -> Self {
         let Self {
             store,
@@ -139,13 +153,14 @@ impl Node {
             region,
             table,
             dir,
+            clock,
             datanode,
             next,
             ..
         } = self;
         datanode.shutdown().await;
         drop(datanode);
-        let datanode = start(&config, &log, &store, &dir).await;
+        let datanode = start(&config, &log, &store, &dir, &clock).await;
         Self {
             log,
             store,
@@ -153,6 +168,7 @@ impl Node {
             region,
             table,
             dir,
+            clock,
             datanode,
             next,
         }
@@ -318,6 +334,7 @@ async fn start(
     log: &MemoryLog,
     store: &Arc<FaultyStore>,
     dir: &tempfile::TempDir,
+    clock: &SharedClock,
 ) -> Arc<Datanode> {
     // The room of a cache is taken from the disk at the start, which would make many tests slow.
     let config = DatanodeConfig {
@@ -333,7 +350,7 @@ async fn start(
             store: Arc::clone(store) as _,
             root: Path::from("test/root"),
         },
-        clock: SystemClock::shared(),
+        clock: Arc::clone(clock),
         ids: SystemIds::shared(),
         metrics: Metrics::default(),
         meta: None,

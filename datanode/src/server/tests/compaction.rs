@@ -16,7 +16,7 @@ use crate::compaction::{CleanPolicy, Step, Wanted};
 use crate::config::DatanodeConfig;
 use crate::manifest::{ManifestStore, View};
 use crate::region::Region;
-use crate::testing::{Node, PutFault, Row, WriteOptions, batch, row, rows_of, table};
+use crate::testing::{Dice, Node, PutFault, Row, WriteOptions, batch, row, rows_of, seeds, table};
 
 const EVERYTHING: Wanted = Wanted {
     everything: true,
@@ -782,29 +782,6 @@ async fn behaves_like_a_map(seed: u64) {
 async fn rows_are_as_in_a_map_whatever_is_merged_and_when() {
     for seed in 0..seeds(15) {
         behaves_like_a_map(seed).await;
-    }
-}
-
-fn seeds(usual: u64) -> u64 {
-    std::env::var("GREPTIME_TEST_SEEDS").map_or(usual, |n| n.parse().expect("a number of seeds"))
-}
-
-/// A linear congruential generator: the same for every run of a seed.
-struct Dice(u64);
-
-impl Dice {
-    fn new(seed: u64) -> Self {
-        let mut dice = Self(seed);
-        dice.roll(2);
-        dice
-    }
-
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 = self
-            .0
-            .wrapping_mul(6364136223846793005)
-            .wrapping_add(1442695040888963407);
-        (self.0 >> 33) % sides
     }
 }
 

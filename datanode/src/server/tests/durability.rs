@@ -3,7 +3,7 @@
 use greptime_types::ErrorKind;
 
 use crate::log::{Fault, LogStore};
-use crate::testing::{Node, Row, row};
+use crate::testing::{Dice, Node, Row, row, seeds};
 
 #[tokio::test]
 async fn a_restart_replays_the_log() {
@@ -55,21 +55,8 @@ async fn writes_that_arrive_together_share_a_sync() {
     assert_eq!(node.read().await.unwrap().len(), 200);
 }
 
-/// A linear congruential generator: enough to choose among faults, and the same for every run of a seed.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 = self
-            .0
-            .wrapping_mul(6364136223846793005)
-            .wrapping_add(1442695040888963407);
-        (self.0 >> 33) % sides
-    }
-}
-
 async fn survives_power_cuts(seed: u64) {
-    let mut dice = Dice(seed);
+    let mut dice = Dice::new(seed);
     let mut node = Node::appending().await;
     let (mut acknowledged, mut unknown, mut ts) = (Vec::<Row>::new(), Vec::<Row>::new(), 0);
     for _ in 0..4 {
@@ -122,9 +109,7 @@ async fn survives_power_cuts(seed: u64) {
 
 #[tokio::test]
 async fn acknowledged_rows_are_there_after_every_power_cut() {
-    // `make test-long` asks for more.
-    let seeds = std::env::var("GREPTIME_TEST_SEEDS").map_or(40, |n| n.parse().expect("a number of seeds"));
-    for seed in 0..seeds {
+    for seed in 0..seeds(40) {
         survives_power_cuts(seed).await;
     }
 }

@@ -5,6 +5,7 @@ mod bucket;
 mod compaction;
 mod durability;
 mod report;
+mod model;
 mod retries;
 mod rows;
 mod series;
