@@ -150,7 +150,6 @@ async fn explain_analyze_says_what_each_region_left_out_and_read() {
     let sql = "SELECT * FROM cpu WHERE ts >= '1970-01-01 00:00:01' AND ts < '1970-01-01 00:00:02'";
     let plan = node.rows(&format!("EXPLAIN ANALYZE {sql}")).await;
     let plan = plan[0][1].as_str().unwrap();
-    println!("{plan}");
     let leaf = plan.lines().find(|l| l.contains("RegionScanExec: ")).unwrap();
     for part in [
         "output_rows=20,",
@@ -165,7 +164,6 @@ async fn explain_analyze_says_what_each_region_left_out_and_read() {
     }
     let verbose = node.rows(&format!("EXPLAIN ANALYZE VERBOSE {sql}")).await;
     let verbose = verbose[0][1].as_str().unwrap();
-    println!("{verbose}");
     let leaves: Vec<_> = verbose
         .lines()
         .filter(|l| l.contains("RegionScanExec: "))
@@ -181,7 +179,6 @@ async fn explain_analyze_says_what_each_region_left_out_and_read() {
     let grouped = "SELECT hostname, max(usage) FROM cpu GROUP BY hostname";
     let plan = node.rows(&format!("EXPLAIN ANALYZE {grouped}")).await;
     let plan = plan[0][1].as_str().unwrap();
-    println!("{plan}");
     assert!(
         plan.contains("RegionAggregateExec") && plan.contains("rows_selected=60"),
         "{plan}"

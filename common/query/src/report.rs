@@ -228,3 +228,49 @@ impl Measure {
         )
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn operator(measures: Vec<Measure>) -> OperatorReport {
+        OperatorReport {
+            depth: 0,
+            line: "FilterExec: a > 1".into(),
+            measures,
+        }
+    }
+
+    #[test]
+    fn measures_of_the_same_name_and_kind_are_added_up() {
+        let mut sum = operator(vec![
+            Measure::pruned("files", 3, 1),
+            Measure::new("n", MeasureKind::Count, 2),
+        ]);
+        let other = operator(vec![
+            Measure::pruned("files", 1, 1),
+            Measure::new("n", MeasureKind::Bytes, 5),
+            Measure::new("m", MeasureKind::Count, 7),
+        ]);
+        assert!(sum.is_like(&other));
+        sum.add(&other);
+        let expected = operator(vec![
+            Measure::pruned("files", 4, 2),
+            Measure::new("n", MeasureKind::Count, 2),
+            Measure::new("m", MeasureKind::Count, 7),
+        ]);
+        assert_eq!(sum, expected);
+    }
+
+    #[test]
+    fn a_kind_of_a_later_version_is_not_shown() {
+        let measure = Measure {
+            kind: 99,
+            ..Measure::new("n", MeasureKind::Count, 1)
+        };
+        let measure = Measure::decode(measure.encode_to_vec().as_slice()).unwrap();
+        assert!(measure.to_metric().is_none());
+        let shown = Measure::pruned("files", 3, 1).to_metric().unwrap();
+        assert_eq!(shown.to_string(), "4 total → 1 matched");
+    }
+}

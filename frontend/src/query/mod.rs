@@ -2,7 +2,8 @@
 //!
 //! A table is a [`provider`] whose scan is one [`exec::RegionQueryExec`] over the regions that can have rows
 //! ([`pruning`]). The last rule of the optimizer ([`pushdown`]) moves whatever stands above it and can run beside
-//! a region into it; what is left runs here, within the memory pool ([`memory`], [`bounds`]).
+//! a region into it; what is left runs here, within the memory pool ([`memory`], [`bounds`]). EXPLAIN ANALYZE asks the
+//! regions what they did ([`analyze`]).
 
 mod analyze;
 pub mod bounds;

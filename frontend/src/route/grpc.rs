@@ -177,3 +177,64 @@ fn flight_error(error: FlightError) -> Error {
         other => Error::internal(format!("the answer cannot be read: {other}")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow_flight::encode::FlightDataEncoderBuilder;
+    use datafusion::arrow::array::{Int64Array, RecordBatch};
+    use datafusion::arrow::datatypes::{DataType, Field, Schema};
+
+    use super::*;
+
+    /// A report beside the rows, and one after them.
+    async fn reported_rows() -> Vec<FlightData> {
+        let schema = Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, true)]));
+        let column = Arc::new(Int64Array::from(vec![1, 2, 3]));
+        let rows = RecordBatch::try_new(Arc::clone(&schema), vec![column]).unwrap();
+        let rows = futures::stream::iter([Ok(rows)]);
+        let data = FlightDataEncoderBuilder::new().with_schema(schema).build(rows);
+        let mut data: Vec<FlightData> = data.try_collect().await.unwrap();
+        let report = |is_complete| RegionReport {
+            node: 7,
+            is_complete,
+            ..RegionReport::default()
+        };
+        data[1].app_metadata = report(false).encode_to_vec().into();
+        data.push(FlightData::new().with_app_metadata(report(true).encode_to_vec()));
+        data
+    }
+
+    async fn read(data: Vec<FlightData>) -> (usize, Option<RegionReport>) {
+        let newest = ReportSlot::default();
+        let data = futures::stream::iter(data.into_iter().map(Ok::<_, FlightError>));
+        let data = without_reports(data, newest.clone()).boxed();
+        let rows = FlightRecordBatchStream::new_from_flight_data(data);
+        let rows: Vec<RecordBatch> = rows.try_collect().await.unwrap();
+        (rows.iter().map(RecordBatch::num_rows).sum(), newest.get())
+    }
+
+    #[tokio::test]
+    async fn the_newest_report_is_kept_and_the_rows_come_through() {
+        let mut data = reported_rows().await;
+        let (rows, report) = read(data.clone()).await;
+        assert_eq!(
+            (rows, report.map(|r| (r.node, r.is_complete))),
+            (3, Some((7, true)))
+        );
+        data.pop();
+        let (rows, report) = read(data).await;
+        assert_eq!((rows, report.map(|r| r.is_complete)), (3, Some(false)));
+    }
+
+    #[tokio::test]
+    async fn an_answer_without_reports_or_with_unreadable_ones_has_its_rows() {
+        let mut data = reported_rows().await;
+        data.pop();
+        data[1].app_metadata = vec![0xff; 3].into();
+        assert_eq!(read(data.clone()).await, (3, None));
+        data[1].app_metadata = bytes::Bytes::new();
+        assert_eq!(read(data).await, (3, None));
+    }
+}
