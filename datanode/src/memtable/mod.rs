@@ -230,8 +230,9 @@ impl Partition {
             } else if chunk.max_sequence > through {
                 let sorted_by = chunk.sorted_by.clone();
                 let rest = order::in_sequence(vec![chunk], |c, row| c.sequences.get(row) > through);
-                let rest = rest.copy(0..rest.len(), false)?;
-                kept.push(Arc::new(Chunk { sorted_by, ..rest }));
+                let mut rest = rest.copy(0..rest.len(), false)?;
+                rest.sorted_by = sorted_by;
+                kept.push(Arc::new(rest));
             }
         }
         *chunks = kept;
