@@ -57,13 +57,37 @@ pub fn conform(batch: &RecordBatch, to: &SchemaRef) -> Result<RecordBatch> {
     let schema = batch.schema();
     let column = |field: &FieldRef| match position(&schema, field) {
         Some(at) if batch.column(at).data_type() == field.data_type() => Ok(Arc::clone(batch.column(at))),
-        Some(at) => cast(batch.column(at), field.data_type()),
+        Some(at) => recast(batch.column(at), field.data_type()),
         None => absent(field, rows),
     };
     let columns: Result<Vec<ArrayRef>, _> = to.fields().iter().map(column).collect();
     let options = RecordBatchOptions::new().with_row_count(Some(rows));
     RecordBatch::try_new_with_options(Arc::clone(to), columns.map_err(arrow_error)?, &options)
         .map_err(arrow_error)
+}
+
+/// Values that were written as one type, as another shows them; what it does not have is NULL.
+///
+/// A column comes to a type that its own does not widen to only through STRING, so its values go that way too: a row
+/// that was rewritten while the column was a STRING must not differ from one that was not.
+pub fn recast(array: &ArrayRef, to: &DataType) -> Result<ArrayRef, ArrowError> {
+    match array.data_type() {
+        from if from == to => Ok(Arc::clone(array)),
+        from if is_direct(from, to) => cast(array, to),
+        _ => cast(&cast(array, &DataType::Utf8)?, to),
+    }
+}
+
+/// Whether the way through a text makes no difference, or there is none.
+fn is_direct(from: &DataType, to: &DataType) -> bool {
+    let is_text = |t: &DataType| matches!(t, DataType::Utf8 | DataType::Binary | DataType::Dictionary(..));
+    let is_decimal = |t: &DataType| matches!(t, DataType::Decimal128(..));
+    is_text(from)
+        || is_text(to)
+        || from.is_integer() && to.is_numeric()
+        || from.is_floating() && to.is_floating()
+        || is_decimal(from) && is_decimal(to)
+        || matches!((from, to), (DataType::Timestamp(..), DataType::Timestamp(..)))
 }
 
 /// Where a schema has the column that `field` means.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::catalog::TableInfo;
+use crate::catalog::{MergeMode, TableInfo};
 use crate::error::{Error, Result};
 use crate::schema::{ColumnSchema, ColumnType, Semantic, TableSchema};
 use crate::ttl::Ttl;
@@ -144,13 +144,19 @@ impl TableInfo {
     fn modify_column(&mut self, name: &str, to: ColumnType) -> Result<()> {
         let column = self.field(name, "given another type")?;
         let from = column.column_type;
+        // An older value would take the place of one that became NULL, until somebody merges the two.
+        let merges = self.options.merge_mode == MergeMode::LastNonNull;
         let allowed = match from.cast_to(to) {
             Cast::Same | Cast::Exact => true,
-            Cast::MayFail => column.nullable,
+            Cast::MayFail => column.nullable && !merges,
             Cast::No => false,
         };
         if !allowed {
             let hint = match from.cast_to(to) {
+                Cast::MayFail if merges => {
+                    "a value that is none of it would become NULL, and with merge_mode = 'last_non_null' an older one \
+                     would show again"
+                }
                 Cast::MayFail => "a value that is none of it would become NULL, and the column is NOT NULL",
                 _ => {
                     "there are wider numbers, any type to STRING, and STRING to a number, BOOLEAN, DATE or TIMESTAMP"

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use greptime_types::RegionId;
@@ -38,6 +39,9 @@ pub struct EngineOptions {
 /// A group of the engine that is no region; what a sync by interval writes goes there.
 const SYNC_GROUP: u64 = u64::MAX;
 
+/// How soon a write is tried again for which the disk had no room.
+const FULL_RETRY: Duration = Duration::from_millis(200);
+
 /// How the engine finds the index in an entry.
 struct RaftEntries;
 
@@ -54,7 +58,11 @@ pub struct EngineLog {
     sync: LogSync,
     /// Something was appended and not synced.
     dirty: AtomicBool,
+    /// A write waits for space on the disk.
+    full: AtomicBool,
     cuts: Vec<Cut>,
+    #[cfg(test)]
+    files: Arc<LogFiles>,
 }
 
 impl EngineLog {
@@ -75,7 +83,10 @@ impl EngineLog {
             engine,
             sync: options.sync,
             dirty: AtomicBool::new(false),
+            full: AtomicBool::new(false),
             cuts: files.recovered(),
+            #[cfg(test)]
+            files,
         })
     }
 
@@ -84,7 +95,41 @@ impl EngineLog {
         &self.cuts
     }
 
-    fn fill(to: &mut LogBatch, region: u64, changes: RegionBatch) -> raft_engine::Result<()> {
+    /// Whether the disk takes no more bytes.
+    #[cfg(test)]
+    pub fn set_full(&self, full: bool) {
+        self.files.set_full(full);
+    }
+
+    /// Writes what `fill` says; waits while the disk is full. The engine takes back what it wrote of a batch for which
+    /// there was no room, so nothing is unknown, unlike after a failed sync.
+    fn write(
+        &self,
+        fill: impl Fn(&mut LogBatch) -> raft_engine::Result<()>,
+        sync: bool,
+    ) -> Result<(), LogError> {
+        let failed = |e: raft_engine::Error| LogError::Write(e.to_string());
+        loop {
+            let mut batch = LogBatch::default();
+            fill(&mut batch).map_err(failed)?;
+            match self.engine.write(&mut batch, sync) {
+                Ok(_) => break,
+                Err(error) if is_full(&error) => {
+                    if !self.full.swap(true, Ordering::SeqCst) {
+                        tracing::error!(%error, "the disk of the log is full; writes are refused until there is space");
+                    }
+                    std::thread::sleep(FULL_RETRY);
+                }
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        if self.full.swap(false, Ordering::SeqCst) {
+            tracing::info!("the disk of the log has space again");
+        }
+        Ok(())
+    }
+
+    fn fill(to: &mut LogBatch, region: u64, changes: &RegionBatch) -> raft_engine::Result<()> {
         if changes.delete {
             to.add_command(region, Command::Clean);
             return Ok(());
@@ -93,8 +138,8 @@ impl EngineLog {
             to.add_command(region, Command::Compact { index: through + 1 });
         }
         to.add_entries::<RaftEntries>(region, &changes.entries)?;
-        for (key, value) in changes.put {
-            to.put(region, key_bytes(key).to_vec(), value.to_vec())?;
+        for (key, value) in &changes.put {
+            to.put(region, key_bytes(*key).to_vec(), value.to_vec())?;
         }
         Ok(())
     }
@@ -116,19 +161,23 @@ fn must_sync(changes: &RegionBatch) -> bool {
         || changes.put.keys().any(|key| *key != Key::HardState)
 }
 
+fn is_full(error: &raft_engine::Error) -> bool {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    matches!(error, raft_engine::Error::Io(error) if matches!(error.kind(), StorageFull | QuotaExceeded))
+}
+
 fn read_error(region: RegionId, error: &raft_engine::Error) -> LogError {
     LogError::Read(format!("region {region}: {error}"))
 }
 
 impl LogStore for EngineLog {
     fn append(&self, batch: Batch) -> Result<(), LogError> {
-        let failed = |e: raft_engine::Error| LogError::Write(e.to_string());
-        let mut log_batch = LogBatch::with_capacity(batch.regions.len());
         let now = self.sync == LogSync::Always || batch.regions.values().any(must_sync);
-        for (region, changes) in batch.regions {
-            Self::fill(&mut log_batch, region.as_u64(), changes).map_err(failed)?;
-        }
-        self.engine.write(&mut log_batch, now).map_err(failed)?;
+        let fill = |to: &mut LogBatch| {
+            let mut regions = batch.regions.iter();
+            regions.try_for_each(|(region, changes)| Self::fill(to, region.as_u64(), changes))
+        };
+        self.write(fill, now)?;
         // After the write: a sync that began during it may have missed it.
         self.dirty.fetch_or(!now, Ordering::SeqCst);
         Ok(())
@@ -136,13 +185,14 @@ impl LogStore for EngineLog {
 
     fn sync(&self) -> Result<(), LogError> {
         if self.dirty.swap(false, Ordering::SeqCst) {
-            let failed = |e: raft_engine::Error| LogError::Write(e.to_string());
             // The engine does nothing for a batch without content, not even sync.
-            let mut batch = LogBatch::default();
-            batch.put(SYNC_GROUP, b"sync".to_vec(), vec![1]).map_err(failed)?;
-            self.engine.write(&mut batch, true).map_err(failed)?;
+            self.write(|to| to.put(SYNC_GROUP, b"sync".to_vec(), vec![1]), true)?;
         }
         Ok(())
+    }
+
+    fn is_full(&self) -> bool {
+        self.full.load(Ordering::SeqCst)
     }
 
     fn regions(&self) -> Result<Vec<RegionId>, LogError> {

@@ -1,13 +1,13 @@
 //! The log's files, watched: syncs are counted, and what recovery cuts off a torn tail is noted.
 
-use std::io::{Read, Result, Seek, SeekFrom};
+use std::io::{Read, Result, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
-use raft_engine::env::{DefaultFileSystem, FileSystem, Handle, Permission};
+use raft_engine::env::{DefaultFileSystem, FileSystem, Handle, Permission, WriteExt};
 
 type Inner = <DefaultFileSystem as FileSystem>::Handle;
 
@@ -24,10 +24,34 @@ struct Watch {
     fsyncs: Counter,
     recovering: AtomicBool,
     cuts: Mutex<Vec<Cut>>,
+    /// What tests say of the disk.
+    #[cfg(test)]
+    full: AtomicBool,
+}
+
+impl Watch {
+    /// Whether there is room is for the file system to say, but for tests.
+    #[cfg(not(test))]
+    fn check_space(&self) -> Result<()> {
+        Ok(())
+    }
+
+    #[cfg(test)]
+    fn check_space(&self) -> Result<()> {
+        match self.full.load(Ordering::SeqCst) {
+            true => Err(std::io::ErrorKind::StorageFull.into()),
+            false => Ok(()),
+        }
+    }
 }
 
 /// The plain file system, watched.
 pub struct LogFiles {
+    watch: Arc<Watch>,
+}
+
+pub struct WatchedWriter {
+    inner: <DefaultFileSystem as FileSystem>::Writer,
     watch: Arc<Watch>,
 }
 
@@ -44,6 +68,8 @@ impl LogFiles {
             fsyncs,
             recovering: AtomicBool::new(true),
             cuts: Mutex::default(),
+            #[cfg(test)]
+            full: AtomicBool::new(false),
         };
         Self {
             watch: Arc::new(watch),
@@ -53,6 +79,11 @@ impl LogFiles {
     pub fn recovered(&self) -> Vec<Cut> {
         self.watch.recovering.store(false, Ordering::SeqCst);
         std::mem::take(&mut self.watch.cuts.lock())
+    }
+
+    #[cfg(test)]
+    pub fn set_full(&self, full: bool) {
+        self.watch.full.store(full, Ordering::SeqCst);
     }
 
     fn watched(&self, inner: Inner, path: &Path) -> WatchedFile {
@@ -108,10 +139,37 @@ impl Handle for WatchedFile {
     }
 }
 
+impl Write for WatchedWriter {
+    fn write(&mut self, bytes: &[u8]) -> Result<usize> {
+        self.watch.check_space()?;
+        self.inner.write(bytes)
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        self.inner.flush()
+    }
+}
+
+impl Seek for WatchedWriter {
+    fn seek(&mut self, to: SeekFrom) -> Result<u64> {
+        self.inner.seek(to)
+    }
+}
+
+impl WriteExt for WatchedWriter {
+    fn truncate(&mut self, offset: usize) -> Result<()> {
+        self.inner.truncate(offset)
+    }
+
+    fn allocate(&mut self, offset: usize, size: usize) -> Result<()> {
+        self.inner.allocate(offset, size)
+    }
+}
+
 impl FileSystem for LogFiles {
     type Handle = WatchedFile;
     type Reader = <DefaultFileSystem as FileSystem>::Reader;
-    type Writer = <DefaultFileSystem as FileSystem>::Writer;
+    type Writer = WatchedWriter;
 
     fn create<P: AsRef<Path>>(&self, path: P) -> Result<WatchedFile> {
         let inner = DefaultFileSystem.create(path.as_ref())?;
@@ -139,6 +197,9 @@ impl FileSystem for LogFiles {
     }
 
     fn new_writer(&self, file: Arc<WatchedFile>) -> Result<Self::Writer> {
-        DefaultFileSystem.new_writer(Arc::clone(&file.inner))
+        Ok(WatchedWriter {
+            inner: DefaultFileSystem.new_writer(Arc::clone(&file.inner))?,
+            watch: Arc::clone(&self.watch),
+        })
     }
 }

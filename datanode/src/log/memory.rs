@@ -35,6 +35,8 @@ struct Disk {
     fault: Option<(u64, Fault)>,
     /// After a fault the store answers nothing until it is reopened.
     failed: bool,
+    /// Appends wait.
+    full: bool,
     torn_tails: u64,
 }
 
@@ -59,6 +61,11 @@ impl MemoryLog {
     /// Lets the `nth` append from now go wrong (1 is the next).
     pub fn fail_at(&self, nth: u64, fault: Fault) {
         self.disk.lock().fault = Some((nth, fault));
+    }
+
+    /// Whether there is no space for more.
+    pub fn set_full(&self, full: bool) {
+        self.disk.lock().full = full;
     }
 
     /// The disk as another process finds it: only what was synced, and this one can write no more.
@@ -110,6 +117,9 @@ impl Disk {
 
 impl LogStore for MemoryLog {
     fn append(&self, batch: Batch) -> Result<(), LogError> {
+        while self.is_full() {
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
         let mut disk = self.disk.lock();
         if disk.failed {
             return Err(LogError::Write("the disk has failed".into()));
@@ -126,6 +136,10 @@ impl LogStore for MemoryLog {
         }
         disk.failed = true;
         Err(LogError::Write("the disk failed to sync".into()))
+    }
+
+    fn is_full(&self) -> bool {
+        self.disk.lock().full
     }
 
     fn regions(&self) -> Result<Vec<RegionId>, LogError> {

@@ -95,6 +95,11 @@ pub trait LogStore: Send + Sync + 'static {
         Ok(())
     }
 
+    /// Whether an append waits for space on the disk.
+    fn is_full(&self) -> bool {
+        false
+    }
+
     /// Regions that have a [`Key::Group`].
     fn regions(&self) -> Result<Vec<RegionId>, LogError>;
 

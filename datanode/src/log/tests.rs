@@ -450,3 +450,119 @@ fn old_files_of_the_engine_are_removed_once_trimmed() {
     let mut core = open(&store, &[(0, last)]);
     assert_eq!(settle(&mut core).unwrap()[0].1.index, last + 1);
 }
+
+/// A log with some entries, closed; and what it has.
+fn written(dir: &std::path::Path) -> Vec<String> {
+    let store: Arc<dyn LogStore> = Arc::new(engine(dir));
+    let mut core = open(&store, &[]);
+    core.step(initialise(0));
+    settle(&mut core).unwrap();
+    for token in 0..12 {
+        core.step(propose(0, token, "a row that was acknowledged"));
+        settle(&mut core).unwrap();
+    }
+    drop((core, store));
+    let log = engine(dir);
+    let (first, last) = log.bounds(region(0)).unwrap();
+    data_of(&log, first, last).unwrap()
+}
+
+fn data_of(log: &EngineLog, first: u64, last: u64) -> Result<Vec<String>, LogError> {
+    let entries = log.entries(region(0), first, last + 1, u64::MAX)?;
+    Ok(entries
+        .iter()
+        .map(|e| String::from_utf8_lossy(&e.data).into_owned())
+        .collect())
+}
+
+/// What recovery cannot use is never left out in silence: opening or reading fails, or the cut is told.
+#[test]
+fn a_flipped_bit_in_the_log_is_told_and_no_row_is_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let whole = written(dir.path());
+    let files = || std::fs::read_dir(dir.path()).unwrap().map(|f| f.unwrap().path());
+    let file = files()
+        .find(|f| f.extension().is_some_and(|e| e == "raftlog"))
+        .unwrap();
+    let bytes = std::fs::read(&file).unwrap();
+    let (mut refused, mut cut, mut unread) = (0, 0, 0);
+    for at in (0..bytes.len()).step_by(5) {
+        let damaged_dir = tempfile::tempdir().unwrap();
+        for other in files().filter(|f| *f != file && f.is_file()) {
+            std::fs::copy(&other, damaged_dir.path().join(other.file_name().unwrap())).unwrap();
+        }
+        let mut damaged = bytes.clone();
+        damaged[at] ^= 1 << (at % 8);
+        std::fs::write(damaged_dir.path().join(file.file_name().unwrap()), damaged).unwrap();
+        let options = EngineOptions {
+            dir: damaged_dir.path().to_owned(),
+            sync: LogSync::Always,
+            file_size: 1 << 20,
+            purge_threshold: 2 << 20,
+        };
+        let log = match EngineLog::open(&options, Counter::default()) {
+            Ok(log) => log,
+            Err(error) => {
+                let dir = damaged_dir.path().display().to_string();
+                assert!(error.to_string().contains(&dir), "byte {at}: {error}");
+                refused += 1;
+                continue;
+            }
+        };
+        let read = log
+            .bounds(region(0))
+            .map(|(first, last)| data_of(&log, first, last));
+        match read {
+            Some(Ok(entries)) if entries == whole => {}
+            Some(Err(_)) => unread += 1,
+            shorter => {
+                let entries = shorter.map_or(vec![], |read| read.unwrap());
+                assert!(whole.starts_with(&entries), "byte {at}: {entries:?}");
+                assert!(
+                    !log.cuts().is_empty(),
+                    "byte {at}: {} of {}",
+                    entries.len(),
+                    whole.len()
+                );
+                assert!(log.cuts()[0].bytes > 0, "byte {at}");
+                cut += 1;
+            }
+        }
+    }
+    assert!(
+        refused + cut + unread > bytes.len() / 10,
+        "{refused} {cut} {unread} of {}",
+        bytes.len()
+    );
+}
+
+#[test]
+fn a_full_disk_is_waited_for_and_nothing_is_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Arc::new(engine(dir.path()));
+    let store: Arc<dyn LogStore> = log.clone();
+    let mut core = open(&store, &[]);
+    core.step(initialise(0));
+    settle(&mut core).unwrap();
+    core.step(propose(0, 1, "before"));
+    settle(&mut core).unwrap();
+    log.set_full(true);
+    let writing = std::thread::spawn(move || {
+        core.step(propose(0, 2, "while it is full"));
+        texts(&settle(&mut core).unwrap())
+    });
+    while !store.is_full() {
+        std::thread::yield_now();
+    }
+    assert!(!writing.is_finished());
+    log.set_full(false);
+    assert_eq!(writing.join().unwrap(), ["while it is full"]);
+    assert!(!store.is_full());
+    drop((log, store));
+    let log = engine(dir.path());
+    assert!(log.cuts().is_empty(), "{:?}", log.cuts());
+    let store: Arc<dyn LogStore> = Arc::new(log);
+    let mut core = open(&store, &[(0, 1)]);
+    let found = texts(&settle(&mut core).unwrap());
+    assert_eq!(found, ["", "before", "while it is full", ""]);
+}

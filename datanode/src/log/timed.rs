@@ -58,6 +58,10 @@ impl LogStore for TimedLog {
         self.inner.sync()
     }
 
+    fn is_full(&self) -> bool {
+        self.inner.is_full()
+    }
+
     fn regions(&self) -> Result<Vec<RegionId>, LogError> {
         self.inner.regions()
     }

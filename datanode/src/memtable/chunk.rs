@@ -16,7 +16,7 @@ use greptime_types::{Error, Result};
 use parking_lot::Mutex;
 
 use super::dictionary::SeriesView;
-use crate::schema::{FIELD_ID, absent};
+use crate::schema::{FIELD_ID, absent, recast};
 
 /// What the arrays of a small batch take beside their values, for each column and for the whole.
 const BYTES_PER_COLUMN: usize = 160;
@@ -229,8 +229,7 @@ impl Chunk {
         };
         match array {
             None => absent(field, rows).map_err(arrow_error),
-            Some(array) if array.data_type() == field.data_type() => Ok(array),
-            Some(array) => cast(&array, field.data_type()).map_err(arrow_error),
+            Some(array) => recast(&array, field.data_type()).map_err(arrow_error),
         }
     }
 

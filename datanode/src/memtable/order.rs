@@ -8,12 +8,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, UInt32Array, new_null_array};
-use arrow::compute::{cast, interleave, take};
+use arrow::compute::{interleave, take};
 use arrow::datatypes::DataType;
 use greptime_types::Result;
 
 use super::chunk::{Chunk, Each, FieldValues, Parts, arrow_error};
 use super::dictionary::Ranks;
+use crate::schema::recast;
 
 /// Which rows a reader wants of those with one identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -211,7 +212,7 @@ impl Ordered {
                     let array = if field.array.data_type() == data_type {
                         Arc::clone(&field.array)
                     } else {
-                        cast(&field.array, data_type).map_err(arrow_error)?
+                        recast(&field.array, data_type).map_err(arrow_error)?
                     };
                     let source = if field.of_series {
                         Source::Key(&chunk.keys)
@@ -241,7 +242,7 @@ impl FieldKind {
     fn absent(&self) -> Result<ArrayRef> {
         match &self.absent {
             None => Ok(new_null_array(&self.data_type, 1)),
-            Some(value) => cast(value, &self.data_type).map_err(arrow_error),
+            Some(value) => recast(value, &self.data_type).map_err(arrow_error),
         }
     }
 }

@@ -30,6 +30,7 @@ impl Datanode {
 
     async fn write_rows(&self, request: v1::WriteRequest) -> Result<v1::WriteResponse> {
         self.check_alive()?;
+        self.check_space()?;
         let id = request
             .request_id
             .ok_or_else(|| Error::invalid("a write without a request id"))?;
@@ -97,6 +98,16 @@ impl Datanode {
         answer.sequence = applied.index;
         answer.duplicate = applied.duplicate;
         Ok(answer)
+    }
+
+    /// What was taken before waits for space, and nothing more is taken.
+    fn check_space(&self) -> Result<()> {
+        match self.store.is_full() {
+            false => Ok(()),
+            true => Err(Error::exhausted(
+                "the disk of the datanode's log is full; make space on its volume, and retry",
+            )),
+        }
     }
 
     /// Makes an end of everything that was written to a region before.

@@ -8,9 +8,9 @@ use arrow::compute::take;
 use arrow::datatypes::{Field, FieldRef, Fields};
 use greptime_types::{Error, Result, Semantic};
 
-use crate::schema::absent;
+use crate::schema::{absent, recast};
 
-use super::decode::{as_type, decode_columns, undecodable};
+use super::decode::{decode_columns, undecodable};
 use super::{ReadMetrics, SstFile};
 use crate::cache::{ColumnKey, Decoded};
 
@@ -80,7 +80,7 @@ impl SstFile {
             let array = found.and_then(|c| known.iter().find(|(k, _)| *k == c));
             match array {
                 Some((_, array)) => {
-                    as_type(array, field.data_type()).map_err(|e| undecodable(self, row_group, &e))
+                    recast(array, field.data_type()).map_err(|e| undecodable(self, row_group, &e))
                 }
                 None => absent(field, rows).map_err(|e| undecodable(self, row_group, &e)),
             }
@@ -104,7 +104,7 @@ impl SstFile {
             known.push(match kept {
                 Some(Decoded::Column(array)) => {
                     ReadMetrics::add(&metrics.bytes_decoded_before, array.get_array_memory_size());
-                    let array = as_type(&array, field.data_type());
+                    let array = recast(&array, field.data_type());
                     Some(array.map_err(|e| undecodable(self, row_group, &e))?)
                 }
                 _ => None,
@@ -183,7 +183,7 @@ impl SstFile {
         let position = self.footer.find(tag);
         match series.tags.iter().find(|(p, _)| Some(*p) == position) {
             Some((_, values)) => {
-                as_type(values, tag.data_type()).map_err(|e| Error::corruption(format!("{}: {e}", self.name)))
+                recast(values, tag.data_type()).map_err(|e| Error::corruption(format!("{}: {e}", self.name)))
             }
             None => Ok(new_null_array(tag.data_type(), series.len())),
         }

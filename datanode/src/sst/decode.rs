@@ -5,14 +5,14 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions};
-use arrow::compute::{cast, filter};
+use arrow::compute::filter;
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow::error::ArrowError;
 use datafusion::error::{DataFusionError, Result};
 use greptime_query::into_datafusion;
 use greptime_types::Error;
 
-use crate::schema::absent;
+use crate::schema::{absent, recast};
 use parking_lot::Mutex;
 use parquet::DecodeResult;
 use parquet::arrow::ProjectionMask;
@@ -213,7 +213,7 @@ impl Mapping {
         let fields = self.schema.fields().iter();
         let columns = fields.zip(&self.from).map(|(field, from)| match from {
             None => absent(field, batch.num_rows()),
-            Some(i) => as_type(batch.column(*i), field.data_type()),
+            Some(i) => recast(batch.column(*i), field.data_type()),
         });
         columns.collect()
     }
@@ -222,17 +222,6 @@ impl Mapping {
         let descriptor = footer.metadata().file_metadata().schema_descr();
         ProjectionMask::roots(descriptor, self.positions.iter().copied())
     }
-}
-
-/// The column in another type; values that it does not have become NULL.
-pub(super) fn as_type(
-    column: &ArrayRef,
-    wanted: &arrow::datatypes::DataType,
-) -> Result<ArrayRef, ArrowError> {
-    if column.data_type() == wanted {
-        return Ok(Arc::clone(column));
-    }
-    cast(column, wanted)
 }
 
 /// The library's decoder of one row group, fed with checked bytes.

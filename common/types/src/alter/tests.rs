@@ -272,3 +272,25 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn where_fields_are_merged_no_value_may_become_null() {
+    let modify = |name: &str, column_type| Change::ModifyColumn {
+        name: name.into(),
+        column_type,
+    };
+    let mut table = cpu();
+    let text = [modify("usage", ColumnType::String)];
+    table = table.altered(&text).unwrap().unwrap();
+    let number = [modify("usage", ColumnType::Float64)];
+    assert!(table.altered(&number).unwrap().is_some());
+    table.options.merge_mode = crate::MergeMode::LastNonNull;
+    let error = table.altered(&number).unwrap_err();
+    assert!(error.message.contains("last_non_null"), "{error}");
+    assert!(
+        table
+            .altered(&[modify("n", ColumnType::Int64)])
+            .unwrap()
+            .is_some()
+    );
+}

@@ -325,3 +325,83 @@ async fn rows_of_an_instant_table_are_acknowledged_and_never_kept() {
     })
     .await;
 }
+
+/// A column's values go the way that the column went, whether a row was rewritten on it or not.
+#[tokio::test]
+async fn a_value_becomes_the_same_wherever_it_was_while_its_column_changed() {
+    let to = |column_type| Change::ModifyColumn {
+        name: "usage".into(),
+        column_type,
+    };
+    for rewritten in [false, true] {
+        let mut node = Node::new().await;
+        node.write(&[row("a", 1, 1.5), row("a", 2, 2.0)]).await.unwrap();
+        node.alter(&[to(ColumnType::String)]).await;
+        if rewritten {
+            node.flush().await.unwrap();
+        }
+        node.alter(&[to(ColumnType::Int64)]).await;
+        assert_eq!(
+            texts(&node, "usage").await,
+            [None, None],
+            "rewritten: {rewritten}"
+        );
+        node.flush().await.unwrap();
+        assert_eq!(
+            texts(&node, "usage").await,
+            [None, None],
+            "rewritten: {rewritten}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn of_one_write_the_later_row_stays_newer_however_often_memory_is_sorted() {
+    let node = merging().await;
+    let twice = noted(&[("a", Some(1.0), Some("x")), ("a", Some(2.0), None)]);
+    node.write_batch(node.options(), &twice).await.unwrap();
+    for n in 0..4 {
+        assert_eq!(merged(&node).await[0], (Some(2.0), Some("x".into())), "read {n}");
+        // The next read sorts these together with what was sorted.
+        let other = [("b", Some(3.0), None)];
+        node.write_batch(node.options(), &noted(&other)).await.unwrap();
+    }
+    node.flush().await.unwrap();
+    assert_eq!(merged(&node).await[0], (Some(2.0), Some("x".into())));
+}
+
+/// As a frontend writes that has not heard of the column yet.
+#[tokio::test]
+async fn a_writer_that_does_not_name_a_new_column_puts_no_default_over_its_values() {
+    let mut node = merging().await;
+    let old = node.options();
+    let with_default = ColumnSchema {
+        default: Some("7".into()),
+        absent: Some("7".into()),
+        ..column("n", ColumnType::Int64, Semantic::Field)
+    };
+    node.write_batch(node.options(), &noted(&[("b", Some(1.0), None)]))
+        .await
+        .unwrap();
+    node.alter(&[Change::AddColumn {
+        column: with_default,
+        if_not_exists: false,
+    }])
+    .await;
+    let rows = noted(&[("a", Some(1.0), None)]);
+    let mut fields = rows.schema().fields().to_vec();
+    fields.push(Arc::new(Field::new("n", DataType::Int64, true)));
+    let mut columns = rows.columns().to_vec();
+    columns.push(Arc::new(arrow::array::Int64Array::from(vec![8])));
+    let rows = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap();
+    node.write_batch(node.options(), &rows).await.unwrap();
+    let late = noted(&[("a", Some(2.0), None)]);
+    let late_options = WriteOptions {
+        number: node.options().number,
+        ..old
+    };
+    node.write_batch(late_options, &late).await.unwrap();
+    assert_eq!(texts(&node, "n").await, some(&["7", "8"]));
+    node.flush().await.unwrap();
+    assert_eq!(texts(&node, "n").await, some(&["7", "8"]));
+}

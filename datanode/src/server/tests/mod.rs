@@ -4,6 +4,7 @@ mod alter;
 mod bucket;
 mod compaction;
 mod durability;
+mod faults;
 mod model;
 mod report;
 mod retries;
