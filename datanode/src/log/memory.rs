@@ -70,8 +70,13 @@ impl MemoryLog {
 
     /// The disk as another process finds it: only what was synced, and this one can write no more.
     pub fn reopen(&self) -> Self {
-        let mut old = self.disk.lock();
-        old.failed = true;
+        self.disk.lock().failed = true;
+        self.copy()
+    }
+
+    /// Another disk with what is on this one now.
+    pub fn copy(&self) -> Self {
+        let old = self.disk.lock();
         let disk = Disk {
             regions: old.regions.clone(),
             torn_tails: old.torn_tails,

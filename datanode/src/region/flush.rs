@@ -105,7 +105,7 @@ pub async fn load_manifest(with: &Flusher, region: &Arc<Region>) -> Result<()> {
 
 /// Adopts a view that others may have written, unless it shows that this node cannot go on.
 pub(crate) fn take_view(region: &Region, view: View) -> Result<()> {
-    let (epoch, applied) = region.with_state(|s| (s.leading_epoch(), s.applied()));
+    let (epoch, applied, began) = region.with_state(|s| (s.leading_epoch(), s.applied(), s.term_began()));
     let epoch = epoch?;
     if view.epoch > epoch {
         let reason = format!(
@@ -118,10 +118,12 @@ pub(crate) fn take_view(region: &Region, view: View) -> Result<()> {
             region.id()
         )));
     }
-    if view.flushed_seq > applied {
+    // No earlier epoch has entries where this one has its own, unless the end of the log was lost.
+    let is_replaced = view.epoch < epoch && view.flushed_seq >= began;
+    if view.flushed_seq > applied || is_replaced {
         // New rows would get sequences that readers take for rows in files.
         let reason = format!(
-            "its files have rows through {}, its log ends at {applied}",
+            "its files have rows through {}, its log ended before {began}",
             view.flushed_seq
         );
         region.fail(reason.clone());

@@ -61,6 +61,8 @@ pub struct RegionState {
     applied: u64,
     /// Term of the last applied entry.
     applied_term: u64,
+    /// Index of the first applied entry of `applied_term`.
+    term_began: u64,
     status: GroupStatus,
     /// Of the checkpoint on disk, or of the last trim that was asked for.
     checkpoint_seq: u64,
@@ -90,6 +92,7 @@ impl RegionState {
             under_way: HashMap::new(),
             applied: checkpoint.flushed_seq,
             applied_term: 0,
+            term_began: 0,
             status: GroupStatus::default(),
             checkpoint_seq: checkpoint.flushed_seq,
             checkpoint_version: checkpoint.manifest_version,
@@ -110,6 +113,10 @@ impl RegionState {
 
     pub fn applied(&self) -> u64 {
         self.applied
+    }
+
+    pub fn term_began(&self) -> u64 {
+        self.term_began
     }
 
     pub fn failed(&self) -> Option<&str> {
@@ -215,6 +222,9 @@ impl RegionState {
             self.id
         );
         let result = self.apply_entry(entry, now);
+        if entry.term != self.applied_term {
+            self.term_began = entry.index;
+        }
         match &result {
             Ok(_) => {
                 self.applied = entry.index;

@@ -7,6 +7,7 @@ use arrow::array::{ArrayRef, Float64Array, StringArray, TimestampMillisecondArra
 use arrow::record_batch::RecordBatch;
 use datafusion::common::ScalarValue;
 use datafusion::prelude::{col, lit};
+use greptime_proto::v1;
 use greptime_types::{ColumnType, ErrorKind, Semantic, TableSchema, TimeUnit};
 
 use crate::config::DatanodeConfig;
@@ -57,6 +58,32 @@ async fn a_full_disk_refuses_writes_as_retryable_and_goes_on_when_there_is_space
     node.wait_until_readable().await;
     let expected = [row("a", 1, 1.0), row("a", 2, 2.0), row("a", 3, 3.0)];
     assert_eq!(node.read().await.unwrap(), expected);
+}
+
+/// A disk of before, as a snapshot that was restored: the region may not give sequences anew that files have.
+#[tokio::test]
+async fn a_log_that_lost_its_end_stops_the_region_even_if_it_was_written_to_since() {
+    for writes in [0, 5] {
+        let node = Node::new().await;
+        node.write(&[row("a", 1, 1.0)]).await.unwrap();
+        let older = node.log.copy();
+        for i in 2..5 {
+            node.write(&[row("a", i, 1.0)]).await.unwrap();
+        }
+        node.flush().await.unwrap();
+        node.store.set_away(true);
+        let node = node.restart_on(older).await;
+        node.wait_until_leading().await;
+        for i in 0..writes {
+            node.write(&[row("b", i, 1.0)]).await.unwrap();
+        }
+        node.store.set_away(false);
+        let failed = || node.datanode.reports()[0].role == i32::from(v1::RegionRole::Failed);
+        node.wait_for("the region stops", failed).await;
+        let error = node.write(&[row("c", 1, 1.0)]).await.unwrap_err();
+        assert!(error.message.contains("its log ended before"), "{error}");
+        node.read().await.unwrap_err();
+    }
 }
 
 #[tokio::test]
