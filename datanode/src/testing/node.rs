@@ -15,7 +15,7 @@ use greptime_proto::v1;
 use greptime_query::{RegionScan, RegionScanSpec, encode_plan, from_datafusion};
 use greptime_rows::{Encoded, SeriesBatch};
 use greptime_telemetry::Metrics;
-use greptime_types::{Change, RegionId, Result, TableInfo, TableOptions};
+use greptime_types::{Change, ErrorKind, RegionId, Result, TableInfo, TableOptions};
 use object_store::path::Path;
 
 use super::{FaultyStore, batch, ipc, table};
@@ -341,8 +341,8 @@ async fn start(
         cache_disk: 0,
         ..config.clone()
     };
-    let parts = DatanodeParts {
-        config,
+    let parts = || DatanodeParts {
+        config: config.clone(),
         node_id: 0,
         address: "127.0.0.1:0".into(),
         data_dir: dir.path().to_owned(),
@@ -355,7 +355,14 @@ async fn start(
         metrics: Metrics::default(),
         meta: None,
     };
-    Datanode::start_with_log(parts, Arc::new(log.clone()))
-        .await
-        .unwrap()
+    // A request that was cut off may hold the node before, and so its directory, a moment longer.
+    for _ in 0..500 {
+        match Datanode::start_with_log(parts(), Arc::new(log.clone())).await {
+            Err(error) if error.kind == ErrorKind::Conflict => {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            started => return started.unwrap(),
+        }
+    }
+    panic!("the node before does not give back its directory");
 }
