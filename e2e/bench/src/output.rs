@@ -35,7 +35,7 @@ pub fn save(suite: &Suite) -> anyhow::Result<()> {
         "date": timestamp::rfc3339(suite.place.clock.wall_ms()),
         "commit": output_of("git", &["rev-parse", "HEAD"]),
         "uncommitted_changes": !output_of("git", &["status", "--porcelain", "--untracked-files=no"]).is_empty(),
-        "command": std::env::args().collect::<Vec<_>>().join(" "),
+        "command": command(),
         "machine": machine(),
         "databases": report.databases,
         "results": report.results,
@@ -53,6 +53,15 @@ pub fn save(suite: &Suite) -> anyhow::Result<()> {
     )?;
     std::fs::write(dir.join("engine.svg"), picture::draw(report))?;
     Ok(())
+}
+
+/// How this program was called, without the name of anybody's home.
+fn command() -> String {
+    let command = std::env::args().collect::<Vec<_>>().join(" ");
+    match std::env::var("HOME") {
+        Ok(home) if home.len() > 1 => command.replace(&home, "~"),
+        _ => command,
+    }
 }
 
 fn machine() -> serde_json::Value {
