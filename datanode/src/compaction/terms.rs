@@ -2,19 +2,14 @@
 
 use std::time::Duration;
 
-use greptime_types::{TableInfo, TimeUnit, Ttl};
+use greptime_types::{TableInfo, Ttl};
 
 /// Name of the table option that sets the length of windows, as in GreptimeDB.
 pub const WINDOW_OPTION: &str = "compaction.twcs.time_window";
 
 /// Units of the time index in a second.
 pub fn per_second(table: &TableInfo) -> i64 {
-    match table.schema.time_unit() {
-        TimeUnit::Second => 1,
-        TimeUnit::Millisecond => 1_000,
-        TimeUnit::Microsecond => 1_000_000,
-        TimeUnit::Nanosecond => 1_000_000_000,
-    }
+    10_i64.pow(u32::from(table.schema.time_unit().precision()))
 }
 
 /// A wall clock's milliseconds in the unit of the time index.

@@ -227,10 +227,7 @@ impl Chunk {
         } else {
             self.field(id)?
         };
-        match array {
-            None => absent(field, rows).map_err(arrow_error),
-            Some(array) => recast(&array, field.data_type()).map_err(arrow_error),
-        }
+        shown(array, field, rows)
     }
 
     fn time_column(&self, data_type: &DataType) -> Result<ArrayRef> {
@@ -283,6 +280,14 @@ pub(super) struct Parts {
     pub bytes: usize,
     pub min_sequence: u64,
     pub max_sequence: u64,
+}
+
+/// A column as readers see it, who may know it in another type; `None`: no row has it.
+pub(super) fn shown(array: Option<ArrayRef>, field: &Field, rows: usize) -> Result<ArrayRef> {
+    match array {
+        None => absent(field, rows).map_err(arrow_error),
+        Some(array) => recast(&array, field.data_type()).map_err(arrow_error),
+    }
 }
 
 pub(super) fn field_id(field: &Field) -> Result<u32> {

@@ -5,12 +5,12 @@ use std::ops::{Range, RangeInclusive};
 use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions, UInt32Array};
 use arrow::buffer::ScalarBuffer;
 use arrow::compute::take;
-use arrow::datatypes::{ArrowNativeType, SchemaRef};
+use arrow::datatypes::{ArrowNativeType, FieldRef, SchemaRef};
 use greptime_types::Result;
 
-use super::chunk::{Chunk, Each, FieldValues, Parts, arrow_error, field_id};
+use super::chunk::{Chunk, Each, FieldValues, Parts, arrow_error, field_id, shown};
 use super::dictionary::{Ranks, SeriesView};
-use crate::schema::{FIELD_ID, absent};
+use crate::schema::FIELD_ID;
 
 /// Looking for a series takes about as long as passing by so many rows.
 const ROWS_PER_SEARCH: usize = 32;
@@ -50,12 +50,9 @@ impl Selection<'_> {
             return Ok(None);
         };
         let numbers: Vec<u32> = (0..series.len() as u32).collect();
-        let column = |field| match series.column(field_id(field)?, &numbers)? {
-            Some(array) if array.data_type() == field.data_type() => Ok(array),
-            Some(array) => arrow::compute::cast(&array, field.data_type()).map_err(arrow_error),
-            None => absent(field, numbers.len()).map_err(arrow_error),
-        };
-        let columns = filter.tags.fields().iter().map(|field| column(field));
+        let column =
+            |field: &FieldRef| shown(series.column(field_id(field)?, &numbers)?, field, numbers.len());
+        let columns = filter.tags.fields().iter().map(column);
         let tags = RecordBatch::try_new_with_options(
             SchemaRef::clone(&filter.tags),
             columns.collect::<Result<Vec<_>>>()?,
@@ -71,6 +68,10 @@ impl Selection<'_> {
 
     /// Where the wanted rows of a sorted run lie.
     pub fn ranges(&self, run: &Chunk, wanted: Option<&Wanted>, ranks: &Ranks) -> Vec<Range<usize>> {
+        let inside = |(min, max)| self.times.contains(&min) && self.times.contains(&max);
+        if wanted.is_none() && run.times_span().is_some_and(inside) {
+            return std::iter::once(0..run.rows()).collect();
+        }
         let mut found: Vec<Range<usize>> = Vec::new();
         let mut add = |rows: Range<usize>| {
             let times = &run.times[rows.clone()];

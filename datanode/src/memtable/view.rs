@@ -71,12 +71,12 @@ impl MemtableView {
         }
         let series = self.shared.series.lock().view();
         let wanted = selection.wanted(&series)?;
+        let ranks = self.ranks(&series, &key.tags);
         let mut batches = Vec::new();
         for (partition, chunks) in windows {
-            let runs = self.sort(partition, chunks, &series, table)?;
+            let runs = self.sort(partition, chunks, &ranks, table)?;
             for run in runs.into_iter().filter(read) {
                 let run = above(run, after, &key.tags)?;
-                let ranks = self.ranks(&series, &key.tags);
                 let ranges = selection.ranges(&run, wanted.as_ref(), &ranks);
                 let run = match ranges.iter().map(Range::len).sum::<usize>() {
                     rows if rows == run.rows() => run,
@@ -96,7 +96,7 @@ impl MemtableView {
         &self,
         partition: &Partition,
         chunks: &[Arc<Chunk>],
-        series: &SeriesView,
+        ranks: &Ranks,
         table: &TableInfo,
     ) -> Result<Vec<Arc<Chunk>>> {
         let key = KeyIds::of(&table.schema);
@@ -110,10 +110,9 @@ impl MemtableView {
             start -= 1;
             rows += chunks[start].rows();
         }
-        let ranks = self.ranks(series, &key.tags);
         let mut runs = chunks[..start].to_vec();
         for group in groups(&chunks[start..]) {
-            let ordered = sorted(group.to_vec(), &ranks, &key.tags, 0, versions(table));
+            let ordered = sorted(group.to_vec(), ranks, &key.tags, 0, versions(table));
             let run = Arc::new(ordered.copy(0..ordered.len(), true)?);
             partition.replace(group, &run);
             runs.push(run);

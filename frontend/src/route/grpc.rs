@@ -163,7 +163,7 @@ fn without_reports<E: Send>(
     data.try_filter_map(move |message| {
         let has_report = !message.app_metadata.is_empty();
         // One that cannot be read is as good as none.
-        if let (true, Ok(report)) = (has_report, RegionReport::decode(message.app_metadata.clone())) {
+        if has_report && let Ok(report) = RegionReport::decode(message.app_metadata.clone()) {
             newest.set(report);
         }
         let is_only_report = has_report && message.data_header.is_empty();
