@@ -10,6 +10,7 @@ pub mod budget;
 pub mod cache;
 pub mod compaction;
 pub mod config;
+mod defences;
 pub mod log;
 pub mod manifest;
 pub mod memtable;

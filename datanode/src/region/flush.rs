@@ -13,6 +13,7 @@ use prometheus_client::metrics::counter::Counter;
 use super::state::Frozen;
 use super::{Region, RegionState};
 use crate::compaction::discard;
+use crate::defences::Defence;
 use crate::log::{LogHandle, LogStore};
 use crate::manifest::{Commit, FileMeta, ManifestStore, View};
 use crate::memtable::{KeyColumns, SortedRows, Versions};
@@ -107,7 +108,7 @@ pub async fn load_manifest(with: &Flusher, region: &Arc<Region>) -> Result<()> {
 pub(crate) fn take_view(region: &Region, view: View) -> Result<()> {
     let (epoch, applied, began) = region.with_state(|s| (s.leading_epoch(), s.applied(), s.term_began()));
     let epoch = epoch?;
-    if view.epoch > epoch {
+    if view.epoch > epoch && Defence::HigherEpochStops.holds() {
         let reason = format!(
             "its manifest has epoch {}, this node led in epoch {epoch}",
             view.epoch
