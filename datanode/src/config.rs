@@ -5,7 +5,7 @@ use std::time::Duration;
 use greptime_types::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::log::LogSync;
+use crate::log::{LogDamage, LogSync};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -36,6 +36,8 @@ pub struct DatanodeConfig {
     /// Between two syncs with `log_sync = "interval"`; the newest writes of so long may be lost with the power.
     #[serde(with = "greptime_settings::duration")]
     pub log_sync_interval: Duration,
+    /// Whether a start fails over damage inside the log, or goes on without everything behind it.
+    pub log_damage: LogDamage,
     #[serde(with = "greptime_settings::size")]
     pub log_file_size: u64,
     /// Log files are cleaned up once the log is larger.
@@ -96,6 +98,7 @@ impl Default for DatanodeConfig {
             log_turn_size: 4 << 20,
             log_sync: LogSync::Always,
             log_sync_interval: Duration::from_secs(1),
+            log_damage: LogDamage::Refuse,
             log_file_size: 64 << 20,
             log_purge_threshold: 512 << 20,
             query_memory: 512 << 20,

@@ -21,6 +21,13 @@ macro_rules! defences {
 defences! {
     /// Rule 12: a leader that meets a higher epoch in its manifest stops for good.
     HigherEpochStops => ["server::tests::bucket::a_leader_that_meets_a_higher_epoch_stops_for_good"],
+    /// Rule 5b: what lies before a complete batch of the log was acknowledged.
+    DamageIsNoTornTail => [
+        "log::tests::damage::a_flipped_bit_in_the_log_is_refused_by_name_or_in_the_last_write_alone",
+        "log::tests::damage::damage_in_its_entries_alone_is_refused",
+    ],
+    /// Rule 5c: an empty last file hides that the one before it is the end.
+    EmptyEndIsRemoved => ["log::tests::damage::a_last_file_without_a_write_is_not_the_end_of_the_log"],
 }
 
 impl Defence {

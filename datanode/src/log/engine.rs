@@ -1,6 +1,6 @@
 //! The log on disk: TiKV's `raft-engine`, one for all regions of a datanode.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -12,8 +12,10 @@ use raft::eraftpb::Entry;
 use raft_engine::{Command, Config, Engine, LogBatch, MessageExt, ReadableSize, RecoveryMode};
 use serde::{Deserialize, Serialize};
 
+use super::damage::{self, Damage};
 use super::files::{Cut, LogFiles};
 use super::{Batch, Key, LogError, LogStore, RegionBatch};
+use crate::defences::Defence;
 
 /// When what was appended is on disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,10 +29,22 @@ pub enum LogSync {
     Interval,
 }
 
+/// What a start does with a log that is damaged before its end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogDamage {
+    /// It fails, and says what is damaged.
+    #[default]
+    Refuse,
+    /// It goes on without everything behind the damage: a person has agreed to lose it.
+    Cut,
+}
+
 #[derive(Clone, Debug)]
 pub struct EngineOptions {
     pub dir: PathBuf,
     pub sync: LogSync,
+    pub damage: LogDamage,
     pub file_size: u64,
     /// Old files are removed once the log is larger; what still lives in them is rewritten.
     pub purge_threshold: u64,
@@ -55,6 +69,7 @@ impl MessageExt for RaftEntries {
 
 pub struct EngineLog {
     engine: Engine<LogFiles>,
+    dir: PathBuf,
     sync: LogSync,
     /// Something was appended and not synced.
     dirty: AtomicBool,
@@ -67,8 +82,57 @@ pub struct EngineLog {
 
 impl EngineLog {
     /// Opens the log and cuts a torn tail: after a power cut it is normal, and was never acknowledged, since all
-    /// groups have one voter. What was cut is in [`Self::cuts`].
+    /// groups have one voter. What was cut is in [`Self::cuts`]. Damage that is no torn tail is refused before anything
+    /// is cut, unless [`LogDamage::Cut`] allows it, or batches were not synced one by one.
     pub fn open(options: &EngineOptions, fsyncs: Counter) -> Result<Self, LogError> {
+        let failed = |e: std::io::Error| LogError::Read(format!("{}: {e}", options.dir.display()));
+        if Defence::EmptyEndIsRemoved.holds() {
+            damage::remove_empty_end(&options.dir).map_err(failed)?;
+        }
+        let found = damage::at_the_end(&options.dir).map_err(failed)?;
+        let may_cut = options.sync == LogSync::Interval
+            || options.damage == LogDamage::Cut
+            || !Defence::DamageIsNoTornTail.holds();
+        let inside = |d: &&Damage| d.proof.is_some();
+        if let Some(damage) = found.iter().filter(inside).find(|d| !d.only_entries && !may_cut) {
+            return Err(refused(damage, &options.dir));
+        }
+        let mut log = Self::open_engine(options, fsyncs.clone())?;
+        if !found.iter().any(|d| inside(&d)) {
+            return Ok(log);
+        }
+        // The engine looks at entries only when they are needed, and those of trimmed entries never are.
+        for damage in damage::at_the_end(&options.dir)
+            .map_err(failed)?
+            .iter()
+            .filter(inside)
+        {
+            if log.all_readable() {
+                tracing::warn!(%damage, "the log is damaged where nothing is needed any more");
+                continue;
+            }
+            if !may_cut {
+                return Err(refused(damage, &options.dir));
+            }
+            let mut cuts = std::mem::take(&mut log.cuts);
+            drop(log);
+            cut(damage).map_err(failed)?;
+            log = Self::open_engine(options, fsyncs.clone())?;
+            cuts.append(&mut log.cuts);
+            cuts.retain(|c| c.file != damage.file || c.offset < damage.offset);
+            cuts.push(Cut::from(damage));
+            log.cuts = cuts;
+        }
+        if options.sync == LogSync::Always {
+            let acknowledged = found.iter().filter(inside);
+            let files: Vec<&PathBuf> = acknowledged.map(|d| &d.file).collect();
+            let cuts = log.cuts.iter_mut().filter(|c| files.contains(&&c.file));
+            cuts.for_each(|c| c.acknowledged = true);
+        }
+        Ok(log)
+    }
+
+    fn open_engine(options: &EngineOptions, fsyncs: Counter) -> Result<Self, LogError> {
         let config = Config {
             dir: options.dir.display().to_string(),
             recovery_mode: RecoveryMode::TolerateTailCorruption,
@@ -78,15 +142,27 @@ impl EngineLog {
         };
         let files = Arc::new(LogFiles::new(fsyncs));
         let engine = Engine::open_with_file_system(config, Arc::clone(&files))
-            .map_err(|e| LogError::Corruption(format!("{}: {e}", options.dir.display())))?;
+            .map_err(|e| LogError::Corruption(damaged(&options.dir, &e)))?;
         Ok(Self {
             engine,
+            dir: options.dir.clone(),
             sync: options.sync,
             dirty: AtomicBool::new(false),
             full: AtomicBool::new(false),
             cuts: files.recovered(),
             #[cfg(test)]
             files,
+        })
+    }
+
+    /// Whether every entry that is not trimmed can be read.
+    fn all_readable(&self) -> bool {
+        self.engine.raft_groups().into_iter().all(|id| {
+            let (first, last) = (self.engine.first_index(id), self.engine.last_index(id));
+            let (Some(first), Some(last)) = (first, last) else {
+                return true;
+            };
+            (first..=last).all(|index| matches!(self.engine.get_entry::<RaftEntries>(id, index), Ok(Some(_))))
         })
     }
 
@@ -166,8 +242,35 @@ fn is_full(error: &raft_engine::Error) -> bool {
     matches!(error, raft_engine::Error::Io(error) if matches!(error.kind(), StorageFull | QuotaExceeded))
 }
 
-fn read_error(region: RegionId, error: &raft_engine::Error) -> LogError {
-    LogError::Read(format!("region {region}: {error}"))
+/// Damage that a person has to decide about.
+fn refused(damage: &Damage, dir: &Path) -> LogError {
+    LogError::Corruption(format!(
+        "{damage}. Rows that were acknowledged are there and behind it, so nothing was cut. Put {} back from a copy of \
+         the volume; or set datanode.log_damage = \"cut\" for one start, to lose what the {} bytes from there on say \
+         and is in no file yet",
+        dir.display(),
+        damage.bytes
+    ))
+}
+
+/// What the engine cannot read, with the place, which it does not say itself.
+fn damaged(dir: &Path, error: &raft_engine::Error) -> String {
+    let place = damage::anywhere(dir)
+        .ok()
+        .and_then(|found| found.into_iter().next());
+    let place = place.map_or(String::new(), |damage| format!("; {damage}"));
+    let dir = dir.display();
+    format!(
+        "{dir}: {error}{place}. Put {dir} back from a copy of the volume; without one, what is only in this log is \
+         lost: drop the tables of its regions, and start this node with an empty data directory"
+    )
+}
+
+/// Cuts a file where the engine would not, since it does not look at entries.
+fn cut(damage: &Damage) -> std::io::Result<()> {
+    let file = std::fs::OpenOptions::new().write(true).open(&damage.file)?;
+    file.set_len(damage.offset)?;
+    file.sync_all()
 }
 
 impl LogStore for EngineLog {
@@ -212,7 +315,7 @@ impl LogStore for EngineLog {
         let max = usize::try_from(max_bytes).unwrap_or(usize::MAX);
         self.engine
             .fetch_entries_to::<RaftEntries>(region.as_u64(), low, high, Some(max), &mut entries)
-            .map_err(|e| read_error(region, &e))?;
+            .map_err(|e| LogError::Read(format!("region {region}: {}", damaged(&self.dir, &e))))?;
         Ok(entries)
     }
 

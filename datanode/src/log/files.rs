@@ -9,6 +9,8 @@ use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 use raft_engine::env::{DefaultFileSystem, FileSystem, Handle, Permission, WriteExt};
 
+use super::damage::Damage;
+
 type Inner = <DefaultFileSystem as FileSystem>::Handle;
 
 /// Bytes that recovery cut off the end of a log file, because a write was not complete.
@@ -17,6 +19,19 @@ pub struct Cut {
     pub file: PathBuf,
     pub offset: u64,
     pub bytes: u64,
+    /// Acknowledged rows were among them: it was damage, and a person agreed to lose them.
+    pub acknowledged: bool,
+}
+
+impl From<&Damage> for Cut {
+    fn from(damage: &Damage) -> Self {
+        Self {
+            file: damage.file.clone(),
+            offset: damage.offset,
+            bytes: damage.bytes,
+            acknowledged: false,
+        }
+    }
 }
 
 #[derive(Default)]
@@ -114,6 +129,7 @@ impl WatchedFile {
                 file: self.path.clone(),
                 offset: offset as u64,
                 bytes,
+                acknowledged: false,
             });
         }
         Ok(())

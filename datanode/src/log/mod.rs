@@ -5,6 +5,7 @@
 //! * `driver` is the one thread that feeds the core and applies what it commits.
 
 mod core;
+mod damage;
 mod driver;
 mod engine;
 mod files;
@@ -18,7 +19,7 @@ pub use self::core::{
     Committed, CommittedEntry, GroupStatus, Initialise, Input, LogCore, LogOptions, Output,
 };
 pub use driver::{Applied, Apply, LogHandle, Proposal, start};
-pub use engine::{EngineLog, EngineOptions, LogSync};
+pub use engine::{EngineLog, EngineOptions, LogDamage, LogSync};
 pub use files::Cut;
 pub use memory::{Fault, MemoryLog};
 pub use record::GroupRecord;

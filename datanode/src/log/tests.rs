@@ -7,6 +7,8 @@ use prometheus_client::metrics::counter::Counter;
 
 use super::*;
 
+mod damage;
+
 fn region(number: u32) -> RegionId {
     RegionId::new(9, number)
 }
@@ -246,6 +248,7 @@ fn engine(dir: &std::path::Path) -> EngineLog {
     let options = EngineOptions {
         dir: dir.to_owned(),
         sync: LogSync::Always,
+        damage: LogDamage::Refuse,
         file_size: 1 << 20,
         purge_threshold: 2 << 20,
     };
@@ -341,6 +344,7 @@ fn what_a_killed_process_leaves_is_complete_and_its_allocated_zeros_are_no_cut()
     let options = EngineOptions {
         dir: dir.path().to_owned(),
         sync: LogSync::Always,
+        damage: LogDamage::Refuse,
         file_size: 1 << 20,
         purge_threshold: 2 << 20,
     };
@@ -370,6 +374,7 @@ fn syncing_by_interval_covers_entries_only_and_is_done_when_asked() {
     let options = EngineOptions {
         dir: dir.path().to_owned(),
         sync: LogSync::Interval,
+        damage: LogDamage::Refuse,
         file_size: 1 << 20,
         purge_threshold: 2 << 20,
     };
@@ -399,6 +404,18 @@ fn syncing_by_interval_covers_entries_only_and_is_done_when_asked() {
     assert!(fsyncs.get() > before + 1, "a trim is on disk");
 }
 
+/// Not compressible, so that files fill up.
+fn noise(seed: u64, bytes: usize) -> Bytes {
+    let mut x = seed + 1;
+    let mut next = || {
+        x = x
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
+        (x >> 33) as u8
+    };
+    (0..bytes).map(|_| next()).collect::<Vec<u8>>().into()
+}
+
 #[test]
 fn old_files_of_the_engine_are_removed_once_trimmed() {
     let dir = tempfile::tempdir().unwrap();
@@ -408,19 +425,10 @@ fn old_files_of_the_engine_are_removed_once_trimmed() {
     settle(&mut core).unwrap();
     let mut last = 0;
     for token in 0..64u64 {
-        // Not compressible, so that files fill up.
-        let mut x = token + 1;
-        let mut next = || {
-            x = x
-                .wrapping_mul(6364136223846793005)
-                .wrapping_add(1442695040888963407);
-            (x >> 33) as u8
-        };
-        let data: Vec<u8> = (0..128 << 10).map(|_| next()).collect();
         core.step(Input::Propose {
             region: region(0),
             token,
-            data: data.into(),
+            data: noise(token, 128 << 10),
         });
         last = settle(&mut core).unwrap().pop().unwrap().1.index;
     }
@@ -449,91 +457,6 @@ fn old_files_of_the_engine_are_removed_once_trimmed() {
     let store: Arc<dyn LogStore> = Arc::new(engine(dir.path()));
     let mut core = open(&store, &[(0, last)]);
     assert_eq!(settle(&mut core).unwrap()[0].1.index, last + 1);
-}
-
-/// A log with some entries, closed; and what it has.
-fn written(dir: &std::path::Path) -> Vec<String> {
-    let store: Arc<dyn LogStore> = Arc::new(engine(dir));
-    let mut core = open(&store, &[]);
-    core.step(initialise(0));
-    settle(&mut core).unwrap();
-    for token in 0..12 {
-        core.step(propose(0, token, "a row that was acknowledged"));
-        settle(&mut core).unwrap();
-    }
-    drop((core, store));
-    let log = engine(dir);
-    let (first, last) = log.bounds(region(0)).unwrap();
-    data_of(&log, first, last).unwrap()
-}
-
-fn data_of(log: &EngineLog, first: u64, last: u64) -> Result<Vec<String>, LogError> {
-    let entries = log.entries(region(0), first, last + 1, u64::MAX)?;
-    Ok(entries
-        .iter()
-        .map(|e| String::from_utf8_lossy(&e.data).into_owned())
-        .collect())
-}
-
-/// What recovery cannot use is never left out in silence: opening or reading fails, or the cut is told.
-#[test]
-fn a_flipped_bit_in_the_log_is_told_and_no_row_is_another() {
-    let dir = tempfile::tempdir().unwrap();
-    let whole = written(dir.path());
-    let files = || std::fs::read_dir(dir.path()).unwrap().map(|f| f.unwrap().path());
-    let file = files()
-        .find(|f| f.extension().is_some_and(|e| e == "raftlog"))
-        .unwrap();
-    let bytes = std::fs::read(&file).unwrap();
-    let (mut refused, mut cut, mut unread) = (0, 0, 0);
-    for at in (0..bytes.len()).step_by(5) {
-        let damaged_dir = tempfile::tempdir().unwrap();
-        for other in files().filter(|f| *f != file && f.is_file()) {
-            std::fs::copy(&other, damaged_dir.path().join(other.file_name().unwrap())).unwrap();
-        }
-        let mut damaged = bytes.clone();
-        damaged[at] ^= 1 << (at % 8);
-        std::fs::write(damaged_dir.path().join(file.file_name().unwrap()), damaged).unwrap();
-        let options = EngineOptions {
-            dir: damaged_dir.path().to_owned(),
-            sync: LogSync::Always,
-            file_size: 1 << 20,
-            purge_threshold: 2 << 20,
-        };
-        let log = match EngineLog::open(&options, Counter::default()) {
-            Ok(log) => log,
-            Err(error) => {
-                let dir = damaged_dir.path().display().to_string();
-                assert!(error.to_string().contains(&dir), "byte {at}: {error}");
-                refused += 1;
-                continue;
-            }
-        };
-        let read = log
-            .bounds(region(0))
-            .map(|(first, last)| data_of(&log, first, last));
-        match read {
-            Some(Ok(entries)) if entries == whole => {}
-            Some(Err(_)) => unread += 1,
-            shorter => {
-                let entries = shorter.map_or(vec![], |read| read.unwrap());
-                assert!(whole.starts_with(&entries), "byte {at}: {entries:?}");
-                assert!(
-                    !log.cuts().is_empty(),
-                    "byte {at}: {} of {}",
-                    entries.len(),
-                    whole.len()
-                );
-                assert!(log.cuts()[0].bytes > 0, "byte {at}");
-                cut += 1;
-            }
-        }
-    }
-    assert!(
-        refused + cut + unread > bytes.len() / 10,
-        "{refused} {cut} {unread} of {}",
-        bytes.len()
-    );
 }
 
 #[test]

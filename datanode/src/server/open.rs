@@ -62,6 +62,7 @@ impl Datanode {
             dir: data_dir.path("log"),
             sync: parts.config.log_sync,
             file_size: parts.config.log_file_size,
+            damage: parts.config.log_damage,
             purge_threshold: parts.config.log_purge_threshold,
         };
         let fsyncs = metrics.log_fsyncs.clone();
@@ -70,16 +71,19 @@ impl Datanode {
             .map_err(|e| Error::internal(e.to_string()))?
             .map_err(log_error)?;
         for cut in engine.cuts() {
-            metrics.log_tail_truncated_bytes.inc_by(cut.bytes);
-            tracing::warn!(file = %cut.file.display(), offset = cut.offset, bytes = cut.bytes,
-                "TailTruncated: an incomplete write at the end of the log was cut; it was not acknowledged");
+            tell_cut(cut, &metrics);
         }
         let cuts = engine.cuts().to_vec();
         let node = Self::open(parts, data_dir, metrics, Arc::new(engine)).await?;
-        if let Some(cut) = cuts.first() {
-            // The log is one for all regions, so which of them lost the incomplete write is not known.
-            let (file, offset) = (cut.file.display(), cut.offset);
-            let note = format!("TailTruncated: an incomplete write was cut off {file} at {offset}");
+        if let Some(cut) = cuts.iter().max_by_key(|cut| cut.acknowledged) {
+            // The log is one for all regions, so which of them lost something is not known.
+            let (file, offset, bytes) = (cut.file.display(), cut.offset, cut.bytes);
+            let note = match cut.acknowledged {
+                true => format!(
+                    "LogDamageCut: {bytes} bytes with acknowledged rows were cut off {file} at {offset}"
+                ),
+                false => format!("TailTruncated: an incomplete write was cut off {file} at {offset}"),
+            };
             node.regions
                 .all()
                 .iter()
@@ -210,6 +214,18 @@ impl Datanode {
 
 fn log_error(error: log::LogError) -> Error {
     Error::corruption(error.to_string())
+fn tell_cut(cut: &log::Cut, metrics: &DatanodeMetrics) {
+    metrics.log_tail_truncated_bytes.inc_by(cut.bytes);
+    let (file, offset, bytes) = (cut.file.display(), cut.offset, cut.bytes);
+    match cut.acknowledged {
+        true => tracing::error!(%file, offset, bytes,
+            "LogDamageCut: the log was damaged and everything behind the damage was cut, as datanode.log_damage = \"cut\" \
+             allows; acknowledged rows are lost"),
+        false => tracing::warn!(%file, offset, bytes,
+            "TailTruncated: an incomplete write at the end of the log was cut; it was not acknowledged"),
+    }
+}
+
 }
 
 /// Every region on disk from its checkpoint; the log loop brings it up to date. Returns where each begins.
