@@ -28,6 +28,21 @@ defences! {
     ],
     /// Rule 5c: an empty last file hides that the one before it is the end.
     EmptyEndIsRemoved => ["log::tests::damage::a_last_file_without_a_write_is_not_the_end_of_the_log"],
+    /// Rule 4b: a full disk has room for what was taken, and for what makes room.
+    FullDiskHasAReserve => [
+        "log::tests::full::what_is_under_way_when_the_disk_fills_up_is_written_from_the_reserve",
+        "log::tests::full::a_full_disk_has_room_for_elections_and_trims",
+    ],
+    /// Rule 4b: the room of the reserve is not spent on more rows.
+    FullLogTakesNoRows => ["log::tests::full::a_full_log_refuses_rows_and_takes_trims"],
+    /// Rule 4b: trimmed entries leave a full disk at once, not at the purge threshold.
+    FullLogIsCleaned => ["log::tests::full::what_is_trimmed_makes_room_on_a_full_disk"],
+    /// Rule 4b: memory is flushed, so that there is something to trim.
+    FullLogIsFlushed => ["server::tests::faults::on_a_full_disk_rows_go_to_files"],
+    /// Rule 4b: a stop does not wait for room.
+    StopDoesNotWaitForRoom => ["log::tests::full::a_stop_gives_up_what_waits_for_room_and_says_that_it_was_not_done"],
+    /// Rule 4b: no file is begun at each attempt to write on a full disk.
+    FullDiskBeginsNoFile => ["log::tests::full::a_full_disk_without_a_reserve_is_waited_for_and_begins_no_files"],
 }
 
 impl Defence {

@@ -15,6 +15,7 @@ use super::group::Group;
 use super::record::{FIRST_POSITION, GroupRecord, encode_raft};
 use super::storage::RegionStorage;
 use super::{Batch, Key, LogError, LogStore};
+use crate::defences::Defence;
 
 /// Limits of the core.
 #[derive(Clone, Copy, Debug)]
@@ -108,6 +109,11 @@ pub struct Output {
     pub initialised: Vec<RegionId>,
     pub dropped: Vec<RegionId>,
     pub trimmed: Vec<(RegionId, u64)>,
+}
+
+/// Nothing of the request was done.
+pub fn full_disk() -> Error {
+    Error::exhausted("the disk of the datanode's log is full; make space on its volume, and retry")
 }
 
 pub struct LogCore {
@@ -225,6 +231,11 @@ impl LogCore {
             self.refused.push((token, error));
             return;
         };
+        if self.store.is_full() && Defence::FullLogTakesNoRows.holds() {
+            // What room there is belongs to what is under way, and to what makes more.
+            self.refused.push((token, full_disk()));
+            return;
+        }
         if let Err(error) = group.raw.propose(Vec::new(), data.into()) {
             let error = match error {
                 raft::Error::ProposalDropped if group.raw.raft.state == StateRole::Leader => {
@@ -252,7 +263,8 @@ impl LogCore {
     /// One turn: everything that is new becomes durable in one batch. `send` gets messages for other nodes; a
     /// leader's go out before the batch is written, since followers may write at the same time.
     ///
-    /// After an error nothing of this turn may be acknowledged, and the core must not be used again.
+    /// After an error nothing of this turn may be acknowledged, and the core must not be used again. After
+    /// [`LogError::Full`] nothing of it is on disk.
     pub fn turn(&mut self, send: &mut dyn FnMut(RegionId, Message)) -> Result<Output, LogError> {
         let mut output = Output {
             refused: std::mem::take(&mut self.refused),

@@ -113,6 +113,12 @@ pub fn anywhere(dir: &Path) -> io::Result<Vec<Damage>> {
     Ok(found)
 }
 
+/// How many files entries are in.
+pub fn appended_files(dir: &Path) -> io::Result<u64> {
+    let files = files(dir)?;
+    Ok(files.iter().filter(|f| f.queue == Queue::Append).count() as u64)
+}
+
 /// Removes a last file that has no batch if there is one before it. The engine leaves it when there was no room for
 /// the header of a new file, and goes on in the file before it: as the last one, that one may be torn.
 pub fn remove_empty_end(dir: &Path) -> io::Result<()> {

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use greptime_types::{Error, RegionId, RequestId, Result};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::LogError;
 use crate::budget::Reservation;
 
 use super::core::{CommittedEntry, GroupStatus, Initialise, Input, LogCore, Output};
@@ -227,8 +228,14 @@ impl Driver {
                 }
             }
             // A group of one voter has nobody to send to; messages to peers come with a transport.
-            let output = self.core.turn(&mut |_, _| {}).map_err(|e| e.to_string())?;
-            self.finish(output);
+            match self.core.turn(&mut |_, _| {}) {
+                Ok(output) => self.finish(output),
+                Err(LogError::Full) => {
+                    self.give_up();
+                    return Ok(());
+                }
+                Err(error) => return Err(error.to_string()),
+            }
         }
     }
 
@@ -287,6 +294,18 @@ impl Driver {
                 });
                 bytes
             }
+        }
+    }
+
+    /// Nothing of what is under way is on disk, and nothing of it will be: a group of one voter has no other copy.
+    fn give_up(&mut self) {
+        let undone =
+            "the disk of the datanode's log is full and the node stops; the request was not done, retry";
+        for (_, pending) in self.pending.drain() {
+            if let Some(request) = pending.request {
+                self.machine.refused(pending.region, request);
+            }
+            let _ = pending.reply.send(Err(Error::exhausted(undone)));
         }
     }
 

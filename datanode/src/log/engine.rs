@@ -7,13 +7,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use greptime_types::RegionId;
+use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 use raft::eraftpb::Entry;
 use raft_engine::{Command, Config, Engine, LogBatch, MessageExt, ReadableSize, RecoveryMode};
 use serde::{Deserialize, Serialize};
 
 use super::damage::{self, Damage};
-use super::files::{Cut, LogFiles};
+use super::files::{self, Cut, LogFiles, Room};
+use super::reserve::Reserve;
 use super::{Batch, Key, LogError, LogStore, RegionBatch};
 use crate::defences::Defence;
 
@@ -46,12 +48,20 @@ pub struct EngineOptions {
     pub sync: LogSync,
     pub damage: LogDamage,
     pub file_size: u64,
+    /// Space that is kept for a full disk; it must hold what one turn writes.
+    pub reserve: u64,
     /// Old files are removed once the log is larger; what still lives in them is rewritten.
     pub purge_threshold: u64,
 }
 
 /// A group of the engine that is no region; what a sync by interval writes goes there.
 const SYNC_GROUP: u64 = u64::MAX;
+
+/// Below it in the directory of the log.
+const RESERVE: &str = "reserve";
+
+/// Room that cleaning the log should have: what it writes is little, and must not fail half way.
+const CLEANING_ROOM: u64 = 1 << 20;
 
 /// How soon a write is tried again for which the disk had no room.
 const FULL_RETRY: Duration = Duration::from_millis(200);
@@ -73,10 +83,18 @@ pub struct EngineLog {
     sync: LogSync,
     /// Something was appended and not synced.
     dirty: AtomicBool,
-    /// A write waits for space on the disk.
+    reserve: Reserve,
+    /// There was no room for a write, and the reserve has not been whole since.
     full: AtomicBool,
+    /// The node stops: nobody waits for room any more.
+    stopping: AtomicBool,
+    /// Something was trimmed since the log was last cleaned.
+    trimmed: AtomicBool,
+    /// One batch at a time is under way. A second one, complete behind a torn one, would look like damage.
+    writing: Mutex<()>,
+    file_size: u64,
+    purge_threshold: u64,
     cuts: Vec<Cut>,
-    #[cfg(test)]
     files: Arc<LogFiles>,
 }
 
@@ -85,6 +103,15 @@ impl EngineLog {
     /// groups have one voter. What was cut is in [`Self::cuts`]. Damage that is no torn tail is refused before anything
     /// is cut, unless [`LogDamage::Cut`] allows it, or batches were not synced one by one.
     pub fn open(options: &EngineOptions, fsyncs: Counter) -> Result<Self, LogError> {
+        Self::open_in(options, fsyncs, Arc::default())
+    }
+
+    /// The same on a disk of which a test says how full it is.
+    pub(super) fn open_in(
+        options: &EngineOptions,
+        fsyncs: Counter,
+        room: Arc<Room>,
+    ) -> Result<Self, LogError> {
         let failed = |e: std::io::Error| LogError::Read(format!("{}: {e}", options.dir.display()));
         if Defence::EmptyEndIsRemoved.holds() {
             damage::remove_empty_end(&options.dir).map_err(failed)?;
@@ -97,7 +124,7 @@ impl EngineLog {
         if let Some(damage) = found.iter().filter(inside).find(|d| !d.only_entries && !may_cut) {
             return Err(refused(damage, &options.dir));
         }
-        let mut log = Self::open_engine(options, fsyncs.clone())?;
+        let mut log = Self::open_engine(options, fsyncs.clone(), Arc::clone(&room))?;
         if !found.iter().any(|d| inside(&d)) {
             return Ok(log);
         }
@@ -117,7 +144,7 @@ impl EngineLog {
             let mut cuts = std::mem::take(&mut log.cuts);
             drop(log);
             cut(damage).map_err(failed)?;
-            log = Self::open_engine(options, fsyncs.clone())?;
+            log = Self::open_engine(options, fsyncs.clone(), Arc::clone(&room))?;
             cuts.append(&mut log.cuts);
             cuts.retain(|c| c.file != damage.file || c.offset < damage.offset);
             cuts.push(Cut::from(damage));
@@ -132,27 +159,48 @@ impl EngineLog {
         Ok(log)
     }
 
-    fn open_engine(options: &EngineOptions, fsyncs: Counter) -> Result<Self, LogError> {
+    /// A disk may be full already: then it opens with what the reserve gives, and counts as full.
+    fn open_engine(options: &EngineOptions, fsyncs: Counter, room: Arc<Room>) -> Result<Self, LogError> {
         let config = Config {
             dir: options.dir.display().to_string(),
             recovery_mode: RecoveryMode::TolerateTailCorruption,
             target_file_size: ReadableSize(options.file_size),
-            purge_threshold: ReadableSize(options.purge_threshold),
+            // When old files are removed is decided in [`Self::reclaim`]: the engine would keep them on a full disk.
+            purge_threshold: ReadableSize(options.file_size),
+            purge_rewrite_threshold: Some(ReadableSize(options.file_size.max(options.purge_threshold / 10))),
+            // What is removed makes room.
+            enable_log_recycle: false,
             ..Config::default()
         };
-        let files = Arc::new(LogFiles::new(fsyncs));
-        let engine = Engine::open_with_file_system(config, Arc::clone(&files))
-            .map_err(|e| LogError::Corruption(damaged(&options.dir, &e)))?;
-        Ok(Self {
+        let reserve = Reserve::new(options.dir.join(RESERVE), options.reserve, Arc::clone(&room));
+        let files = Arc::new(LogFiles::new(fsyncs, room));
+        let engine = loop {
+            match Engine::open_with_file_system(config.clone(), Arc::clone(&files)) {
+                Ok(engine) => break engine,
+                Err(error) if is_full(&error) && reserve.give_up() => {}
+                Err(error) if is_full(&error) => return Err(no_room(&options.dir)),
+                Err(error) => return Err(LogError::Corruption(damaged(&options.dir, &error))),
+            }
+        };
+        let log = Self {
             engine,
             dir: options.dir.clone(),
             sync: options.sync,
             dirty: AtomicBool::new(false),
-            full: AtomicBool::new(false),
+            full: AtomicBool::new(!reserve.refill()),
+            reserve,
+            stopping: AtomicBool::new(false),
+            trimmed: AtomicBool::new(true),
+            writing: Mutex::default(),
+            file_size: options.file_size,
+            purge_threshold: options.purge_threshold,
             cuts: files.recovered(),
-            #[cfg(test)]
             files,
-        })
+        };
+        if log.is_full() {
+            tracing::error!(dir = %log.dir.display(), "the disk of the log is full; writes are refused until there is space");
+        }
+        Ok(log)
     }
 
     /// Whether every entry that is not trimmed can be read.
@@ -171,38 +219,75 @@ impl EngineLog {
         &self.cuts
     }
 
-    /// Whether the disk takes no more bytes.
-    #[cfg(test)]
-    pub fn set_full(&self, full: bool) {
-        self.files.set_full(full);
-    }
-
-    /// Writes what `fill` says; waits while the disk is full. The engine takes back what it wrote of a batch for which
-    /// there was no room, so nothing is unknown, unlike after a failed sync.
+    /// Writes what `fill` says. When there is no room, the reserve gives some; when that is used up too, it waits. The
+    /// engine takes back what it wrote of a batch for which there was no room, so nothing is unknown, unlike after a
+    /// failed sync.
     fn write(
         &self,
         fill: impl Fn(&mut LogBatch) -> raft_engine::Result<()>,
         sync: bool,
     ) -> Result<(), LogError> {
         let failed = |e: raft_engine::Error| LogError::Write(e.to_string());
+        let _one = self.writing.lock();
         loop {
             let mut batch = LogBatch::default();
             fill(&mut batch).map_err(failed)?;
             match self.engine.write(&mut batch, sync) {
                 Ok(_) => break,
-                Err(error) if is_full(&error) => {
-                    if !self.full.swap(true, Ordering::SeqCst) {
-                        tracing::error!(%error, "the disk of the log is full; writes are refused until there is space");
-                    }
-                    std::thread::sleep(FULL_RETRY);
-                }
+                Err(error) if is_full(&error) => self.make_room()?,
                 Err(error) => return Err(failed(error)),
             }
         }
-        if self.full.swap(false, Ordering::SeqCst) {
-            tracing::info!("the disk of the log has space again");
+        if self.is_full() {
+            self.look_for_room();
         }
         Ok(())
+    }
+
+    fn make_room(&self) -> Result<(), LogError> {
+        if !self.full.swap(true, Ordering::SeqCst) {
+            tracing::error!(dir = %self.dir.display(), "the disk of the log is full; writes are refused until there is space");
+        }
+        if Defence::FullDiskHasAReserve.holds() && self.reserve.give_up() {
+            return Ok(());
+        }
+        if self.stopping.load(Ordering::SeqCst) && Defence::StopDoesNotWaitForRoom.holds() {
+            return Err(LogError::Full);
+        }
+        std::thread::sleep(FULL_RETRY);
+        Ok(())
+    }
+
+    /// The disk is full as long as the reserve is not whole.
+    fn look_for_room(&self) {
+        if self.reserve.refill() && self.full.swap(false, Ordering::SeqCst) {
+            tracing::info!("the disk of the log has space again");
+        }
+    }
+
+    /// Lets the engine begin a new file, so that everything in those before it can be removed.
+    fn rotate(&self) -> Result<(), LogError> {
+        self.have_room();
+        self.files.begin_new_file();
+        self.write(|to| to.put(SYNC_GROUP, b"sync".to_vec(), vec![1]), true)
+    }
+
+    /// Cleaning should not fail half way: what the engine forgets by that would come back at the next start.
+    fn have_room(&self) {
+        if room(&self.dir).is_some_and(|room| room < CLEANING_ROOM) {
+            self.reserve.give_up();
+        }
+    }
+
+    fn clean(&self) -> Result<Vec<u64>, LogError> {
+        self.have_room();
+        loop {
+            match self.engine.purge_expired_files() {
+                Ok(behind) => return Ok(behind),
+                Err(error) if is_full(&error) && self.reserve.give_up() => {}
+                Err(error) => return Err(LogError::Write(error.to_string())),
+            }
+        }
     }
 
     fn fill(to: &mut LogBatch, region: u64, changes: &RegionBatch) -> raft_engine::Result<()> {
@@ -237,9 +322,21 @@ fn must_sync(changes: &RegionBatch) -> bool {
         || changes.put.keys().any(|key| *key != Key::HardState)
 }
 
+/// Bytes that the disk has for us.
+fn room(dir: &Path) -> Option<u64> {
+    let disk = rustix::fs::statvfs(dir).ok()?;
+    Some(disk.f_bavail.saturating_mul(disk.f_frsize))
+}
+
+fn no_room(dir: &Path) -> LogError {
+    LogError::Read(format!(
+        "the disk of {} is full, and the space that was kept for this is used up; make space on the volume",
+        dir.display()
+    ))
+}
+
 fn is_full(error: &raft_engine::Error) -> bool {
-    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
-    matches!(error, raft_engine::Error::Io(error) if matches!(error.kind(), StorageFull | QuotaExceeded))
+    matches!(error, raft_engine::Error::Io(error) if files::is_full(error.kind()))
 }
 
 /// Damage that a person has to decide about.
@@ -281,6 +378,13 @@ impl LogStore for EngineLog {
             regions.try_for_each(|(region, changes)| Self::fill(to, region.as_u64(), changes))
         };
         self.write(fill, now)?;
+        if batch
+            .regions
+            .values()
+            .any(|r| r.delete || r.trim_through.is_some())
+        {
+            self.trimmed.store(true, Ordering::SeqCst);
+        }
         // After the write: a sync that began during it may have missed it.
         self.dirty.fetch_or(!now, Ordering::SeqCst);
         Ok(())
@@ -323,11 +427,25 @@ impl LogStore for EngineLog {
         Ok(self.engine.get(region.as_u64(), key_bytes(key)).map(Bytes::from))
     }
 
+    fn stop_waiting(&self) {
+        self.stopping.store(true, Ordering::SeqCst);
+    }
+
     fn reclaim(&self) -> Result<Vec<RegionId>, LogError> {
-        let behind = self
-            .engine
-            .purge_expired_files()
-            .map_err(|e| LogError::Write(e.to_string()))?;
+        let full = self.is_full();
+        let trimmed = full && Defence::FullLogIsCleaned.holds() && self.trimmed.swap(false, Ordering::SeqCst);
+        if trimmed {
+            // The file that is written to cannot be removed, and may be all there is.
+            self.rotate()?;
+        }
+        let files = damage::appended_files(&self.dir).map_err(|e| LogError::Read(e.to_string()))?;
+        let mut behind = Vec::new();
+        if trimmed || files * self.file_size > self.purge_threshold {
+            behind = self.clean()?;
+        }
+        if full {
+            self.look_for_room();
+        }
         Ok(behind.into_iter().map(RegionId::from_u64).collect())
     }
 }

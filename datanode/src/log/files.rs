@@ -1,6 +1,6 @@
 //! The log's files, watched: syncs are counted, and what recovery cuts off a torn tail is noted.
 
-use std::io::{Read, Result, Seek, SeekFrom, Write};
+use std::io::{Error, ErrorKind, Read, Result, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,6 +10,7 @@ use prometheus_client::metrics::counter::Counter;
 use raft_engine::env::{DefaultFileSystem, FileSystem, Handle, Permission, WriteExt};
 
 use super::damage::Damage;
+use crate::defences::Defence;
 
 type Inner = <DefaultFileSystem as FileSystem>::Handle;
 
@@ -39,25 +40,62 @@ struct Watch {
     fsyncs: Counter,
     recovering: AtomicBool,
     cuts: Mutex<Vec<Cut>>,
-    /// What tests say of the disk.
-    #[cfg(test)]
-    full: AtomicBool,
+    /// The next write of entries goes to a new file.
+    new_file: AtomicBool,
+    room: Arc<Room>,
 }
 
-impl Watch {
-    /// Whether there is room is for the file system to say, but for tests.
-    #[cfg(not(test))]
-    fn check_space(&self) -> Result<()> {
+/// Whether there is room is for the file system to say, but for tests.
+#[derive(Default)]
+pub struct Room {
+    #[cfg(test)]
+    left: Mutex<Option<u64>>,
+}
+
+#[cfg(not(test))]
+impl Room {
+    pub fn take(&self, _: u64) -> Result<()> {
         Ok(())
     }
 
-    #[cfg(test)]
-    fn check_space(&self) -> Result<()> {
-        match self.full.load(Ordering::SeqCst) {
-            true => Err(std::io::ErrorKind::StorageFull.into()),
-            false => Ok(()),
+    pub fn give(&self, _: u64) {}
+}
+
+#[cfg(test)]
+impl Room {
+    pub fn of(left: u64) -> Arc<Self> {
+        Arc::new(Self {
+            left: Mutex::new(Some(left)),
+        })
+    }
+
+    /// `None`: as the file system says.
+    pub fn set(&self, left: Option<u64>) {
+        *self.left.lock() = left;
+    }
+
+    /// As the engine's own file system says it.
+    pub fn take(&self, bytes: u64) -> Result<()> {
+        match self.left.lock().as_mut() {
+            None => Ok(()),
+            Some(left) if *left >= bytes => {
+                *left -= bytes;
+                Ok(())
+            }
+            Some(_) => Err(Error::new(ErrorKind::StorageFull, "nospace")),
         }
     }
+
+    pub fn give(&self, bytes: u64) {
+        if let Some(left) = self.left.lock().as_mut() {
+            *left += bytes;
+        }
+    }
+}
+
+/// Whether there is no room, or none that we may have.
+pub fn is_full(error: ErrorKind) -> bool {
+    matches!(error, ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
 }
 
 /// The plain file system, watched.
@@ -67,6 +105,10 @@ pub struct LogFiles {
 
 pub struct WatchedWriter {
     inner: <DefaultFileSystem as FileSystem>::Writer,
+    /// Whether it is a file of entries, not of what the engine moved out of old ones.
+    appends: bool,
+    /// Where the next write goes; at 0 it is the header of a new file.
+    at: u64,
     watch: Arc<Watch>,
 }
 
@@ -78,13 +120,13 @@ pub struct WatchedFile {
 
 impl LogFiles {
     /// Until [`Self::recovered`], truncation is what recovery does to torn tails.
-    pub fn new(fsyncs: Counter) -> Self {
+    pub fn new(fsyncs: Counter, room: Arc<Room>) -> Self {
         let watch = Watch {
             fsyncs,
             recovering: AtomicBool::new(true),
             cuts: Mutex::default(),
-            #[cfg(test)]
-            full: AtomicBool::new(false),
+            new_file: AtomicBool::new(false),
+            room,
         };
         Self {
             watch: Arc::new(watch),
@@ -96,9 +138,10 @@ impl LogFiles {
         std::mem::take(&mut self.watch.cuts.lock())
     }
 
-    #[cfg(test)]
-    pub fn set_full(&self, full: bool) {
-        self.watch.full.store(full, Ordering::SeqCst);
+    /// Lets writes fail until there is a new file: the engine begins one when a write says `nospace`, and has no other
+    /// way to ask for one.
+    pub fn begin_new_file(&self) {
+        self.watch.new_file.store(true, Ordering::SeqCst);
     }
 
     fn watched(&self, inner: Inner, path: &Path) -> WatchedFile {
@@ -157,8 +200,26 @@ impl Handle for WatchedFile {
 
 impl Write for WatchedWriter {
     fn write(&mut self, bytes: &[u8]) -> Result<usize> {
-        self.watch.check_space()?;
-        self.inner.write(bytes)
+        if self.appends && self.at > 0 && self.watch.new_file.load(Ordering::SeqCst) {
+            return Err(Error::new(
+                ErrorKind::StorageFull,
+                "nospace: a new file is asked for",
+            ));
+        }
+        let room = self.watch.room.take(bytes.len() as u64);
+        let written = match room.and_then(|()| self.inner.write(bytes)) {
+            // Without the text at which the engine would begin a new file at each attempt: it would leave empty ones,
+            // and call what failed something that may be tried again at once.
+            Err(error) if is_full(error.kind()) && Defence::FullDiskBeginsNoFile.holds() => {
+                return Err(error.kind().into());
+            }
+            written => written?,
+        };
+        if self.appends && self.at == 0 {
+            self.watch.new_file.store(false, Ordering::SeqCst);
+        }
+        self.at += written as u64;
+        Ok(written)
     }
 
     fn flush(&mut self) -> Result<()> {
@@ -168,13 +229,17 @@ impl Write for WatchedWriter {
 
 impl Seek for WatchedWriter {
     fn seek(&mut self, to: SeekFrom) -> Result<u64> {
-        self.inner.seek(to)
+        self.at = self.inner.seek(to)?;
+        Ok(self.at)
     }
 }
 
 impl WriteExt for WatchedWriter {
+    /// Leaves off there.
     fn truncate(&mut self, offset: usize) -> Result<()> {
-        self.inner.truncate(offset)
+        self.inner.truncate(offset)?;
+        self.at = offset as u64;
+        Ok(())
     }
 
     fn allocate(&mut self, offset: usize, size: usize) -> Result<()> {
@@ -201,7 +266,10 @@ impl FileSystem for LogFiles {
     }
 
     fn delete<P: AsRef<Path>>(&self, path: P) -> Result<()> {
-        DefaultFileSystem.delete(path)
+        let size = path.as_ref().metadata().map_or(0, |m| m.len());
+        DefaultFileSystem.delete(path)?;
+        self.watch.room.give(size);
+        Ok(())
     }
 
     fn rename<P: AsRef<Path>>(&self, from: P, to: P) -> Result<()> {
@@ -215,6 +283,8 @@ impl FileSystem for LogFiles {
     fn new_writer(&self, file: Arc<WatchedFile>) -> Result<Self::Writer> {
         Ok(WatchedWriter {
             inner: DefaultFileSystem.new_writer(Arc::clone(&file.inner))?,
+            appends: file.path.extension().is_some_and(|e| e == "raftlog"),
+            at: 0,
             watch: Arc::clone(&self.watch),
         })
     }

@@ -37,6 +37,8 @@ struct Disk {
     failed: bool,
     /// Appends wait.
     full: bool,
+    /// Appends do not wait any more.
+    stopping: bool,
     torn_tails: u64,
 }
 
@@ -123,6 +125,9 @@ impl Disk {
 impl LogStore for MemoryLog {
     fn append(&self, batch: Batch) -> Result<(), LogError> {
         while self.is_full() {
+            if self.disk.lock().stopping {
+                return Err(LogError::Full);
+            }
             std::thread::sleep(std::time::Duration::from_millis(2));
         }
         let mut disk = self.disk.lock();
@@ -145,6 +150,10 @@ impl LogStore for MemoryLog {
 
     fn is_full(&self) -> bool {
         self.disk.lock().full
+    }
+
+    fn stop_waiting(&self) {
+        self.disk.lock().stopping = true;
     }
 
     fn regions(&self) -> Result<Vec<RegionId>, LogError> {

@@ -12,11 +12,12 @@ mod files;
 mod group;
 mod memory;
 mod record;
+mod reserve;
 mod storage;
 mod timed;
 
 pub use self::core::{
-    Committed, CommittedEntry, GroupStatus, Initialise, Input, LogCore, LogOptions, Output,
+    Committed, CommittedEntry, GroupStatus, Initialise, Input, LogCore, LogOptions, Output, full_disk,
 };
 pub use driver::{Applied, Apply, LogHandle, Proposal, start};
 pub use engine::{EngineLog, EngineOptions, LogDamage, LogSync};
@@ -36,6 +37,9 @@ pub enum LogError {
     /// Whether the batch is on disk is unknown. Nothing may be acknowledged by this process any more.
     #[error("the log could not be written: {0}; restart the node to go on from what is on disk")]
     Write(String),
+    /// The batch is not on disk: there was no room for it, and nobody waits for room any more.
+    #[error("the disk of the log is full, and the node stops; what was to be written is not in the log")]
+    Full,
     #[error("the log could not be read: {0}")]
     Read(String),
     #[error("the log is damaged: {0}")]
@@ -96,10 +100,13 @@ pub trait LogStore: Send + Sync + 'static {
         Ok(())
     }
 
-    /// Whether an append waits for space on the disk.
+    /// Whether the disk has no space: what makes room is appended all the same, and rows should not be.
     fn is_full(&self) -> bool {
         false
     }
+
+    /// The node stops: an append that waits for space fails with [`LogError::Full`].
+    fn stop_waiting(&self) {}
 
     /// Regions that have a [`Key::Group`].
     fn regions(&self) -> Result<Vec<RegionId>, LogError>;
@@ -112,7 +119,7 @@ pub trait LogStore: Send + Sync + 'static {
 
     fn get(&self, region: RegionId, key: Key) -> Result<Option<Bytes>, LogError>;
 
-    /// Gives back disk space of trimmed entries; names the regions whose old entries stand in the way.
+    /// Gives back disk space of trimmed entries, and looks whether a full disk has room again; names the regions whose old entries stand in the way.
     fn reclaim(&self) -> Result<Vec<RegionId>, LogError>;
 }
 

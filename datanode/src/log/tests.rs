@@ -8,6 +8,7 @@ use prometheus_client::metrics::counter::Counter;
 use super::*;
 
 mod damage;
+mod full;
 
 fn region(number: u32) -> RegionId {
     RegionId::new(9, number)
@@ -250,6 +251,7 @@ fn engine(dir: &std::path::Path) -> EngineLog {
         sync: LogSync::Always,
         damage: LogDamage::Refuse,
         file_size: 1 << 20,
+        reserve: 0,
         purge_threshold: 2 << 20,
     };
     EngineLog::open(&options, Counter::default()).unwrap()
@@ -346,6 +348,7 @@ fn what_a_killed_process_leaves_is_complete_and_its_allocated_zeros_are_no_cut()
         sync: LogSync::Always,
         damage: LogDamage::Refuse,
         file_size: 1 << 20,
+        reserve: 0,
         purge_threshold: 2 << 20,
     };
     let store: Arc<dyn LogStore> = Arc::new(EngineLog::open(&options, fsyncs.clone()).unwrap());
@@ -376,6 +379,7 @@ fn syncing_by_interval_covers_entries_only_and_is_done_when_asked() {
         sync: LogSync::Interval,
         damage: LogDamage::Refuse,
         file_size: 1 << 20,
+        reserve: 0,
         purge_threshold: 2 << 20,
     };
     let store: Arc<dyn LogStore> = Arc::new(EngineLog::open(&options, fsyncs.clone()).unwrap());
@@ -457,35 +461,4 @@ fn old_files_of_the_engine_are_removed_once_trimmed() {
     let store: Arc<dyn LogStore> = Arc::new(engine(dir.path()));
     let mut core = open(&store, &[(0, last)]);
     assert_eq!(settle(&mut core).unwrap()[0].1.index, last + 1);
-}
-
-#[test]
-fn a_full_disk_is_waited_for_and_nothing_is_lost() {
-    let dir = tempfile::tempdir().unwrap();
-    let log = Arc::new(engine(dir.path()));
-    let store: Arc<dyn LogStore> = log.clone();
-    let mut core = open(&store, &[]);
-    core.step(initialise(0));
-    settle(&mut core).unwrap();
-    core.step(propose(0, 1, "before"));
-    settle(&mut core).unwrap();
-    log.set_full(true);
-    let writing = std::thread::spawn(move || {
-        core.step(propose(0, 2, "while it is full"));
-        texts(&settle(&mut core).unwrap())
-    });
-    while !store.is_full() {
-        std::thread::yield_now();
-    }
-    assert!(!writing.is_finished());
-    log.set_full(false);
-    assert_eq!(writing.join().unwrap(), ["while it is full"]);
-    assert!(!store.is_full());
-    drop((log, store));
-    let log = engine(dir.path());
-    assert!(log.cuts().is_empty(), "{:?}", log.cuts());
-    let store: Arc<dyn LogStore> = Arc::new(log);
-    let mut core = open(&store, &[(0, 1)]);
-    let found = texts(&settle(&mut core).unwrap());
-    assert_eq!(found, ["", "before", "while it is full", ""]);
 }

@@ -62,6 +62,10 @@ impl LogStore for TimedLog {
         self.inner.is_full()
     }
 
+    fn stop_waiting(&self) {
+        self.inner.stop_waiting();
+    }
+
     fn regions(&self) -> Result<Vec<RegionId>, LogError> {
         self.inner.regions()
     }

@@ -9,12 +9,16 @@ use greptime_types::{RegionId, Result};
 use parking_lot::Mutex;
 
 use super::Datanode;
+use crate::defences::Defence;
+use crate::log::LogError;
 use crate::region::{Region, flush, load_manifest};
 
 const TICK: Duration = Duration::from_millis(50);
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 const LAST_RETRY: Duration = Duration::from_secs(10);
 const RECLAIM_EVERY: Duration = Duration::from_secs(10);
+/// While the disk of the log is full.
+const RECLAIM_FULL_EVERY: Duration = Duration::from_millis(500);
 const PROBE_EVERY: Duration = Duration::from_secs(5);
 
 /// Flushes that run, or that wait before they are tried again.
@@ -60,7 +64,7 @@ impl FlushBook {
 
 impl Datanode {
     pub(super) async fn maintain(self: Arc<Self>) {
-        let mut next_reclaim = self.clock.now() + RECLAIM_EVERY;
+        let mut last_reclaim = self.clock.now();
         let mut next_probe = self.clock.now();
         loop {
             self.become_ready();
@@ -69,8 +73,12 @@ impl Datanode {
             self.metrics.memtable_bytes.set(self.budget.used());
             self.metrics.region_count.set(self.regions.all().len() as u64);
             let now = self.clock.now();
-            if now >= next_reclaim {
-                next_reclaim = now + RECLAIM_EVERY;
+            let reclaim_every = match self.store.is_full() {
+                true => RECLAIM_FULL_EVERY,
+                false => RECLAIM_EVERY,
+            };
+            if now >= last_reclaim + reclaim_every {
+                last_reclaim = now;
                 self.reclaim_log().await;
             }
             if now >= next_probe {
@@ -109,9 +117,11 @@ impl Datanode {
         }
         regions.sort_by_key(|(bytes, _, region)| (std::cmp::Reverse(*bytes), region.id()));
         let mut excess = self.budget.excess();
+        // What is in files needs no log: on a full disk, all of it makes room.
+        let full = self.store.is_full() && Defence::FullLogIsFlushed.holds();
         for (bytes, due, region) in regions {
             let large = bytes as u64 >= self.config.flush_size;
-            if large || due || excess > 0 {
+            if large || due || full || excess > 0 {
                 excess = excess.saturating_sub(bytes as u64);
                 self.flush_in_background(&region);
             }
@@ -204,6 +214,10 @@ impl Datanode {
         let store = Arc::clone(&self.store);
         match tokio::task::spawn_blocking(move || store.sync()).await {
             Ok(Ok(())) => {}
+            // Nothing was written: what was acknowledged is in the hands of the kernel as it was before.
+            Ok(Err(LogError::Full)) => {
+                tracing::warn!("the log was not synced, since its disk is full and the node stops");
+            }
             Ok(Err(error)) => self.fail(error.to_string()),
             Err(error) => self.fail(format!("syncing the log panicked: {error}")),
         }

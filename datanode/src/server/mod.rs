@@ -133,9 +133,11 @@ impl Datanode {
         }
     }
 
-    /// Stops: no more sessions and background work; everything acknowledged is on disk already.
+    /// Stops: no more sessions and background work; everything acknowledged is on disk already. What waits for space on
+    /// a full disk is given up.
     pub async fn shutdown(&self) {
         self.shutdown.cancel();
+        self.store.stop_waiting();
         self.tasks.finish().await;
         self.log.stop().await;
         self.sync_once().await;

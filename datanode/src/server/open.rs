@@ -35,6 +35,8 @@ use crate::sst::FileSource;
 
 /// Orders of metasrv that may wait.
 const ORDER_QUEUE: usize = 4096;
+/// Of the log's reserve, what is for elections, trims and cleaning.
+const LOG_ROOM: u64 = 4 << 20;
 /// Manifests that are loaded at the same time.
 const LOADS: usize = 8;
 
@@ -62,6 +64,7 @@ impl Datanode {
             dir: data_dir.path("log"),
             sync: parts.config.log_sync,
             file_size: parts.config.log_file_size,
+            reserve: parts.config.log_turn_size + parts.config.max_write_size + LOG_ROOM,
             damage: parts.config.log_damage,
             purge_threshold: parts.config.log_purge_threshold,
         };
@@ -250,7 +253,10 @@ fn query_context(config: &DatanodeConfig, data_dir: &DataDir) -> Result<SessionC
     let failed = |e: datafusion::error::DataFusionError| Error::internal(format!("the query runtime: {e}"));
     let spill = data_dir.path("spill");
     // What an earlier process left there serves nobody.
-    let _ = std::fs::remove_dir_all(&spill);
+    for old in std::fs::read_dir(&spill).into_iter().flatten().flatten() {
+        // The directory itself stays: a full disk may have no room for a new one.
+        let _ = std::fs::remove_dir_all(old.path()).or_else(|_| std::fs::remove_file(old.path()));
+    }
     std::fs::create_dir_all(&spill).map_err(|e| Error::internal(format!("{}: {e}", spill.display())))?;
     let disk = DiskManagerBuilder::default()
         .with_mode(DiskManagerMode::Directories(vec![spill]))

@@ -9,7 +9,7 @@ use greptime_rows::{Encoded, SeriesBatch};
 use greptime_types::{Error, RegionId, RequestId, Result};
 
 use super::Datanode;
-use crate::log::Proposal;
+use crate::log::{Proposal, full_disk};
 use crate::metrics::Reason;
 use crate::region::{RegionEntry, RowOp, TruncateEntry, WriteEntry, check_rows, check_version, read_rows};
 
@@ -104,9 +104,7 @@ impl Datanode {
     fn check_space(&self) -> Result<()> {
         match self.store.is_full() {
             false => Ok(()),
-            true => Err(Error::exhausted(
-                "the disk of the datanode's log is full; make space on its volume, and retry",
-            )),
+            true => Err(full_disk()),
         }
     }
 

@@ -102,6 +102,23 @@ impl Node {
         Self::of(config, table).await
     }
 
+    /// Over a datanode that the test has started, on a log of its own.
+    pub fn around(datanode: Arc<Datanode>, store: Arc<FaultyStore>, dir: tempfile::TempDir) -> Self {
+        // Writes after a restart are other ones.
+        static STARTS: AtomicU64 = AtomicU64::new(0);
+        Self {
+            log: MemoryLog::default(),
+            store,
+            config: DatanodeConfig::default(),
+            region: RegionId::new(1024, 0),
+            table: table(1024, false),
+            dir,
+            clock: SystemClock::shared(),
+            datanode,
+            next: AtomicU64::new(1 + STARTS.fetch_add(1, Ordering::SeqCst) * 1_000_000),
+        }
+    }
+
     /// Changes the table, and tells the region.
     pub async fn alter(&mut self, changes: &[Change]) {
         self.table = self.table.altered(changes).unwrap().unwrap();

@@ -57,6 +57,7 @@ fn options(dir: &Path, sync: LogSync, damage: LogDamage) -> EngineOptions {
         sync,
         damage,
         file_size: 1 << 20,
+        reserve: 0,
         purge_threshold: 2 << 20,
     }
 }

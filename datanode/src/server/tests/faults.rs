@@ -60,6 +60,17 @@ async fn a_full_disk_refuses_writes_as_retryable_and_goes_on_when_there_is_space
     assert_eq!(node.read().await.unwrap(), expected);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn on_a_full_disk_rows_go_to_files() {
+    let node = Node::new().await;
+    node.write(&[row("a", 1, 1.0)]).await.unwrap();
+    node.log.set_full(true);
+    let region = node.datanode.regions().get(node.region).unwrap();
+    let flushed = || region.with_state(|s| s.memory() == 0);
+    node.wait_for("memory is flushed", flushed).await;
+    assert_eq!(node.read().await.unwrap(), [row("a", 1, 1.0)]);
+}
+
 /// A disk of before, as a snapshot that was restored: the region may not give sequences anew that files have.
 #[tokio::test]
 async fn a_log_that_lost_its_end_stops_the_region_even_if_it_was_written_to_since() {

@@ -5,6 +5,7 @@ mod bucket;
 mod compaction;
 mod durability;
 mod faults;
+mod full_disk;
 mod model;
 mod report;
 mod retries;

@@ -1,0 +1,181 @@
+//! A datanode on a file system of some MiB that is really full.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use greptime_clock::{SystemClock, SystemIds};
+use greptime_object_store::Bucket;
+use greptime_telemetry::Metrics;
+use greptime_types::ErrorKind;
+
+use crate::config::DatanodeConfig;
+use crate::server::{Datanode, DatanodeParts};
+use crate::testing::{FaultyStore, Node, PutFault, Row, row};
+
+/// Nothing here takes so long.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    /// `None`, and said loudly, where this user may not mount.
+    fn mount(at: &Path) -> Option<Self> {
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=40m", "tmpfs"])
+            .arg(at)
+            .status();
+        if !mounted.is_ok_and(|status| status.success()) {
+            eprintln!("SKIPPED: no file system could be mounted, so nothing is known of full disks");
+            return None;
+        }
+        Some(Self(at.to_owned()))
+    }
+
+    fn ballast(&self) -> PathBuf {
+        self.0.join("ballast")
+    }
+
+    fn fill(&self) {
+        let mut ballast = File::options()
+            .create(true)
+            .append(true)
+            .open(self.ballast())
+            .unwrap();
+        while ballast.write_all(&[1; 4096]).is_ok() {}
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+async fn start(store: &Arc<FaultyStore>, dir: &Path) -> Arc<Datanode> {
+    let config = DatanodeConfig {
+        max_write_size: 2 << 20,
+        log_turn_size: 1 << 20,
+        cache_disk: 0,
+        ..DatanodeConfig::default()
+    };
+    let parts = || DatanodeParts {
+        config: config.clone(),
+        node_id: 0,
+        address: "127.0.0.1:0".into(),
+        data_dir: dir.join("data"),
+        bucket: Bucket {
+            store: Arc::clone(store) as _,
+            root: object_store::path::Path::from("test/root"),
+        },
+        clock: SystemClock::shared(),
+        ids: SystemIds::shared(),
+        metrics: Metrics::default(),
+        meta: None,
+    };
+    loop {
+        match Datanode::start(parts()).await {
+            // The process before has not let go yet.
+            Err(error) if error.kind == ErrorKind::Conflict => {
+                tokio::time::sleep(Duration::from_millis(10)).await
+            }
+            started => return started.unwrap(),
+        }
+    }
+}
+
+/// 100 KB that cannot be made smaller.
+fn large(n: i64) -> Row {
+    let mut x = n as u64 + 1;
+    let mut next = || {
+        x = x
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
+        char::from(b' ' + (x >> 33) as u8 % 90)
+    };
+    let text: String = (0..100_000).map(|_| next()).collect();
+    row(&format!("{n:04}{text}"), n, n as f64)
+}
+
+async fn rows_are(node: &Node, expected: &[Row]) {
+    node.wait_until_readable().await;
+    let found = node.read().await.unwrap();
+    assert_eq!(found.len(), expected.len());
+    assert!(found == expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_datanode_lives_through_a_full_disk_and_a_start_on_it() {
+    let (store, dir) = (Arc::new(FaultyStore::default()), tempfile::tempdir().unwrap());
+    let Some(disk) = SmallDisk::mount(dir.path()) else {
+        return;
+    };
+    let node = Node::around(start(&store, dir.path()).await, Arc::clone(&store), dir);
+    node.initialise().await.unwrap();
+    node.wait_until_leading().await;
+    let mut kept = Vec::new();
+    for n in 0..100 {
+        node.write(&[large(n)]).await.unwrap();
+        kept.push(large(n));
+    }
+    // What is in memory cannot leave it.
+    store.fail_puts("", PutFault::Refused, usize::MAX);
+    disk.fill();
+    let refused = loop {
+        let next = large(kept.len() as i64);
+        match tokio::time::timeout(PATIENCE, node.write(std::slice::from_ref(&next))).await {
+            Ok(Ok(_)) => kept.push(next),
+            Ok(Err(error)) => break error,
+            Err(_) => panic!("a write waits for the disk"),
+        }
+    };
+    assert!(
+        refused.is_retryable() && refused.message.contains("is full"),
+        "{refused}"
+    );
+    assert!(kept.len() < 180, "{} rows were taken on a full disk", kept.len());
+    rows_are(&node, &kept).await;
+
+    let Node { dir, datanode, .. } = node;
+    for _ in 0..3 {
+        disk.fill();
+    }
+    tokio::time::timeout(PATIENCE, datanode.shutdown())
+        .await
+        .expect("the stop waits for the disk");
+    drop(datanode);
+    disk.fill();
+    let node = Node::around(start(&store, dir.path()).await, Arc::clone(&store), dir);
+    node.wait_until_leading().await;
+    rows_are(&node, &kept).await;
+    let refused = node.write(&[large(999)]).await.unwrap_err();
+    assert!(
+        refused.is_retryable() && refused.message.contains("is full"),
+        "{refused}"
+    );
+
+    // The bucket takes files again: what was in memory makes room, though the disk is as full of other things.
+    store.fail_puts("", PutFault::Refused, 0);
+    let last = large(kept.len() as i64);
+    for attempt in 0.. {
+        match node.write(std::slice::from_ref(&last)).await {
+            Ok(_) => break,
+            Err(error) => assert!(attempt < 500 && error.is_retryable(), "{error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    kept.push(last);
+    rows_are(&node, &kept).await;
+    assert!(disk.ballast().metadata().unwrap().len() > 8 << 20);
+
+    let Node { dir, datanode, .. } = node;
+    datanode.shutdown().await;
+    drop(datanode);
+    let node = Node::around(start(&store, dir.path()).await, store, dir);
+    rows_are(&node, &kept).await;
+    node.datanode.shutdown().await;
+    drop(disk);
+}
