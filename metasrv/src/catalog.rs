@@ -316,6 +316,42 @@ mod tests {
         new.commit(&store, &[database("three")]).await.unwrap();
     }
 
+    /// A failure says that a record has changed: raise its version, and keep what is here to be read.
+    #[test]
+    fn records_are_read_and_written_as_ever() {
+        fn check<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(golden: &str, record: &T) {
+            let golden = golden.trim_end();
+            let found = Versioned {
+                value: golden.into(),
+                revision: 1,
+            };
+            assert_eq!(&decode::<T>("golden", &found).unwrap(), record);
+            assert_eq!(String::from_utf8(encode(record).unwrap()).unwrap(), golden);
+        }
+        let root = Root {
+            bucket_claimed: true,
+            ..newborn(birth("a"))
+        };
+        check(include_str!("../tests/golden/root-1.json"), &root);
+        let member = Member { raft_id: 7, node: 2 };
+        let membership = Membership {
+            format: 1,
+            regions: BTreeMap::from([(0, vec![member])]),
+        };
+        check(include_str!("../tests/golden/membership-1.json"), &membership);
+        let datanode = DatanodeRecord {
+            format: 1,
+            disk_id: "disk".into(),
+        };
+        check(include_str!("../tests/golden/datanode-1.json"), &datanode);
+        let database = DatabaseInfo {
+            format: 1,
+            name: "public".into(),
+            options: BTreeMap::from([("ttl".into(), "1d".into())]),
+        };
+        check(include_str!("../tests/golden/database-1.json"), &database);
+    }
+
     #[tokio::test]
     async fn a_record_of_a_newer_format_is_refused_by_name() {
         let store = MemoryStore::default();

@@ -179,6 +179,10 @@ impl EngineLog {
                 Ok(engine) => break engine,
                 Err(error) if is_full(&error) && reserve.give_up() => {}
                 Err(error) if is_full(&error) => return Err(no_room(&options.dir)),
+                // Another process has it, or the directory is none: nothing is damaged.
+                Err(raft_engine::Error::Other(error)) => {
+                    return Err(LogError::Read(format!("{}: {error}", options.dir.display())));
+                }
                 Err(error) => return Err(LogError::Corruption(damaged(&options.dir, &error))),
             }
         };

@@ -245,6 +245,17 @@ fn a_long_log_is_replayed_in_bounded_pieces() {
     assert!(most <= 10, "{most} MiB were taken at once");
 }
 
+/// A child of another test may hold the lock of the log before for a moment: it has everything that is open here until
+/// it runs its own program.
+fn patiently(open: impl Fn() -> Result<EngineLog, LogError>) -> Result<EngineLog, LogError> {
+    loop {
+        match open() {
+            Err(LogError::Read(error)) if error.contains("Failed to lock") => std::thread::yield_now(),
+            opened => return opened,
+        }
+    }
+}
+
 fn engine(dir: &std::path::Path) -> EngineLog {
     let options = EngineOptions {
         dir: dir.to_owned(),
@@ -254,7 +265,7 @@ fn engine(dir: &std::path::Path) -> EngineLog {
         reserve: 0,
         purge_threshold: 2 << 20,
     };
-    EngineLog::open(&options, Counter::default()).unwrap()
+    patiently(|| EngineLog::open(&options, Counter::default())).unwrap()
 }
 
 #[test]

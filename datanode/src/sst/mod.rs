@@ -17,6 +17,8 @@ mod write;
 
 pub use columns::Series;
 pub use footer::Footer;
+#[cfg(test)]
+pub use footer::Tail;
 pub use metrics::{ReadCounts, ReadMetrics};
 pub use read::{ReadRequest, RowGroupInfo};
 pub use source::{FileSource, SstFile};

@@ -62,11 +62,12 @@ fn options(dir: &Path, sync: LogSync, damage: LogDamage) -> EngineOptions {
     }
 }
 
+fn open_with(options: &EngineOptions) -> Result<EngineLog, LogError> {
+    patiently(|| EngineLog::open(options, Counter::default()))
+}
+
 fn try_open(dir: &Path) -> Result<EngineLog, LogError> {
-    EngineLog::open(
-        &options(dir, LogSync::Always, LogDamage::Refuse),
-        Counter::default(),
-    )
+    open_with(&options(dir, LogSync::Always, LogDamage::Refuse))
 }
 
 /// Where the batches of a file end; the first is the header.
@@ -194,7 +195,7 @@ fn damage_inside_is_cut_when_a_person_agrees_and_the_bytes_are_told() {
             "{error}"
         );
         let agreed = options(dir.path(), LogSync::Always, LogDamage::Cut);
-        let log = EngineLog::open(&agreed, Counter::default()).unwrap();
+        let log = open_with(&agreed).unwrap();
         let lost = Cut {
             file,
             offset: begin as u64,
@@ -216,7 +217,7 @@ fn a_hole_among_writes_that_were_not_synced_one_by_one_is_cut_and_told() {
     for in_entries in [false, true] {
         let (dir, _, begin) = with_damage_inside(dir.path(), in_entries);
         let interval = options(dir.path(), LogSync::Interval, LogDamage::Refuse);
-        let log = EngineLog::open(&interval, Counter::default()).unwrap();
+        let log = open_with(&interval).unwrap();
         assert_eq!(log.cuts().len(), 1);
         assert_eq!(
             (log.cuts()[0].offset, log.cuts()[0].acknowledged),
@@ -277,7 +278,7 @@ fn damage_in_an_older_file_is_refused_by_name_whatever_was_agreed() {
         damaged[at] ^= 1;
         let (dir, file) = copy_with(dir.path(), &first, &damaged);
         for agreed in [LogDamage::Refuse, LogDamage::Cut] {
-            let opened = EngineLog::open(&options(dir.path(), LogSync::Always, agreed), Counter::default());
+            let opened = open_with(&options(dir.path(), LogSync::Always, agreed));
             let error = opened.err().unwrap().to_string();
             assert!(
                 error.contains(&format!("{} at byte {of}", file.display())),

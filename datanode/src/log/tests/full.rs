@@ -41,7 +41,8 @@ impl Disk {
 
     fn open(&self) -> Arc<dyn LogStore> {
         let options = options(self.dir.path(), self.reserve);
-        Arc::new(EngineLog::open_in(&options, Counter::default(), Arc::clone(&self.room)).unwrap())
+        let open = || EngineLog::open_in(&options, Counter::default(), Arc::clone(&self.room));
+        Arc::new(patiently(open).unwrap())
     }
 
     /// With a region that has `entries`.

@@ -6,6 +6,7 @@ mod compaction;
 mod durability;
 mod faults;
 mod full_disk;
+mod golden;
 mod model;
 mod report;
 mod retries;
