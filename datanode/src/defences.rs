@@ -43,6 +43,8 @@ defences! {
     StopDoesNotWaitForRoom => ["log::tests::full::a_stop_gives_up_what_waits_for_room_and_says_that_it_was_not_done"],
     /// Rule 4b: no file is begun at each attempt to write on a full disk.
     FullDiskBeginsNoFile => ["log::tests::full::a_full_disk_without_a_reserve_is_waited_for_and_begins_no_files"],
+    /// Rule 32b: an entry is of a format that all nodes of the cluster read.
+    EntriesAreOfTheClusterFormat => ["server::tests::versions::a_node_writes_what_the_oldest_of_the_cluster_reads"],
 }
 
 impl Defence {

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use greptime_types::catalog::DEFAULT_DATABASE;
-use greptime_types::format::FORMAT_VERSION;
+use greptime_types::format::{FORMAT_VERSION, NEWEST_CLUSTER_FORMAT, OLDEST_CLUSTER_FORMAT};
 use greptime_types::{
     ClusterId, DatabaseInfo, Error, NodeId, RegionId, Result, TableId, TableInfo, TableState, format,
 };
@@ -28,6 +28,7 @@ const FIRST_TABLE_ID: TableId = 1024;
 /// The record that every change compares and replaces.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Root {
+    /// The cluster's: what its nodes write. It is never lowered, and a metasrv that does not speak it refuses.
     pub format: u32,
     pub cluster_id: ClusterId,
     pub name: String,
@@ -88,6 +89,8 @@ pub enum Edit {
     DeleteTable(TableId),
     PutDatanode(NodeId, DatanodeRecord),
     BucketClaimed,
+    /// The cluster writes this format from now on.
+    RaiseFormat(u32),
     /// Ids taken from the root's counters.
     TakeIds {
         tables: u32,
@@ -109,7 +112,6 @@ pub async fn read_root(store: &dyn Store) -> Result<Option<(Root, i64)>> {
         return Ok(None);
     };
     let root: Root = decode(ROOT, &found)?;
-    format::check("metasrv's root record", root.format)?;
     Ok(Some((root, found.revision)))
 }
 
@@ -193,6 +195,7 @@ impl Catalog {
                 self.datanodes.insert(*node, record.clone());
             }
             Edit::BucketClaimed => self.root.bucket_claimed = true,
+            Edit::RaiseFormat(format) => self.root.format = self.root.format.max(*format),
             Edit::TakeIds { tables, rafts } => {
                 self.root.next_table_id += tables;
                 self.root.next_raft_id += rafts;
@@ -239,7 +242,7 @@ impl Catalog {
 
 fn newborn(birth: Birth) -> Root {
     Root {
-        format: FORMAT_VERSION,
+        format: OLDEST_CLUSTER_FORMAT,
         cluster_id: birth.cluster_id,
         name: birth.name,
         created_ms: birth.now_ms,
@@ -274,7 +277,11 @@ fn decode<T: DeserializeOwned>(key: &str, found: &Versioned) -> Result<T> {
     }
     let damaged = |e: serde_json::Error| Error::corruption(format!("record `{key}` is damaged: {e}"));
     let header: Header = serde_json::from_slice(&found.value).map_err(damaged)?;
-    format::check(&format!("record `{key}`"), header.format)?;
+    let newest = match key {
+        ROOT => NEWEST_CLUSTER_FORMAT,
+        _ => FORMAT_VERSION,
+    };
+    format::check_up_to(&format!("record `{key}`"), header.format, newest)?;
     serde_json::from_slice(&found.value).map_err(damaged)
 }
 

@@ -10,6 +10,7 @@ use greptime_types::{NodeId, NodeRole, RegionId, TableId, TableState};
 use tracing::{debug, info, warn};
 
 use crate::catalog::{Catalog, Edit};
+use crate::formats;
 use crate::server::{Metasrv, State};
 use crate::view;
 
@@ -57,6 +58,7 @@ fn step(metasrv: &Metasrv) -> Vec<Edit> {
         return vec![];
     };
     tell_datanodes(metasrv, state, &catalog, now);
+    tell_format(metasrv, state, &catalog);
     let states = view::region_states(state);
     let leading = states
         .values()
@@ -73,6 +75,8 @@ fn step(metasrv: &Metasrv) -> Vec<Edit> {
             .sessions
             .broadcast(NodeRole::Frontend, &push::Body::Routes(update));
     }
+    let steady = metasrv.options.config.session_timeout;
+    let raise = formats::to_raise(state, &catalog, now, steady).map(Edit::RaiseFormat);
     let is_leading = |region: &RegionId| matches!(states.get(region), Some(RegionState::Leading { .. }));
     let created = catalog
         .tables
@@ -90,7 +94,19 @@ fn step(metasrv: &Metasrv) -> Vec<Edit> {
         .into_iter()
         .filter(|id| is_gone(state, &catalog, *id))
         .map(Edit::DeleteTable);
-    ready.chain(gone).take(MOST_TABLES).collect()
+    let progress = ready.chain(gone).take(MOST_TABLES);
+    raise.into_iter().chain(progress).collect()
+}
+
+/// Says what may be written now to those who were welcomed before it was.
+fn tell_format(metasrv: &Metasrv, state: &mut State, catalog: &Catalog) {
+    if std::mem::replace(&mut state.format_told, catalog.root.format) == catalog.root.format {
+        return;
+    }
+    let welcome = push::Body::Welcome(metasrv.welcome_to(catalog));
+    for role in [NodeRole::Datanode, NodeRole::Frontend] {
+        state.sessions.broadcast(role, &welcome);
+    }
 }
 
 /// Says to each connected datanode what its regions lack, and once that there is no more.
@@ -191,6 +207,7 @@ fn still_true(catalog: &Catalog, edits: Vec<Edit>) -> Vec<Edit> {
             now.is_some_and(|t| t.state == TableState::Creating && t.schema == ready.schema)
         }
         Edit::DeleteTable(id) => catalog.dropping().contains(id),
+        Edit::RaiseFormat(format) => *format > catalog.root.format,
         _ => false,
     };
     edits.into_iter().filter(holds).collect()

@@ -8,6 +8,7 @@ pub mod catalog;
 mod ddl;
 mod driver;
 mod election;
+mod formats;
 mod grpc;
 mod metrics;
 mod server;

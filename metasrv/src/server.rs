@@ -22,6 +22,7 @@ use tracing::{info, warn};
 use crate::catalog::{Birth, Catalog, DatanodeRecord, Edit};
 use crate::driver;
 use crate::election::{Election, Leadership};
+use crate::formats;
 use crate::metrics::MetasrvMetrics;
 use crate::sessions::{NodeKey, PUSH_QUEUE, Sessions};
 use crate::store::Store;
@@ -72,6 +73,10 @@ pub(crate) struct State {
     pub(crate) dependencies: Vec<v1::Dependency>,
     /// Routes as frontends know them.
     pub(crate) routes: view::Routes,
+    /// The format that everybody was told.
+    pub(crate) format_told: u32,
+    /// Since when everybody speaks a newer one.
+    pub(crate) newer_since: Option<Duration>,
 }
 
 pub struct Metasrv {
@@ -201,6 +206,8 @@ impl Metasrv {
         state.stale = false;
         state.sessions.clear();
         state.routes = view::Routes::default();
+        state.format_told = 0;
+        state.newer_since = None;
     }
 
     /// Loads the catalog as its only writer, and makes sure that the bucket is ours.
@@ -346,12 +353,7 @@ impl Metasrv {
                 identity.cluster_id
             )));
         }
-        if register.min_format > FORMAT_VERSION || register.max_format < FORMAT_VERSION {
-            return Err(Error::permission_denied(format!(
-                "the cluster writes format {FORMAT_VERSION}, the node reads {} to {}",
-                register.min_format, register.max_format
-            )));
-        }
+        formats::admit(register, catalog.root.format)?;
         if let Some(reason) = self
             .state
             .lock()
@@ -396,16 +398,23 @@ impl Metasrv {
         changed.map(|_| ())
     }
 
+    pub(crate) fn welcome_to(&self, catalog: &Catalog) -> v1::Welcome {
+        v1::Welcome {
+            cluster_id: catalog.root.cluster_id.clone(),
+            metasrv_epoch: catalog.root.metasrv_epoch,
+            heartbeat_interval_ms: self.options.config.heartbeat_interval.as_millis() as u64,
+            format_version: catalog.root.format,
+        }
+    }
+
     /// Takes the node in and queues what it must know first. Under one lock, so that no change falls between.
     fn welcome(&self, key: NodeKey, register: v1::Register, push: mpsc::Sender<v1::Push>) -> Result<u64> {
         let mut guard = self.state.lock();
         let state = &mut *guard;
         let catalog = state.catalog.as_ref().ok_or_else(|| self.not_leading())?;
-        let welcome = v1::Welcome {
-            cluster_id: catalog.root.cluster_id.clone(),
-            metasrv_epoch: catalog.root.metasrv_epoch,
-            heartbeat_interval_ms: self.options.config.heartbeat_interval.as_millis() as u64,
-        };
+        // Looked at again under the lock: it may have been raised since the node was let in.
+        formats::admit(&register, catalog.root.format)?;
+        let welcome = self.welcome_to(catalog);
         let update = view::catalog_update(None, catalog);
         info!(role = %key.role, node = key.id, address = %register.address, "a node has registered");
         let serial = state.sessions.admit(key, register, push, self.now());

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use greptime_clock::{SequentialIds, SharedIds, SystemClock};
@@ -27,6 +28,8 @@ struct FakeNode {
     regions: Mutex<BTreeMap<u64, v1::RegionReport>>,
     told: Mutex<Vec<push::Body>>,
     refused: Mutex<Option<String>>,
+    /// The newest format that it speaks.
+    speaks: AtomicU32,
 }
 
 impl FakeNode {
@@ -47,6 +50,7 @@ impl FakeNode {
             regions: Mutex::default(),
             told: Mutex::default(),
             refused: Mutex::default(),
+            speaks: AtomicU32::new(1),
         })
     }
 
@@ -80,6 +84,16 @@ impl FakeNode {
             .find(|table| table.name == name)
     }
 
+    /// What it was told that it may write.
+    fn format(&self) -> Option<u32> {
+        let told = self.told.lock();
+        let formats = told.iter().rev().filter_map(|body| match body {
+            push::Body::Welcome(welcome) => Some(welcome.format_version),
+            _ => None,
+        });
+        formats.into_iter().next()
+    }
+
     fn saw(&self, what: impl Fn(&push::Body) -> bool) -> bool {
         self.told.lock().iter().any(what)
     }
@@ -92,7 +106,7 @@ impl SessionHandler for FakeNode {
             address: format!("10.0.0.{}:3001", self.identity.node_id),
             version: "test".into(),
             min_format: 1,
-            max_format: 1,
+            max_format: self.speaks.load(Ordering::SeqCst),
             regions: self.reports(),
         }
     }
@@ -271,6 +285,61 @@ async fn a_table_is_spread_over_the_datanodes_and_frontends_are_told() {
     world.ddl(create("cpu")).await.unwrap();
 }
 
+/// A process that speaks format 2 takes the place of one that does not.
+fn upgraded(old: &FakeNode, incarnation: u64) -> Arc<FakeNode> {
+    let mut identity = old.identity.clone();
+    identity.incarnation = incarnation;
+    Arc::new(FakeNode {
+        identity,
+        regions: Mutex::new(old.regions.lock().clone()),
+        told: Mutex::default(),
+        refused: Mutex::default(),
+        speaks: AtomicU32::new(2),
+    })
+}
+
+#[tokio::test]
+async fn the_format_is_raised_when_all_nodes_speak_it_and_there_is_no_way_back() {
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
+    let world = World::start(store.clone()).await;
+    let old = FakeNode::datanode(0, "a", 1);
+    let new = upgraded(&FakeNode::datanode(1, "b", 2), 2);
+    let frontend = upgraded(&FakeNode::new(v1::NodeRole::Frontend, 0, "", 3), 3);
+    let stop = world.join(&old);
+    world.join(&new);
+    world.join(&frontend);
+    let complete = |b: &push::Body| matches!(b, push::Body::AssignmentsComplete(_));
+    world.until(|| [&old, &new].iter().all(|n| n.saw(complete))).await;
+    world.ddl(create("cpu")).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let formats = [&old, &new, &frontend].map(|n| n.format());
+    assert_eq!(formats, [Some(1); 3], "one of them speaks no other");
+
+    stop.cancel();
+    let rolled = upgraded(&old, 4);
+    world.join(&rolled);
+    let all = [&rolled, &new, &frontend];
+    world.until(|| all.iter().all(|n| n.format() == Some(2))).await;
+    let newcomer = FakeNode::datanode(2, "c", 5);
+    world.join(&newcomer);
+    world.until(|| newcomer.refused.lock().is_some()).await;
+    let reason = newcomer.refused.lock().clone().unwrap();
+    assert!(
+        reason.contains("writes format 2") && reason.contains("is too old"),
+        "{reason}"
+    );
+    assert!(newcomer.told.lock().is_empty());
+    world.metasrv.shutdown();
+
+    let world = World::start(store).await;
+    rolled.told.lock().clear();
+    world.join(&rolled);
+    world.until(|| rolled.format() == Some(2)).await;
+    let downgraded = FakeNode::new(v1::NodeRole::Frontend, 0, "", 6);
+    world.join(&downgraded);
+    world.until(|| downgraded.refused.lock().is_some()).await;
+}
+
 #[tokio::test]
 async fn a_new_leader_waits_for_the_datanodes_that_it_knows_before_it_places_regions() {
     let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
@@ -339,6 +408,7 @@ async fn a_second_process_and_a_foreign_disk_are_refused_with_the_reason() {
         regions: Mutex::default(),
         told: Mutex::default(),
         refused: Mutex::default(),
+        speaks: AtomicU32::new(1),
     });
     world.join(&foreign);
     world.until(|| says(&foreign, "belongs to cluster another")).await;

@@ -7,7 +7,7 @@ use arrow::ipc::MetadataVersion;
 use arrow::ipc::reader::StreamDecoder;
 use arrow::ipc::writer::{IpcWriteOptions, StreamWriter};
 use bytes::Bytes;
-use greptime_types::{Error, Result};
+use greptime_types::{Error, Result, TableSchema};
 
 use crate::batch::{SeriesBatch, bytes_of};
 
@@ -28,6 +28,14 @@ impl SeriesBatch {
         Ok(Encoded {
             series: encode(self.series())?,
             rows: encode(self.rows())?,
+        })
+    }
+
+    /// As programs read it that know no series: all columns in the rows, by the names that `schema` gives them.
+    pub fn encode_named(&self, schema: &TableSchema) -> Result<Encoded> {
+        Ok(Encoded {
+            series: Bytes::new(),
+            rows: encode(&self.to_named(schema)?)?,
         })
     }
 

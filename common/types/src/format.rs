@@ -5,6 +5,13 @@ use crate::error::{Error, Result};
 /// The newest format this program can read, and the one it writes unless the cluster still has older nodes.
 pub const FORMAT_VERSION: u32 = 1;
 
+/// Formats that nodes agree on before any of them writes it. Each of them says at its registration what it speaks; the
+/// cluster's is the newest that all of them do, as metasrv tells them.
+pub const OLDEST_CLUSTER_FORMAT: u32 = 1;
+/// From this one on, requests and log entries say each set of tags once.
+pub const SERIES_FORMAT: u32 = 2;
+pub const NEWEST_CLUSTER_FORMAT: u32 = SERIES_FORMAT;
+
 /// Refuses what a newer program wrote, naming both versions.
 pub fn check(what: &str, version: u32) -> Result<()> {
     check_up_to(what, version, FORMAT_VERSION)

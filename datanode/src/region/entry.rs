@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use greptime_rows::Encoded;
+use greptime_types::format::SERIES_FORMAT;
 use greptime_types::{Error, RequestId, Result, TableInfo, format};
 use prost::Message as _;
 
@@ -32,10 +33,6 @@ pub struct WriteEntry {
     /// format 1, whose rows have their tags themselves and columns by name.
     pub rows: Encoded,
 }
-
-/// Format of an entry whose rows have their tags apart; a program that does not know it must not take them for rows
-/// without tags.
-const SERIES_FORMAT: u32 = 2;
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum RegionEntry {
@@ -132,6 +129,7 @@ impl RegionEntry {
             }),
         };
         let format = match self {
+            // A program that does not know series must not take them for rows without tags.
             Self::Write(write) if !write.rows.series.is_empty() => SERIES_FORMAT,
             _ => format::FORMAT_VERSION,
         };

@@ -17,7 +17,7 @@ pub use open::DatanodeParts;
 pub use regions::Regions;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU32};
 
 use datafusion::prelude::SessionContext;
 use greptime_clock::SharedClock;
@@ -65,6 +65,8 @@ pub struct Datanode {
     queries: SessionContext,
     /// Orders of metasrv, carried out one after the other.
     orders: mpsc::Sender<push::Body>,
+    /// What this node may write, as metasrv said last.
+    cluster_format: AtomicU32,
     /// metasrv has said everything that this node must hold.
     assigned: AtomicBool,
     readiness: Readiness,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU32};
 
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::FairSpillPool;
@@ -15,7 +15,7 @@ use greptime_proto::run_session;
 use greptime_proto::transport::MetaLink;
 use greptime_proto::v1::push;
 use greptime_telemetry::{Metrics, Readiness};
-use greptime_types::{Error, NodeId, RegionId, Result};
+use greptime_types::{Error, NodeId, RegionId, Result, format};
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -175,6 +175,11 @@ impl Datanode {
             orders,
             assigned: AtomicBool::new(false),
             readiness: Readiness::default(),
+            // Everybody can read the oldest. Without metasrv there is nobody else.
+            cluster_format: AtomicU32::new(match parts.meta {
+                Some(_) => format::OLDEST_CLUSTER_FORMAT,
+                None => format::NEWEST_CLUSTER_FORMAT,
+            }),
             reported: Mutex::default(),
             bucket_problem: Mutex::default(),
             fatal: watch::Sender::new(None),

@@ -1,6 +1,7 @@
 //! What this node tells metasrv, and does when it is told.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use greptime_proto::SessionHandler;
 use greptime_proto::v1::{self, push};
@@ -28,8 +29,8 @@ impl SessionHandler for Datanode {
             }),
             address: self.address.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
-            min_format: 1,
-            max_format: format::FORMAT_VERSION,
+            min_format: format::OLDEST_CLUSTER_FORMAT,
+            max_format: format::NEWEST_CLUSTER_FORMAT,
             regions: self.reports(),
         }
     }
@@ -83,6 +84,8 @@ impl Datanode {
     }
 
     fn welcome(&self, welcome: &v1::Welcome) {
+        let format = welcome.format_version.max(format::OLDEST_CLUSTER_FORMAT);
+        self.cluster_format.store(format, Ordering::SeqCst);
         let mut identity = self.identity.lock();
         if identity.cluster_id == welcome.cluster_id {
             return;

@@ -1,14 +1,17 @@
 //! One write, from the request to the acknowledgement.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use arrow::array::UInt32Array;
 use bytes::Bytes;
 use greptime_proto::v1;
 use greptime_rows::{Encoded, SeriesBatch};
-use greptime_types::{Error, RegionId, RequestId, Result};
+use greptime_types::format::SERIES_FORMAT;
+use greptime_types::{Error, RegionId, RequestId, Result, TableSchema};
 
 use super::Datanode;
+use crate::defences::Defence;
 use crate::log::{Proposal, full_disk};
 use crate::metrics::Reason;
 use crate::region::{RegionEntry, RowOp, TruncateEntry, WriteEntry, check_rows, check_version, read_rows};
@@ -54,6 +57,7 @@ impl Datanode {
         };
         let rows = read_rows(&encoded, &admitted.table)?;
         check_rows(&rows, &admitted.table, op)?;
+        let encoded = self.in_cluster_format(encoded, &rows, &admitted.table.schema)?;
         let mut answer = v1::WriteResponse {
             affected_rows: rows.num_rows() as u64,
             epoch: admitted.epoch,
@@ -98,6 +102,21 @@ impl Datanode {
         answer.sequence = applied.index;
         answer.duplicate = applied.duplicate;
         Ok(answer)
+    }
+
+    /// Rows for the log, as all nodes of the cluster read them.
+    fn in_cluster_format(
+        &self,
+        encoded: Encoded,
+        rows: &SeriesBatch,
+        schema: &TableSchema,
+    ) -> Result<Encoded> {
+        let newest = self.cluster_format.load(Ordering::SeqCst);
+        let allowed = encoded.series.is_empty() || newest >= SERIES_FORMAT;
+        match allowed || !Defence::EntriesAreOfTheClusterFormat.holds() {
+            true => Ok(encoded),
+            false => rows.encode_named(schema),
+        }
     }
 
     /// What was taken before waits for space, and nothing more is taken.

@@ -18,6 +18,7 @@ use greptime_proto::v1::{
 };
 use greptime_query::{RegionRows, from_datafusion};
 use greptime_rows::{Encoded, SeriesBatch};
+use greptime_types::format::SERIES_FORMAT;
 use greptime_types::{Error, RegionId, RequestId, Result, TableInfo, TableSchema};
 
 use super::hold::{Failure, Hold, HoldPolicy, Next};
@@ -76,15 +77,23 @@ pub struct RegionWrite<'a> {
 
 impl RegionWrite<'_> {
     /// The rows as they are to be sent under the newest schema that is known, and its version. They are made anew
-    /// only if their names or types have come to mean something else.
-    fn under(&self, newest: Option<&TableInfo>) -> Result<(u64, Encoded)> {
-        match newest.map(|t| &t.schema) {
+    /// only if their names or types have come to mean something else, or if a node of the cluster does not know series
+    /// yet.
+    fn under(&self, newest: Option<&TableInfo>, format: u32) -> Result<(u64, Encoded)> {
+        let adapted;
+        let (schema, rows) = match newest.map(|t| &t.schema) {
             Some(newest) if newest.writes_from > self.schema.version => {
-                let rows = adapt(self.rows, self.schema, newest)?;
-                Ok((newest.version, rows.encode()?))
+                adapted = adapt(self.rows, self.schema, newest)?;
+                (newest, &adapted)
             }
-            _ => Ok((self.schema.version, self.encoded.clone())),
-        }
+            _ if format >= SERIES_FORMAT => return Ok((self.schema.version, self.encoded.clone())),
+            _ => (self.schema, self.rows),
+        };
+        let encoded = match format >= SERIES_FORMAT {
+            true => rows.encode()?,
+            false => rows.encode_named(schema)?,
+        };
+        Ok((schema.version, encoded))
     }
 }
 
@@ -150,7 +159,8 @@ impl Router {
         deadline: Deadline,
     ) -> Result<WriteResponse> {
         let catalog = self.view.catalog();
-        let (schema_version, encoded) = write.under(catalog.table_by_id(write.region.table()))?;
+        let newest = catalog.table_by_id(write.region.table());
+        let (schema_version, encoded) = write.under(newest, self.view.format())?;
         let request = WriteRequest {
             header: Some(self.header(&target, deadline)),
             region_id: write.region.as_u64(),
@@ -306,5 +316,51 @@ pub async fn first_rows(mut rows: SendableRecordBatchStream) -> Result<SendableR
             let all = futures::stream::iter(first).chain(rows);
             Ok(Box::pin(RecordBatchStreamAdapter::new(schema, all)))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::arrow::array::{ArrayRef, StringArray, TimestampMillisecondArray, UInt32Array};
+    use greptime_types::{ColumnSchema, ColumnType, Semantic, TimeUnit};
+
+    use super::*;
+
+    #[test]
+    fn rows_have_their_tags_themselves_while_a_node_does_not_know_series() {
+        let column = |name: &str, column_type, semantic| ColumnSchema {
+            id: 0,
+            name: name.into(),
+            column_type,
+            semantic,
+            nullable: semantic != Semantic::Timestamp,
+            default: None,
+            absent: None,
+        };
+        let time = ColumnType::Timestamp(TimeUnit::Millisecond);
+        let columns = vec![
+            column("host", ColumnType::String, Semantic::Tag),
+            column("ts", time, Semantic::Timestamp),
+        ];
+        let schema = TableSchema::new(columns, vec!["host".into()]).unwrap();
+        let hosts: ArrayRef = Arc::new(StringArray::from(vec!["a"]));
+        let times: ArrayRef = Arc::new(TimestampMillisecondArray::from(vec![1, 2]));
+        let id = |name: &str| schema.column(name).unwrap().id;
+        let keys = UInt32Array::from(vec![0, 0]);
+        let rows =
+            SeriesBatch::of_columns(1, vec![(id("host"), hosts)], keys, vec![(id("ts"), times)]).unwrap();
+        let write = RegionWrite {
+            region: RegionId::new(1, 0),
+            schema: &schema,
+            op: WriteOp::Put,
+            rows: &rows,
+            encoded: rows.encode().unwrap(),
+        };
+        let (_, sent) = write.under(None, 1).unwrap();
+        assert!(sent.series.is_empty());
+        let named = greptime_rows::decode(&sent.rows).unwrap();
+        assert_eq!(named, rows.to_named(&schema).unwrap());
+        let (_, sent) = write.under(None, SERIES_FORMAT).unwrap();
+        assert_eq!(SeriesBatch::decode(&sent).unwrap(), rows);
     }
 }

@@ -67,8 +67,8 @@ impl SessionHandler for FrontendSession {
             }),
             address: self.identity.address.clone(),
             version: self.identity.version.clone(),
-            min_format: format::FORMAT_VERSION,
-            max_format: format::FORMAT_VERSION,
+            min_format: format::OLDEST_CLUSTER_FORMAT,
+            max_format: format::NEWEST_CLUSTER_FORMAT,
             regions: vec![],
         }
     }
@@ -85,6 +85,7 @@ impl SessionHandler for FrontendSession {
             Body::Welcome(welcome) => {
                 tracing::info!(cluster = %welcome.cluster_id, epoch = welcome.metasrv_epoch, "registered");
                 self.view.set_cluster_id(&welcome.cluster_id);
+                self.view.set_format(welcome.format_version);
             }
             Body::Catalog(update) => match self.view.update_catalog(&update) {
                 Ok(()) => self.note(|told| told.catalog |= update.complete),

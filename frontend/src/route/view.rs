@@ -1,9 +1,11 @@
 //! What this frontend knows of the cluster, shared by everything that needs it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use greptime_proto::v1::{CatalogUpdate, RouteUpdate};
+use greptime_types::format::OLDEST_CLUSTER_FORMAT;
 use greptime_types::{Error, RegionId, Result};
 use parking_lot::RwLock;
 use tokio::sync::watch;
@@ -17,6 +19,8 @@ pub struct View {
     /// Counts changes of `routes`, for those who wait.
     routes_changed: watch::Sender<u64>,
     cluster_id: RwLock<String>,
+    /// What may be sent, as metasrv said last.
+    format: AtomicU32,
 }
 
 impl Default for View {
@@ -26,6 +30,7 @@ impl Default for View {
             routes: RwLock::default(),
             routes_changed: watch::Sender::new(0),
             cluster_id: RwLock::default(),
+            format: AtomicU32::new(OLDEST_CLUSTER_FORMAT),
         }
     }
 }
@@ -80,6 +85,15 @@ impl View {
 
     pub fn cluster_id(&self) -> String {
         self.cluster_id.read().clone()
+    }
+
+    pub fn format(&self) -> u32 {
+        self.format.load(Ordering::SeqCst)
+    }
+
+    pub fn set_format(&self, format: u32) {
+        self.format
+            .store(format.max(OLDEST_CLUSTER_FORMAT), Ordering::SeqCst);
     }
 
     pub fn set_cluster_id(&self, id: &str) {

@@ -357,6 +357,7 @@ impl MetaLink for Fake {
                 complete: true,
                 routes,
                 dropped_regions: vec![],
+                format_version: greptime_types::format::NEWEST_CLUSTER_FORMAT,
             }));
             send(push::Body::AssignmentsComplete(AssignmentsComplete {}));
             state.sessions.push(pushes.clone());

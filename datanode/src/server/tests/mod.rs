@@ -14,4 +14,5 @@ mod rows;
 mod series;
 mod session;
 mod truncate;
+mod versions;
 mod wire;
