@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use greptime_types::{Error, Result};
 
+use crate::defences::Defence;
+
 /// A write close to the hard limit waits for so long: writers are then slower than any object store.
 const LONGEST_DELAY: Duration = Duration::from_millis(500);
 
@@ -38,7 +40,7 @@ impl Budget {
             bytes,
         };
         let wanted = self.used() + arriving;
-        if wanted > self.hard {
+        if wanted > self.hard && Defence::HardLimitRefuses.holds() {
             return Err(Error::exhausted(format!(
                 "rows that are not in files yet take {wanted} bytes, the limit is {} \
                  (datanode.memtable_hard_limit); retry later, and see whether flushes reach the object store",
@@ -52,6 +54,9 @@ impl Budget {
     /// hard one is, so that flushes keep up before anything is refused.
     pub fn delay(&self) -> Duration {
         let used = self.used() + self.arriving.load(Ordering::SeqCst);
+        if !Defence::SoftLimitSlows.holds() {
+            return Duration::ZERO;
+        }
         let above = used.saturating_sub(self.soft) as f64;
         let share = (above / (self.hard - self.soft).max(1) as f64).min(1.0);
         LONGEST_DELAY.mul_f64(share * share)

@@ -17,6 +17,7 @@ use greptime_types::{Error, Result};
 use super::SHARDS;
 use super::metrics::CacheMetrics;
 use super::ranges::{RangeKey, Tier, weight};
+use crate::defences::Defence;
 
 /// The unit in which the disk is written and given up again.
 const BLOCK_BYTES: u64 = 16 << 20;
@@ -121,7 +122,7 @@ impl Disk {
     }
 
     fn works(&self) -> bool {
-        self.errors.load(Ordering::Relaxed) < ERRORS
+        self.errors.load(Ordering::Relaxed) < ERRORS || !Defence::BrokenCacheDiskIsGivenUp.holds()
     }
 
     /// Counts an error; the one that is too many is logged.
@@ -151,7 +152,12 @@ fn room(dir: &Path) -> Result<u64> {
 /// What the cache takes: what it was given, but at most half of the room, since the log lies on the same disk.
 /// `None` if that is too little to be of use.
 fn capacity(wanted: u64, room: u64) -> Option<u64> {
-    let bytes = wanted.max(LEAST_BYTES).min(room / 2);
+    let room = if Defence::CacheLeavesRoomForTheLog.holds() {
+        room / 2
+    } else {
+        room
+    };
+    let bytes = wanted.max(LEAST_BYTES).min(room);
     let bytes = bytes - bytes % BLOCK_BYTES;
     (bytes >= LEAST_BYTES).then_some(bytes)
 }

@@ -14,6 +14,7 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 
 use super::job::{Change, Compactor};
+use crate::defences::Defence;
 use crate::manifest::{RegionPath, View};
 use crate::region::{Region, leading_view};
 use crate::sst::key_of;
@@ -52,7 +53,7 @@ impl Cleaning {
         let mut due = Vec::new();
         for (name, region) in &view.removed {
             let since = *self.seen.entry(name.clone()).or_insert(now);
-            let over = now.saturating_sub(since) >= grace;
+            let over = now.saturating_sub(since) >= grace || !Defence::RemovedFilesHaveGrace.holds();
             // A file of another region is that region's to delete.
             if over && *region == home && !self.gone.contains(name) {
                 due.push(name.clone());
@@ -75,15 +76,16 @@ pub struct Listed {
 /// that has an edit of `epoch`, and older than `grace_ms`. A listing may lag: what it lacks is found another time,
 /// and what is gone already is deleted once more.
 pub fn orphans(listed: &[Listed], view: &View, epoch: u64, now_ms: i64, grace_ms: i64) -> Vec<String> {
-    if view.epoch != epoch {
+    if view.epoch != epoch && Defence::ClaimBeforeDeleting.holds() {
         return Vec::new();
     }
     let is_orphan = |file: &&Listed| {
         let made_in = file.name.split_once('-').and_then(|(e, _)| e.parse::<u64>().ok());
-        made_in.is_some_and(|e| e < epoch)
-            && !view.files.contains_key(&file.name)
-            && !view.removed.contains_key(&file.name)
-            && now_ms.saturating_sub(file.modified_ms) >= grace_ms
+        let is_named = view.files.contains_key(&file.name) || view.removed.contains_key(&file.name);
+        let is_old = now_ms.saturating_sub(file.modified_ms) >= grace_ms;
+        made_in.is_some_and(|e| e < epoch || !Defence::OrphansAreOfLowerEpochs.holds())
+            && (!is_named || !Defence::OrphansAreNotNamed.holds())
+            && (is_old || !Defence::OrphansAreOld.holds())
     };
     let names = listed.iter().filter(is_orphan).map(|f| f.name.clone());
     names.take(MAX_DELETES).collect()
@@ -102,7 +104,10 @@ impl Compactor {
     /// Deletes what is due; returns how many files.
     pub async fn clean(&self, region: &Arc<Region>, policy: CleanPolicy) -> Result<usize> {
         let (epoch, view) = leading_view(region)?;
-        let now = self.clock.now();
+        let now = match Defence::GraceIgnoresTheWallClock.holds() {
+            true => self.clock.now(),
+            false => Duration::from_millis(self.clock.wall_ms().unsigned_abs()),
+        };
         let abandoned: Vec<String> = region.cleaning.lock().abandoned.iter().cloned().collect();
         let mut count = self.delete(region, &abandoned).await;
         let due = region.cleaning.lock().due(&view, region.id(), now, policy.grace);
@@ -161,7 +166,7 @@ impl Compactor {
         if current != epoch {
             return Ok(false);
         }
-        if view.epoch == epoch {
+        if view.epoch == epoch || !Defence::ClaimBeforeDeleting.holds() {
             return Ok(true);
         }
         self.commit(region, epoch, &Change::default(), |_| true).await
@@ -185,7 +190,7 @@ impl Compactor {
 /// Deletes own uploads that no edit names or will name; what cannot be deleted now is tried again.
 pub(crate) async fn discard(bucket: &Bucket, region: &Region, names: Vec<String>) {
     for name in names {
-        if !delete_file(bucket, region.id(), &name).await {
+        if Defence::VoidUploadsAreDeleted.holds() && !delete_file(bucket, region.id(), &name).await {
             region.cleaning.lock().abandoned.insert(name);
         }
     }

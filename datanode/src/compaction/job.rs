@@ -18,6 +18,7 @@ use super::picker::{Merge, Plan, Policy, Question, Report, pick, still_valid};
 use super::terms;
 use super::window::WindowPolicy;
 use super::workers::Workers;
+use crate::defences::Defence;
 use crate::manifest::{Commit, FileMeta, ManifestStore, View};
 use crate::metrics::DatanodeMetrics;
 use crate::region::{Flusher, Region, leading_view, take_view};
@@ -215,7 +216,11 @@ impl Compactor {
             }
         };
         // After an error the outcome of an edit may be unknown, so the uploads stay, for the collector.
-        let step = self.replace(region, decision.epoch, merge, outputs).await?;
+        let replaced = self.replace(region, decision.epoch, merge, outputs).await;
+        if replaced.is_err() && !Defence::UnknownEditKeepsItsFiles.holds() {
+            discard(&self.flusher.bucket, region, uploads.clone()).await;
+        }
+        let step = replaced?;
         if step == Step::Overtaken {
             // No edit that names them was put, or its version is known to hold another.
             discard(&self.flusher.bucket, region, uploads).await;
@@ -244,7 +249,7 @@ impl Compactor {
         merge: &Merge,
         outputs: Vec<FileMeta>,
     ) -> Result<Step> {
-        let fits = |view: &View| still_valid(merge, &view.files);
+        let fits = |view: &View| still_valid(merge, &view.files) || !Defence::MergeStillFits.holds();
         let change = Change {
             remove: merge.inputs.clone(),
             add: outputs,

@@ -17,6 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use super::window::{self, WindowPolicy, index_of, is_wide};
+use crate::defences::Defence;
 use crate::manifest::FileMeta;
 
 /// A run that was merged so often is left alone until there are many of its kind.
@@ -223,14 +224,14 @@ fn expired(question: &Question<'_>, report: &mut Report) -> Vec<String> {
                 && file.min_time <= other.max_time
         };
         match staying.iter().find(hides) {
-            Some(older) => {
+            Some(older) if Defence::ExpiredFilesHideNothing.holds() => {
                 report.waiting.push(Waiting::Expired {
                     file: file.name.clone(),
                     older: older.name.clone(),
                 });
                 staying.push(file);
             }
-            None => dropped.push(file.name.clone()),
+            _ => dropped.push(file.name.clone()),
         }
     }
     dropped.truncate(MAX_DROPPED);
@@ -551,7 +552,7 @@ fn blockers<'a>(files: &[&'a FileMeta], set: &[&FileMeta]) -> Vec<&'a FileMeta> 
     let members: BTreeSet<&str> = set.iter().map(|f| f.name.as_str()).collect();
     let outside = files.iter().filter(|f| !members.contains(f.name.as_str()));
     outside
-        .filter(|f| hull.overlaps(f) && hull.is_between(f))
+        .filter(|f| hull.overlaps(f) && hull.is_between(f) && Defence::MergedFilesAreClosed.holds())
         .copied()
         .collect()
 }
@@ -564,7 +565,7 @@ fn has_nothing_older(files: &[&FileMeta], set: &[&FileMeta]) -> bool {
     let members: BTreeSet<&str> = set.iter().map(|f| f.name.as_str()).collect();
     let outside = files.iter().filter(|f| !members.contains(f.name.as_str()));
     let mut older = outside.filter(|f| hull.overlaps(f) && f.min_sequence < hull.sequence.0);
-    older.next().is_none()
+    older.next().is_none() || !Defence::DeletesStayAboveOlderRows.holds()
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 
 use super::edit::{Edit, View};
+use crate::defences::Defence;
 
 /// Between looks at a version whose put answered an error.
 const FIRST_RETRY: Duration = Duration::from_millis(100);
@@ -130,7 +131,10 @@ impl ManifestStore {
         let mut retry = FIRST_RETRY;
         loop {
             let options = PutOptions {
-                mode: PutMode::Create,
+                mode: match Defence::EditIsPutIfAbsent.holds() {
+                    true => PutMode::Create,
+                    false => PutMode::Overwrite,
+                },
                 ..Default::default()
             };
             let put = self
@@ -139,7 +143,14 @@ impl ManifestStore {
                 .put_opts(&key, bytes.clone().into(), options)
                 .await;
             // Whatever the put answered, only the object tells.
-            let reason = match self.read(edit.version).await {
+            let found = match Defence::OutcomeIsRead.holds() {
+                true => self.read(edit.version).await,
+                false => put
+                    .as_ref()
+                    .map(|_| Some(edit.clone()))
+                    .map_err(|e| store_error("", e)),
+            };
+            let reason = match found {
                 Ok(Some(found)) => return self.outcome(view, edit, &found).await,
                 Ok(None) => put
                     .err()
@@ -156,7 +167,11 @@ impl ManifestStore {
 
     async fn outcome(&self, view: &View, edit: &Edit, found: &Edit) -> Result<Commit> {
         let next = view.apply(found)?;
-        if found.id == edit.id {
+        let is_own = match found.id == edit.id {
+            true => Defence::OwnEditIsAdopted.holds(),
+            false => !Defence::OthersEditIsNotOwn.holds(),
+        };
+        if is_own {
             return Ok(Commit::Adopted(next));
         }
         let mut retry = FIRST_RETRY;

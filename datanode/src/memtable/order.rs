@@ -14,6 +14,7 @@ use greptime_types::Result;
 
 use super::chunk::{Chunk, Each, FieldValues, Parts, arrow_error};
 use super::dictionary::Ranks;
+use crate::defences::Defence;
 use crate::schema::recast;
 
 /// Which rows a reader wants of those with one identity.
@@ -79,8 +80,9 @@ pub fn sorted(
     let within = |at: &At| {
         let (chunk, row) = (&chunks[at.0 as usize], at.1 as usize);
         let place = match chunk.sorted_by {
-            Some(_) => i64::from(at.1),
-            None => -i64::from(at.1),
+            Some(_) if Defence::SortedRowsKeepTheirOrder.holds() => i64::from(at.1),
+            None if !Defence::LaterRowOfAWriteIsFirst.holds() => i64::from(at.1),
+            _ => -i64::from(at.1),
         };
         (chunk.times[row], Reverse(chunk.sequences.get(row)), place)
     };

@@ -6,6 +6,8 @@ use greptime_types::format::SERIES_FORMAT;
 use greptime_types::{Error, RequestId, Result, TableInfo, format};
 use prost::Message as _;
 
+use crate::defences::Defence;
+
 /// Put or delete, as memory and files keep it in `__op_type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RowOp {
@@ -130,7 +132,9 @@ impl RegionEntry {
         };
         let format = match self {
             // A program that does not know series must not take them for rows without tags.
-            Self::Write(write) if !write.rows.series.is_empty() => SERIES_FORMAT,
+            Self::Write(write) if !write.rows.series.is_empty() && Defence::SeriesHaveAFormat.holds() => {
+                SERIES_FORMAT
+            }
             _ => format::FORMAT_VERSION,
         };
         Ok(EntryBytes {

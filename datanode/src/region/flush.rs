@@ -11,7 +11,7 @@ use greptime_types::{Error, MergeMode, Result, Semantic, TableInfo};
 use prometheus_client::metrics::counter::Counter;
 
 use super::state::Frozen;
-use super::{Region, RegionState};
+use super::{Region, RegionState, RequestTable};
 use crate::compaction::discard;
 use crate::defences::Defence;
 use crate::log::{LogHandle, LogStore};
@@ -59,16 +59,20 @@ pub async fn flush(with: &Flusher, region: &Arc<Region>) -> Result<u64> {
                 return Err(error);
             }
         };
-        let mut edit = view.edit(
-            epoch,
-            with.ids.uuid(),
-            frozen.table.as_ref().clone(),
-            frozen.requests.clone(),
-        );
+        let (table, requests) = as_of_its_rows(region, &frozen);
+        let mut edit = view.edit(epoch, with.ids.uuid(), table, requests);
         edit.flushed_seq = frozen.sequence;
         edit.add.extend(files.iter().cloned());
-        edit.truncate(&view, frozen.truncated_seq);
-        sync_log(with).await?;
+        if Defence::TruncationIsInTheEdit.holds() {
+            edit.truncate(&view, frozen.truncated_seq);
+        }
+        if Defence::FlushSyncsTheLog.holds() {
+            sync_log(with).await?;
+        }
+        if !Defence::TrimFollowsTheEdit.holds() {
+            region.adopt(view.apply(&edit)?)?;
+            trim(with, region).await?;
+        }
         match manifest.commit(&view, &edit).await? {
             Commit::Adopted(view) => {
                 with.flush_bytes.inc_by(files.iter().map(|f| f.bytes).sum());
@@ -83,6 +87,22 @@ pub async fn flush(with: &Flusher, region: &Arc<Region>) -> Result<u64> {
             }
         }
     }
+}
+
+/// Table and request ids as they were when the rows were taken: entries that came since are replayed after a restart,
+/// and must find what they found before.
+fn as_of_its_rows(region: &Region, frozen: &Frozen) -> (TableInfo, RequestTable) {
+    let (mut table, mut requests) = (frozen.table.as_ref().clone(), frozen.requests.clone());
+    if !Defence::EditHasTheSchemaOfItsRows.holds() {
+        table = region.with_state(|s| s.table().as_ref().clone());
+    }
+    if !Defence::EditHasTheIdsOfItsRows.holds() {
+        requests = region.with_state(|s| s.requests().clone());
+    }
+    if !Defence::EditHasTheIds.holds() {
+        requests = RequestTable::default();
+    }
+    (table, requests)
 }
 
 /// A manifest must not know rows that the log could still lose: the log would give their sequences to other rows.
@@ -120,8 +140,10 @@ pub(crate) fn take_view(region: &Region, view: View) -> Result<()> {
         )));
     }
     // No earlier epoch has entries where this one has its own, unless the end of the log was lost.
-    let is_replaced = view.epoch < epoch && view.flushed_seq >= began;
-    if view.flushed_seq > applied || is_replaced {
+    let is_replaced =
+        view.epoch < epoch && view.flushed_seq >= began && Defence::OthersEndBeforeTheOwn.holds();
+    let is_above = view.flushed_seq > applied && Defence::FilesEndWithTheLog.holds();
+    if is_above || is_replaced {
         // New rows would get sequences that readers take for rows in files.
         let reason = format!(
             "its files have rows through {}, its log ended before {began}",

@@ -25,6 +25,7 @@ use parking_lot::Mutex;
 
 use crate::budget::Budget;
 use crate::compaction::Cleaning;
+use crate::defences::Defence;
 use crate::log::{Applied, CommittedEntry, GroupStatus};
 use crate::manifest::View;
 
@@ -102,19 +103,19 @@ impl Region {
     pub fn admit(&self, epoch: u64, schema_version: u64) -> Result<Admitted> {
         self.with_state(|state| {
             let current = state.leading_epoch()?;
-            if epoch != 0 && epoch < current {
+            if epoch != 0 && epoch < current && Defence::OlderEpochIsRefused.holds() {
                 return Err(Error::conflict(format!(
                     "the request is for epoch {epoch} of region {}, it is in epoch {current}",
                     self.id
                 )));
             }
-            if epoch > current {
+            if epoch > current && Defence::NewerEpochIsRefused.holds() {
                 return Err(Error::unavailable(format!(
                     "region {} is in epoch {current} here, the request is for epoch {epoch}",
                     self.id
                 )));
             }
-            if schema_version > state.table().schema.version {
+            if schema_version > state.table().schema.version && Defence::NewerSchemaIsWaitedFor.holds() {
                 return Err(Error::unavailable(format!(
                     "region {} has schema version {}, the request is for version {schema_version}; retry",
                     self.id,

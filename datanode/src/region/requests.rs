@@ -7,6 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use greptime_types::{Error, RequestId, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::defences::Defence;
+
 /// What the table says of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Seen {
@@ -46,7 +48,7 @@ impl RequestTable {
     pub fn look_up(&self, id: RequestId) -> Seen {
         match self.incarnations.get(&id.incarnation) {
             Some(known) if known.applied.contains(&id.number) => Seen::Applied,
-            Some(known) if id.number < known.lowest => Seen::Finished,
+            Some(known) if id.number < known.lowest && Defence::LateCopyIsRefused.holds() => Seen::Finished,
             _ => Seen::New,
         }
     }
@@ -54,7 +56,9 @@ impl RequestTable {
     /// Records an applied entry, and forgets what its frontend has finished.
     pub fn apply(&mut self, id: RequestId, lowest_unfinished: u64) {
         let known = self.incarnations.entry(id.incarnation).or_default();
-        known.lowest = known.lowest.max(lowest_unfinished);
+        if lowest_unfinished > known.lowest || !Defence::LowMarkOnlyGrows.holds() {
+            known.lowest = lowest_unfinished;
+        }
         known.applied.insert(id.number);
         known.applied = known.applied.split_off(&known.lowest);
     }

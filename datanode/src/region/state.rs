@@ -12,6 +12,7 @@ use super::checkpoint::Checkpoint;
 use super::entry::{RegionEntry, WriteEntry};
 use super::requests::{RequestTable, Seen};
 use super::rows::{replay_rows, with_unsaid};
+use crate::defences::Defence;
 use crate::log::{Applied, CommittedEntry, GroupStatus};
 use crate::manifest::View;
 use crate::memtable::{Buffers, KeyColumns, Memtable, MemtableView};
@@ -178,7 +179,7 @@ impl RegionState {
                 self.id
             )));
         }
-        if self.applied_term != self.status.term {
+        if self.applied_term != self.status.term && Defence::OwnTermIsApplied.holds() {
             return Err(Error::unavailable(format!(
                 "region {} is opening; retry",
                 self.id
@@ -193,9 +194,11 @@ impl RegionState {
 
     pub fn begin(&mut self, request: RequestId, rows: SeriesBatch) -> Result<Seen> {
         match self.requests.look_up(request) {
-            Seen::New if self.under_way.contains_key(&request) => Err(Error::unavailable(
-                "the same request is being written; retry to learn its outcome",
-            )),
+            Seen::New if self.under_way.contains_key(&request) && Defence::CopyUnderWayIsRefused.holds() => {
+                Err(Error::unavailable(
+                    "the same request is being written; retry to learn its outcome",
+                ))
+            }
             Seen::New => {
                 self.under_way.insert(request, rows);
                 Ok(Seen::New)
@@ -231,7 +234,10 @@ impl RegionState {
                 self.applied_term = entry.term;
             }
             // Going on without this entry would lose it, so the region stops here.
-            Err(error) if error.kind != greptime_types::ErrorKind::Conflict => {
+            Err(error)
+                if error.kind != greptime_types::ErrorKind::Conflict
+                    && Defence::UnreadableEntryStopsTheRegion.holds() =>
+            {
                 self.fail(format!("entry {}: {error}", entry.index));
             }
             Err(_) => {
@@ -251,7 +257,8 @@ impl RegionState {
         match RegionEntry::decode(entry.data.clone())? {
             RegionEntry::Noop => {}
             RegionEntry::Alter(table) => {
-                if table.schema.version > self.table.schema.version {
+                if table.schema.version > self.table.schema.version || !Defence::AlterGoesForwardOnly.holds()
+                {
                     self.key = KeyColumns::of(&table);
                     self.table = Arc::new(*table);
                 }
@@ -272,7 +279,9 @@ impl RegionState {
                 applied.duplicate = seen == Seen::Applied;
                 if seen == Seen::New {
                     // Not applied, so its request id stays free for the same rows under the newer schema.
-                    check_version(self.id, write.schema_version, &self.table)?;
+                    if Defence::StaleRowsAreRefusedInTheLog.holds() {
+                        check_version(self.id, write.schema_version, &self.table)?;
+                    }
                     self.insert(&write, rows, entry.index, now)?;
                 }
                 self.requests.apply(write.request, write.lowest_unfinished);
@@ -285,6 +294,7 @@ impl RegionState {
     fn first_time(&self, request: RequestId) -> Result<Seen> {
         match self.requests.look_up(request) {
             Seen::Finished => Err(finished(request)),
+            Seen::Applied if !Defence::AppliedIdsAreKnown.holds() => Ok(Seen::New),
             seen => Ok(seen),
         }
     }
@@ -336,8 +346,8 @@ impl RegionState {
             }
         };
         let rows = match self.table.options.merge_mode {
-            MergeMode::LastNonNull => with_unsaid(rows, &self.table)?,
-            MergeMode::LastRow => rows,
+            MergeMode::LastNonNull if Defence::UnsaidIsNull.holds() => with_unsaid(rows, &self.table)?,
+            _ => rows,
         };
         self.active
             .insert(&rows, &self.table.schema, (sequence, write.op), buffers)?;
@@ -414,13 +424,17 @@ impl RegionState {
             table: flushed.table.clone(),
             flushed_seq: view.flushed_seq,
             manifest_version: view.version,
-            requests: flushed.requests.clone(),
+            requests: match Defence::CheckpointHasTheIds.holds() {
+                true => flushed.requests.clone(),
+                false => RequestTable::default(),
+            },
         })
     }
 
     pub fn snapshot(&self) -> Result<Snapshot> {
         self.leading_epoch()?;
-        let view = self.manifest.as_ref().ok_or_else(|| {
+        let nothing = (!Defence::ReadsWaitForTheManifest.holds()).then(Arc::default);
+        let view = self.manifest.as_ref().or(nothing.as_ref()).ok_or_else(|| {
             let why = self.manifest_problem.as_deref().unwrap_or("it is being loaded");
             Error::unavailable(format!("region {} does not know its files yet: {why}", self.id))
         })?;

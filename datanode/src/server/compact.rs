@@ -17,6 +17,7 @@ use crate::compaction::{
     CleanPolicy, CompactionLimits, Compactor, Lane, LaneCounters, Policy, Step, Throttle, Wanted, Workers,
 };
 use crate::config::DatanodeConfig;
+use crate::defences::Defence;
 use crate::metrics::DatanodeMetrics;
 use crate::region::{Flusher, Region};
 
@@ -256,14 +257,14 @@ impl Datanode {
             self.config.compaction_soft_runs,
             self.config.compaction_hard_runs,
         );
-        if runs >= hard {
+        if runs >= hard && Defence::HardRunsRefuse.holds() {
             return Err(Error::exhausted(format!(
                 "region {} has {runs} sorted runs in one window of time, the limit is {hard} \
                  (datanode.compaction_hard_runs); retry later, and see whether compactions reach the object store",
                 region.id()
             )));
         }
-        if runs >= soft {
+        if runs >= soft && Defence::SoftRunsSlow.holds() {
             self.metrics.writes_slowed.inc();
             let part = (runs - soft + 1) as f64 / (hard - soft) as f64;
             tokio::time::sleep(LONGEST_WAIT.mul_f64(part)).await;

@@ -8,6 +8,8 @@ use greptime_clock::SharedIds;
 use greptime_types::{ClusterId, Error, NodeId, Result, format};
 use serde::{Deserialize, Serialize};
 
+use crate::defences::Defence;
+
 const IDENTITY_FILE: &str = "identity.json";
 const LOCK_FILE: &str = "lock";
 
@@ -44,15 +46,17 @@ impl DataDir {
             .open(&file)
             .map_err(|e| failed("opening", &file, &e))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self {
+            Err(TryLockError::WouldBlock) if Defence::DirectoryIsLocked.holds() => {
+                Err(Error::conflict(format!(
+                    "another process uses the data directory {}; stop it first",
+                    path.display()
+                )))
+            }
+            Err(TryLockError::Error(error)) => Err(failed("locking", &file, &error)),
+            _ => Ok(Self {
                 path: path.to_owned(),
                 _lock: lock,
             }),
-            Err(TryLockError::WouldBlock) => Err(Error::conflict(format!(
-                "another process uses the data directory {}; stop it first",
-                path.display()
-            ))),
-            Err(TryLockError::Error(error)) => Err(failed("locking", &file, &error)),
         }
     }
 
@@ -80,7 +84,7 @@ impl DataDir {
         let identity: Identity = serde_json::from_slice(&bytes)
             .map_err(|e| Error::corruption(format!("{}: {e}", file.display())))?;
         format::check("identity.json", identity.format)?;
-        if identity.node_id != node_id {
+        if identity.node_id != node_id && Defence::DiskIsOfOneNode.holds() {
             return Err(Error::conflict(format!(
                 "the data directory {} belongs to node {}, this is node {node_id}; give each node its own",
                 self.path.display(),

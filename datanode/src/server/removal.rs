@@ -13,6 +13,7 @@ use object_store::ObjectStore;
 
 use super::Datanode;
 use super::identity::{remove_durably, write_durably};
+use crate::defences::Defence;
 use crate::manifest::RegionPath;
 
 const FIRST_RETRY: Duration = Duration::from_millis(200);
@@ -28,7 +29,9 @@ impl Datanode {
         if let Some(dir) = marker.parent() {
             std::fs::create_dir_all(dir).map_err(|e| Error::internal(format!("{}: {e}", dir.display())))?;
         }
-        write_durably(&marker, b"")?;
+        if Defence::DropIsRemembered.holds() {
+            write_durably(&marker, b"")?;
+        }
         self.finish_drop(id).await
     }
 
@@ -43,7 +46,7 @@ impl Datanode {
         let node = Arc::clone(self);
         self.tasks.spawn(async move {
             // A flush or compaction that is under way ends first: it would put files where nobody looks any more.
-            if let Some(region) = region {
+            if let Some(region) = region.filter(|_| Defence::DropWaitsForUploads.holds()) {
                 drop(region.compaction.lock().await);
                 drop(region.files.lock().await);
             }

@@ -8,6 +8,7 @@ use greptime_proto::v1::{self, push};
 use greptime_types::{Error, RegionId, Result, TableInfo, format};
 
 use super::Datanode;
+use crate::defences::Defence;
 use crate::log::Initialise;
 use crate::manifest::View;
 use crate::region::{Checkpoint, Region, RegionEntry};
@@ -90,7 +91,7 @@ impl Datanode {
         if identity.cluster_id == welcome.cluster_id {
             return;
         }
-        if !identity.cluster_id.is_empty() {
+        if !identity.cluster_id.is_empty() && Defence::DiskIsOfOneCluster.holds() {
             self.fail(format!(
                 "this disk belongs to cluster {}, metasrv is of cluster {}; check metasrv.addresses and the volume",
                 identity.cluster_id, welcome.cluster_id
@@ -125,7 +126,7 @@ impl Datanode {
         let id = RegionId::from_u64(order.region_id);
         if let Some(region) = self.regions.find(id) {
             let has = region.with_state(|s| s.report().raft_id);
-            if has != 0 && has != order.raft_id {
+            if has != 0 && has != order.raft_id && Defence::OtherReplicaIsRefused.holds() {
                 return Err(Error::conflict(format!(
                     "region {id} is here as replica {has}, it cannot become replica {}",
                     order.raft_id
@@ -133,7 +134,7 @@ impl Datanode {
             }
             return Ok(());
         }
-        if self.is_being_dropped(id) {
+        if self.is_being_dropped(id) && Defence::DroppedNumberIsRefused.holds() {
             return Err(Error::conflict(format!(
                 "region {id} was dropped; its number is not used again"
             )));

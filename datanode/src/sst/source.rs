@@ -14,6 +14,7 @@ use super::footer::{Footer, Tail};
 use super::layout::Segment;
 use super::{ReadMetrics, key_of};
 use crate::cache::{Caches, RangeKey};
+use crate::defences::Defence;
 use crate::manifest::FileMeta;
 
 /// The end of a file that is read first; usually it has all indexes.
@@ -108,7 +109,10 @@ impl FileSource {
                 Ok(Tail::Needs(_)) => Error::corruption("its footer does not fit into it"),
                 Err(error) => error,
             };
-            if error.kind != ErrorKind::Corruption || damaged_before {
+            if error.kind != ErrorKind::Corruption
+                || damaged_before
+                || !Defence::DamagedPartIsReadAgain.holds()
+            {
                 return Err(error.context(key));
             }
             tracing::warn!(file = %key, %error, "a damaged footer is read again");
@@ -182,7 +186,7 @@ impl SstFile {
         let segment = &self.footer.layout.segments()[position];
         let key = RangeKey::new(&self.name, segment.range.start);
         let (bytes, tier) = self.caches().ranges.get(&key).await?;
-        if self.footer.layout.is_intact(segment, &bytes) {
+        if self.footer.layout.is_intact(segment, &bytes) || !Defence::DamagedCopyIsDropped.holds() {
             metrics.found(tier, bytes.len());
             return Some(bytes);
         }
@@ -229,7 +233,7 @@ impl SstFile {
             .source
             .fetch(&self.key, segment.range.clone(), metrics)
             .await?;
-        if self.footer.layout.is_intact(segment, &again) {
+        if self.footer.layout.is_intact(segment, &again) && Defence::DamagedPartIsReadAgain.holds() {
             return Ok(again);
         }
         let column = self.footer.columns[segment.column].field.name();

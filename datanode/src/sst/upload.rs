@@ -11,6 +11,8 @@ use object_store::path::Path;
 use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt, PutPayload};
 use tokio::task::JoinSet;
 
+use crate::defences::Defence;
+
 /// Of one part; stores ask for 5 MiB at least, and for parts of equal size.
 const PART_BYTES: usize = 8 << 20;
 /// Parts under way.
@@ -104,7 +106,8 @@ impl Upload {
 
 impl Drop for Upload {
     fn drop(&mut self) {
-        let Some(mut parts) = self.parts.take() else {
+        let parts = self.parts.take();
+        let Some(mut parts) = parts.filter(|_| Defence::AbandonedUploadIsGivenUp.holds()) else {
             return;
         };
         let mut sending = std::mem::take(&mut self.sending);

@@ -20,7 +20,7 @@ use object_store::path::Path;
 
 use super::{FaultyStore, batch, ipc, table};
 use crate::config::DatanodeConfig;
-use crate::log::MemoryLog;
+use crate::log::{LogStore, MemoryLog};
 use crate::server::{Datanode, DatanodeParts};
 
 /// host, ts, usage
@@ -76,7 +76,7 @@ impl Node {
             Arc::new(FaultyStore::default()),
             tempfile::tempdir().unwrap(),
         );
-        let datanode = start(&config, &log, &store, &dir, &clock).await;
+        let datanode = start_node(&config, Arc::new(log.clone()), &store, &dir, &clock).await;
         let region = RegionId::new(1024, 0);
         let node = Self {
             log,
@@ -177,7 +177,7 @@ impl Node {
         } = self;
         datanode.shutdown().await;
         drop(datanode);
-        let datanode = start(&config, &log, &store, &dir, &clock).await;
+        let datanode = start_node(&config, Arc::new(log.clone()), &store, &dir, &clock).await;
         Self {
             log,
             store,
@@ -346,9 +346,10 @@ pub fn rows_of(batch: &RecordBatch) -> Vec<Row> {
     (0..batch.num_rows()).map(row).collect()
 }
 
-async fn start(
+/// A datanode without metasrv.
+pub async fn start_node(
     config: &DatanodeConfig,
-    log: &MemoryLog,
+    log: Arc<dyn LogStore>,
     store: &Arc<FaultyStore>,
     dir: &tempfile::TempDir,
     clock: &SharedClock,
@@ -374,7 +375,7 @@ async fn start(
     };
     // A request that was cut off may hold the node before, and so its directory, a moment longer.
     for _ in 0..500 {
-        match Datanode::start_with_log(parts(), Arc::new(log.clone())).await {
+        match Datanode::start_with_log(parts(), Arc::clone(&log)).await {
             Err(error) if error.kind == ErrorKind::Conflict => {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }

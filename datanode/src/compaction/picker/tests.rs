@@ -344,6 +344,31 @@ fn region(flushes: &[Flush]) -> Paper {
     paper
 }
 
+#[test]
+fn a_file_that_hides_older_rows_is_not_dropped_for_its_age() {
+    let policy = policy();
+    let mut dead = file("dead", (0, DAY), (11, 20), MIB);
+    let wide = file("wide", (0, 10 * DAY), (1, 10), MIB);
+    let dropped = |dead: &FileMeta| {
+        let files = [dead, &wide].map(|f| (f.name.clone(), f.clone())).into();
+        let question = Question {
+            ttl_cutoff: Some(5 * DAY),
+            ..question(&files, &policy, 10 * DAY)
+        };
+        pick(&question)
+    };
+    let (plan, report) = dropped(&dead);
+    assert!(!matches!(plan, Plan::Drop(_)), "{plan:?}");
+    let waiting = Waiting::Expired {
+        file: "dead".into(),
+        older: "wide".into(),
+    };
+    assert!(report.waiting.contains(&waiting), "{report:?}");
+    // Beside it, it hides nothing.
+    (dead.min_time, dead.max_time) = (-DAY, -1);
+    assert_eq!(dropped(&dead).0, Plan::Drop(vec!["dead".into()]));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
 

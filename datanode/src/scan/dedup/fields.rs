@@ -16,6 +16,7 @@ use futures::StreamExt;
 use greptime_types::schema::{OP_COLUMN, SEQUENCE_COLUMN};
 
 use super::{Deletes, first_of_key, key_arrays};
+use crate::defences::Defence;
 use crate::memtable::KeyColumns;
 use crate::region::RowOp;
 
@@ -144,6 +145,7 @@ impl Groups {
             if !puts.is_empty() {
                 groups.rows.push(puts.start as u32);
             }
+            let delete = delete.filter(|_| puts.is_empty() || Defence::DeleteGoesOnCutting.holds());
             groups.rows.extend(delete.map(|at| at as u32));
         }
         Ok(groups)

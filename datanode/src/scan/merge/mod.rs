@@ -19,6 +19,7 @@ use greptime_types::MergeMode;
 use greptime_types::schema::{OP_COLUMN, SEQUENCE_COLUMN};
 
 use super::dedup::{Deletes, dedup};
+use crate::defences::Defence;
 use crate::memtable::KeyColumns;
 use crate::region::RowOp;
 use output::Output;
@@ -207,7 +208,11 @@ impl Merging {
             rows.extend((piece.start..piece.end).map(row));
         }
         // Stable: rows that one entry wrote twice stay in the order in which their run has them.
-        rows.sort_by_key(|(time, sequence, ..)| (*time, *sequence));
+        if Defence::NewestSequenceWins.holds() {
+            rows.sort_by_key(|(time, sequence, ..)| (*time, *sequence));
+        } else {
+            rows.sort_by_key(|(time, ..)| *time);
+        }
         if self.duplicates != Duplicates::Keep {
             rows.dedup_by_key(|(time, ..)| *time);
         }

@@ -1,16 +1,23 @@
 //! Tables that change while rows are written, and rows that are merged, truncated or never kept.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::{Array, ArrayRef, AsArray, Float64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Float64Type, Schema};
+use bytes::Bytes;
+use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::{col, lit};
+use futures::TryStreamExt;
 use greptime_proto::v1;
-use greptime_query::RegionScanSpec;
-use greptime_types::{Change, ColumnSchema, ColumnType, ErrorKind, MergeMode, Semantic, TableOptions};
+use greptime_query::{RegionScan, RegionScanSpec, encode_plan, from_datafusion};
+use greptime_types::{
+    Change, ColumnSchema, ColumnType, ErrorKind, MergeMode, Semantic, TableInfo, TableOptions,
+};
 
 use crate::config::DatanodeConfig;
-use crate::log::LogStore;
+use crate::log::{CommittedEntry, LogStore};
+use crate::region::RegionEntry;
 use crate::testing::{Node, WriteOptions, batch, column, row};
 
 fn rename(from: &str, to: &str) -> Change {
@@ -18,6 +25,11 @@ fn rename(from: &str, to: &str) -> Change {
         from: from.into(),
         to: to.into(),
     }
+}
+
+/// What the log has when the table became this one.
+fn entry_of(table: &TableInfo) -> Bytes {
+    RegionEntry::Alter(Box::new(table.clone())).encode().unwrap()
 }
 
 /// Rows of `batch` under other names.
@@ -115,20 +127,75 @@ async fn rows_for_a_name_that_means_another_column_now_are_refused_as_retryable(
 }
 
 #[tokio::test]
+async fn rows_for_a_column_that_was_renamed_are_refused_as_retryable() {
+    let mut node = Node::new().await;
+    let old = node.options();
+    node.alter(&[rename("usage", "load")]).await;
+    let error = node.write_with(old, &[row("a", 1, 1.0)]).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Conflict, "{error}");
+}
+
+#[tokio::test]
+async fn a_change_that_comes_again_after_a_later_one_changes_nothing() {
+    let mut node = Node::new().await;
+    let first = node.table.altered(&[rename("usage", "load")]).unwrap().unwrap();
+    let second = first.altered(&[rename("load", "busy")]).unwrap().unwrap();
+    for table in [&first, &second, &first] {
+        node.datanode.propose(node.region, entry_of(table)).await.unwrap();
+    }
+    node.table = second;
+    let rows = named(["host", "ts", "busy"], &batch(&[row("a", 1, 1.0)]));
+    node.write_batch(node.options(), &rows).await.unwrap();
+    assert_eq!(texts(&node, "busy").await, some(&["1.0"]));
+}
+
+/// The edit of the flush has table and request ids as they were when its rows were taken.
+#[tokio::test]
+async fn rows_that_come_during_a_flush_before_a_change_are_replayed() {
+    let mut node = Node::new().await;
+    node.write(&[row("a", 1, 1.0)]).await.unwrap();
+    let altered = node.table.altered(&[rename("usage", "load")]).unwrap().unwrap();
+    node.store.hold_puts("/sst/", 1);
+    let meanwhile = async {
+        node.wait_for("the file is being uploaded", || node.store.holding() == 1)
+            .await;
+        node.write(&[row("b", 1, 2.0)]).await.unwrap();
+        node.datanode
+            .propose(node.region, entry_of(&altered))
+            .await
+            .unwrap();
+        node.store.release_puts();
+    };
+    let (flushed, ()) = tokio::join!(node.flush(), meanwhile);
+    let (flushed, region) = (flushed.unwrap(), node.region);
+    node.wait_for("the log is trimmed", || {
+        node.log.bounds(region).is_none_or(|(low, _)| low > flushed)
+    })
+    .await;
+    node.table = altered;
+    assert_eq!(texts(&node, "load").await, some(&["1.0", "2.0"]));
+    let node = node.crash().await;
+    node.wait_until_readable().await;
+    assert_eq!(texts(&node, "load").await, some(&["1.0", "2.0"]));
+}
+
+#[tokio::test]
 async fn a_write_that_meets_an_alter_in_the_log_is_not_applied() {
     let mut node = Node::new().await;
     // Both are admitted under version 1; the log has the change first.
     let late = node.options();
     node.table = node.table.altered(&[rename("usage", "load")]).unwrap().unwrap();
-    let alter = crate::region::RegionEntry::Alter(Box::new(node.table.clone()))
-        .encode()
-        .unwrap();
+    let alter = entry_of(&node.table);
     let rows = [row("a", 1, 1.0)];
-    let (altered, written) = tokio::join!(
-        node.datanode.propose(node.region, alter),
-        node.write_with(late, &rows)
+    // So many runs make a write wait once it is admitted.
+    let region = node.datanode.regions().get(node.region).unwrap();
+    region.set_runs(node.config.compaction_soft_runs + 10);
+    let (written, altered) = tokio::join!(
+        node.write_with(late, &rows),
+        node.datanode.propose(node.region, alter)
     );
     altered.unwrap();
+    region.set_runs(0);
     assert_eq!(written.unwrap_err().kind, ErrorKind::Conflict);
     assert_eq!(texts(&node, "load").await, []);
     let anew = WriteOptions {
@@ -205,6 +272,44 @@ async fn a_query_that_was_planned_for_other_columns_is_refused() {
     let error = node.scan(old).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::Conflict, "{error}");
     assert!(error.message.contains("`usage`"), "{error}");
+}
+
+#[tokio::test]
+async fn a_query_that_meets_a_change_before_its_first_row_is_refused() {
+    let node = Node::new().await;
+    let written = node.write(&[row("a", 1, 1.0)]).await.unwrap();
+    let plan: Arc<dyn ExecutionPlan> = Arc::new(RegionScan::try_new(node.spec()).unwrap());
+    let request = v1::QueryRequest {
+        header: node.header(),
+        region_id: node.region.as_u64(),
+        epoch: 0,
+        plan: encode_plan(&plan).unwrap(),
+        schema_version: 1,
+        report: false,
+    };
+    // Another column under the name of the first: its rows have no values.
+    let drop_usage = Change::DropColumn {
+        name: "usage".into(),
+        if_exists: false,
+    };
+    let again = Change::AddColumn {
+        column: column("usage", ColumnType::Float64, Semantic::Field),
+        if_not_exists: false,
+    };
+    let changed = node.table.altered(&[drop_usage, again]).unwrap().unwrap();
+    let region = node.datanode.regions().get(node.region).unwrap();
+    let reading = node.datanode.query(request).await.unwrap().rows;
+    // At once: while this test waits, the scan may begin.
+    let entry = CommittedEntry {
+        index: written.sequence + 1,
+        term: written.epoch,
+        data: entry_of(&changed),
+        token: None,
+    };
+    region.apply(&entry, Duration::ZERO).unwrap();
+    let read: Result<Vec<RecordBatch>, _> = reading.try_collect().await;
+    let error = from_datafusion(&read.unwrap_err());
+    assert_eq!(error.kind, ErrorKind::Conflict, "{error}");
 }
 
 async fn merging() -> Node {

@@ -8,7 +8,7 @@ use object_store::ObjectStoreExt;
 use object_store::path::Path;
 
 use crate::config::DatanodeConfig;
-use crate::log::{Fault, LogStore};
+use crate::log::{Fault, LogStore, MemoryLog};
 use crate::manifest::{FileMeta, ManifestStore, View};
 use crate::sst::key_of;
 use crate::testing::{Node, PutFault, Row, row};
@@ -64,6 +64,10 @@ async fn a_crash_before_the_edit_leaves_the_rows_in_the_log() {
     node.store.fail_puts("manifest", PutFault::Refused, 0);
     let uploads = node.store.keys().await.len();
     assert_eq!(uploads, 1, "the upload alone");
+    assert!(
+        node.log.bounds(node.region).is_some_and(|(low, _)| low <= 3),
+        "nothing is trimmed before the edit is known"
+    );
     let node = node.crash().await;
     until_files_are_known(&node).await;
     assert_eq!(node.read().await.unwrap(), rows);
@@ -106,6 +110,10 @@ async fn a_put_that_happened_but_answered_an_error_is_found() {
             1,
             "one edit, not two"
         );
+        // Not from a cache.
+        let node = node.crash().await;
+        until_files_are_known(&node).await;
+        assert_eq!(node.read().await.unwrap(), rows);
     }
 }
 
@@ -144,6 +152,54 @@ async fn a_leader_that_meets_a_higher_epoch_stops_for_good() {
     assert!(report.problem.contains("epoch 1000"), "{}", report.problem);
     let bounds = node.log.bounds(node.region).unwrap();
     assert!(bounds.0 <= 3, "nothing is trimmed by a leader that was replaced");
+}
+
+#[tokio::test]
+async fn an_edit_that_knows_more_than_the_log_stops_the_region() {
+    let node = with_rows(Node::new().await, &some_rows()).await;
+    let epoch = node.datanode.reports()[0].epoch;
+    let view = View {
+        flushed_seq: 1000,
+        ..View::default()
+    };
+    intrude(&node, &view, epoch).await;
+    node.flush().await.unwrap_err();
+    has_stopped(&node).await;
+}
+
+/// A start from an older state of the disk, which takes writes until its log is as long again.
+async fn starts_again_from(older: MemoryLog, node: Node, flushed: u64) -> Node {
+    node.store.set_away(true);
+    let node = node.restart_on(older).await;
+    node.wait_until_leading().await;
+    while node.write(&[row("c", 1, 1.0)]).await.unwrap().sequence <= flushed {}
+    node.store.set_away(false);
+    node
+}
+
+#[tokio::test]
+async fn a_log_that_was_written_to_since_it_lost_its_end_stops_the_region() {
+    let node = Node::new().await;
+    let older = node.log.copy();
+    let node = with_rows(node, &some_rows()).await;
+    let flushed = node.flush().await.unwrap();
+    has_stopped(&starts_again_from(older, node, flushed).await).await;
+}
+
+/// Once the region has seen its manifest.
+async fn has_stopped(node: &Node) {
+    let region = node.datanode.regions().get(node.region).unwrap();
+    node.wait_for("the manifest is looked at", || {
+        region.with_state(|s| s.view().is_some() || s.failed().is_some())
+    })
+    .await;
+    let report = &node.datanode.reports()[0];
+    assert_eq!(report.role, i32::from(greptime_proto::v1::RegionRole::Failed));
+    assert!(
+        report.problem.contains("its log ended before"),
+        "{}",
+        report.problem
+    );
 }
 
 #[tokio::test]
@@ -241,6 +297,9 @@ async fn a_file_that_was_replaced_is_found_through_the_newer_manifest() {
     let rows = some_rows();
     let node = with_rows(Node::new().await, &rows).await;
     node.flush().await.unwrap();
+    // Nothing of the file is in a cache.
+    let node = node.crash().await;
+    node.wait_until_readable().await;
     // As a compaction would: the same rows under another name, an edit that says so, the old file deleted.
     let view = manifest(&node).load(0).await.unwrap();
     let old = view.files.values().next().unwrap().clone();

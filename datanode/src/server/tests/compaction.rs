@@ -16,7 +16,9 @@ use crate::compaction::{CleanPolicy, Step, Wanted};
 use crate::config::DatanodeConfig;
 use crate::manifest::{ManifestStore, View};
 use crate::region::Region;
-use crate::testing::{Dice, Node, PutFault, Row, WriteOptions, batch, row, rows_of, seeds, table};
+use crate::testing::{
+    Dice, Node, PutFault, Row, SkewedClock, WriteOptions, batch, row, rows_of, seeds, table,
+};
 
 const EVERYTHING: Wanted = Wanted {
     everything: true,
@@ -366,6 +368,19 @@ async fn replaced_files_are_deleted_after_the_grace_period_and_not_before() {
         2,
         "the four are forgotten, two are new"
     );
+}
+
+#[tokio::test]
+async fn a_wall_clock_that_jumps_does_not_shorten_the_grace_period() {
+    let clock = SkewedClock::at(1_800_000_000_000);
+    let node = Node::with_clock(by_hand(), table(1024, false), clock.clone()).await;
+    flushed(&node, &[&[row("a", 1, 1.0)], &[row("b", 1, 1.0)]]).await;
+    let region = region(&node);
+    node.datanode.compact_one(&region).await.unwrap();
+    for wall_ms in [1_800_000_000_000, 1_900_000_000_000] {
+        clock.set_wall_ms(wall_ms);
+        assert_eq!(node.datanode.compactor.clean(&region, LATER).await.unwrap(), 0);
+    }
 }
 
 #[tokio::test]

@@ -1,9 +1,20 @@
 //! Acknowledged means durable.
 
-use greptime_types::ErrorKind;
+use std::sync::Arc;
+use std::time::Duration;
 
-use crate::log::{Fault, LogStore};
-use crate::testing::{Dice, Node, Row, row, seeds};
+use bytes::Bytes;
+use greptime_clock::SystemClock;
+use greptime_proto::v1::RegionRole;
+use greptime_types::{ErrorKind, RegionId};
+use raft::eraftpb::Entry;
+
+use crate::budget::Budget;
+use crate::config::DatanodeConfig;
+use crate::log::{Batch, CommittedEntry, Fault, GroupStatus, Key, LogError, LogStore, LogSync, MemoryLog};
+use crate::manifest::View;
+use crate::region::{Checkpoint, Flusher, Region, flush};
+use crate::testing::{Dice, FaultyStore, Node, Row, row, seeds, start_node, table};
 
 #[tokio::test]
 async fn a_restart_replays_the_log() {
@@ -188,4 +199,114 @@ async fn a_dropped_caller_does_not_undo_its_write() {
     assert_eq!(node.read().await.unwrap().len(), 1);
     assert_eq!(again.affected_rows, 1);
     assert!(again.duplicate, "the first copy was taken back");
+}
+
+/// A disk that takes writes, and fails when it is asked to sync.
+struct NeverSynced(MemoryLog);
+
+impl LogStore for NeverSynced {
+    fn append(&self, batch: Batch) -> Result<(), LogError> {
+        self.0.append(batch)
+    }
+
+    fn sync(&self) -> Result<(), LogError> {
+        Err(LogError::Write("the disk failed to sync".into()))
+    }
+
+    fn regions(&self) -> Result<Vec<RegionId>, LogError> {
+        self.0.regions()
+    }
+
+    fn bounds(&self, region: RegionId) -> Option<(u64, u64)> {
+        self.0.bounds(region)
+    }
+
+    fn entries(&self, region: RegionId, low: u64, high: u64, max_bytes: u64) -> Result<Vec<Entry>, LogError> {
+        self.0.entries(region, low, high, max_bytes)
+    }
+
+    fn get(&self, region: RegionId, key: Key) -> Result<Option<Bytes>, LogError> {
+        self.0.get(region, key)
+    }
+
+    fn reclaim(&self) -> Result<Vec<RegionId>, LogError> {
+        self.0.reclaim()
+    }
+}
+
+#[tokio::test]
+async fn a_flush_puts_no_edit_before_the_log_is_synced() {
+    let node = Node::new().await;
+    node.write(&[row("a", 1, 1.0)]).await.unwrap();
+    let flusher = Flusher {
+        store: Arc::new(NeverSynced(node.log.clone())),
+        ..node.datanode.flusher.clone()
+    };
+    let region = node.datanode.regions().get(node.region).unwrap();
+    flush(&flusher, &region).await.unwrap_err();
+    let keys = node.store.keys().await;
+    assert!(!keys.iter().any(|k| k.contains("/manifest/")), "{keys:?}");
+}
+
+#[tokio::test]
+async fn a_failed_sync_by_interval_ends_the_node() {
+    let config = DatanodeConfig {
+        log_sync: LogSync::Interval,
+        log_sync_interval: Duration::from_millis(10),
+        ..DatanodeConfig::default()
+    };
+    let (store, dir) = (Arc::new(FaultyStore::default()), tempfile::tempdir().unwrap());
+    let disk = Arc::new(NeverSynced(MemoryLog::default()));
+    let datanode = start_node(&config, disk, &store, &dir, &SystemClock::shared()).await;
+    let reason = tokio::time::timeout(Duration::from_secs(2), datanode.failed()).await;
+    let reason = reason.expect("the node goes on");
+    assert!(reason.contains("failed to sync"), "{reason}");
+}
+
+#[tokio::test]
+async fn an_entry_that_cannot_be_read_stops_the_region() {
+    let node = Node::new().await;
+    node.write(&[row("a", 1, 1.0)]).await.unwrap();
+    let nonsense = Bytes::from_static(b"nonsense");
+    node.datanode.propose(node.region, nonsense).await.unwrap_err();
+    assert_eq!(
+        node.write(&[row("a", 2, 1.0)]).await.unwrap_err().kind,
+        ErrorKind::Unavailable
+    );
+    assert_eq!(node.datanode.reports()[0].role, i32::from(RegionRole::Failed));
+}
+
+#[test]
+fn a_leader_serves_only_after_an_entry_of_its_own_term() {
+    let checkpoint = Checkpoint {
+        format: 1,
+        table: table(1024, false),
+        flushed_seq: 1,
+        manifest_version: 0,
+        requests: Default::default(),
+    };
+    let budget = Budget::new(1 << 20, 1 << 20);
+    let region = Region::new(RegionId::new(1024, 0), checkpoint, Some(View::default()), budget);
+    region.set_status(GroupStatus {
+        raft_id: 7,
+        leads: true,
+        term: 3,
+        last_index: 3,
+    });
+    let apply = |index, term| {
+        let entry = CommittedEntry {
+            index,
+            term,
+            data: Bytes::new(),
+            token: None,
+        };
+        region.apply(&entry, Duration::ZERO).unwrap();
+    };
+    apply(2, 2);
+    for refused in [region.admit(0, 1).map(drop), region.snapshot().map(drop)] {
+        assert_eq!(refused.unwrap_err().kind, ErrorKind::Unavailable);
+    }
+    apply(3, 3);
+    region.admit(0, 1).unwrap();
+    region.snapshot().unwrap();
 }

@@ -1,8 +1,12 @@
 //! A repeated write is applied once.
 
-use greptime_types::ErrorKind;
+use bytes::Bytes;
+use greptime_rows::{Encoded, SeriesBatch};
+use greptime_types::{ErrorKind, RequestId};
 
-use crate::testing::{Node, WriteOptions, row};
+use crate::log::LogStore;
+use crate::region::{RegionEntry, RowOp, Seen, WriteEntry};
+use crate::testing::{Node, WriteOptions, batch, ipc, row};
 
 #[tokio::test]
 async fn a_repeated_write_is_applied_once_before_and_after_flush_and_restart() {
@@ -12,8 +16,12 @@ async fn a_repeated_write_is_applied_once_before_and_after_flush_and_restart() {
     let first = node.write_with(options, &rows).await.unwrap();
     assert!(!first.duplicate);
     assert!(node.write_with(options, &rows).await.unwrap().duplicate);
-    node.flush().await.unwrap();
+    let (flushed, region) = (node.flush().await.unwrap(), node.region);
     assert!(node.write_with(options, &rows).await.unwrap().duplicate);
+    node.wait_for("the log has the entry no more", || {
+        node.log.bounds(region).is_none_or(|(low, _)| low > flushed)
+    })
+    .await;
     node = node.crash().await;
     assert!(node.write_with(options, &rows).await.unwrap().duplicate);
     node.wait_for("files are known", || {
@@ -54,4 +62,51 @@ async fn two_copies_at_once_are_applied_once() {
         assert!(node.write_with(options, &rows).await.unwrap().duplicate);
     }
     assert_eq!(node.read().await.unwrap().len(), 50);
+}
+
+/// The entry of the first would otherwise be applied with the rows of the second.
+#[tokio::test]
+async fn a_copy_of_what_is_under_way_is_refused() {
+    let node = Node::new().await;
+    let options = node.options();
+    let request = RequestId {
+        incarnation: 99,
+        number: options.number,
+    };
+    let region = node.datanode.regions().get(node.region).unwrap();
+    let rows = SeriesBatch::from_named(&batch(&[row("a", 1, 1.0)]), &node.table.schema).unwrap();
+    assert_eq!(region.begin(request, rows).unwrap(), Seen::New);
+    let copy = [row("a", 1, 2.0)];
+    let error = node.write_with(options, &copy).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Unavailable, "{error}");
+    region.refused(request);
+    node.write_with(options, &copy).await.unwrap();
+    assert_eq!(node.read().await.unwrap(), copy);
+}
+
+#[tokio::test]
+async fn an_entry_that_is_in_the_log_twice_is_applied_once() {
+    let node = Node::appending().await;
+    let rows = [row("a", 1, 1.0)];
+    let write = WriteEntry {
+        request: RequestId {
+            incarnation: 1,
+            number: 1,
+        },
+        lowest_unfinished: 1,
+        schema_version: 1,
+        op: RowOp::Put,
+        rows: Encoded {
+            series: Bytes::new(),
+            rows: ipc(&batch(&rows)),
+        },
+    };
+    let entry = RegionEntry::Write(write).encode().unwrap();
+    for _ in 0..2 {
+        node.datanode.propose(node.region, entry.clone()).await.unwrap();
+    }
+    assert_eq!(node.read().await.unwrap(), rows);
+    let node = node.crash().await;
+    node.wait_until_readable().await;
+    assert_eq!(node.read().await.unwrap(), rows);
 }

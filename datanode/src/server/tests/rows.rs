@@ -263,4 +263,14 @@ async fn a_request_for_another_node_or_epoch_is_refused() {
     };
     let error = node.datanode.flush(request).await.unwrap_err();
     assert_eq!(error.message, "asked for node 3, this is node 0");
+    let header = v1::RequestHeader {
+        cluster_id: "other".into(),
+        ..node.header().unwrap()
+    };
+    let request = v1::FlushRequest {
+        header: Some(header),
+        region_id: node.region.as_u64(),
+    };
+    let error = node.datanode.flush(request).await.unwrap_err();
+    assert!(error.message.contains("cluster `other`"), "{error}");
 }

@@ -1,5 +1,7 @@
 //! What metasrv is told, and what happens when it orders something.
 
+use std::time::Duration;
+
 use greptime_proto::SessionHandler;
 use greptime_proto::v1::{self, push};
 
@@ -60,7 +62,8 @@ async fn a_cluster_is_kept_and_a_foreign_one_is_refused_loudly() {
     let node = node.crash().await;
     assert_eq!(node.datanode.identity().cluster_id, "one");
     order(&node, welcome("two"));
-    let reason = node.datanode.failed().await;
+    let reason = tokio::time::timeout(Duration::from_secs(2), node.datanode.failed()).await;
+    let reason = reason.expect("the node goes on");
     assert!(reason.contains("belongs to cluster one"), "{reason}");
     assert!(node.write(&[row("a", 1, 1.0)]).await.is_err());
 }
@@ -89,6 +92,33 @@ async fn a_dropped_region_leaves_nothing_even_if_the_bucket_was_away() {
             return;
         }
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    panic!("objects remain: {:?}", node.store.keys().await);
+}
+
+#[tokio::test]
+async fn a_drop_waits_for_a_flush_that_is_under_way() {
+    let node = Node::new().await;
+    node.write(&[row("a", 1, 1.0)]).await.unwrap();
+    node.store.hold_puts("/sst/", 1);
+    let meanwhile = async {
+        node.wait_for("the file is being uploaded", || node.store.holding() == 1)
+            .await;
+        let drop = v1::DropRegion {
+            region_id: node.region.as_u64(),
+        };
+        order(&node, push::Body::Drop(drop));
+        node.wait_for("the region is gone", || node.datanode.reports().is_empty())
+            .await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        node.store.release_puts();
+    };
+    let (_, ()) = tokio::join!(node.flush(), meanwhile);
+    for _ in 0..100 {
+        if node.store.keys().await.is_empty() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
     panic!("objects remain: {:?}", node.store.keys().await);
 }

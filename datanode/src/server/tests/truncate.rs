@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::log::Fault;
+use crate::log::{Fault, LogStore};
 use crate::testing::{Node, PutFault, Row, row};
 
 fn old() -> Vec<Row> {
@@ -65,7 +65,11 @@ async fn a_truncation_is_found_in_the_log_after_a_crash() {
     node.store.set_away(false);
     until_files_are_known(&node).await;
     assert_eq!(node.read().await.unwrap(), []);
-    node.flush().await.unwrap();
+    let (flushed, region) = (node.flush().await.unwrap(), node.region);
+    node.wait_for("only the manifest has the truncation", || {
+        node.log.bounds(region).is_none_or(|(low, _)| low > flushed)
+    })
+    .await;
     let node = node.crash().await;
     until_files_are_known(&node).await;
     assert_eq!(node.read().await.unwrap(), []);

@@ -1,9 +1,11 @@
 //! Bits that flip: found, named, and never fewer rows.
 
 use bytes::Bytes;
+use datafusion::logical_expr::{col, lit};
 use greptime_types::ErrorKind;
 use object_store::ObjectStoreExt;
 
+use super::reading::compiled;
 use super::*;
 use crate::cache::RangeKey;
 use crate::sst::key_of;
@@ -89,4 +91,36 @@ async fn a_damaged_copy_in_the_cache_is_fetched_again() {
         read_everything(&source, &written.meta).await.unwrap(),
         written.rows
     );
+}
+
+#[tokio::test]
+async fn a_damaged_bloom_filter_is_corruption_and_hides_no_row() {
+    let written = Written::new(metrics_rows(1000, 20)).await;
+    let (key, mut bytes) = object(&written).await;
+    let file = written.open().await.unwrap();
+    let chunks = file
+        .footer
+        .metadata()
+        .row_groups()
+        .iter()
+        .flat_map(|g| g.columns());
+    let places = chunks.filter_map(|c| Some((c.bloom_filter_offset()?, c.bloom_filter_length()?)));
+    let mut filters = 0;
+    for (offset, length) in places {
+        // Behind the header: no value seems to be there.
+        bytes[offset as usize + 32..offset as usize + length as usize].fill(0);
+        filters += 1;
+    }
+    assert!(filters > 0);
+    written.store.put(&key, bytes.into()).await.unwrap();
+    let schema = columns(&["rack", "ts"]);
+    let predicate = compiled(&col("rack").eq(lit("rack-07919")), &schema);
+    let file = written
+        .cold()
+        .open(&written.meta, &ReadMetrics::default())
+        .await
+        .unwrap();
+    let request = ReadRequest::new(schema).with_predicate(Some(predicate));
+    let error = read_all(&file, request).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Corruption, "{error}");
 }

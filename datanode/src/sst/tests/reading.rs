@@ -19,7 +19,7 @@ use crate::sst::{TABLE_KEY, key_of};
 
 const START: i64 = 1_700_000_000_000;
 
-fn compiled(expr: &Expr, schema: &SchemaRef) -> Arc<dyn PhysicalExpr> {
+pub(super) fn compiled(expr: &Expr, schema: &SchemaRef) -> Arc<dyn PhysicalExpr> {
     let schema = DFSchema::try_from(Arc::clone(schema)).unwrap();
     create_physical_expr(expr, &schema, &ExecutionProps::new(), &Default::default()).unwrap()
 }
