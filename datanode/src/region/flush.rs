@@ -127,7 +127,7 @@ pub async fn load_manifest(with: &Flusher, region: &Arc<Region>) -> Result<()> {
 /// Adopts a view that others may have written, unless it shows that this node cannot go on.
 pub(crate) fn take_view(region: &Region, view: View) -> Result<()> {
     let (epoch, applied, began) = region.with_state(|s| (s.leading_epoch(), s.applied(), s.term_began()));
-    let epoch = epoch?;
+    let (epoch, is_first) = (epoch?, region.with_state(|s| s.view().is_none()));
     if view.epoch > epoch && Defence::HigherEpochStops.holds() {
         let reason = format!(
             "its manifest has epoch {}, this node led in epoch {epoch}",
@@ -139,9 +139,10 @@ pub(crate) fn take_view(region: &Region, view: View) -> Result<()> {
             region.id()
         )));
     }
-    // No earlier epoch has entries where this one has its own, unless the end of the log was lost.
-    let is_replaced =
-        view.epoch < epoch && view.flushed_seq >= began && Defence::OthersEndBeforeTheOwn.holds();
+    // Others have no rows where this epoch has entries of its own, unless the end of the log was lost. The first view is
+    // of others, whatever its epoch: an earlier start from the same state of the disk led in the same one.
+    let is_of_others = view.epoch < epoch || is_first;
+    let is_replaced = is_of_others && view.flushed_seq >= began && Defence::OthersEndBeforeTheOwn.holds();
     let is_above = view.flushed_seq > applied && Defence::FilesEndWithTheLog.holds();
     if is_above || is_replaced {
         // New rows would get sequences that readers take for rows in files.

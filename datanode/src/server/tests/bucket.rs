@@ -186,6 +186,18 @@ async fn a_log_that_was_written_to_since_it_lost_its_end_stops_the_region() {
     has_stopped(&starts_again_from(older, node, flushed).await).await;
 }
 
+#[tokio::test]
+async fn two_starts_from_one_state_of_a_disk_are_told_apart_though_they_have_one_epoch() {
+    let older = Node::new().await;
+    let (log, node) = (older.log.copy(), older.crash().await);
+    node.wait_until_readable().await;
+    let node = with_rows(node, &some_rows()).await;
+    let (flushed, epoch) = (node.flush().await.unwrap(), node.datanode.reports()[0].epoch);
+    let node = starts_again_from(log, node, flushed).await;
+    has_stopped(&node).await;
+    assert_eq!(node.datanode.reports()[0].epoch, epoch);
+}
+
 /// Once the region has seen its manifest.
 async fn has_stopped(node: &Node) {
     let region = node.datanode.regions().get(node.region).unwrap();
