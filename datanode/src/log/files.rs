@@ -63,12 +63,6 @@ impl Room {
 
 #[cfg(test)]
 impl Room {
-    pub fn of(left: u64) -> Arc<Self> {
-        Arc::new(Self {
-            left: Mutex::new(Some(left)),
-        })
-    }
-
     /// `None`: as the file system says.
     pub fn set(&self, left: Option<u64>) {
         *self.left.lock() = left;
