@@ -63,9 +63,9 @@ impl Datanode {
         let options = EngineOptions {
             dir: data_dir.path("log"),
             sync: parts.config.log_sync,
+            damage: parts.config.log_damage,
             file_size: parts.config.log_file_size,
             reserve: parts.config.log_turn_size + parts.config.max_write_size + LOG_ROOM,
-            damage: parts.config.log_damage,
             purge_threshold: parts.config.log_purge_threshold,
         };
         let fsyncs = metrics.log_fsyncs.clone();
@@ -173,13 +173,13 @@ impl Datanode {
             flush_permits: Semaphore::new(config.flush_concurrency),
             load_permits: Semaphore::new(LOADS),
             orders,
-            assigned: AtomicBool::new(false),
-            readiness: Readiness::default(),
             // Everybody can read the oldest. Without metasrv there is nobody else.
             cluster_format: AtomicU32::new(match parts.meta {
                 Some(_) => format::OLDEST_CLUSTER_FORMAT,
                 None => format::NEWEST_CLUSTER_FORMAT,
             }),
+            assigned: AtomicBool::new(false),
+            readiness: Readiness::default(),
             reported: Mutex::default(),
             bucket_problem: Mutex::default(),
             fatal: watch::Sender::new(None),
@@ -220,8 +220,6 @@ impl Datanode {
     }
 }
 
-fn log_error(error: log::LogError) -> Error {
-    Error::corruption(error.to_string())
 fn tell_cut(cut: &log::Cut, metrics: &DatanodeMetrics) {
     metrics.log_tail_truncated_bytes.inc_by(cut.bytes);
     let (file, offset, bytes) = (cut.file.display(), cut.offset, cut.bytes);
@@ -234,6 +232,8 @@ fn tell_cut(cut: &log::Cut, metrics: &DatanodeMetrics) {
     }
 }
 
+fn log_error(error: log::LogError) -> Error {
+    Error::corruption(error.to_string())
 }
 
 /// Every region on disk from its checkpoint; the log loop brings it up to date. Returns where each begins.

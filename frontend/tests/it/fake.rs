@@ -348,6 +348,7 @@ impl MetaLink for Fake {
                 cluster_id,
                 metasrv_epoch: 1,
                 heartbeat_interval_ms: 100,
+                format_version: greptime_types::format::NEWEST_CLUSTER_FORMAT,
             }));
             let tables: Vec<_> = state.tables.values().collect();
             send(push::Body::Catalog(state.catalog(true, &tables)));
@@ -357,7 +358,6 @@ impl MetaLink for Fake {
                 complete: true,
                 routes,
                 dropped_regions: vec![],
-                format_version: greptime_types::format::NEWEST_CLUSTER_FORMAT,
             }));
             send(push::Body::AssignmentsComplete(AssignmentsComplete {}));
             state.sessions.push(pushes.clone());
