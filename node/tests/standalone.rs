@@ -4,6 +4,7 @@
 mod support;
 
 use std::process::Command;
+use std::time::Duration;
 
 use serde_json::json;
 use support::{PROGRAM, Standalone};
@@ -183,6 +184,44 @@ async fn explain_analyze_says_what_each_region_left_out_and_read() {
         plan.contains("RegionAggregateExec") && plan.contains("rows_selected=60"),
         "{plan}"
     );
+}
+
+/// Hundredths of a second of a processor that a process has had.
+fn processor_time(pid: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let after_name = stat.rsplit_once(") ").unwrap().1;
+    let fields: Vec<&str> = after_name.split(' ').collect();
+    // User and system time, 14 and 15 when counted from one.
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
+#[tokio::test]
+async fn a_query_whose_client_has_gone_stops_within_a_hundred_milliseconds() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Standalone::start(dir.path(), &[], &[]).await;
+    let lines: Vec<String> = (0..100_000)
+        .map(|n| format!("t,host=h{} v={n} {n}", n % 100))
+        .collect();
+    let (status, body) = node.lines(&lines.join("\n")).await;
+    assert!((200..300).contains(&status), "{body}");
+    node.run("ADMIN flush_table('t')").await;
+    // Ten thousand million pairs, compared or sorted.
+    for sql in [
+        "SELECT count(*) FROM t a JOIN t b ON a.v <> b.v",
+        "SELECT a.v FROM t a, t b ORDER BY a.v + b.v LIMIT 10",
+        "SELECT a.host, max(b.v), count(DISTINCT a.v + b.v) FROM t a, t b GROUP BY a.host",
+    ] {
+        let asked = tokio::time::timeout(Duration::from_millis(1500), node.sql(sql)).await;
+        assert!(asked.is_err(), "{sql}: {asked:?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let then = processor_time(node.pid());
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let used = processor_time(node.pid()) - then;
+        assert!(
+            used < 10,
+            "{sql}: {used} hundredths of a second were used after the end"
+        );
+    }
 }
 
 #[test]

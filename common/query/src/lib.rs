@@ -7,11 +7,24 @@
 mod codec;
 mod error;
 mod json;
+mod prepared;
 mod report;
 mod scan;
 
 pub use codec::{decode_plan, encode_plan};
 pub use error::{from_datafusion, into_datafusion};
 pub use json::json_functions;
+pub use prepared::{PreparedPlan, bind_expr, decode_values, encode_values, has_parameters, parameter};
 pub use report::{Measure, MeasureKind, OperatorReport, RegionReport, RegionRows, ReportSlot, operators_of};
 pub use scan::{RegionScan, RegionScanSpec, ResolveScan};
+
+use std::sync::Arc;
+
+use datafusion::logical_expr::ScalarUDF;
+
+/// What plans call that DataFusion does not have; to be known where they are decoded.
+pub fn plan_functions() -> Vec<Arc<ScalarUDF>> {
+    let mut functions = json_functions();
+    functions.push(prepared::parameter_function());
+    functions
+}

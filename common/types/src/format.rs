@@ -10,7 +10,9 @@ pub const FORMAT_VERSION: u32 = 1;
 pub const OLDEST_CLUSTER_FORMAT: u32 = 1;
 /// From this one on, requests and log entries say each set of tags once.
 pub const SERIES_FORMAT: u32 = 2;
-pub const NEWEST_CLUSTER_FORMAT: u32 = SERIES_FORMAT;
+/// From this one on, datanodes are sent prepared plans.
+pub const PREPARED_FORMAT: u32 = 3;
+pub const NEWEST_CLUSTER_FORMAT: u32 = PREPARED_FORMAT;
 
 /// Refuses what a newer program wrote, naming both versions.
 pub fn check(what: &str, version: u32) -> Result<()> {

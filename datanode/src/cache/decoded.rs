@@ -37,7 +37,12 @@ impl Decoded {
 #[derive(Clone, Debug)]
 pub struct DecodedCache {
     entries: foyer::Cache<ColumnKey, Decoded>,
+    /// Columns of which a few rows were read lately.
+    asked: foyer::Cache<ColumnKey, ()>,
 }
+
+/// Columns that are remembered for having been asked for.
+const ASKED: usize = 64 * 1024;
 
 impl DecodedCache {
     pub fn new(bytes: u64) -> Self {
@@ -47,7 +52,20 @@ impl DecodedCache {
             .with_eviction_config(foyer::LfuConfig::default())
             .with_weighter(|key: &ColumnKey, value: &Decoded| key.file.len() + 64 + value.memory_size())
             .build();
-        Self { entries }
+        let asked = foyer::CacheBuilder::new(ASKED)
+            .with_name("columns asked for")
+            .with_shards(SHARDS)
+            .build();
+        Self { entries, asked }
+    }
+
+    /// Whether a column is asked for again, and may be worth keeping though few of its rows are wanted.
+    pub fn is_asked_again(&self, key: &ColumnKey) -> bool {
+        let again = self.asked.contains(key);
+        if !again {
+            self.asked.insert(key.clone(), ());
+        }
+        again
     }
 
     pub fn get(&self, key: &ColumnKey) -> Option<Decoded> {

@@ -234,7 +234,7 @@ impl Work {
             .map(|(bounds, _)| bounds[1] - bounds[0])
             .sum();
         let all = tags.series.starts.last().copied().unwrap_or_default();
-        Ok(rows < all / SELECTIVE && !file.are_cached(number, &self.others()))
+        Ok(rows < all / SELECTIVE && !file.are_worth_decoding(number, &self.others()))
     }
 
     /// The rows of wanted series and times of a row group, read page by page.

@@ -5,6 +5,7 @@ mod grpc;
 mod identity;
 mod maintain;
 mod open;
+mod prepared;
 mod query;
 mod regions;
 mod removal;
@@ -38,6 +39,7 @@ use crate::sst::FileSource;
 use compact::CompactionBook;
 use identity::DataDir;
 use maintain::FlushBook;
+use prepared::PreparedPlans;
 use tasks::Tasks;
 use write::within;
 
@@ -63,10 +65,11 @@ pub struct Datanode {
     flush_permits: Semaphore,
     load_permits: Semaphore,
     queries: SessionContext,
-    /// Orders of metasrv, carried out one after the other.
-    orders: mpsc::Sender<push::Body>,
+    prepared: PreparedPlans,
     /// What this node may write, as metasrv said last.
     cluster_format: AtomicU32,
+    /// Orders of metasrv, carried out one after the other.
+    orders: mpsc::Sender<push::Body>,
     /// metasrv has said everything that this node must hold.
     assigned: AtomicBool,
     readiness: Readiness,

@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use super::compact::{CompactionBook, compactor};
 use super::identity::DataDir;
 use super::maintain::FlushBook;
+use super::prepared::PreparedPlans;
 use super::tasks::Tasks;
 use super::{Datanode, Regions};
 use crate::budget::Budget;
@@ -154,6 +155,7 @@ impl Datanode {
         let compactor = compactor(&config, &flusher, &parts.clock, &metrics)?;
         let node = Arc::new(Self {
             queries: query_context(&config, &data_dir)?,
+            prepared: PreparedPlans::default(),
             files: flusher.files.clone(),
             address: parts.address,
             incarnation: parts.ids.random_u64(),
@@ -272,7 +274,7 @@ fn query_context(config: &DatanodeConfig, data_dir: &DataDir) -> Result<SessionC
         .build_arc()
         .map_err(failed)?;
     let context = SessionContext::new_with_config_rt(SessionConfig::new(), runtime);
-    for function in greptime_query::json_functions() {
+    for function in greptime_query::plan_functions() {
         context.register_udf(function.as_ref().clone());
     }
     Ok(context)

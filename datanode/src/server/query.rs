@@ -13,8 +13,8 @@ use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use futures::StreamExt;
 use greptime_proto::v1;
 use greptime_query::{
-    RegionReport, RegionRows, RegionScanSpec, ReportSlot, ResolveScan, decode_plan, from_datafusion,
-    into_datafusion, operators_of,
+    RegionReport, RegionRows, RegionScanSpec, ReportSlot, ResolveScan, decode_plan, decode_values,
+    from_datafusion, into_datafusion, operators_of,
 };
 use greptime_types::{Error, RegionId, Result};
 use tokio::time::Instant;
@@ -57,7 +57,13 @@ impl Datanode {
             now_ms: self.clock.wall_ms(),
             streams: ctx.session_config().target_partitions(),
         };
-        let plan = decode_plan(&request.plan, &ctx, Arc::new(resolver));
+        let plan = match &request.parameters {
+            None => decode_plan(&request.plan, &ctx, Arc::new(resolver)),
+            Some(parameters) => self.prepared.get(&request.plan, &ctx).and_then(|plan| {
+                let values = decode_values(&parameters.values)?;
+                plan.bind(resolver.region.id(), &values, &resolver)
+            }),
+        };
         plan.and_then(accelerate).map_err(|e| from_datafusion(&e))
     }
 }

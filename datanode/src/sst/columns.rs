@@ -199,6 +199,17 @@ impl SstFile {
         })
     }
 
+    /// Whether columns of which few rows are wanted are better decoded as a whole: those of before, and those that are
+    /// asked for again. A page costs about as much to find, check and decode as a column does to decode.
+    pub fn are_worth_decoding(&self, row_group: usize, fields: &Fields) -> bool {
+        let decoded = &self.caches().decoded;
+        let keys = fields.iter().filter_map(|f| self.footer.find(f));
+        let keys = keys.map(|column| self.column_key(row_group, column));
+        // Each is asked, so that it is remembered.
+        let known = keys.filter(|key| !decoded.contains(key) && !decoded.is_asked_again(key));
+        known.count() == 0 && self.are_cacheable(row_group, fields)
+    }
+
     /// Whether the columns, decoded, are of a size that is worth keeping.
     pub(super) fn are_cacheable(&self, row_group: usize, fields: &Fields) -> bool {
         let largest = self.caches().decoded.largest();

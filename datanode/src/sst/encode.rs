@@ -33,6 +33,9 @@ pub struct Effort {
     pub trial_level: i32,
     /// Parts of a row group that are tried, and their rows.
     pub samples: (usize, usize),
+    /// Whether all floating-point numbers are tried: they take most of a file of metrics, and what suits them differs
+    /// from series to series.
+    pub all_floats: bool,
 }
 
 impl Effort {
@@ -43,12 +46,14 @@ impl Effort {
                 zstd_level: 1,
                 trial_level: 1,
                 samples: (2, 4096),
+                all_floats: false,
             }
         } else {
             Self {
                 zstd_level: 9,
                 trial_level: 3,
                 samples: (4, 4096),
+                all_floats: true,
             }
         }
     }
@@ -93,7 +98,11 @@ impl Encoder {
     }
 
     fn choose(&self, field: &FieldRef, parts: &[&ArrayRef]) -> Result<Choice> {
-        let sample = sample(parts, self.effort.samples)?;
+        let samples = match self.effort.all_floats && field.data_type().is_floating() {
+            true => (1, parts.iter().map(|p| p.len()).sum()),
+            false => self.effort.samples,
+        };
+        let sample = sample(parts, samples)?;
         let mut trials = Vec::new();
         for &choice in candidates(field.data_type()) {
             let bytes = self.measure(field, &sample, choice)?;
@@ -222,4 +231,54 @@ fn distinct_texts(parts: &[&ArrayRef]) -> usize {
         }
     }
     texts.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::Float64Array;
+    use arrow::datatypes::Schema;
+    use parquet::arrow::ArrowSchemaConverter;
+    use parquet::basic::Encoding;
+
+    use super::*;
+    use crate::testing::Dice;
+
+    /// Where samples are taken, numbers that differ in few bytes; elsewhere the same few numbers in any order.
+    fn numbers(rows: usize, (parts, part_rows): (usize, usize)) -> ArrayRef {
+        let sampled = samples(rows, parts, part_rows);
+        let mut dice = Dice::new(7);
+        let few: Vec<f64> = (0..60).map(|_| dice.roll(1 << 31) as f64 * 1.234_567).collect();
+        let mut value = |row: usize| match sampled
+            .iter()
+            .any(|(start, rows)| (*start..start + rows).contains(&row))
+        {
+            true => 1e6 + dice.roll(1 << 31) as f64 / 4096.0,
+            false => *dice.pick(&few).unwrap(),
+        };
+        Arc::new((0..rows).map(&mut value).collect::<Float64Array>())
+    }
+
+    #[test]
+    fn floating_point_numbers_of_kept_files_are_tried_as_a_whole() {
+        let field = Arc::new(Field::new("v", DataType::Float64, true));
+        let arrow = Arc::new(Schema::new(vec![Arc::clone(&field)]));
+        let parquet = ArrowSchemaConverter::new().convert(&arrow).unwrap();
+        let effort = Effort::of_level(1);
+        let column = numbers(100_000, effort.samples);
+        let choice = |effort| {
+            let encoder = Encoder {
+                arrow: Arc::clone(&arrow),
+                parquet: parquet.root_schema_ptr(),
+                effort,
+                leading: None,
+            };
+            encoder.choose(&field, &[&column]).unwrap()
+        };
+        let by_samples = choice(Effort {
+            all_floats: false,
+            ..effort
+        });
+        assert_eq!(by_samples, Choice::Plain(Encoding::BYTE_STREAM_SPLIT));
+        assert_ne!(choice(effort), by_samples);
+    }
 }

@@ -308,6 +308,7 @@ impl Node {
             plan: encode_plan(&plan).unwrap(),
             schema_version: self.table.schema.version,
             report: false,
+            parameters: None,
         };
         let rows = self.datanode.query(request).await?.rows;
         rows.try_collect().await.map_err(|e| from_datafusion(&e))

@@ -171,6 +171,18 @@ pub fn signal_container(
     container: Option<&str>,
     signal: Signal,
 ) -> Result<()> {
+    let pids = processes(lab, namespace, pod, container)?;
+    for pid in pids.into_iter().filter_map(Pid::from_raw) {
+        match kill_process(pid, signal) {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+            Err(e) => return Err(e).context("signal"),
+        }
+    }
+    Ok(())
+}
+
+/// The processes of a container, or of the pod's only one.
+fn processes(lab: &Lab, namespace: &str, pod: &str, container: Option<&str>) -> Result<Vec<i32>> {
     let placed = find_pod(lab, namespace, pod)?;
     let mut chosen = placed
         .containers
@@ -187,13 +199,20 @@ pub fn signal_container(
     if pids.is_empty() {
         bail!("{namespace}/{pod} has no running process");
     }
-    for pid in pids.into_iter().filter_map(Pid::from_raw) {
-        match kill_process(pid, signal) {
-            Ok(()) | Err(rustix::io::Errno::SRCH) => {}
-            Err(e) => return Err(e).context("signal"),
-        }
+    Ok(pids)
+}
+
+/// Bytes of memory that the processes of a pod's only container had at the most, each since it began.
+pub fn peak_memory(lab: &Lab, namespace: &str, pod: &str) -> Result<u64> {
+    let mut bytes = 0;
+    for pid in processes(lab, namespace, pod, None)? {
+        let path = format!("/proc/{pid}/status");
+        let status = std::fs::read_to_string(&path).with_context(|| path.clone())?;
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let peak = peak.and_then(|text| text.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+        bytes += 1024 * peak.with_context(|| format!("{path} says no VmHWM"))?;
     }
-    Ok(())
+    Ok(bytes)
 }
 
 pub fn parse_signal(name: &str) -> Result<Signal> {

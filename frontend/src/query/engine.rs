@@ -1,8 +1,10 @@
 //! One DataFusion session per statement, over one snapshot of the catalog and one memory pool for all.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::datatypes::{DataType, SchemaRef};
 use datafusion::common::SchemaError;
 use datafusion::error::DataFusionError;
 use datafusion::execution::context::SQLOptions;
@@ -23,6 +25,7 @@ use datafusion::sql::sqlparser::ast;
 use futures::{StreamExt, TryStreamExt};
 use greptime_proto::transport::MetaLink;
 use greptime_query::{from_datafusion, into_datafusion, json_functions};
+use greptime_types::format::PREPARED_FORMAT;
 use greptime_types::{Error, Result};
 
 use super::analyze::with_reports;
@@ -33,9 +36,10 @@ use super::exec::QueryDeadline;
 use super::functions::{Variables, session_functions};
 use super::memory::{AnswerSpace, QueryPool, explain, hold_statement};
 use super::metric::MetricTables;
-use super::plan_cache::{Entry, PlanCache, Template};
+use super::plan_cache::{Bound, Entry, PlanCache, Template};
 use super::pushdown::PushToRegions;
 use super::time_literals::TimeLiterals;
+use super::yielding::YieldInJoins;
 use crate::config::FrontendConfig;
 use crate::metrics::FrontendMetrics;
 use crate::route::{Catalog, Deadline, Router};
@@ -173,6 +177,7 @@ impl Engine {
             task: state.task_ctx(),
             state: Arc::new(state),
             plan,
+            bound: None,
             router: Arc::clone(&self.router),
             deadline,
             spill_limit: self.spill_limit,
@@ -198,7 +203,7 @@ impl Engine {
                 self.plans.insert(template, entry)
             }
         };
-        let Some(plan) = entry.bind(template).map_err(|e| from_datafusion(&e))? else {
+        let (Some(bound), Some(plan)) = (entry.bind(template), entry.plan()) else {
             return Ok(None);
         };
         self.counters.planned(from_cache);
@@ -211,7 +216,8 @@ impl Engine {
         Ok(Some(Planned {
             state,
             task: Arc::new(task),
-            plan,
+            plan: plan.clone(),
+            bound: Some(bound),
             router: Arc::clone(&self.router),
             deadline,
             spill_limit: self.spill_limit,
@@ -276,6 +282,7 @@ fn optimizer_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
     let end = rules.len().saturating_sub(1);
     rules.insert(end, Arc::new(PushToRegions::Parts));
     rules.insert(end + 1, Arc::new(BoundMemory));
+    rules.insert(end + 2, Arc::new(YieldInJoins));
     rules
 }
 
@@ -348,16 +355,31 @@ fn table_not_found(error: Error) -> Error {
 pub struct Planned {
     state: Arc<SessionState>,
     task: Arc<TaskContext>,
-    pub plan: LogicalPlan,
+    /// Of the statement, or of its form if it is `bound` to one.
+    plan: LogicalPlan,
+    bound: Option<Bound>,
     router: Arc<Router>,
     deadline: Deadline,
     spill_limit: u64,
 }
 
 impl Planned {
+    /// The columns of the answer.
+    pub fn columns(&self) -> SchemaRef {
+        Arc::clone(self.plan.schema().inner())
+    }
+
+    /// Types of the statement's own placeholders, by their names, as far as they are known.
+    pub fn parameter_types(&self) -> Result<HashMap<String, Option<DataType>>> {
+        self.plan.get_parameter_types().map_err(|e| from_datafusion(&e))
+    }
+
     /// The rows, until the deadline.
     pub async fn execute(self) -> Result<SendableRecordBatchStream> {
-        let physical = self.state.create_physical_plan(&self.plan).await;
+        let physical = match self.bound {
+            Some(bound) => bound.plan(self.router.view.format() >= PREPARED_FORMAT).await,
+            None => self.state.create_physical_plan(&self.plan).await,
+        };
         let physical = physical.and_then(with_reports).map_err(|e| from_datafusion(&e))?;
         let rows = execute_stream(physical, self.task).map_err(|e| from_datafusion(&e))?;
         let spill_limit = self.spill_limit;

@@ -4,10 +4,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::task::Poll;
 
+use bytes::Bytes;
 use datafusion::arrow::array::{Array, RecordBatch, RecordBatchOptions};
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::common::{internal_err, plan_err};
+use datafusion::common::{ScalarValue, internal_err, plan_err};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::memory_pool::MemoryConsumer;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
@@ -21,7 +22,8 @@ use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, Partitioning, PlanProperties,
 };
 use futures::{StreamExt, TryStreamExt};
-use greptime_query::{RegionScan, RegionScanSpec, encode_plan, into_datafusion};
+use greptime_proto::v1::QueryParameters;
+use greptime_query::{RegionScan, RegionScanSpec, encode_plan, encode_values, into_datafusion};
 use greptime_types::{RegionId, TableInfo};
 
 use super::analyze::Reports;
@@ -31,6 +33,12 @@ use crate::route::{Deadline, Router};
 /// Until when a query must be done; travels in the session's extensions.
 #[derive(Clone, Copy, Debug)]
 pub struct QueryDeadline(pub Deadline);
+
+/// The bytes of a prepared plan, and the constants of one statement.
+struct Prepared {
+    plan: Bytes,
+    parameters: QueryParameters,
+}
 
 pub struct RegionQueryExec {
     /// What each region runs: a chain of operators over one `RegionScan`, in which the region is replaced.
@@ -42,6 +50,8 @@ pub struct RegionQueryExec {
     is_shown: bool,
     /// Of EXPLAIN ANALYZE: where the regions say what they did.
     reports: Option<Arc<Reports>>,
+    /// What the regions are sent in the place of `plan`, which has parameters then.
+    prepared: Option<Arc<Prepared>>,
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
 }
@@ -72,6 +82,7 @@ impl RegionQueryExec {
             router,
             is_shown: false,
             reports: None,
+            prepared: None,
             properties: Arc::new(properties),
             metrics,
         })
@@ -99,6 +110,20 @@ impl RegionQueryExec {
         let mut reported = self.shown()?;
         reported.reports = Some(Arc::new(Reports::new(&self.regions, by_region)));
         Ok(reported)
+    }
+
+    /// Other regions, which are sent the bytes of this plan, as it was prepared, and constants.
+    pub fn prepared(&self, regions: Vec<RegionId>, plan: Bytes, constants: &[ScalarValue]) -> Result<Self> {
+        let mut prepared = Self::try_new(
+            Arc::clone(&self.plan),
+            regions,
+            Arc::clone(&self.table),
+            Arc::clone(&self.router),
+        )?;
+        let values = encode_values(constants)?;
+        let parameters = QueryParameters { values };
+        prepared.prepared = Some(Arc::new(Prepared { plan, parameters }));
+        Ok(prepared)
     }
 
     pub fn plan(&self) -> &Arc<dyn ExecutionPlan> {
@@ -207,10 +232,15 @@ impl ExecutionPlan for RegionQueryExec {
         let Some(deadline) = context.session_config().get_extension::<QueryDeadline>() else {
             return plan_err!("a query over regions needs a deadline");
         };
+        let (plan, parameters) = match &self.prepared {
+            None => (encode_plan(&self.plan_for(region)?)?, None),
+            Some(prepared) => (prepared.plan.clone(), Some(prepared.parameters.clone())),
+        };
         let query = RegionQuery {
             region,
             schema_version: self.table.schema.version,
-            plan: encode_plan(&self.plan_for(region)?)?,
+            plan,
+            parameters,
             report: self.reports.is_some(),
         };
         let router = Arc::clone(&self.router);

@@ -16,9 +16,11 @@ pub mod information_schema;
 pub mod memory;
 pub mod metric;
 mod plan_cache;
+mod prepared;
 pub mod provider;
 pub mod pruning;
 pub mod pushdown;
 pub mod time_literals;
+mod yielding;
 
 pub use engine::{Engine, Protocol, Session};

@@ -2,9 +2,9 @@
 //!
 //! Planning takes longer than many queries. The constants that WHERE compares columns with are taken out of a
 //! statement; what remains is planned and optimised once, and each statement of this form puts its own constants in.
-//! Another pass of the optimizer follows, since the constants decide which regions and rows are left; it finds little
-//! else to do. Only constants of whole numbers and texts are taken out, where the plan says that their type is that of
-//! the column: everything else stays part of the form.
+//! Mostly they are put into the physical plan ([`Preparation`]). Where that cannot be, they are put into the logical one,
+//! and another pass of the optimizer follows; it finds little to do. Only constants of whole numbers and texts are taken
+//! out, where the plan says that their type is that of the column: everything else stays part of the form.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -12,15 +12,17 @@ use std::sync::Arc;
 use datafusion::arrow::datatypes::DataType;
 use datafusion::catalog::MemoryCatalogProviderList;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
-use datafusion::common::{ParamValues, ScalarValue};
+use datafusion::common::{ParamValues, ScalarValue, internal_err};
 use datafusion::datasource::source_as_provider;
 use datafusion::error::Result;
 use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::{Expr, LogicalPlan, Volatility};
+use datafusion::physical_plan::ExecutionPlan;
 use datafusion::sql::sqlparser::ast::{self, SetExpr, Value};
 use foyer::{Cache, CacheBuilder};
 
 use super::engine::{Protocol, Session};
+use super::prepared::Preparation;
 use super::provider::RegionTable;
 
 /// A form of statements: everything but the constants that were taken out.
@@ -52,9 +54,16 @@ pub struct Entry {
     form: Arc<Form>,
     /// Everything that planning has set up, but for the catalog.
     state: Arc<SessionState>,
-    /// Optimised, with `$n` for the constants; `None` if statements of this form must be planned one by one.
+    /// Optimised, with placeholders for the constants; `None` if statements of this form must be planned one by one.
     plan: Option<LogicalPlan>,
     types: Vec<DataType>,
+    preparation: Option<Preparation>,
+}
+
+/// A statement of a form: what is kept of the form, and the constants.
+pub struct Bound {
+    entry: Arc<Entry>,
+    constants: Vec<ScalarValue>,
 }
 
 /// Bounded by the number of forms.
@@ -62,6 +71,8 @@ pub struct PlanCache {
     entries: Cache<u64, Arc<Entry>>,
 }
 
+/// Of the names of constants that were taken out.
+const PREFIX: &str = "$constant_";
 /// Of the optimizer, once the constants are known.
 const PASSES: usize = 1;
 /// Forms that are kept; a dashboard has dozens.
@@ -115,7 +126,7 @@ impl Template {
         })
     }
 
-    /// With `$n` in the place of the constants.
+    /// With placeholders in the place of the constants.
     pub fn statement(&self) -> &ast::Statement {
         &self.form.statement
     }
@@ -171,10 +182,15 @@ impl Taken {
             Value::SingleQuotedString(_) => Kind::Text,
             _ => return,
         };
+        let name = Value::Placeholder(format!("{PREFIX}{}", self.kinds.len()));
         self.kinds.push(kind);
-        let name = Value::Placeholder(format!("${}", self.kinds.len()));
         self.values.push(std::mem::replace(&mut constant.value, name));
     }
+}
+
+/// Of a placeholder's name, which is not one that clients give.
+pub fn number_of(name: &str) -> Option<usize> {
+    name.strip_prefix(PREFIX)?.parse().ok()
 }
 
 fn is_column(expr: &ast::Expr) -> bool {
@@ -195,11 +211,16 @@ impl Entry {
         state.config_mut().options_mut().optimizer.max_passes = PASSES;
         // It would keep the whole engine alive.
         state.register_catalog_list(Arc::new(MemoryCatalogProviderList::new()));
+        // What cannot be prepared is planned.
+        let preparation = plan
+            .as_ref()
+            .and_then(|plan| Preparation::new(plan, &types).ok()?);
         Ok(Self {
             form: Arc::clone(&template.form),
             state: Arc::new(state),
             plan,
             types,
+            preparation,
         })
     }
 
@@ -207,31 +228,47 @@ impl Entry {
         &self.state
     }
 
-    /// The plan of one statement; `None` if it must be planned on its own.
-    pub fn bind(&self, template: &Template) -> Result<Option<LogicalPlan>> {
-        let Some(plan) = &self.plan else { return Ok(None) };
-        let mut values = Vec::with_capacity(template.values.len());
-        for (value, kind) in template.values.iter().zip(&self.types) {
+    /// The plan of all statements of this form; `None` if each must be planned on its own.
+    pub fn plan(&self) -> Option<&LogicalPlan> {
+        self.plan.as_ref()
+    }
+
+    /// One statement; `None` if it must be planned on its own.
+    pub fn bind(self: &Arc<Self>, template: &Template) -> Option<Bound> {
+        self.plan.as_ref()?;
+        let constants = template.values.iter().zip(&self.types).map(|(value, kind)| {
             let constant = match value {
-                Value::Number(digits, _) => digits.parse().ok().map(|n| ScalarValue::Int64(Some(n))),
-                Value::SingleQuotedString(text) => Some(ScalarValue::Utf8(Some(text.clone()))),
-                _ => None,
+                Value::Number(digits, _) => ScalarValue::Int64(Some(digits.parse().ok()?)),
+                Value::SingleQuotedString(text) => ScalarValue::Utf8(Some(text.clone())),
+                _ => return None,
             };
             // What does not fit gets its error, or its meaning, from planning it.
-            match constant
-                .and_then(|constant| constant.cast_to(kind).ok())
-                .filter(|v| !v.is_null())
-            {
-                Some(value) => values.push(value.into()),
-                None => return Ok(None),
-            }
+            constant.cast_to(kind).ok().filter(|constant| !constant.is_null())
+        });
+        Some(Bound {
+            constants: constants.collect::<Option<_>>()?,
+            entry: Arc::clone(self),
+        })
+    }
+}
+
+impl Bound {
+    /// The plan to be run; not a prepared one unless all datanodes know these.
+    pub async fn plan(self, may_be_prepared: bool) -> Result<Arc<dyn ExecutionPlan>> {
+        let Self { entry, constants } = self;
+        if may_be_prepared
+            && let Some(preparation) = &entry.preparation
+            && let Some(plan) = preparation.plan(&entry.state, &constants).await?
+        {
+            return Ok(plan);
         }
-        if values.is_empty() {
-            return Ok(Some(plan.clone()));
-        }
-        plan.clone()
-            .replace_params_with_values(&ParamValues::List(values))
-            .map(Some)
+        let Some(plan) = entry.plan.clone() else {
+            return internal_err!("a statement was bound to a form without a plan");
+        };
+        let named = constants.into_iter().enumerate();
+        let named = named.map(|(n, constant)| (format!("{}{n}", &PREFIX[1..]), constant.into()));
+        let plan = plan.replace_params_with_values(&ParamValues::Map(named.collect()))?;
+        entry.state.create_physical_plan(&plan).await
     }
 }
 
@@ -239,7 +276,7 @@ impl Entry {
 fn types_of(plan: &LogicalPlan, kinds: &[Kind]) -> Option<Vec<DataType>> {
     let known = plan.get_parameter_types().ok()?;
     let of = |(i, kind): (usize, &Kind)| {
-        let found = known.get(&format!("${}", i + 1))?.clone()?;
+        let found = known.get(&format!("{PREFIX}{i}"))?.clone()?;
         let same = match kind {
             Kind::Integer => found.is_integer() || matches!(found, DataType::Timestamp(_, None)),
             Kind::Text => matches!(found, DataType::Utf8 | DataType::Timestamp(_, None)),

@@ -34,7 +34,21 @@ impl RegionTable {
             router,
         }
     }
+
+    /// The regions that can have rows for which the filters hold.
+    pub fn regions_for(&self, filters: &[Expr]) -> Vec<RegionId> {
+        let numbers = partitions_for(&self.table.schema, &self.table.partition, filters);
+        let id = |number| RegionId::new(self.table.id, number);
+        numbers.into_iter().map(id).collect()
+    }
+
+    pub fn is_partitioned(&self) -> bool {
+        self.table.partition.partitions.len() > 1
+    }
 }
+
+/// The regions of the only table of a plan whose filters have parameters; travels in the session's extensions.
+pub struct ChosenRegions(pub Vec<RegionId>);
 
 impl std::fmt::Debug for RegionTable {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -54,16 +68,15 @@ impl TableProvider for RegionTable {
 
     async fn scan(
         &self,
-        _: &dyn Session,
+        session: &dyn Session,
         projection: Option<&Vec<usize>>,
         filters: &[Expr],
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let numbers = partitions_for(&self.table.schema, &self.table.partition, filters);
-        let regions: Vec<_> = numbers
-            .into_iter()
-            .map(|n| RegionId::new(self.table.id, n))
-            .collect();
+        let regions = match session.config().get_extension::<ChosenRegions>() {
+            Some(chosen) => chosen.0.clone(),
+            None => self.regions_for(filters),
+        };
         let Some(first) = regions.first() else {
             let schema = match projection {
                 Some(columns) => Arc::new(Schema::project(&self.schema, columns)?),
@@ -125,7 +138,6 @@ fn can_travel(filter: &Expr) -> bool {
                 | Expr::Exists(_)
                 | Expr::OuterReferenceColumn(..)
                 | Expr::ScalarVariable(..)
-                | Expr::Placeholder(_)
         );
         Ok(if local {
             TreeNodeRecursion::Stop

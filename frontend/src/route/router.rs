@@ -13,8 +13,8 @@ use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
 use greptime_clock::SharedClock;
 use greptime_proto::v1::{
-    CompactRequest, CompactResponse, FlushRequest, FlushResponse, QueryRequest, RequestHeader, WriteOp,
-    WriteRequest, WriteResponse,
+    CompactRequest, CompactResponse, FlushRequest, FlushResponse, QueryParameters, QueryRequest,
+    RequestHeader, WriteOp, WriteRequest, WriteResponse,
 };
 use greptime_query::{RegionRows, from_datafusion};
 use greptime_rows::{Encoded, SeriesBatch};
@@ -103,6 +103,8 @@ pub struct RegionQuery {
     pub region: RegionId,
     pub schema_version: u64,
     pub plan: Bytes,
+    /// The constants of a prepared plan.
+    pub parameters: Option<QueryParameters>,
     /// Whether the region is to say what it cost.
     pub report: bool,
 }
@@ -204,6 +206,7 @@ impl Router {
             plan: query.plan.clone(),
             schema_version: query.schema_version,
             report: query.report,
+            parameters: query.parameters.clone(),
         };
         let answer = self.regions.query(&target.peer, request).await?;
         let rows = first_rows(answer.rows).await?;

@@ -81,7 +81,7 @@ impl Executor {
         match statement {
             Statement::Query(_) => {
                 let planned = self.plan(session, statement).await?;
-                Ok(Some(Arc::clone(planned.plan.schema().inner())))
+                Ok(Some(planned.columns()))
             }
             Statement::Admin(admin) => Ok(Some(admin_columns(admin))),
             Statement::Show(_) | Statement::Describe(_) => match self.execute(session, statement).await? {

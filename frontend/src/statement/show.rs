@@ -235,7 +235,8 @@ impl Executor {
             Some(statement) => self.plan(session, statement).await?,
             None => return Err(Error::internal("DESCRIBE made no query")),
         };
-        let rows = planned.plan.schema().fields().iter().map(|field| {
+        let columns = planned.columns();
+        let rows = columns.fields().iter().map(|field| {
             let semantic = match field.name().as_str() {
                 TIME_COLUMN => Semantic::Timestamp.label(),
                 VALUE_COLUMN => Semantic::Field.label(),

@@ -37,7 +37,14 @@ impl Cluster {
     }
 
     pub async fn with(change: impl FnOnce(&mut FrontendConfig), users_file: Option<PathBuf>) -> Self {
-        let fake = Fake::new();
+        Self::over(Fake::new(), change, users_file).await
+    }
+
+    pub async fn over(
+        fake: Arc<Fake>,
+        change: impl FnOnce(&mut FrontendConfig),
+        users_file: Option<PathBuf>,
+    ) -> Self {
         let mut config = FrontendConfig {
             query_parallelism: 4,
             ..FrontendConfig::default()

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::StreamExt;
@@ -46,6 +47,10 @@ pub struct Fake {
     pub write_attempts: AtomicUsize,
     pub query_attempts: AtomicUsize,
     pub ddl_requests: AtomicUsize,
+    /// What all nodes of the cluster speak.
+    format: u32,
+    /// Prepared plans that came, each once however often it came.
+    pub prepared_plans: Mutex<BTreeSet<Bytes>>,
     /// Queries that were asked to say what they cost.
     pub reports_asked: AtomicUsize,
     /// Whether datanodes are too old to say it.
@@ -56,7 +61,14 @@ pub struct Fake {
 
 impl Fake {
     pub fn new() -> Arc<Self> {
-        let fake = Self::default();
+        Self::of_format(greptime_types::format::NEWEST_CLUSTER_FORMAT)
+    }
+
+    pub fn of_format(format: u32) -> Arc<Self> {
+        let fake = Self {
+            format,
+            ..Self::default()
+        };
         {
             let mut state = fake.state.lock();
             state.next_table = 1024;
@@ -117,6 +129,12 @@ impl Fake {
     pub fn newest_written(&self, table: &str) -> Vec<String> {
         let region = RegionId::new(self.table(table).id, 0);
         self.state.lock().regions[&region].newest_columns()
+    }
+
+    /// The filters of the newest scan of a region of a table.
+    pub fn newest_filters(&self, table: &str, number: u32) -> Vec<String> {
+        let region = RegionId::new(self.table(table).id, number);
+        self.state.lock().regions[&region].newest_filters()
     }
 
     pub fn duplicates(&self) -> usize {
@@ -348,7 +366,7 @@ impl MetaLink for Fake {
                 cluster_id,
                 metasrv_epoch: 1,
                 heartbeat_interval_ms: 100,
-                format_version: greptime_types::format::NEWEST_CLUSTER_FORMAT,
+                format_version: self.format,
             }));
             let tables: Vec<_> = state.tables.values().collect();
             send(push::Body::Catalog(state.catalog(true, &tables)));
@@ -439,6 +457,9 @@ impl Regions for Fake {
         self.query_attempts.fetch_add(1, Ordering::SeqCst);
         self.check_up(peer, request.region_id)?;
         let region = RegionId::from_u64(request.region_id);
+        if request.parameters.is_some() {
+            self.prepared_plans.lock().insert(request.plan.clone());
+        }
         self.reports_asked
             .fetch_add(usize::from(request.report), Ordering::SeqCst);
         let (plan, rows) = self.state.lock().regions[&region].query(&request)?;

@@ -1,8 +1,10 @@
 //! Statements that differ in constants share a plan, and nothing but the plan.
 
+use greptime_types::format::PREPARED_FORMAT;
 use serde_json::json;
 
 use crate::cluster::Cluster;
+use crate::fake::Fake;
 
 /// Plans by where they came from: planner, cache.
 fn plans(cluster: &Cluster) -> (u64, u64) {
@@ -107,4 +109,73 @@ async fn what_depends_on_the_moment_is_planned_each_time() {
         );
     }
     assert_eq!(plans(&cluster).1, before);
+}
+
+#[tokio::test]
+async fn regions_are_sent_one_plan_whatever_the_constants() {
+    let cluster = Cluster::with_cpu().await;
+    let sent = || cluster.fake.prepared_plans.lock().len();
+    for host in 0..9 {
+        let sql = format!(
+            "SELECT n FROM cpu WHERE host = 'host_{host}' AND n < {} ORDER BY n",
+            18 + host
+        );
+        assert_eq!(cluster.sql(&sql).await, json!([[host], [9 + host]]), "{sql}");
+    }
+    assert_eq!(sent(), 1);
+    // All regions, two, and one.
+    for (host, expected) in [(0, 90), (1, 80), (4, 50), (7, 20), (8, 10)] {
+        let sql = format!("SELECT count(*) FROM cpu WHERE host >= 'host_{host}'");
+        assert_eq!(cluster.sql(&sql).await, json!([[expected]]), "{sql}");
+    }
+    assert_eq!(sent(), 3, "one more for several regions, and one more for one");
+    let nobody = "SELECT count(*) FROM cpu WHERE host >= 'host_5' AND host < 'host_5'";
+    assert_eq!(cluster.sql(nobody).await, json!([[0]]));
+}
+
+#[tokio::test]
+async fn the_first_rows_of_one_statement_do_not_cut_those_of_another() {
+    let cluster = Cluster::with_cpu().await;
+    for condition in ["host = 'host_1' AND", ""] {
+        let ask = async |below: u64| {
+            let sql = format!("SELECT n FROM cpu WHERE {condition} n < {below} ORDER BY n DESC LIMIT 2");
+            (below, cluster.sql(&sql).await)
+        };
+        let asked = (0..4).flat_map(|_| [82, 28, 64, 19]).map(ask);
+        let (first, step) = if condition.is_empty() { (1, 1) } else { (9, 9) };
+        for (below, answer) in futures::future::join_all(asked).await {
+            assert_eq!(
+                answer,
+                json!([[below - first], [below - first - step]]),
+                "{condition} {below}"
+            );
+        }
+    }
+    assert_eq!(cluster.fake.prepared_plans.lock().len(), 2);
+}
+
+/// What a constant is compared with decides what is read, not only what is shown.
+#[tokio::test]
+async fn constants_reach_the_scan_of_the_regions() {
+    let cluster = Cluster::with_cpu().await;
+    for (host, region) in [(1, 0), (7, 2)] {
+        let sql = format!("SELECT n FROM cpu WHERE host = 'host_{host}' AND n < 9");
+        cluster.sql(&sql).await;
+        let filters = cluster.fake.newest_filters("cpu", region);
+        let host = format!("host = Utf8(\"host_{host}\")");
+        assert_eq!(filters, [host.as_str(), "n < Int64(9)"]);
+    }
+}
+
+#[tokio::test]
+async fn datanodes_that_do_not_know_prepared_plans_are_sent_whole_ones() {
+    let older = Fake::of_format(PREPARED_FORMAT - 1);
+    let cluster = Cluster::over(older, |_| {}, None).await;
+    cluster.fill_cpu().await;
+    for host in 0..9 {
+        let sql = format!("SELECT count(*) FROM cpu WHERE host = 'host_{host}'");
+        assert_eq!(cluster.sql(&sql).await, json!([[10]]));
+    }
+    assert!(cluster.fake.prepared_plans.lock().is_empty());
+    assert_eq!(plans(&cluster).1, 8, "they are planned once all the same");
 }

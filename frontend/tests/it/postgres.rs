@@ -1,5 +1,7 @@
 //! PostgreSQL's protocol over a socket, spoken by hand.
 
+use std::time::Duration;
+
 use aws_lc_rs::{digest, hmac, pbkdf2};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -10,6 +12,8 @@ use crate::cluster::Cluster;
 
 struct Client {
     stream: TcpStream,
+    /// Process and secret, as a request to cancel names them.
+    key: Vec<u8>,
 }
 
 /// SQLSTATE and message.
@@ -38,6 +42,7 @@ impl Client {
         tokio::spawn(async move { frontend.serve_postgres(listener, std::future::pending()).await });
         let mut client = Self {
             stream: TcpStream::connect(address).await.unwrap(),
+            key: vec![],
         };
         let body = format!("user\0{user}\0database\0public\0\0");
         let mut startup = (8 + body.len() as u32).to_be_bytes().to_vec();
@@ -49,10 +54,22 @@ impl Client {
             match (kind, body.get(3)) {
                 (b'E', _) => return Err(failure(&body)),
                 (b'R', Some(10)) => client.scram(password.expect("a password is asked for")).await?,
+                (b'K', _) => client.key = body,
                 (b'Z', _) => return Ok(client),
                 _ => {}
             }
         }
+    }
+
+    /// On a connection of its own, as `psql` does it.
+    async fn cancel(&self) {
+        let mut other = TcpStream::connect(self.stream.peer_addr().unwrap())
+            .await
+            .unwrap();
+        let mut request = 16_u32.to_be_bytes().to_vec();
+        request.extend(80_877_102_u32.to_be_bytes());
+        request.extend(&self.key);
+        other.write_all(&request).await.unwrap();
     }
 
     async fn read(&mut self) -> (u8, Vec<u8>) {
@@ -281,6 +298,11 @@ async fn extended_queries_know_their_parameters() {
         .unwrap();
     assert_eq!(types, [1043, 20]);
     assert_eq!(rows, [row(&["7", "p"])]);
+    // Constants beside parameters are no parameters.
+    let sql = "SELECT n FROM cpu WHERE n = 7 AND host = $1 AND n < $2";
+    let (types, rows) = client.extended(sql, &["p", "10"]).await.unwrap();
+    assert_eq!(types, [1043, 20]);
+    assert_eq!(rows, [row(&["7"])]);
     assert_eq!(
         client
             .extended("SELECT nosuch FROM cpu", &[])
@@ -371,4 +393,40 @@ async fn a_wrong_password_is_refused() {
             ("28P01".to_string(), message)
         );
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_is_cancelled_by_another_connection_before_and_while_rows_come() {
+    let cluster = Cluster::with_cpu().await;
+    let mut client = Client::connect(&cluster, "anyone", None).await.unwrap();
+    // Thousands of millions of rows are counted, less than a million is sent.
+    for (sql, rows_first) in [
+        ("SELECT count(*) FROM cpu a, cpu b, cpu c, cpu d, cpu e\0", 0),
+        ("SELECT a.n FROM cpu a, cpu b, cpu c\0", 1000),
+    ] {
+        client.write(b'Q', sql.as_bytes()).await;
+        let mut rows = 0;
+        while rows < rows_first {
+            let (kind, body) = client.read().await;
+            assert_ne!(kind, b'E', "{:?}", failure(&body));
+            rows += u32::from(kind == b'D');
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        client.cancel().await;
+        let ended = async {
+            loop {
+                match client.read().await {
+                    (b'E', body) => break failure(&body).0,
+                    (kind, _) => assert!(matches!(kind, b'D' | b'T'), "{kind}"),
+                }
+            }
+        };
+        let sqlstate = tokio::time::timeout(Duration::from_secs(20), ended)
+            .await
+            .unwrap();
+        assert_eq!(sqlstate, "57014");
+        while client.read().await.0 != b'Z' {}
+    }
+    let (rows, _) = client.query("SELECT count(*) FROM cpu").await.unwrap();
+    assert_eq!(rows, [row(&["90"])]);
 }

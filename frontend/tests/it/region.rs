@@ -12,9 +12,12 @@ use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionContext;
 use greptime_proto::v1::{QueryRequest, WriteOp, WriteRequest, WriteResponse};
-use greptime_query::{RegionScanSpec, ResolveScan, decode_plan, from_datafusion, json_functions};
+use greptime_query::{
+    PreparedPlan, RegionScanSpec, ResolveScan, decode_plan, decode_values, from_datafusion, plan_functions,
+};
 use greptime_rows::{Encoded, SeriesBatch};
-use greptime_types::{Error, RequestId, Result, TableInfo, TableSchema};
+use greptime_types::{Error, RegionId, RequestId, Result, TableInfo, TableSchema};
+use parking_lot::Mutex;
 
 #[derive(Debug)]
 pub struct Region {
@@ -23,6 +26,8 @@ pub struct Region {
     rows: Vec<(RecordBatch, WriteOp)>,
     applied: BTreeSet<RequestId>,
     pub duplicates: usize,
+    /// Of the newest query.
+    filters: Arc<Mutex<Vec<String>>>,
 }
 
 impl Region {
@@ -33,6 +38,7 @@ impl Region {
             rows: vec![],
             applied: BTreeSet::new(),
             duplicates: 0,
+            filters: Arc::default(),
         }
     }
 
@@ -84,6 +90,11 @@ impl Region {
     pub fn newest_columns(&self) -> Vec<String> {
         let (batch, _) = self.rows.last().unwrap();
         batch.schema().fields().iter().map(|f| f.name().clone()).collect()
+    }
+
+    /// The filters of the newest scan.
+    pub fn newest_filters(&self) -> Vec<String> {
+        self.filters.lock().clone()
     }
 
     /// The rows that are there keep their columns, by id, under the new names and types.
@@ -152,18 +163,22 @@ impl Region {
         }
         let rows = |spec: &RegionScanSpec| self.newest(&spec.schema, spec.append_mode);
         let ctx = SessionContext::new();
-        for function in json_functions() {
+        for function in plan_functions() {
             ctx.register_udf(function.as_ref().clone());
         }
         let ctx = ctx.task_ctx();
         // The plan names one schema and one region: look at it first, then give it its rows.
-        let plan = decode_plan(
-            &request.plan,
-            &ctx,
-            Arc::new(Resolve {
-                of: Snapshot::new(self, &rows, request),
+        let resolve = Resolve {
+            of: Snapshot::new(self, &rows, request),
+            filters: Arc::clone(&self.filters),
+        };
+        let plan = match &request.parameters {
+            None => decode_plan(&request.plan, &ctx, Arc::new(resolve)),
+            Some(parameters) => PreparedPlan::decode(&request.plan, &ctx).and_then(|plan| {
+                let values = decode_values(&parameters.values)?;
+                plan.bind(RegionId::from_u64(request.region_id), &values, &resolve)
             }),
-        );
+        };
         let plan = plan.map_err(|e| from_datafusion(&e))?;
         let rows = execute_stream(Arc::clone(&plan), ctx).map_err(|e| from_datafusion(&e))?;
         Ok((plan, rows))
@@ -180,7 +195,7 @@ struct Snapshot {
 impl Snapshot {
     fn new(region: &Region, rows: &dyn Fn(&RegionScanSpec) -> RecordBatch, request: &QueryRequest) -> Self {
         let spec = RegionScanSpec {
-            region_id: greptime_types::RegionId::from_u64(request.region_id),
+            region_id: RegionId::from_u64(request.region_id),
             schema: Arc::new(region.table.schema.clone()),
             append_mode: region.table.options.append_mode,
             projection: None,
@@ -197,6 +212,7 @@ impl Snapshot {
 #[derive(Debug)]
 struct Resolve {
     of: Snapshot,
+    filters: Arc<Mutex<Vec<String>>>,
 }
 
 impl ResolveScan for Resolve {
@@ -207,6 +223,7 @@ impl ResolveScan for Resolve {
             self.of.region,
             "the plan is for another region"
         );
+        *self.filters.lock() = spec.filters.iter().map(ToString::to_string).collect();
         let all = widen(&self.of.all, &spec.schema);
         let batch = match &spec.projection {
             Some(columns) => all.project(columns)?,

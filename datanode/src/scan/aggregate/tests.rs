@@ -76,6 +76,7 @@ async fn beside_region(node: &Node, sql: &str) -> (Vec<RecordBatch>, String) {
         plan: encode_plan(&plan).unwrap(),
         schema_version: 1,
         report: false,
+        parameters: None,
     };
     let shown = node.datanode.explain(&request).unwrap();
     let rows = node.datanode.query(request).await.unwrap();

@@ -286,6 +286,7 @@ async fn a_query_that_meets_a_change_before_its_first_row_is_refused() {
         plan: encode_plan(&plan).unwrap(),
         schema_version: 1,
         report: false,
+        parameters: None,
     };
     // Another column under the name of the first: its rows have no values.
     let drop_usage = Change::DropColumn {

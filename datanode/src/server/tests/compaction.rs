@@ -437,6 +437,7 @@ async fn a_reader_that_began_before_goes_on_with_replaced_files_and_a_new_one_do
         plan: encode_plan(&plan).unwrap(),
         schema_version: 1,
         report: false,
+        parameters: None,
     };
     let reading = node.datanode.query(request).await.unwrap().rows;
     node.datanode.compact_one(&region).await.unwrap();

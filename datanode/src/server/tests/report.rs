@@ -47,6 +47,7 @@ fn request(node: &Node, filters: Vec<Expr>, report: bool) -> v1::QueryRequest {
         plan: encode_plan(&plan).unwrap(),
         schema_version: 1,
         report,
+        parameters: None,
     }
 }
 
@@ -101,6 +102,21 @@ async fn rows_in_memory_are_counted_apart_from_those_of_files() {
     let everything = report_of(&node, vec![]).await;
     assert_eq!(leaf(&everything, "rows_selected").value, 35, "{everything:?}");
     assert_eq!(leaf(&everything, "rows_pruned").left, 30, "{everything:?}");
+}
+
+#[tokio::test]
+async fn columns_of_which_few_rows_are_asked_for_again_are_kept() {
+    let node = Node::new().await;
+    let hosts = (0..40).map(|n| format!("host_{n}"));
+    let rows: Vec<_> = hosts.flat_map(|h| (0..5).map(move |t| row(&h, t, 1.0))).collect();
+    node.write(&rows).await.unwrap();
+    node.flush().await.unwrap();
+    for (host, decoded) in [("host_3", true), ("host_7", true), ("host_31", false)] {
+        let report = report_of(&node, vec![col("host").eq(lit(host))]).await;
+        assert_eq!(leaf(&report, "output_rows").value, 5, "{report:?}");
+        let bytes = leaf(&report, "bytes_decoded").value;
+        assert_eq!(bytes > 0, decoded, "{host}: {report:?}");
+    }
 }
 
 #[tokio::test]

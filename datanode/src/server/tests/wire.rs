@@ -39,6 +39,7 @@ fn query(node: &Node, region_id: u64) -> Ticket {
             plan,
             schema_version: 1,
             report: false,
+            parameters: None,
         }
         .encode_to_vec(),
     )

@@ -5,6 +5,7 @@ mod bad_input;
 mod clients;
 mod faults;
 mod first_sql;
+mod memory;
 mod operations;
 
 use std::sync::OnceLock;
@@ -106,6 +107,7 @@ pub fn all(can_break: bool) -> Vec<Scenario> {
         ("bucket_of_another_cluster", bad_input::foreign_bucket),
         ("wrong_password", bad_input::wrong_password),
         ("deletion_retains_or_deletes", operations::deletion),
+        ("memory_within_pod_limits", memory::memory_within_pod_limits),
     ];
     if can_break {
         all.extend([

@@ -5,22 +5,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::sql::sqlparser::ast::{self, SetExpr};
-use futures::{Sink, StreamExt, TryStreamExt};
+use futures::{Sink, Stream, StreamExt, TryStreamExt};
 use greptime_query::from_datafusion;
 use greptime_types::catalog::DEFAULT_DATABASE;
 use greptime_types::{ColumnSchema, Error, Result};
 use parking_lot::Mutex;
 use pgwire::api::auth::StartupHandler;
+use pgwire::api::cancel::{CancelHandler, DefaultCancelHandler};
 use pgwire::api::portal::{Format, Portal};
 use pgwire::api::query::{ExtendedQueryHandler, SimpleQueryHandler};
 use pgwire::api::results::{FieldInfo, QueryResponse, Response, Tag};
 use pgwire::api::stmt::QueryParser;
 use pgwire::api::store::PortalStore;
 use pgwire::api::{
-    ClientInfo, ClientPortalStore, METADATA_DATABASE, METADATA_USER, PgWireServerHandlers, Type,
+    ClientInfo, ClientPortalStore, ConnectionHandle, ConnectionManager, METADATA_DATABASE, METADATA_USER,
+    PgWireServerHandlers, Type,
 };
 use pgwire::error::{ErrorInfo, PgWireError, PgWireResult};
 use pgwire::messages::PgWireBackendMessage;
@@ -36,12 +39,15 @@ use crate::statement::Output;
 pub struct Connection {
     handler: Arc<Handler>,
     startup: Arc<Startup>,
+    cancel: Arc<DefaultCancelHandler>,
 }
 
 impl Connection {
-    pub fn new(frontend: Arc<Frontend>) -> Self {
-        let startup = Arc::new(Startup::new(&frontend));
+    /// A connection may ask for another one of `connections` to be cancelled.
+    pub fn new(frontend: Arc<Frontend>, connections: Arc<ConnectionManager>) -> Self {
+        let startup = Arc::new(Startup::new(&frontend, &connections));
         Self {
+            cancel: Arc::new(DefaultCancelHandler::new(connections)),
             handler: Arc::new(Handler {
                 frontend,
                 database: Mutex::new(None),
@@ -62,6 +68,10 @@ impl PgWireServerHandlers for Connection {
 
     fn startup_handler(&self) -> Arc<impl StartupHandler> {
         Arc::clone(&self.startup)
+    }
+
+    fn cancel_handler(&self) -> Arc<impl CancelHandler> {
+        Arc::clone(&self.cancel)
     }
 }
 
@@ -100,13 +110,24 @@ impl Handler {
         }
     }
 
-    async fn run(&self, session: &Session, statement: &Statement, format: &Format) -> PgWireResult<Response> {
+    async fn run<C: ClientInfo>(
+        &self,
+        client: &C,
+        statement: &Statement,
+        format: &Format,
+    ) -> PgWireResult<Response> {
+        let session = &self.session(client);
         let start = self.frontend.clock.now();
         let output = self.frontend.executor.execute(session, statement).await;
         let output = self.frontend.counted("postgres", output, start);
         let tag = Tag::new(statement.tag());
         Ok(match output.map_err(|e| to_pgwire(&e))? {
-            Output::Rows(rows) => Response::Query(stream(rows, format, statement.tag()).await?),
+            Output::Rows(rows) => {
+                let connection = client.session_extensions().get::<Arc<ConnectionHandle>>();
+                let mut response = stream(rows, format, connection).await?;
+                response.set_command_tag(statement.tag());
+                Response::Query(response)
+            }
             Output::Affected(rows) => match statement {
                 Statement::Insert(_) => Response::Execution(tag.with_oid(0).with_rows(rows as usize)),
                 Statement::Delete(_) | Statement::Update(_) => {
@@ -142,9 +163,8 @@ impl Handler {
         match &statement {
             Statement::Query(_) => match self.frontend.executor.plan(session, &statement).await {
                 Ok(planned) => {
-                    columns = Some(Arc::clone(planned.plan.schema().inner()));
-                    let types = planned.plan.get_parameter_types();
-                    let types = types.map_err(|e| from_datafusion(&e))?;
+                    columns = Some(planned.columns());
+                    let types = planned.parameter_types()?;
                     for (i, parameter) in parameters.iter_mut().enumerate() {
                         if let Some(Some(found)) = types.get(&format!("${}", i + 1)) {
                             *parameter = type_of(found);
@@ -216,28 +236,58 @@ fn set_type(types: &mut [Type], expr: &ast::Expr, column: Option<&ColumnSchema>)
     }
 }
 
-/// The rows as they come. The first batch is awaited, so that most failures come instead of a result.
+/// The rows as they come. The first batch is awaited, so that most failures come instead of a result. Until then the
+/// library looks whether the query is cancelled, from then on the stream does.
 async fn stream(
     mut rows: SendableRecordBatchStream,
     format: &Format,
-    tag: &str,
+    connection: Option<Arc<Arc<ConnectionHandle>>>,
 ) -> PgWireResult<QueryResponse> {
     let fields = Arc::new(fields_of(&rows.schema(), format));
-    let first = rows
-        .try_next()
-        .await
-        .map_err(|e| to_pgwire(&from_datafusion(&e)))?;
-    let all = futures::stream::iter(first.map(Ok)).chain(rows);
+    let first = next_batch(&mut rows).await?;
+    let rest = match connection {
+        Some(connection) => until_cancelled(rows, connection).boxed(),
+        None => rows.map_err(|e| to_pgwire(&from_datafusion(&e))).boxed(),
+    };
+    let all = futures::stream::iter(first.map(Ok)).chain(rest);
     let encoded_fields = Arc::clone(&fields);
     let encoded = all.map(move |batch| {
-        let batch = batch.map_err(|e| from_datafusion(&e));
-        let rows = batch.and_then(|batch| rows_of(&batch, &encoded_fields));
-        let rows = rows.map_err(|e| to_pgwire(&e))?;
+        let rows = rows_of(&batch?, &encoded_fields).map_err(|e| to_pgwire(&e))?;
         Ok::<_, PgWireError>(futures::stream::iter(rows.into_iter().map(Ok)))
     });
-    let mut response = QueryResponse::new(fields, encoded.try_flatten());
-    response.set_command_tag(tag);
-    Ok(response)
+    Ok(QueryResponse::new(fields, encoded.try_flatten()))
+}
+
+async fn next_batch(rows: &mut SendableRecordBatchStream) -> PgWireResult<Option<RecordBatch>> {
+    rows.try_next().await.map_err(|e| to_pgwire(&from_datafusion(&e)))
+}
+
+/// The rows until another connection cancels what this one runs.
+fn until_cancelled(
+    rows: SendableRecordBatchStream,
+    connection: Arc<Arc<ConnectionHandle>>,
+) -> impl Stream<Item = PgWireResult<RecordBatch>> + Send {
+    futures::stream::try_unfold((rows, None), move |(mut rows, cancelled)| {
+        let connection = Arc::clone(&connection);
+        async move {
+            let mut cancelled = match cancelled {
+                Some(cancelled) => cancelled,
+                None => connection.start_query().await,
+            };
+            loop {
+                tokio::select! {
+                    batch = next_batch(&mut rows) => {
+                        return Ok(batch?.map(|batch| (batch, (rows, Some(cancelled)))));
+                    }
+                    cancel = &mut cancelled => match cancel {
+                        Ok(()) => return Err(PgWireError::QueryCanceled),
+                        // Another query of this connection ran while this one was suspended.
+                        Err(_) => cancelled = connection.start_query().await,
+                    }
+                }
+            }
+        }
+    })
 }
 
 #[async_trait]
@@ -259,8 +309,7 @@ impl SimpleQueryHandler for Handler {
         }
         let mut responses = Vec::new();
         for statement in &parsed.statements {
-            let session = self.session(client);
-            match self.run(&session, statement, &Format::UnifiedText).await {
+            match self.run(client, statement, &Format::UnifiedText).await {
                 Ok(response) => responses.push(response),
                 Err(PgWireError::UserError(info)) => {
                     // What came before it has been done and is answered; what comes after is not done.
@@ -351,7 +400,6 @@ impl ExtendedQueryHandler for Handler {
             .collect::<Result<Vec<_>>>()
             .and_then(|values| params::bind(&prepared.statement, &values));
         let bound = bound.map_err(|e| to_pgwire(&e))?;
-        self.run(&self.session(client), &bound, &portal.result_column_format)
-            .await
+        self.run(client, &bound, &portal.result_column_format).await
     }
 }

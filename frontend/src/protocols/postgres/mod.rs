@@ -8,6 +8,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use pgwire::api::ConnectionManager;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
@@ -24,6 +25,7 @@ impl Frontend {
         shutdown: impl Future<Output = ()> + Send,
     ) -> std::io::Result<()> {
         let mut connections = JoinSet::new();
+        let cancels = Arc::new(ConnectionManager::new());
         tokio::pin!(shutdown);
         loop {
             let accepted = tokio::select! {
@@ -36,7 +38,7 @@ impl Frontend {
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             };
-            let handlers = Connection::new(Arc::clone(&self));
+            let handlers = Connection::new(Arc::clone(&self), Arc::clone(&cancels));
             connections.spawn(async move {
                 if let Err(error) = pgwire::tokio::process_socket(stream, None, handlers).await {
                     tracing::debug!(%peer, %error, "postgres connection ended");

@@ -9,7 +9,7 @@ use pgwire::api::auth::noop::NoopStartupHandler;
 use pgwire::api::auth::sasl::SASLAuthStartupHandler;
 use pgwire::api::auth::sasl::scram::{SCRAM_ITERATIONS, ScramAuth, gen_salted_password};
 use pgwire::api::auth::{AuthSource, DefaultServerParameterProvider, LoginInfo, Password, StartupHandler};
-use pgwire::api::{ClientInfo, METADATA_USER};
+use pgwire::api::{ClientInfo, ConnectionManager, METADATA_USER};
 use pgwire::error::{ErrorInfo, PgWireError, PgWireResult};
 use pgwire::messages::{PgWireBackendMessage, PgWireFrontendMessage};
 
@@ -23,20 +23,29 @@ pub enum Startup {
 }
 
 impl Startup {
-    pub fn new(frontend: &Arc<Frontend>) -> Self {
+    /// Who is let in can be found in `connections` by those who want to cancel its queries.
+    pub fn new(frontend: &Arc<Frontend>, connections: &Arc<ConnectionManager>) -> Self {
+        let connections = Arc::clone(connections);
         if !frontend.users.required() {
-            return Self::Open(Open);
+            return Self::Open(Open { connections });
         }
         let mut parameters = DefaultServerParameterProvider::default();
         parameters.server_version = POSTGRES_VERSION.to_string();
         let scram = ScramAuth::new(Arc::new(UsersFile(Arc::clone(frontend))));
-        Self::Password(SASLAuthStartupHandler::new(Arc::new(parameters)).with_scram(scram))
+        let handler = SASLAuthStartupHandler::new(Arc::new(parameters)).with_scram(scram);
+        Self::Password(handler.with_connection_manager(connections))
     }
 }
 
-pub struct Open;
+pub struct Open {
+    connections: Arc<ConnectionManager>,
+}
 
-impl NoopStartupHandler for Open {}
+impl NoopStartupHandler for Open {
+    fn connection_manager(&self) -> Option<Arc<ConnectionManager>> {
+        Some(Arc::clone(&self.connections))
+    }
+}
 
 #[async_trait]
 impl StartupHandler for Startup {
