@@ -19,7 +19,6 @@ use datafusion::physical_expr::{PhysicalExpr, ScalarFunctionExpr};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::execution_plan::{ChildrenPropertiesMode, ReplaceChildrenOptions};
 use datafusion::physical_plan::filter::{FilterExec, FilterExecBuilder};
-use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion_proto::protobuf;
 use greptime_types::RegionId;
 use prost::Message;
@@ -226,12 +225,11 @@ fn bind_node(
         let filter = FilterExecBuilder::from(filter).with_input(child);
         return Ok(Arc::new(filter.with_predicate(predicate).build()?));
     }
-    // A sort for the first rows shares the filter of its own making with its copies, unless it is made anew.
-    let properties = match node.is::<SortExec>() {
-        true => ChildrenPropertiesMode::Recompute,
-        false => ChildrenPropertiesMode::Keep,
-    };
-    Arc::clone(node).replace_children(vec![child], ReplaceChildrenOptions::new(properties))
+    // What operators count, and what a sort for the first rows has found, they share with their copies until reset.
+    let keep = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Keep);
+    Arc::clone(node)
+        .reset_state()?
+        .replace_children(vec![child], keep)
 }
 
 /// Leaves the scan as it is.

@@ -159,7 +159,8 @@ impl Prepared {
         let children = node.children().into_iter();
         let children = children.map(|child| self.renewed(child, query));
         let recompute = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
-        Arc::clone(node).replace_children(children.collect::<Result<_>>()?, recompute)
+        let node = Arc::clone(node).reset_state()?;
+        node.replace_children(children.collect::<Result<_>>()?, recompute)
     }
 }
 

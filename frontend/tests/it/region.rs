@@ -3,12 +3,13 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use datafusion::arrow::array::{RecordBatch, StringArray, UInt64Array, new_null_array};
 use datafusion::arrow::compute::{cast, concat_batches, take_record_batch};
 use datafusion::arrow::datatypes::{Field, Schema};
 use datafusion::arrow::row::{RowConverter, SortField};
 use datafusion::datasource::memory::MemorySourceConfig;
-use datafusion::execution::SendableRecordBatchStream;
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionContext;
 use greptime_proto::v1::{QueryRequest, WriteOp, WriteRequest, WriteResponse};
@@ -28,6 +29,7 @@ pub struct Region {
     pub duplicates: usize,
     /// Of the newest query.
     filters: Arc<Mutex<Vec<String>>>,
+    prepared: Mutex<HashMap<Bytes, PreparedPlan>>,
 }
 
 impl Region {
@@ -39,6 +41,7 @@ impl Region {
             applied: BTreeSet::new(),
             duplicates: 0,
             filters: Arc::default(),
+            prepared: Mutex::default(),
         }
     }
 
@@ -153,6 +156,15 @@ impl Region {
         take_record_batch(&all, &UInt64Array::from(kept)).unwrap()
     }
 
+    /// Decoded once, as at a datanode.
+    fn prepared(&self, bytes: &Bytes, ctx: &TaskContext) -> datafusion::error::Result<PreparedPlan> {
+        let mut kept = self.prepared.lock();
+        if !kept.contains_key(bytes) {
+            kept.insert(bytes.clone(), PreparedPlan::decode(bytes, ctx)?);
+        }
+        Ok(kept[bytes].clone())
+    }
+
     /// Decodes the plan over the rows of now; executing it needs no lock.
     pub fn query(
         &self,
@@ -174,7 +186,7 @@ impl Region {
         };
         let plan = match &request.parameters {
             None => decode_plan(&request.plan, &ctx, Arc::new(resolve)),
-            Some(parameters) => PreparedPlan::decode(&request.plan, &ctx).and_then(|plan| {
+            Some(parameters) => self.prepared(&request.plan, &ctx).and_then(|plan| {
                 let values = decode_values(&parameters.values)?;
                 plan.bind(RegionId::from_u64(request.region_id), &values, &resolve)
             }),

@@ -1,11 +1,14 @@
+use datafusion::arrow::array::{ArrayRef, Float64Array, RecordBatch, StringArray, TimestampMillisecondArray};
 use datafusion::arrow::compute::SortOptions;
 use datafusion::arrow::datatypes::TimeUnit as ArrowUnit;
 use datafusion::common::DFSchema;
+use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::logical_expr::col;
 use datafusion::logical_expr::execution_props::ExecutionProps;
 use datafusion::physical_expr::{PhysicalSortExpr, create_physical_expr, expressions};
-use datafusion::physical_plan::displayable;
 use datafusion::physical_plan::projection::{ProjectionExec, ProjectionExpr};
+use datafusion::physical_plan::sorts::sort::SortExec;
+use datafusion::physical_plan::{collect, displayable};
 use datafusion::prelude::SessionContext;
 use greptime_types::{ColumnSchema, ColumnType, Semantic, TableSchema, TimeUnit};
 
@@ -101,6 +104,38 @@ fn a_prepared_plan_with_constants_is_the_plan_of_those_constants() {
         let bound = prepared.bind(region, &constants, &Unresolved).unwrap();
         let planned = newest(region, &filter(lit(host), lit(time(ms))));
         assert_eq!(shown(&bound), shown(&planned));
+    }
+}
+
+/// Three rows with the times 1 to 3.
+#[derive(Debug)]
+struct Rows;
+
+impl ResolveScan for Rows {
+    fn resolve(&self, spec: RegionScanSpec) -> Result<Arc<dyn ExecutionPlan>> {
+        let schema = spec.output_schema()?;
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(StringArray::from(vec!["a"; 3])),
+            Arc::new(TimestampMillisecondArray::from(vec![1, 2, 3])),
+            Arc::new(Float64Array::from(vec![0.5; 3])),
+        ];
+        let rows = RecordBatch::try_new(Arc::clone(&schema), columns)?;
+        Ok(MemorySourceConfig::try_new_exec(&[vec![rows]], schema, None)?)
+    }
+}
+
+#[tokio::test]
+async fn what_one_statement_has_found_does_not_cut_another() {
+    let milliseconds = DataType::Timestamp(ArrowUnit::Millisecond, None);
+    let before = col("ts").lt(parameter(0, &milliseconds).unwrap());
+    let prepared = arrived(&newest(RegionId::new(7, 7), &before));
+    for (before, expected) in [(9, 3), (3, 2), (2, 1), (9, 3)] {
+        let bound = prepared
+            .bind(RegionId::new(1, 0), &[time(before)], &Rows)
+            .unwrap();
+        let rows = collect(bound, context().task_ctx()).await.unwrap();
+        let rows: usize = rows.iter().map(RecordBatch::num_rows).sum();
+        assert_eq!(rows, expected, "before {before}");
     }
 }
 
