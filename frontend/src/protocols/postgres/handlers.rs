@@ -124,6 +124,7 @@ impl Handler {
         Ok(match output.map_err(|e| to_pgwire(&e))? {
             Output::Rows(rows) => {
                 let connection = client.session_extensions().get::<Arc<ConnectionHandle>>();
+                let connection = connection.map(|connection| Arc::clone(connection.as_ref()));
                 let mut response = stream(rows, format, connection).await?;
                 response.set_command_tag(statement.tag());
                 Response::Query(response)
@@ -241,7 +242,7 @@ fn set_type(types: &mut [Type], expr: &ast::Expr, column: Option<&ColumnSchema>)
 async fn stream(
     mut rows: SendableRecordBatchStream,
     format: &Format,
-    connection: Option<Arc<Arc<ConnectionHandle>>>,
+    connection: Option<Arc<ConnectionHandle>>,
 ) -> PgWireResult<QueryResponse> {
     let fields = Arc::new(fields_of(&rows.schema(), format));
     let first = next_batch(&mut rows).await?;
@@ -265,7 +266,7 @@ async fn next_batch(rows: &mut SendableRecordBatchStream) -> PgWireResult<Option
 /// The rows until another connection cancels what this one runs.
 fn until_cancelled(
     rows: SendableRecordBatchStream,
-    connection: Arc<Arc<ConnectionHandle>>,
+    connection: Arc<ConnectionHandle>,
 ) -> impl Stream<Item = PgWireResult<RecordBatch>> + Send {
     futures::stream::try_unfold((rows, None), move |(mut rows, cancelled)| {
         let connection = Arc::clone(&connection);
