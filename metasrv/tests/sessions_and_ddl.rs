@@ -207,18 +207,9 @@ impl World {
 }
 
 fn table(name: &str) -> TableInfo {
-    let column = |name: &str, column_type, semantic| ColumnSchema {
-        id: 0,
-        name: name.into(),
-        column_type,
-        semantic,
-        nullable: semantic != Semantic::Timestamp,
-        default: None,
-        absent: None,
-    };
     let columns = vec![
-        column("host", ColumnType::String, Semantic::Tag),
-        column(
+        ColumnSchema::new("host", ColumnType::String, Semantic::Tag),
+        ColumnSchema::new(
             "ts",
             ColumnType::Timestamp(TimeUnit::Millisecond),
             Semantic::Timestamp,
@@ -501,15 +492,7 @@ async fn added_columns_reach_the_regions_and_a_restarted_metasrv_knows_them() {
         .until(|| node.saw(|b| matches!(b, push::Body::AssignmentsComplete(_))))
         .await;
     let made = world.ddl(create("cpu")).await.unwrap();
-    let column = ColumnSchema {
-        id: 0,
-        name: "usage".into(),
-        column_type: ColumnType::Float64,
-        semantic: Semantic::Field,
-        nullable: true,
-        default: None,
-        absent: None,
-    };
+    let column = ColumnSchema::new("usage", ColumnType::Float64, Semantic::Field);
     let change = Change::AddColumn {
         column,
         if_not_exists: true,

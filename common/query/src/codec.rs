@@ -89,7 +89,7 @@ impl ScanNode {
     }
 }
 
-/// Encodes and decodes the leaf; `resolve` is absent where plans are only encoded.
+/// Encodes and decodes the leaf; without `resolve` it stays as it is.
 #[derive(Debug)]
 struct RegionCodec {
     resolve: Option<Arc<dyn ResolveScan>>,
@@ -147,15 +147,22 @@ pub fn decode_plan(
     ctx: &TaskContext,
     resolve: Arc<dyn ResolveScan>,
 ) -> Result<Arc<dyn ExecutionPlan>> {
+    let resolve = Some(resolve);
+    decode_with(&RegionCodec { resolve }, bytes, ctx)
+}
+
+/// The subtree again, over its leaf.
+pub(crate) fn decode_unresolved(bytes: &[u8], ctx: &TaskContext) -> Result<Arc<dyn ExecutionPlan>> {
+    decode_with(&RegionCodec { resolve: None }, bytes, ctx)
+}
+
+fn decode_with(codec: &RegionCodec, bytes: &[u8], ctx: &TaskContext) -> Result<Arc<dyn ExecutionPlan>> {
     let envelope = PlanEnvelope::decode(bytes).map_err(|e| DataFusionError::External(e.into()))?;
     if envelope.format == 0 {
         return plan_err!("these bytes are not a region plan");
     }
     format::check("the query plan", envelope.format).map_err(into_datafusion)?;
-    let codec = RegionCodec {
-        resolve: Some(resolve),
-    };
-    physical_plan_from_bytes_with_extension_codec(&envelope.plan, ctx, &codec)
+    physical_plan_from_bytes_with_extension_codec(&envelope.plan, ctx, codec)
 }
 
 #[cfg(test)]

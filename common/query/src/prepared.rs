@@ -23,8 +23,8 @@ use datafusion_proto::protobuf;
 use greptime_types::RegionId;
 use prost::Message;
 
-use crate::codec::{decode_plan, encode_plan};
-use crate::scan::{RegionScan, RegionScanSpec, ResolveScan};
+use crate::codec::{decode_unresolved, encode_plan};
+use crate::scan::{RegionScan, RegionScanSpec, ResolveScan, in_region};
 
 const NAME: &str = "parameter";
 
@@ -156,20 +156,12 @@ impl PreparedPlan {
     /// `None` if the plan cannot be given constants.
     pub fn new(plan: &Arc<dyn ExecutionPlan>) -> Result<Option<Self>> {
         let mut bindable = true;
-        let nameless = Arc::clone(plan).transform_up(|node| {
-            bindable &= node.children().len() <= 1;
-            if let Some(scan) = node.downcast_ref::<RegionScan>() {
-                let spec = RegionScanSpec {
-                    region_id: RegionId::from_u64(0),
-                    ..scan.spec().clone()
-                };
-                let scan: Arc<dyn ExecutionPlan> = Arc::new(RegionScan::try_new(spec)?);
-                return Ok(Transformed::yes(scan));
-            }
-            bindable &= node.is::<FilterExec>() || !has_parameters(node.as_ref())?;
-            Ok(Transformed::no(node))
+        plan.apply(|node| {
+            let has_place = node.is::<FilterExec>() || !has_parameters(node.as_ref())?;
+            bindable &= has_place && node.children().len() <= 1;
+            Ok(TreeNodeRecursion::Continue)
         })?;
-        let plan = nameless.data;
+        let plan = in_region(plan, RegionId::from_u64(0))?;
         Ok(bindable.then_some(Self { plan }))
     }
 
@@ -179,7 +171,7 @@ impl PreparedPlan {
 
     /// `ctx` knows the functions.
     pub fn decode(bytes: &[u8], ctx: &TaskContext) -> Result<Self> {
-        let plan = decode_plan(bytes, ctx, Arc::new(Unresolved))?;
+        let plan = decode_unresolved(bytes, ctx)?;
         Ok(Self { plan })
     }
 
@@ -230,16 +222,6 @@ fn bind_node(
     Arc::clone(node)
         .reset_state()?
         .replace_children(vec![child], keep)
-}
-
-/// Leaves the scan as it is.
-#[derive(Debug)]
-struct Unresolved;
-
-impl ResolveScan for Unresolved {
-    fn resolve(&self, spec: RegionScanSpec) -> Result<Arc<dyn ExecutionPlan>> {
-        Ok(Arc::new(RegionScan::try_new(spec)?))
-    }
 }
 
 /// Constants on their way to a region.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::common::internal_err;
-use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::error::Result;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::Expr;
@@ -105,6 +105,22 @@ impl RegionScan {
     pub fn spec(&self) -> &RegionScanSpec {
         &self.spec
     }
+}
+
+/// The plan with its leaf over another region.
+pub fn in_region(plan: &Arc<dyn ExecutionPlan>, region: RegionId) -> Result<Arc<dyn ExecutionPlan>> {
+    let placed = Arc::clone(plan).transform_up(|node| match node.downcast_ref::<RegionScan>() {
+        Some(scan) => {
+            let spec = RegionScanSpec {
+                region_id: region,
+                ..scan.spec.clone()
+            };
+            let scan: Arc<dyn ExecutionPlan> = Arc::new(RegionScan::try_new(spec)?);
+            Ok(Transformed::yes(scan))
+        }
+        None => Ok(Transformed::no(node)),
+    })?;
+    Ok(placed.data)
 }
 
 impl DisplayAs for RegionScan {

@@ -12,21 +12,12 @@ use super::*;
 
 /// Ids: host 0, n 1, ts 2, usage 3.
 fn schema() -> TableSchema {
-    let column = |name: &str, column_type, semantic| ColumnSchema {
-        id: 0,
-        name: name.into(),
-        column_type,
-        semantic,
-        nullable: semantic != Semantic::Timestamp,
-        default: None,
-        absent: None,
-    };
     let time = ColumnType::Timestamp(TimeUnit::Millisecond);
     let columns = vec![
-        column("host", ColumnType::String, Semantic::Tag),
-        column("n", ColumnType::Int64, Semantic::Tag),
-        column("ts", time, Semantic::Timestamp),
-        column("usage", ColumnType::Float64, Semantic::Field),
+        ColumnSchema::new("host", ColumnType::String, Semantic::Tag),
+        ColumnSchema::new("n", ColumnType::Int64, Semantic::Tag),
+        ColumnSchema::new("ts", time, Semantic::Timestamp),
+        ColumnSchema::new("usage", ColumnType::Float64, Semantic::Field),
     ];
     TableSchema::new(columns, vec!["host".into(), "n".into()]).unwrap()
 }

@@ -194,6 +194,21 @@ pub struct ColumnSchema {
     pub absent: Option<String>,
 }
 
+impl ColumnSchema {
+    /// A column that is to be made: it has no id yet and no default, and is nullable unless it is the time index.
+    pub fn new<N: Into<String>>(name: N, column_type: ColumnType, semantic: Semantic) -> Self {
+        Self {
+            id: 0,
+            name: name.into(),
+            column_type,
+            semantic,
+            nullable: semantic != Semantic::Timestamp,
+            default: None,
+            absent: None,
+        }
+    }
+}
+
 /// The columns of a table at one version. The version grows by one with each ALTER.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableSchema {
@@ -327,23 +342,13 @@ impl TableSchema {
 mod tests {
     use super::*;
 
-    fn column(name: &str, column_type: ColumnType, semantic: Semantic) -> ColumnSchema {
-        let nullable = semantic != Semantic::Timestamp;
-        ColumnSchema {
-            id: 0,
-            name: name.into(),
-            column_type,
-            semantic,
-            nullable,
-            default: None,
-            absent: None,
-        }
-    }
-
     #[test]
     fn a_table_without_a_time_index_is_refused() {
-        let error =
-            TableSchema::new(vec![column("a", ColumnType::Int64, Semantic::Field)], vec![]).unwrap_err();
+        let error = TableSchema::new(
+            vec![ColumnSchema::new("a", ColumnType::Int64, Semantic::Field)],
+            vec![],
+        )
+        .unwrap_err();
         assert!(error.message.contains("TIME INDEX"), "{error}");
     }
 }

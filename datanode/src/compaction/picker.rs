@@ -13,8 +13,12 @@
 //! fourth time. Runs that were merged that often may be twice as many, and full ones are left alone. A window that
 //! is no longer written to keeps [`Policy::inactive_runs`], and only one if it is not much larger than the others.
 
+mod closed;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
+
+use closed::{Hull, blockers, has_nothing_older};
 
 use super::window::{self, WindowPolicy, index_of, is_wide};
 use crate::defences::Defence;
@@ -131,38 +135,6 @@ struct Run<'a> {
     files: Vec<&'a FileMeta>,
     bytes: u64,
     level: u32,
-}
-
-/// Hull of a set of files.
-#[derive(Clone, Copy, Debug)]
-struct Hull {
-    time: (i64, i64),
-    sequence: (u64, u64),
-}
-
-impl Hull {
-    fn of(files: &[&FileMeta]) -> Option<Self> {
-        let first = files.first()?;
-        let start = Self {
-            time: (first.min_time, first.max_time),
-            sequence: (first.min_sequence, first.max_sequence),
-        };
-        Some(files.iter().fold(start, |hull, f| Self {
-            time: (hull.time.0.min(f.min_time), hull.time.1.max(f.max_time)),
-            sequence: (
-                hull.sequence.0.min(f.min_sequence),
-                hull.sequence.1.max(f.max_sequence),
-            ),
-        }))
-    }
-
-    fn overlaps(&self, file: &FileMeta) -> bool {
-        file.min_time <= self.time.1 && self.time.0 <= file.max_time
-    }
-
-    fn is_between(&self, file: &FileMeta) -> bool {
-        file.min_sequence <= self.sequence.1 && self.sequence.0 <= file.max_sequence
-    }
 }
 
 /// Decides. Equal questions have equal answers.
@@ -542,30 +514,6 @@ fn bounded(runs: &[Run<'_>], range: Range<usize>, question: &Question<'_>) -> Ra
         start -= 1;
     }
     start..range.end
-}
-
-/// Files that overlap the set in time and lie between its members in sequence.
-fn blockers<'a>(files: &[&'a FileMeta], set: &[&FileMeta]) -> Vec<&'a FileMeta> {
-    let Some(hull) = Hull::of(set) else {
-        return Vec::new();
-    };
-    let members: BTreeSet<&str> = set.iter().map(|f| f.name.as_str()).collect();
-    let outside = files.iter().filter(|f| !members.contains(f.name.as_str()));
-    outside
-        .filter(|f| hull.overlaps(f) && hull.is_between(f) && Defence::MergedFilesAreClosed.holds())
-        .copied()
-        .collect()
-}
-
-/// Whether no file outside of the set can have an older row of any of its identities. Memory never has one.
-fn has_nothing_older(files: &[&FileMeta], set: &[&FileMeta]) -> bool {
-    let Some(hull) = Hull::of(set) else {
-        return true;
-    };
-    let members: BTreeSet<&str> = set.iter().map(|f| f.name.as_str()).collect();
-    let outside = files.iter().filter(|f| !members.contains(f.name.as_str()));
-    let mut older = outside.filter(|f| hull.overlaps(f) && f.min_sequence < hull.sequence.0);
-    older.next().is_none() || !Defence::DeletesStayAboveOlderRows.holds()
 }
 
 #[cfg(test)]

@@ -119,7 +119,8 @@ pub trait LogStore: Send + Sync + 'static {
 
     fn get(&self, region: RegionId, key: Key) -> Result<Option<Bytes>, LogError>;
 
-    /// Gives back disk space of trimmed entries, and looks whether a full disk has room again; names the regions whose old entries stand in the way.
+    /// Gives back disk space of trimmed entries, and looks whether a full disk has room again; names the regions whose
+    /// old entries stand in the way.
     fn reclaim(&self) -> Result<Vec<RegionId>, LogError>;
 }
 

@@ -5,12 +5,12 @@ use arrow::array::{
 };
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Float64Type, Int64Type, TimestampMillisecondType, UInt8Type, UInt64Type};
-use greptime_types::{ColumnType, TableInfo, TimeUnit};
+use greptime_types::{ColumnSchema, ColumnType, TableInfo, TimeUnit};
 use proptest::prelude::*;
 
 use super::*;
 use crate::schema::engine_schema;
-use crate::testing::{batch, column, row, table};
+use crate::testing::{batch, row, table};
 
 const BUFFERS: Buffers = Buffers { rows: 100, series: 0 };
 const DAY: i64 = 24 * 60 * 60 * 1000;
@@ -18,14 +18,14 @@ const DAY: i64 = 24 * 60 * 60 * 1000;
 /// host (0) and n (1) are tags, ts (2) the time, usage (3) the field.
 fn two_tags(append_mode: bool) -> TableInfo {
     let columns = vec![
-        column("host", ColumnType::String, Semantic::Tag),
-        column("n", ColumnType::Int64, Semantic::Tag),
-        column(
+        ColumnSchema::new("host", ColumnType::String, Semantic::Tag),
+        ColumnSchema::new("n", ColumnType::Int64, Semantic::Tag),
+        ColumnSchema::new(
             "ts",
             ColumnType::Timestamp(TimeUnit::Millisecond),
             Semantic::Timestamp,
         ),
-        column("usage", ColumnType::Float64, Semantic::Field),
+        ColumnSchema::new("usage", ColumnType::Float64, Semantic::Field),
     ];
     let mut table = table(1, append_mode);
     table.schema = TableSchema::new(columns, vec!["host".into(), "n".into()]).unwrap();
@@ -371,8 +371,8 @@ fn a_column_that_changed_its_type_is_read_in_the_new_one_and_an_absent_one_is_nu
     usage.column_type = ColumnType::String;
     usage.name = "used".into();
     let more = [
-        column("dc", ColumnType::String, Semantic::Tag),
-        column("n", ColumnType::Int64, Semantic::Field),
+        ColumnSchema::new("dc", ColumnType::String, Semantic::Tag),
+        ColumnSchema::new("n", ColumnType::Int64, Semantic::Field),
     ];
     let more = more.map(|column| greptime_types::Change::AddColumn {
         column,

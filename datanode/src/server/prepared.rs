@@ -1,8 +1,5 @@
 //! Prepared plans, kept as they were decoded.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::Arc;
-
 use bytes::Bytes;
 use datafusion::error::Result;
 use datafusion::execution::TaskContext;
@@ -12,14 +9,9 @@ use greptime_query::PreparedPlan;
 /// Plans that are kept: the forms of all queries of some frontends.
 const PLANS: usize = 1024;
 
-struct Kept {
-    bytes: Bytes,
-    plan: PreparedPlan,
-}
-
 /// Bounded by the number of plans.
 pub struct PreparedPlans {
-    plans: Cache<u64, Arc<Kept>>,
+    plans: Cache<Bytes, PreparedPlan>,
 }
 
 impl Default for PreparedPlans {
@@ -31,20 +23,12 @@ impl Default for PreparedPlans {
 
 impl PreparedPlans {
     pub fn get(&self, bytes: &Bytes, ctx: &TaskContext) -> Result<PreparedPlan> {
-        let mut hasher = DefaultHasher::new();
-        bytes.hash(&mut hasher);
-        let hash = hasher.finish();
-        // Another plan may have the same hash.
-        if let Some(kept) = self.plans.get(&hash).filter(|kept| kept.value().bytes == *bytes) {
-            return Ok(kept.value().plan.clone());
+        if let Some(kept) = self.plans.get(bytes) {
+            return Ok(kept.value().clone());
         }
         let plan = PreparedPlan::decode(bytes, ctx)?;
-        let kept = Kept {
-            // A copy, since the bytes that came may be a part of something large.
-            bytes: Bytes::copy_from_slice(bytes),
-            plan: plan.clone(),
-        };
-        self.plans.insert(hash, Arc::new(kept));
+        // A copy, since the bytes that came may be a part of something large.
+        self.plans.insert(Bytes::copy_from_slice(bytes), plan.clone());
         Ok(plan)
     }
 }

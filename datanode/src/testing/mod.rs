@@ -21,29 +21,16 @@ use greptime_types::{
     TimeUnit,
 };
 
-pub fn column(name: &str, column_type: ColumnType, semantic: Semantic) -> ColumnSchema {
-    let nullable = semantic != Semantic::Timestamp;
-    ColumnSchema {
-        id: 0,
-        name: name.into(),
-        column_type,
-        semantic,
-        nullable,
-        default: None,
-        absent: None,
-    }
-}
-
 /// `host` is the tag, `ts` the time, `usage` the field.
 pub fn table(id: u32, append_mode: bool) -> TableInfo {
     let columns = vec![
-        column("host", ColumnType::String, Semantic::Tag),
-        column(
+        ColumnSchema::new("host", ColumnType::String, Semantic::Tag),
+        ColumnSchema::new(
             "ts",
             ColumnType::Timestamp(TimeUnit::Millisecond),
             Semantic::Timestamp,
         ),
-        column("usage", ColumnType::Float64, Semantic::Field),
+        ColumnSchema::new("usage", ColumnType::Float64, Semantic::Field),
     ];
     TableInfo {
         format: 1,

@@ -299,18 +299,25 @@ impl Node {
         }
     }
 
-    pub async fn scan(&self, spec: RegionScanSpec) -> Result<Vec<RecordBatch>> {
+    /// A query of this region that reads what `spec` says.
+    pub fn scan_request(&self, spec: RegionScanSpec) -> v1::QueryRequest {
         let plan: Arc<dyn ExecutionPlan> = Arc::new(RegionScan::try_new(spec).unwrap());
-        let request = v1::QueryRequest {
+        self.query_request(&plan)
+    }
+
+    /// A query of this region that runs `plan`.
+    pub fn query_request(&self, plan: &Arc<dyn ExecutionPlan>) -> v1::QueryRequest {
+        v1::QueryRequest {
             header: self.header(),
             region_id: self.region.as_u64(),
-            epoch: 0,
-            plan: encode_plan(&plan).unwrap(),
+            plan: encode_plan(plan).unwrap(),
             schema_version: self.table.schema.version,
-            report: false,
-            parameters: None,
-        };
-        let rows = self.datanode.query(request).await?.rows;
+            ..v1::QueryRequest::default()
+        }
+    }
+
+    pub async fn scan(&self, spec: RegionScanSpec) -> Result<Vec<RecordBatch>> {
+        let rows = self.datanode.query(self.scan_request(spec)).await?.rows;
         rows.try_collect().await.map_err(|e| from_datafusion(&e))
     }
 

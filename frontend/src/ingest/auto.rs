@@ -21,23 +21,6 @@ pub struct WantedTable {
     pub partition: PartitionRule,
 }
 
-pub fn wanted_column(
-    name: impl Into<String>,
-    column_type: greptime_types::ColumnType,
-    semantic: Semantic,
-) -> ColumnSchema {
-    let nullable = semantic != Semantic::Timestamp;
-    ColumnSchema {
-        id: 0,
-        name: name.into(),
-        column_type,
-        semantic,
-        nullable,
-        default: None,
-        absent: None,
-    }
-}
-
 pub struct AutoSchema {
     ddl: Ddl,
     /// One change at a time: of many writers that miss the same column, the first asks and the others find it.

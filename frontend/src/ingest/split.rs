@@ -166,20 +166,11 @@ mod tests {
     use super::*;
 
     fn schema() -> TableSchema {
-        let column = |name: &str, column_type, semantic| ColumnSchema {
-            id: 0,
-            name: name.into(),
-            column_type,
-            semantic,
-            nullable: semantic != Semantic::Timestamp,
-            default: None,
-            absent: None,
-        };
         TableSchema::new(
             vec![
-                column("host", ColumnType::String, Semantic::Tag),
-                column("n", ColumnType::UInt64, Semantic::Tag),
-                column(
+                ColumnSchema::new("host", ColumnType::String, Semantic::Tag),
+                ColumnSchema::new("n", ColumnType::UInt64, Semantic::Tag),
+                ColumnSchema::new(
                     "ts",
                     ColumnType::Timestamp(TimeUnit::Millisecond),
                     Semantic::Timestamp,

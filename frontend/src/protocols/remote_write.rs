@@ -12,14 +12,15 @@ use greptime_proto::v1::WriteOp;
 use greptime_rows::SeriesBatch;
 use greptime_types::partition::Op;
 use greptime_types::{
-    ColumnType, Error, PartitionExpr, PartitionRule, Result, Semantic, TableInfo, TimeUnit, Value,
+    ColumnSchema, ColumnType, Error, PartitionExpr, PartitionRule, Result, Semantic, TableInfo, TimeUnit,
+    Value,
 };
 use prost::Message;
 use read::{Point, RawSeries, read_request};
 use xxhash_rust::xxh64::Xxh64;
 
 use crate::frontend::Frontend;
-use crate::ingest::auto::{WantedTable, wanted_column};
+use crate::ingest::auto::WantedTable;
 use crate::query::metric::{METRIC_COLUMN, PHYSICAL_TABLE, SERIES_COLUMN, TIME_COLUMN, VALUE_COLUMN};
 
 /// `prometheus.WriteRequest` as clients build it; here it is read in place ([`read`]).
@@ -192,19 +193,19 @@ fn series_id(labels: &[(&str, &str)]) -> u64 {
 
 fn physical_table(labels: &BTreeSet<&str>, regions: u32) -> Result<WantedTable> {
     let mut columns = vec![
-        wanted_column(METRIC_COLUMN, ColumnType::String, Semantic::Tag),
-        wanted_column(SERIES_COLUMN, ColumnType::UInt64, Semantic::Tag),
-        wanted_column(
+        ColumnSchema::new(METRIC_COLUMN, ColumnType::String, Semantic::Tag),
+        ColumnSchema::new(SERIES_COLUMN, ColumnType::UInt64, Semantic::Tag),
+        ColumnSchema::new(
             TIME_COLUMN,
             ColumnType::Timestamp(TimeUnit::Millisecond),
             Semantic::Timestamp,
         ),
-        wanted_column(VALUE_COLUMN, ColumnType::Float64, Semantic::Field),
+        ColumnSchema::new(VALUE_COLUMN, ColumnType::Float64, Semantic::Field),
     ];
     columns.extend(
         labels
             .iter()
-            .map(|l| wanted_column(*l, ColumnType::String, Semantic::Field)),
+            .map(|l| ColumnSchema::new(*l, ColumnType::String, Semantic::Field)),
     );
     Ok(WantedTable {
         name: PHYSICAL_TABLE.to_string(),

@@ -176,7 +176,7 @@ impl Engine {
         Ok(Planned {
             task: state.task_ctx(),
             state: Arc::new(state),
-            plan,
+            plan: Arc::new(plan),
             bound: None,
             router: Arc::clone(&self.router),
             deadline,
@@ -203,7 +203,7 @@ impl Engine {
                 self.plans.insert(template, entry)
             }
         };
-        let (Some(bound), Some(plan)) = (entry.bind(template), entry.plan()) else {
+        let Some(bound) = entry.bind(template) else {
             return Ok(None);
         };
         self.counters.planned(from_cache);
@@ -216,7 +216,7 @@ impl Engine {
         Ok(Some(Planned {
             state,
             task: Arc::new(task),
-            plan: plan.clone(),
+            plan: Arc::clone(bound.logical()),
             bound: Some(bound),
             router: Arc::clone(&self.router),
             deadline,
@@ -356,7 +356,7 @@ pub struct Planned {
     state: Arc<SessionState>,
     task: Arc<TaskContext>,
     /// Of the statement, or of its form if it is `bound` to one.
-    plan: LogicalPlan,
+    plan: Arc<LogicalPlan>,
     bound: Option<Bound>,
     router: Arc<Router>,
     deadline: Deadline,
@@ -377,7 +377,7 @@ impl Planned {
     /// The rows, until the deadline.
     pub async fn execute(self) -> Result<SendableRecordBatchStream> {
         let physical = match self.bound {
-            Some(bound) => bound.plan(self.router.view.format() >= PREPARED_FORMAT).await,
+            Some(bound) => bound.physical(self.router.view.format() >= PREPARED_FORMAT).await,
             None => self.state.create_physical_plan(&self.plan).await,
         };
         let physical = physical.and_then(with_reports).map_err(|e| from_datafusion(&e))?;

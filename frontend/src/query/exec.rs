@@ -7,7 +7,7 @@ use std::task::Poll;
 use bytes::Bytes;
 use datafusion::arrow::array::{Array, RecordBatch, RecordBatchOptions};
 use datafusion::arrow::datatypes::SchemaRef;
-use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{ScalarValue, internal_err, plan_err};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::memory_pool::MemoryConsumer;
@@ -23,7 +23,7 @@ use datafusion::physical_plan::{
 };
 use futures::{StreamExt, TryStreamExt};
 use greptime_proto::v1::QueryParameters;
-use greptime_query::{RegionScan, RegionScanSpec, encode_plan, encode_values, into_datafusion};
+use greptime_query::{encode_plan, encode_values, in_region, into_datafusion};
 use greptime_types::{RegionId, TableInfo};
 
 use super::analyze::Reports;
@@ -90,12 +90,11 @@ impl RegionQueryExec {
 
     /// The same regions with another plan.
     pub fn with_plan(&self, plan: Arc<dyn ExecutionPlan>) -> Result<Self> {
-        Self::try_new(
-            plan,
-            self.regions.clone(),
-            Arc::clone(&self.table),
-            Arc::clone(&self.router),
-        )
+        self.with(plan, self.regions.clone())
+    }
+
+    fn with(&self, plan: Arc<dyn ExecutionPlan>, regions: Vec<RegionId>) -> Result<Self> {
+        Self::try_new(plan, regions, Arc::clone(&self.table), Arc::clone(&self.router))
     }
 
     /// The same, with its plan shown below it.
@@ -114,12 +113,7 @@ impl RegionQueryExec {
 
     /// Other regions, which are sent the bytes of this plan, as it was prepared, and constants.
     pub fn prepared(&self, regions: Vec<RegionId>, plan: Bytes, constants: &[ScalarValue]) -> Result<Self> {
-        let mut prepared = Self::try_new(
-            Arc::clone(&self.plan),
-            regions,
-            Arc::clone(&self.table),
-            Arc::clone(&self.router),
-        )?;
+        let mut prepared = self.with(Arc::clone(&self.plan), regions)?;
         let values = encode_values(constants)?;
         let parameters = QueryParameters { values };
         prepared.prepared = Some(Arc::new(Prepared { plan, parameters }));
@@ -132,22 +126,6 @@ impl RegionQueryExec {
 
     pub fn regions(&self) -> &[RegionId] {
         &self.regions
-    }
-
-    fn plan_for(&self, region: RegionId) -> Result<Arc<dyn ExecutionPlan>> {
-        let placed = Arc::clone(&self.plan).transform_up(|node| match node.downcast_ref::<RegionScan>() {
-            Some(scan) => {
-                let spec = RegionScanSpec {
-                    region_id: region,
-                    ..scan.spec().clone()
-                };
-                Ok(Transformed::yes(
-                    Arc::new(RegionScan::try_new(spec)?) as Arc<dyn ExecutionPlan>
-                ))
-            }
-            None => Ok(Transformed::no(node)),
-        })?;
-        Ok(placed.data)
     }
 }
 
@@ -233,7 +211,7 @@ impl ExecutionPlan for RegionQueryExec {
             return plan_err!("a query over regions needs a deadline");
         };
         let (plan, parameters) = match &self.prepared {
-            None => (encode_plan(&self.plan_for(region)?)?, None),
+            None => (encode_plan(&in_region(&self.plan, region)?)?, None),
             Some(prepared) => (prepared.plan.clone(), Some(prepared.parameters.clone())),
         };
         let query = RegionQuery {

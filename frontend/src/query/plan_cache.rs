@@ -6,13 +6,12 @@
 //! and another pass of the optimizer follows; it finds little to do. Only constants of whole numbers and texts are taken
 //! out, where the plan says that their type is that of the column: everything else stays part of the form.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::DataType;
 use datafusion::catalog::MemoryCatalogProviderList;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
-use datafusion::common::{ParamValues, ScalarValue, internal_err};
+use datafusion::common::{ParamValues, ScalarValue};
 use datafusion::datasource::source_as_provider;
 use datafusion::error::Result;
 use datafusion::execution::session_state::SessionState;
@@ -51,11 +50,10 @@ pub struct Template {
 
 /// A form, planned.
 pub struct Entry {
-    form: Arc<Form>,
     /// Everything that planning has set up, but for the catalog.
     state: Arc<SessionState>,
     /// Optimised, with placeholders for the constants; `None` if statements of this form must be planned one by one.
-    plan: Option<LogicalPlan>,
+    plan: Option<Arc<LogicalPlan>>,
     types: Vec<DataType>,
     preparation: Option<Preparation>,
 }
@@ -63,12 +61,13 @@ pub struct Entry {
 /// A statement of a form: what is kept of the form, and the constants.
 pub struct Bound {
     entry: Arc<Entry>,
+    plan: Arc<LogicalPlan>,
     constants: Vec<ScalarValue>,
 }
 
 /// Bounded by the number of forms.
 pub struct PlanCache {
-    entries: Cache<u64, Arc<Entry>>,
+    entries: Cache<Arc<Form>, Arc<Entry>>,
 }
 
 /// Of the names of constants that were taken out.
@@ -87,14 +86,14 @@ impl Default for PlanCache {
 
 impl PlanCache {
     pub fn get(&self, template: &Template) -> Option<Arc<Entry>> {
-        let entry = self.entries.get(&template.hash())?;
-        // Another form may have the same hash.
-        (entry.value().form == template.form).then(|| Arc::clone(entry.value()))
+        let entry = self.entries.get(&template.form)?;
+        Some(Arc::clone(entry.value()))
     }
 
     pub fn insert(&self, template: &Template, entry: Entry) -> Arc<Entry> {
         let entry = Arc::new(entry);
-        self.entries.insert(template.hash(), Arc::clone(&entry));
+        self.entries
+            .insert(Arc::clone(&template.form), Arc::clone(&entry));
         entry
     }
 }
@@ -129,12 +128,6 @@ impl Template {
     /// With placeholders in the place of the constants.
     pub fn statement(&self) -> &ast::Statement {
         &self.form.statement
-    }
-
-    fn hash(&self) -> u64 {
-        let mut hasher = DefaultHasher::new();
-        self.form.hash(&mut hasher);
-        hasher.finish()
     }
 }
 
@@ -205,7 +198,7 @@ impl Entry {
             .as_ref()
             .and_then(|plan| types_of(plan, &template.form.kinds));
         let (plan, types) = match (shared, types) {
-            (Some(plan), Some(types)) => (Some(state.optimize(&plan)?), types),
+            (Some(plan), Some(types)) => (Some(Arc::new(state.optimize(&plan)?)), types),
             _ => (None, vec![]),
         };
         state.config_mut().options_mut().optimizer.max_passes = PASSES;
@@ -216,7 +209,6 @@ impl Entry {
             .as_ref()
             .and_then(|plan| Preparation::new(plan, &types).ok()?);
         Ok(Self {
-            form: Arc::clone(&template.form),
             state: Arc::new(state),
             plan,
             types,
@@ -228,14 +220,9 @@ impl Entry {
         &self.state
     }
 
-    /// The plan of all statements of this form; `None` if each must be planned on its own.
-    pub fn plan(&self) -> Option<&LogicalPlan> {
-        self.plan.as_ref()
-    }
-
     /// One statement; `None` if it must be planned on its own.
     pub fn bind(self: &Arc<Self>, template: &Template) -> Option<Bound> {
-        self.plan.as_ref()?;
+        let plan = Arc::clone(self.plan.as_ref()?);
         let constants = template.values.iter().zip(&self.types).map(|(value, kind)| {
             let constant = match value {
                 Value::Number(digits, _) => ScalarValue::Int64(Some(digits.parse().ok()?)),
@@ -246,6 +233,7 @@ impl Entry {
             constant.cast_to(kind).ok().filter(|constant| !constant.is_null())
         });
         Some(Bound {
+            plan,
             constants: constants.collect::<Option<_>>()?,
             entry: Arc::clone(self),
         })
@@ -253,21 +241,28 @@ impl Entry {
 }
 
 impl Bound {
+    /// The plan of all statements of the form.
+    pub fn logical(&self) -> &Arc<LogicalPlan> {
+        &self.plan
+    }
+
     /// The plan to be run; not a prepared one unless all datanodes know these.
-    pub async fn plan(self, may_be_prepared: bool) -> Result<Arc<dyn ExecutionPlan>> {
-        let Self { entry, constants } = self;
+    pub async fn physical(self, may_be_prepared: bool) -> Result<Arc<dyn ExecutionPlan>> {
+        let Self {
+            entry,
+            plan,
+            constants,
+        } = self;
         if may_be_prepared
             && let Some(preparation) = &entry.preparation
-            && let Some(plan) = preparation.plan(&entry.state, &constants).await?
+            && let Some(prepared) = preparation.plan(&entry.state, &constants).await?
         {
-            return Ok(plan);
+            return Ok(prepared);
         }
-        let Some(plan) = entry.plan.clone() else {
-            return internal_err!("a statement was bound to a form without a plan");
-        };
         let named = constants.into_iter().enumerate();
         let named = named.map(|(n, constant)| (format!("{}{n}", &PREFIX[1..]), constant.into()));
-        let plan = plan.replace_params_with_values(&ParamValues::Map(named.collect()))?;
+        let plan =
+            Arc::unwrap_or_clone(plan).replace_params_with_values(&ParamValues::Map(named.collect()))?;
         entry.state.create_physical_plan(&plan).await
     }
 }

@@ -331,19 +331,10 @@ mod tests {
 
     #[test]
     fn rows_have_their_tags_themselves_while_a_node_does_not_know_series() {
-        let column = |name: &str, column_type, semantic| ColumnSchema {
-            id: 0,
-            name: name.into(),
-            column_type,
-            semantic,
-            nullable: semantic != Semantic::Timestamp,
-            default: None,
-            absent: None,
-        };
         let time = ColumnType::Timestamp(TimeUnit::Millisecond);
         let columns = vec![
-            column("host", ColumnType::String, Semantic::Tag),
-            column("ts", time, Semantic::Timestamp),
+            ColumnSchema::new("host", ColumnType::String, Semantic::Tag),
+            ColumnSchema::new("ts", time, Semantic::Timestamp),
         ];
         let schema = TableSchema::new(columns, vec!["host".into()]).unwrap();
         let hosts: ArrayRef = Arc::new(StringArray::from(vec!["a"]));

@@ -90,15 +90,8 @@ impl Definition {
     fn parse_column(&mut self, parser: &mut Parser) -> Result<()> {
         let name = fold(&parser.parse_identifier().map_err(syntax)?);
         let data_type = parser.parse_data_type().map_err(syntax)?;
-        let mut column = ColumnSchema {
-            id: 0,
-            column_type: column_type(&data_type).map_err(|e| e.context(format_args!("column `{name}`")))?,
-            semantic: Semantic::Field,
-            nullable: true,
-            default: None,
-            absent: None,
-            name: name.clone(),
-        };
+        let column_type = column_type(&data_type).map_err(|e| e.context(format_args!("column `{name}`")))?;
+        let mut column = ColumnSchema::new(name.clone(), column_type, Semantic::Field);
         loop {
             if parser.parse_keywords(&[Keyword::TIME, Keyword::INDEX]) {
                 self.time_index.push(name.clone());
@@ -244,16 +237,9 @@ fn table_options(options: BTreeMap<String, String>) -> Result<TableOptions> {
 /// The column of `ALTER TABLE … ADD COLUMN`: a nullable field, or a tag with `PRIMARY KEY`.
 pub fn added_column(definition: &ColumnDef) -> Result<ColumnSchema> {
     let name = fold(&definition.name);
-    let mut column = ColumnSchema {
-        id: 0,
-        column_type: column_type(&definition.data_type)
-            .map_err(|e| e.context(format_args!("column `{name}`")))?,
-        semantic: Semantic::Field,
-        nullable: true,
-        default: None,
-        absent: None,
-        name,
-    };
+    let column_type =
+        column_type(&definition.data_type).map_err(|e| e.context(format_args!("column `{name}`")))?;
+    let mut column = ColumnSchema::new(name, column_type, Semantic::Field);
     for option in &definition.options {
         match &option.option {
             ColumnOption::Null | ColumnOption::Comment(_) => {}

@@ -2,7 +2,6 @@ use datafusion::arrow::compute::SortOptions;
 use datafusion::arrow::datatypes::DataType;
 use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::functions_aggregate::count::count_udaf;
-use datafusion::logical_expr::{col, lit};
 use datafusion::physical_expr::PhysicalSortExpr;
 use datafusion::physical_expr::aggregate::AggregateExprBuilder;
 use datafusion::physical_expr::expressions;
@@ -11,56 +10,9 @@ use datafusion::physical_plan::displayable;
 use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::prelude::SessionContext;
-use greptime_types::{ColumnSchema, ColumnType, Semantic, TimeUnit};
 
 use super::*;
-
-/// Keeps the spec in the plan, so that a test sees what arrived.
-#[derive(Debug)]
-struct Keep;
-
-impl ResolveScan for Keep {
-    fn resolve(&self, spec: RegionScanSpec) -> Result<Arc<dyn ExecutionPlan>> {
-        Ok(Arc::new(RegionScan::try_new(spec)?))
-    }
-}
-
-fn column(name: &str, column_type: ColumnType, semantic: Semantic) -> ColumnSchema {
-    let nullable = semantic != Semantic::Timestamp;
-    ColumnSchema {
-        id: 0,
-        name: name.into(),
-        column_type,
-        semantic,
-        nullable,
-        default: None,
-        absent: None,
-    }
-}
-
-fn cpu() -> RegionScanSpec {
-    let schema = TableSchema::new(
-        vec![
-            column("host", ColumnType::String, Semantic::Tag),
-            column(
-                "ts",
-                ColumnType::Timestamp(TimeUnit::Millisecond),
-                Semantic::Timestamp,
-            ),
-            column("usage", ColumnType::Float64, Semantic::Field),
-        ],
-        vec!["host".into()],
-    )
-    .unwrap();
-    RegionScanSpec {
-        region_id: RegionId::new(1024, 2),
-        schema: Arc::new(schema),
-        append_mode: false,
-        projection: Some(vec![0, 2]),
-        filters: vec![col("host").eq(lit("a")), col("usage").gt(lit(0.5))],
-        limit: Some(10),
-    }
-}
+use crate::testing::{Keep, cpu};
 
 fn scan(spec: RegionScanSpec) -> Arc<dyn ExecutionPlan> {
     Arc::new(RegionScan::try_new(spec).unwrap())

@@ -10,37 +10,17 @@ use datafusion::physical_plan::projection::{ProjectionExec, ProjectionExpr};
 use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::{collect, displayable};
 use datafusion::prelude::SessionContext;
-use greptime_types::{ColumnSchema, ColumnType, Semantic, TableSchema, TimeUnit};
 
 use super::*;
-
-fn column(name: &str, column_type: ColumnType, semantic: Semantic) -> ColumnSchema {
-    let nullable = semantic != Semantic::Timestamp;
-    ColumnSchema {
-        id: 0,
-        name: name.into(),
-        column_type,
-        semantic,
-        nullable,
-        default: None,
-        absent: None,
-    }
-}
+use crate::testing::{Keep, cpu};
 
 fn scan(region: RegionId, filters: Vec<Expr>) -> Arc<dyn ExecutionPlan> {
-    let time = ColumnType::Timestamp(TimeUnit::Millisecond);
-    let columns = vec![
-        column("host", ColumnType::String, Semantic::Tag),
-        column("ts", time, Semantic::Timestamp),
-        column("usage", ColumnType::Float64, Semantic::Field),
-    ];
     let spec = RegionScanSpec {
         region_id: region,
-        schema: Arc::new(TableSchema::new(columns, vec!["host".into()]).unwrap()),
-        append_mode: false,
         projection: None,
         filters,
         limit: None,
+        ..cpu()
     };
     Arc::new(RegionScan::try_new(spec).unwrap())
 }
@@ -101,7 +81,7 @@ fn a_prepared_plan_with_constants_is_the_plan_of_those_constants() {
         let constants = [ScalarValue::from(host), time(ms)];
         let bytes = encode_values(&constants).unwrap();
         let constants = decode_values(&bytes).unwrap();
-        let bound = prepared.bind(region, &constants, &Unresolved).unwrap();
+        let bound = prepared.bind(region, &constants, &Keep).unwrap();
         let planned = newest(region, &filter(lit(host), lit(time(ms))));
         assert_eq!(shown(&bound), shown(&planned));
     }
@@ -144,9 +124,7 @@ fn a_list_of_constants_is_looked_up() {
     let hosts = (0..20).map(|n| parameter(n, &DataType::Utf8).unwrap()).collect();
     let prepared = arrived(&newest(RegionId::new(7, 7), &col("host").in_list(hosts, true)));
     let constants: Vec<ScalarValue> = (0..20).map(|n| ScalarValue::from(n.to_string())).collect();
-    let bound = prepared
-        .bind(RegionId::new(1, 0), &constants, &Unresolved)
-        .unwrap();
+    let bound = prepared.bind(RegionId::new(1, 0), &constants, &Keep).unwrap();
     let mut looked_up = false;
     bound
         .apply(|node| {
@@ -173,7 +151,7 @@ fn constants_that_are_missing_are_an_error() {
     let host = parameter(1, &DataType::Utf8).unwrap();
     let prepared = arrived(&newest(RegionId::new(7, 7), &col("host").eq(host)));
     let one = [ScalarValue::from("a")];
-    let error = prepared.bind(RegionId::new(1, 0), &one, &Unresolved).unwrap_err();
+    let error = prepared.bind(RegionId::new(1, 0), &one, &Keep).unwrap_err();
     assert!(
         error.to_string().contains("more parameters than the 1"),
         "{error}"

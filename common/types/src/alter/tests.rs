@@ -6,18 +6,6 @@ use super::*;
 use crate::partition::{Op, PartitionExpr, PartitionRule, Value};
 use crate::{ErrorKind, TableOptions, TableState, TimeUnit};
 
-fn column(name: &str, column_type: ColumnType, semantic: Semantic) -> ColumnSchema {
-    ColumnSchema {
-        id: 0,
-        name: name.into(),
-        column_type,
-        semantic,
-        nullable: semantic != Semantic::Timestamp,
-        default: None,
-        absent: None,
-    }
-}
-
 fn cpu() -> TableInfo {
     let compare = |op| PartitionExpr::compare("host", op, Value::String("m".into()));
     TableInfo {
@@ -27,14 +15,14 @@ fn cpu() -> TableInfo {
         name: "cpu".into(),
         schema: TableSchema::new(
             vec![
-                column("host", ColumnType::String, Semantic::Tag),
-                column(
+                ColumnSchema::new("host", ColumnType::String, Semantic::Tag),
+                ColumnSchema::new(
                     "ts",
                     ColumnType::Timestamp(TimeUnit::Millisecond),
                     Semantic::Timestamp,
                 ),
-                column("usage", ColumnType::Float64, Semantic::Field),
-                column("n", ColumnType::Int32, Semantic::Field),
+                ColumnSchema::new("usage", ColumnType::Float64, Semantic::Field),
+                ColumnSchema::new("n", ColumnType::Int32, Semantic::Field),
             ],
             vec!["host".into()],
         )
@@ -63,13 +51,13 @@ fn drop_column(name: &str) -> Change {
 
 fn add(name: &str) -> Change {
     Change::AddColumn {
-        column: column(name, ColumnType::Int64, Semantic::Field),
+        column: ColumnSchema::new(name, ColumnType::Int64, Semantic::Field),
         if_not_exists: false,
     }
 }
 
 fn tag_with_default() -> Change {
-    let mut column = column("dc", ColumnType::Int64, Semantic::Tag);
+    let mut column = ColumnSchema::new("dc", ColumnType::Int64, Semantic::Tag);
     column.absent = Some("1".into());
     Change::AddColumn {
         column,
@@ -125,7 +113,7 @@ fn what_does_not_change_the_meaning_of_rows_leaves_older_writers_alone() {
 
 #[test]
 fn what_is_so_already_changes_nothing() {
-    let same = column("n", ColumnType::Int32, Semantic::Field);
+    let same = ColumnSchema::new("n", ColumnType::Int32, Semantic::Field);
     let tolerant = Change::AddColumn {
         column: same,
         if_not_exists: true,
@@ -195,7 +183,7 @@ fn a_cast_that_may_fail_needs_a_nullable_column() {
     table.schema.columns.push(ColumnSchema {
         id: 4,
         nullable: false,
-        ..column("s", ColumnType::String, Semantic::Field)
+        ..ColumnSchema::new("s", ColumnType::String, Semantic::Field)
     });
     table.schema.next_column_id = 5;
     let error = table.altered(&[modify("s", ColumnType::Int64)]).unwrap_err();
@@ -224,7 +212,7 @@ fn changes() -> impl Strategy<Value = Vec<Vec<Change>>> {
     let types = prop::sample::select(vec![ColumnType::Int64, ColumnType::String, ColumnType::Float64]);
     let change = prop_oneof![
         (name(), any::<bool>(), any::<bool>()).prop_map(|(name, tag, if_not_exists)| Change::AddColumn {
-            column: column(
+            column: ColumnSchema::new(
                 &name,
                 ColumnType::String,
                 if tag { Semantic::Tag } else { Semantic::Field }

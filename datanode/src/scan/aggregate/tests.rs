@@ -15,7 +15,7 @@ use datafusion::physical_plan::{ExecutionPlan, displayable};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use futures::TryStreamExt;
 use greptime_proto::v1;
-use greptime_query::{RegionScan, RegionScanSpec, encode_plan};
+use greptime_query::{RegionScan, RegionScanSpec};
 use proptest::prelude::*;
 
 use crate::testing::{Node, Row, batch};
@@ -69,15 +69,7 @@ async fn beside_region(node: &Node, sql: &str) -> (Vec<RecordBatch>, String) {
     let ctx = context();
     ctx.register_table("t", Arc::new(Leaf(node.spec()))).unwrap();
     let plan = ctx.sql(sql).await.unwrap().create_physical_plan().await.unwrap();
-    let request = v1::QueryRequest {
-        header: node.header(),
-        region_id: node.region.as_u64(),
-        epoch: 0,
-        plan: encode_plan(&plan).unwrap(),
-        schema_version: 1,
-        report: false,
-        parameters: None,
-    };
+    let request = node.query_request(&plan);
     let shown = node.datanode.explain(&request).unwrap();
     let rows = node.datanode.query(request).await.unwrap();
     (

@@ -6,11 +6,10 @@ use std::time::Duration;
 use arrow::array::{Array, ArrayRef, AsArray, Float64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Float64Type, Schema};
 use bytes::Bytes;
-use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::{col, lit};
 use futures::TryStreamExt;
 use greptime_proto::v1;
-use greptime_query::{RegionScan, RegionScanSpec, encode_plan, from_datafusion};
+use greptime_query::{RegionScanSpec, from_datafusion};
 use greptime_types::{
     Change, ColumnSchema, ColumnType, ErrorKind, MergeMode, Semantic, TableInfo, TableOptions,
 };
@@ -18,7 +17,7 @@ use greptime_types::{
 use crate::config::DatanodeConfig;
 use crate::log::{CommittedEntry, LogStore};
 use crate::region::RegionEntry;
-use crate::testing::{Node, WriteOptions, batch, column, row};
+use crate::testing::{Node, WriteOptions, batch, row};
 
 fn rename(from: &str, to: &str) -> Change {
     Change::RenameColumn {
@@ -87,20 +86,25 @@ async fn a_renamed_tag_time_and_field_keep_their_rows_in_memory() {
     assert_eq!(texts(&node, "load").await, some(&["1.0", "2.0"]));
 }
 
-#[tokio::test]
-async fn rows_for_a_name_that_means_another_column_now_are_refused_as_retryable() {
-    let mut node = Node::new().await;
-    let old = node.options();
+/// Another column under the name of the first.
+fn usage_anew() -> [Change; 2] {
     let drop_usage = Change::DropColumn {
         name: "usage".into(),
         if_exists: false,
     };
     let again = Change::AddColumn {
-        column: column("usage", ColumnType::Float64, Semantic::Field),
+        column: ColumnSchema::new("usage", ColumnType::Float64, Semantic::Field),
         if_not_exists: false,
     };
+    [drop_usage, again]
+}
+
+#[tokio::test]
+async fn rows_for_a_name_that_means_another_column_now_are_refused_as_retryable() {
+    let mut node = Node::new().await;
+    let old = node.options();
     node.write(&[row("a", 1, 1.0)]).await.unwrap();
-    node.alter(&[drop_usage, again]).await;
+    node.alter(&usage_anew()).await;
     let error = node.write_with(old, &[row("a", 2, 2.0)]).await.unwrap_err();
     assert!(
         error.is_retryable() && error.kind == ErrorKind::Conflict,
@@ -216,7 +220,7 @@ async fn rows_of_before_show_the_default_and_a_new_type() {
     let with_default = ColumnSchema {
         default: Some("7".into()),
         absent: Some("7".into()),
-        ..column("n", ColumnType::Int64, Semantic::Field)
+        ..ColumnSchema::new("n", ColumnType::Int64, Semantic::Field)
     };
     let add = Change::AddColumn {
         column: with_default,
@@ -239,7 +243,7 @@ async fn rows_of_before_show_the_default_beside_rows_that_have_the_column() {
     let with_default = ColumnSchema {
         default: Some("7".into()),
         absent: Some("7".into()),
-        ..column("n", ColumnType::Int64, Semantic::Field)
+        ..ColumnSchema::new("n", ColumnType::Int64, Semantic::Field)
     };
     node.alter(&[Change::AddColumn {
         column: with_default,
@@ -278,26 +282,9 @@ async fn a_query_that_was_planned_for_other_columns_is_refused() {
 async fn a_query_that_meets_a_change_before_its_first_row_is_refused() {
     let node = Node::new().await;
     let written = node.write(&[row("a", 1, 1.0)]).await.unwrap();
-    let plan: Arc<dyn ExecutionPlan> = Arc::new(RegionScan::try_new(node.spec()).unwrap());
-    let request = v1::QueryRequest {
-        header: node.header(),
-        region_id: node.region.as_u64(),
-        epoch: 0,
-        plan: encode_plan(&plan).unwrap(),
-        schema_version: 1,
-        report: false,
-        parameters: None,
-    };
+    let request = node.scan_request(node.spec());
     // Another column under the name of the first: its rows have no values.
-    let drop_usage = Change::DropColumn {
-        name: "usage".into(),
-        if_exists: false,
-    };
-    let again = Change::AddColumn {
-        column: column("usage", ColumnType::Float64, Semantic::Field),
-        if_not_exists: false,
-    };
-    let changed = node.table.altered(&[drop_usage, again]).unwrap().unwrap();
+    let changed = node.table.altered(&usage_anew()).unwrap().unwrap();
     let region = node.datanode.regions().get(node.region).unwrap();
     let reading = node.datanode.query(request).await.unwrap().rows;
     // At once: while this test waits, the scan may begin.
@@ -320,7 +307,7 @@ async fn merging() -> Node {
     };
     let mut node = Node::with_options(DatanodeConfig::default(), options).await;
     let note = Change::AddColumn {
-        column: column("note", ColumnType::String, Semantic::Field),
+        column: ColumnSchema::new("note", ColumnType::String, Semantic::Field),
         if_not_exists: false,
     };
     node.alter(&[note]).await;
@@ -484,7 +471,7 @@ async fn a_writer_that_does_not_name_a_new_column_puts_no_default_over_its_value
     let with_default = ColumnSchema {
         default: Some("7".into()),
         absent: Some("7".into()),
-        ..column("n", ColumnType::Int64, Semantic::Field)
+        ..ColumnSchema::new("n", ColumnType::Int64, Semantic::Field)
     };
     node.write_batch(node.options(), &noted(&[("b", Some(1.0), None)]))
         .await

@@ -7,7 +7,6 @@ use std::time::Duration;
 use futures::TryStreamExt;
 use greptime_object_store::Bucket;
 use greptime_proto::v1;
-use greptime_query::{RegionScan, encode_plan};
 use greptime_types::ErrorKind;
 use object_store::ObjectStoreExt;
 use object_store::path::Path;
@@ -428,17 +427,7 @@ async fn a_delete_that_fails_is_tried_again() {
 async fn a_reader_that_began_before_goes_on_with_replaced_files_and_a_new_one_does_without() {
     let (node, rows) = four_files().await;
     let region = region(&node);
-    let plan: Arc<dyn datafusion::physical_plan::ExecutionPlan> =
-        Arc::new(RegionScan::try_new(node.spec()).unwrap());
-    let request = v1::QueryRequest {
-        header: node.header(),
-        region_id: node.region.as_u64(),
-        epoch: 0,
-        plan: encode_plan(&plan).unwrap(),
-        schema_version: 1,
-        report: false,
-        parameters: None,
-    };
+    let request = node.scan_request(node.spec());
     let reading = node.datanode.query(request).await.unwrap().rows;
     node.datanode.compact_one(&region).await.unwrap();
     node.datanode.compactor.clean(&region, LATER).await.unwrap();

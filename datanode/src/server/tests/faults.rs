@@ -8,10 +8,10 @@ use arrow::record_batch::RecordBatch;
 use datafusion::common::ScalarValue;
 use datafusion::prelude::{col, lit};
 use greptime_proto::v1;
-use greptime_types::{ColumnType, ErrorKind, Semantic, TableSchema, TimeUnit};
+use greptime_types::{ColumnSchema, ColumnType, ErrorKind, Semantic, TableSchema, TimeUnit};
 
 use crate::config::DatanodeConfig;
-use crate::testing::{Node, Row, SkewedClock, column, row, table};
+use crate::testing::{Node, Row, SkewedClock, row, table};
 
 const DAY: i64 = 24 * 60 * 60 * 1000;
 const NOW: i64 = 1_800_000_000_000;
@@ -193,15 +193,15 @@ async fn rows_of_a_megabyte_are_kept() {
 #[tokio::test]
 async fn rows_of_five_hundred_columns_are_kept() {
     let mut columns = vec![
-        column("host", ColumnType::String, Semantic::Tag),
-        column(
+        ColumnSchema::new("host", ColumnType::String, Semantic::Tag),
+        ColumnSchema::new(
             "ts",
             ColumnType::Timestamp(TimeUnit::Millisecond),
             Semantic::Timestamp,
         ),
-        column("usage", ColumnType::Float64, Semantic::Field),
+        ColumnSchema::new("usage", ColumnType::Float64, Semantic::Field),
     ];
-    let more = (3..500).map(|i| column(&format!("f{i}"), ColumnType::Float64, Semantic::Field));
+    let more = (3..500).map(|i| ColumnSchema::new(format!("f{i}"), ColumnType::Float64, Semantic::Field));
     columns.extend(more);
     let mut of = table(1024, false);
     of.schema = TableSchema::new(columns, vec!["host".into()]).unwrap();

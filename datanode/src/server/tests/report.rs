@@ -1,17 +1,14 @@
 //! What a query says of its cost, to those who ask.
 
-use std::sync::Arc;
-
 use arrow_flight::FlightData;
 use arrow_flight::Ticket;
 use arrow_flight::flight_service_client::FlightServiceClient;
 use datafusion::logical_expr::Expr;
-use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::{col, lit};
 use datafusion::scalar::ScalarValue;
 use futures::TryStreamExt;
 use greptime_proto::v1;
-use greptime_query::{Measure, RegionReport, RegionScan, RegionScanSpec, encode_plan};
+use greptime_query::{Measure, RegionReport, RegionScanSpec};
 use prost::Message as _;
 
 use super::wire::connect;
@@ -39,15 +36,9 @@ fn request(node: &Node, filters: Vec<Expr>, report: bool) -> v1::QueryRequest {
         filters,
         ..node.spec()
     };
-    let plan: Arc<dyn ExecutionPlan> = Arc::new(RegionScan::try_new(spec).unwrap());
     v1::QueryRequest {
-        header: node.header(),
-        region_id: node.region.as_u64(),
-        epoch: 0,
-        plan: encode_plan(&plan).unwrap(),
-        schema_version: 1,
         report,
-        parameters: None,
+        ..node.scan_request(spec)
     }
 }
 

@@ -7,10 +7,10 @@ use arrow::datatypes::{DataType, Field, Schema};
 use datafusion::prelude::{col, lit};
 use greptime_proto::v1;
 use greptime_query::RegionScanSpec;
-use greptime_types::{Change, ColumnType, ErrorKind, Semantic};
+use greptime_types::{Change, ColumnSchema, ColumnType, ErrorKind, Semantic};
 
 use crate::config::DatanodeConfig;
-use crate::testing::{Node, Row, batch, column, row};
+use crate::testing::{Node, Row, batch, row};
 
 #[tokio::test]
 async fn a_row_is_overwritten_wherever_the_older_one_lies() {
@@ -146,8 +146,8 @@ async fn columns_can_be_added_while_rows_are_written() {
     );
 
     let added = [
-        column("dc", ColumnType::String, Semantic::Tag),
-        column("note", ColumnType::String, Semantic::Field),
+        ColumnSchema::new("dc", ColumnType::String, Semantic::Tag),
+        ColumnSchema::new("note", ColumnType::String, Semantic::Field),
     ];
     let added = added.map(|column| Change::AddColumn {
         column,

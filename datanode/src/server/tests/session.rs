@@ -126,7 +126,7 @@ async fn a_drop_waits_for_a_flush_that_is_under_way() {
 #[tokio::test]
 async fn an_order_to_alter_reaches_the_region() {
     let mut node = Node::new().await;
-    let column = crate::testing::column(
+    let column = greptime_types::ColumnSchema::new(
         "dc",
         greptime_types::ColumnType::String,
         greptime_types::Semantic::Tag,

@@ -5,11 +5,9 @@ use std::sync::Arc;
 use arrow_flight::decode::FlightRecordBatchStream;
 use arrow_flight::flight_service_client::FlightServiceClient;
 use arrow_flight::{FlightClient, Ticket};
-use datafusion::physical_plan::ExecutionPlan;
 use futures::TryStreamExt;
 use greptime_proto::v1::region_client::RegionClient;
 use greptime_proto::{error_from_status, v1};
-use greptime_query::{RegionScan, encode_plan};
 use greptime_types::ErrorKind;
 use prost::Message as _;
 use tonic::transport::{Channel, Endpoint};
@@ -28,21 +26,11 @@ pub(super) async fn connect(node: &Node) -> Channel {
 }
 
 fn query(node: &Node, region_id: u64) -> Ticket {
-    let plan: Arc<dyn ExecutionPlan> = Arc::new(RegionScan::try_new(node.spec()).unwrap());
-    let plan = encode_plan(&plan).unwrap();
-    let header = node.header();
-    Ticket::new(
-        v1::QueryRequest {
-            header,
-            region_id,
-            epoch: 0,
-            plan,
-            schema_version: 1,
-            report: false,
-            parameters: None,
-        }
-        .encode_to_vec(),
-    )
+    let request = v1::QueryRequest {
+        region_id,
+        ..node.scan_request(node.spec())
+    };
+    Ticket::new(request.encode_to_vec())
 }
 
 #[tokio::test]

@@ -17,8 +17,8 @@ use arrow::datatypes::{DataType, Field, Int32Type, Schema, SchemaRef};
 use futures::TryStreamExt;
 use greptime_object_store::Bucket;
 use greptime_types::{
-    ColumnType, PartitionRule, RegionId, Result, Semantic, TableInfo, TableOptions, TableSchema, TableState,
-    TimeUnit,
+    ColumnSchema, ColumnType, PartitionRule, RegionId, Result, Semantic, TableInfo, TableOptions,
+    TableSchema, TableState, TimeUnit,
 };
 use object_store::memory::InMemory;
 use object_store::path::Path;
@@ -29,7 +29,6 @@ use crate::manifest::FileMeta;
 use crate::memtable::KeyColumns;
 use crate::scan::stream_of;
 use crate::schema::engine_schema;
-use crate::testing::column;
 
 pub(super) const SIZES: CacheSizes = CacheSizes {
     memory: 64 << 20,
@@ -44,16 +43,16 @@ pub(super) fn in_memory() -> Caches {
 /// `host` and `rack` are the tags, `ts` the time, `load` and `count` the fields.
 pub(super) fn metrics_table() -> TableInfo {
     let columns = vec![
-        column("host", ColumnType::String, Semantic::Tag),
-        column("rack", ColumnType::String, Semantic::Tag),
-        column(
+        ColumnSchema::new("host", ColumnType::String, Semantic::Tag),
+        ColumnSchema::new("rack", ColumnType::String, Semantic::Tag),
+        ColumnSchema::new(
             "ts",
             ColumnType::Timestamp(TimeUnit::Millisecond),
             Semantic::Timestamp,
         ),
-        column("load", ColumnType::Float64, Semantic::Field),
-        column("count", ColumnType::Int64, Semantic::Field),
-        column("note", ColumnType::String, Semantic::Field),
+        ColumnSchema::new("load", ColumnType::Float64, Semantic::Field),
+        ColumnSchema::new("count", ColumnType::Int64, Semantic::Field),
+        ColumnSchema::new("note", ColumnType::String, Semantic::Field),
     ];
     TableInfo {
         format: 1,

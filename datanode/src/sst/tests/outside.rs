@@ -15,7 +15,7 @@ use crate::sst::key_of;
 
 fn every_type() -> TableInfo {
     use ColumnType as T;
-    let field = |(name, kind): &(&str, ColumnType)| column(name, *kind, Semantic::Field);
+    let field = |(name, kind): &(&str, ColumnType)| ColumnSchema::new(*name, *kind, Semantic::Field);
     let fields = [
         ("bool", T::Boolean),
         ("i8", T::Int8),
@@ -36,9 +36,9 @@ fn every_type() -> TableInfo {
         ("t_ns", T::Timestamp(TimeUnit::Nanosecond)),
     ];
     let mut columns = vec![
-        column("host", T::String, Semantic::Tag),
-        column("zone", T::String, Semantic::Tag),
-        column("ts", T::Timestamp(TimeUnit::Millisecond), Semantic::Timestamp),
+        ColumnSchema::new("host", T::String, Semantic::Tag),
+        ColumnSchema::new("zone", T::String, Semantic::Tag),
+        ColumnSchema::new("ts", T::Timestamp(TimeUnit::Millisecond), Semantic::Timestamp),
     ];
     columns.extend(fields.iter().map(field));
     TableInfo {

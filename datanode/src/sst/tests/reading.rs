@@ -8,7 +8,7 @@ use datafusion::common::DFSchema;
 use datafusion::logical_expr::execution_props::ExecutionProps;
 use datafusion::logical_expr::{Expr, col, lit};
 use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
-use greptime_types::{ErrorKind, Semantic};
+use greptime_types::{ColumnSchema, ErrorKind, Semantic};
 use object_store::ObjectStoreExt;
 use parquet::arrow::ArrowWriter;
 use parquet::file::metadata::KeyValue;
@@ -179,7 +179,7 @@ async fn columns_are_found_by_id_whatever_they_are_called_and_cast_to_the_wanted
     let mut table = metrics_table();
     table.schema.columns[3].name = "renamed".into();
     table.schema.columns[4].column_type = ColumnType::Float64;
-    let mut added = column("load", ColumnType::Float64, Semantic::Field);
+    let mut added = ColumnSchema::new("load", ColumnType::Float64, Semantic::Field);
     added.id = 99;
     table.schema.columns.push(added);
     let schema = engine_schema(
@@ -209,7 +209,7 @@ async fn a_predicate_on_a_column_that_the_file_lacks_or_has_in_another_type_prun
     let mut table = metrics_table();
     // Numbers of before are texts now, and are ordered otherwise.
     table.schema.columns[4].column_type = ColumnType::String;
-    let mut added = column("extra", ColumnType::Int64, Semantic::Field);
+    let mut added = ColumnSchema::new("extra", ColumnType::Int64, Semantic::Field);
     added.id = 99;
     table.schema.columns.push(added);
     let schema = engine_schema(&table.schema, |_| true, false);

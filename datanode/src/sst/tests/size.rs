@@ -61,9 +61,9 @@ fn rows_of(
 ) -> (TableInfo, RecordBatch) {
     let mut columns: Vec<_> = tags
         .iter()
-        .map(|t| column(t, ColumnType::String, Semantic::Tag))
+        .map(|t| ColumnSchema::new(*t, ColumnType::String, Semantic::Tag))
         .collect();
-    columns.push(column(
+    columns.push(ColumnSchema::new(
         "ts",
         ColumnType::Timestamp(TimeUnit::Millisecond),
         Semantic::Timestamp,
@@ -75,7 +75,7 @@ fn rows_of(
     columns.extend(
         fields
             .iter()
-            .map(|(name, array)| column(name, kind(array), Semantic::Field)),
+            .map(|(name, array)| ColumnSchema::new(name, kind(array), Semantic::Field)),
     );
     let keys = tags.iter().map(|t| (*t).to_owned()).collect();
     let table = TableInfo {

@@ -5,13 +5,15 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::OnceLock;
 
 use greptime_proto::v1::WriteOp;
-use greptime_types::{ColumnType, PartitionRule, Result, Semantic, TableInfo, TableSchema, TimeUnit};
+use greptime_types::{
+    ColumnSchema, ColumnType, PartitionRule, Result, Semantic, TableInfo, TableSchema, TimeUnit,
+};
 
 use super::parse::{BadLine, FieldValue, Line, parse_lines};
 use super::store::{Writing, after};
 use super::values::Kind;
 use super::{Precision, convert};
-use crate::ingest::auto::{WantedTable, wanted_column};
+use crate::ingest::auto::WantedTable;
 use crate::ingest::cells::batch_from_rows;
 use crate::ingest::literal::Cell;
 use crate::query::metric::TIME_COLUMN;
@@ -95,14 +97,14 @@ fn wanted_table(name: &str, lines: &[&Line]) -> WantedTable {
     for line in lines {
         for (key, _) in &line.tags {
             if seen.insert(key.as_ref()) {
-                tags.push(wanted_column(key.as_ref(), ColumnType::String, Semantic::Tag));
+                tags.push(ColumnSchema::new(key.as_ref(), ColumnType::String, Semantic::Tag));
             }
         }
     }
     for line in lines {
         for (key, value) in &line.fields {
             if seen.insert(key.as_ref()) {
-                fields.push(wanted_column(
+                fields.push(ColumnSchema::new(
                     key.as_ref(),
                     Kind::of(value).column_type(),
                     Semantic::Field,
@@ -110,7 +112,7 @@ fn wanted_table(name: &str, lines: &[&Line]) -> WantedTable {
             }
         }
     }
-    let time = wanted_column(
+    let time = ColumnSchema::new(
         TIME_COLUMN,
         ColumnType::Timestamp(TimeUnit::Nanosecond),
         Semantic::Timestamp,

@@ -16,7 +16,7 @@ use super::exact::{ExactLines, write_exactly};
 use super::parse::BadLine;
 use super::{Precision, convert};
 use crate::frontend::Frontend;
-use crate::ingest::auto::{WantedTable, wanted_column};
+use crate::ingest::auto::WantedTable;
 use crate::ingest::cells::default_of;
 use crate::ingest::literal::column_from_cells;
 use crate::query::metric::TIME_COLUMN;
@@ -130,11 +130,11 @@ const MOST_CELLS: usize = 4 << 20;
 
 /// The columns that the lines have. Where they disagree on a type, the first line decides.
 fn wanted_table(lines: &TableLines) -> WantedTable {
-    let tag = |name: &str| wanted_column(name, ColumnType::String, Semantic::Tag);
+    let tag = |name: &str| ColumnSchema::new(name, ColumnType::String, Semantic::Tag);
     let time = ColumnType::Timestamp(TimeUnit::Nanosecond);
-    let time = wanted_column(TIME_COLUMN, time, Semantic::Timestamp);
+    let time = ColumnSchema::new(TIME_COLUMN, time, Semantic::Timestamp);
     let fields = lines.fields.iter();
-    let fields = fields.map(|f| wanted_column(f.name.as_ref(), f.kind().column_type(), Semantic::Field));
+    let fields = fields.map(|f| ColumnSchema::new(f.name.as_ref(), f.kind().column_type(), Semantic::Field));
     let columns = lines
         .tags
         .iter()

@@ -4,25 +4,16 @@ use greptime_types::{ColumnSchema, Semantic, TimeUnit};
 use super::*;
 
 fn schema() -> TableSchema {
-    let column = |name: &str, column_type, semantic| ColumnSchema {
-        id: 0,
-        name: name.into(),
-        column_type,
-        semantic,
-        nullable: semantic != Semantic::Timestamp,
-        default: None,
-        absent: None,
-    };
     TableSchema::new(
         vec![
-            column("host", ColumnType::String, Semantic::Tag),
-            column("n", ColumnType::Int64, Semantic::Tag),
-            column(
+            ColumnSchema::new("host", ColumnType::String, Semantic::Tag),
+            ColumnSchema::new("n", ColumnType::Int64, Semantic::Tag),
+            ColumnSchema::new(
                 "ts",
                 ColumnType::Timestamp(TimeUnit::Millisecond),
                 Semantic::Timestamp,
             ),
-            column("v", ColumnType::Float64, Semantic::Field),
+            ColumnSchema::new("v", ColumnType::Float64, Semantic::Field),
         ],
         vec!["host".into(), "n".into()],
     )

@@ -10,7 +10,7 @@ use greptime_types::{
 use super::cells::{Cell, Rows};
 use super::map::Map;
 use crate::log::Fault;
-use crate::testing::{Dice, PutFault, column, table};
+use crate::testing::{Dice, PutFault, table};
 
 /// What time it is for the table, in milliseconds since 1970.
 pub const NOW_MS: i64 = 1_800_000_000_000;
@@ -141,12 +141,16 @@ pub fn some_table(dice: &mut Dice) -> TableInfo {
     columns.extend(
         (0..)
             .zip(&tags)
-            .map(|(i, t): (usize, _)| column(&format!("t{i}"), *t, Semantic::Tag)),
+            .map(|(i, t): (usize, _)| ColumnSchema::new(format!("t{i}"), *t, Semantic::Tag)),
     );
-    columns.push(column("ts", ColumnType::Timestamp(unit), Semantic::Timestamp));
+    columns.push(ColumnSchema::new(
+        "ts",
+        ColumnType::Timestamp(unit),
+        Semantic::Timestamp,
+    ));
     for i in 0..1 + dice.roll(3) {
         let field_type = FIELD_TYPES[dice.roll(4) as usize];
-        columns.push(column(&format!("f{i}"), field_type, Semantic::Field));
+        columns.push(ColumnSchema::new(format!("f{i}"), field_type, Semantic::Field));
     }
     let key = (0..tags.len()).map(|i| format!("t{i}")).collect();
     let mut table = table(1024, false);
@@ -364,7 +368,7 @@ fn add(name: String, dice: &mut Dice, semantic: Semantic) -> Change {
         column: ColumnSchema {
             default: default.clone(),
             absent: default,
-            ..column(&name, column_type, semantic)
+            ..ColumnSchema::new(&name, column_type, semantic)
         },
         if_not_exists: false,
     }
