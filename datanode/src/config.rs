@@ -5,7 +5,7 @@ use std::time::Duration;
 use greptime_types::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::log::{LogDamage, LogSync};
+use greptime_log::{LogDamage, LogSync};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]

@@ -3,15 +3,17 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use greptime_metasrv_plan::{NodeLoad, place};
+use greptime_metasrv_plan::placement::{Candidate, place_replicated};
 use greptime_proto::v1::{self, ddl_request};
-use greptime_types::format::FORMAT_VERSION;
-use greptime_types::{DatabaseInfo, Error, NodeRole, Result, TableId, TableInfo, TableState};
-use tracing::info;
+use greptime_types::format::{FORMAT_VERSION, QUORUM_FORMAT};
+use greptime_types::{
+    DatabaseInfo, Error, NodeId, NodeRole, RegionId, Result, TableId, TableInfo, TableState,
+};
+use tracing::{info, warn};
 
 use crate::catalog::{Catalog, Edit, Member, Membership};
 use crate::driver::MOST_TABLES;
-use crate::server::Metasrv;
+use crate::server::{Metasrv, State};
 
 /// More regions than this in one table are refused.
 const MAX_REGIONS: usize = 10_000;
@@ -163,35 +165,26 @@ impl Metasrv {
 
     /// The edits that record a new table with its regions placed.
     fn creation(&self, catalog: &Catalog, wanted: &TableInfo) -> Result<Vec<Edit>> {
-        let by_node = catalog.regions_by_node();
-        let nodes: Vec<NodeLoad> = {
-            let state = self.state.lock();
-            let load = |node: &u64| NodeLoad {
-                node: *node,
-                alive: state.sessions.get(NodeRole::Datanode, *node).is_some(),
-                regions: by_node.get(node).map_or(0, Vec::len),
-            };
-            catalog.datanodes.keys().map(load).collect()
-        };
         let count = wanted.partition.partitions.len();
-        let chosen = place(count, &nodes).map_err(|refusal| Error::unavailable(refusal.to_string()))?;
-        let first_raft_id = catalog.root.next_raft_id;
-        let regions: BTreeMap<u32, Vec<Member>> = wanted
-            .partition
-            .partitions
-            .iter()
-            .zip(chosen)
-            .enumerate()
-            .map(|(i, (partition, node))| {
-                (
-                    partition.region,
-                    vec![Member {
-                        raft_id: first_raft_id + i as u64,
-                        node,
-                    }],
-                )
-            })
-            .collect();
+        let candidates = self.candidates(&self.state.lock(), catalog);
+        // Programs that know one voter only would refuse the others.
+        let replicas = match catalog.root.format >= QUORUM_FORMAT {
+            true => self.options.config.replicas,
+            false => 1,
+        };
+        let placed = place_replicated(count, replicas, &candidates)
+            .map_err(|refusal| Error::unavailable(refusal.to_string()))?;
+        if let Some(shortfall) = &placed.shortfall {
+            warn!(table = %wanted.full_name(), "{shortfall}");
+        }
+        let mut raft_ids = catalog.root.next_raft_id..;
+        let mut regions = BTreeMap::new();
+        for (partition, nodes) in wanted.partition.partitions.iter().zip(placed.regions) {
+            let members = nodes.into_iter().zip(&mut raft_ids);
+            let members: Vec<Member> = members.map(|(node, raft_id)| Member { raft_id, node }).collect();
+            regions.insert(partition.region, members);
+        }
+        let rafts = regions.values().map(Vec::len).sum::<usize>() as u64;
         let table = TableInfo {
             format: FORMAT_VERSION,
             id: catalog.root.next_table_id,
@@ -206,7 +199,7 @@ impl Metasrv {
         Ok(vec![
             Edit::TakeIds {
                 tables: 1,
-                rafts: count as u64,
+                rafts,
             },
             Edit::PutMembership(
                 table.id,
@@ -217,6 +210,24 @@ impl Metasrv {
             ),
             Edit::PutTable(table),
         ])
+    }
+
+    /// The datanodes as they are, and what they hold or should hold.
+    pub(crate) fn candidates(&self, state: &State, catalog: &Catalog) -> Vec<Candidate> {
+        let (mut replicas, mut leaders) = (BTreeMap::new(), BTreeMap::new());
+        for (node, regions) in catalog.regions_by_node() {
+            replicas.insert(node, regions.len());
+            let leads = |(region, member): &&(RegionId, &Member)| catalog.members(*region).first() == Some(*member);
+            leaders.insert(node, regions.iter().filter(leads).count());
+        }
+        let candidate = |node: &NodeId| Candidate {
+            node: *node,
+            alive: state.sessions.get(NodeRole::Datanode, *node).is_some(),
+            zone: None,
+            replicas: replicas.get(node).copied().unwrap_or(0),
+            leaders: leaders.get(node).copied().unwrap_or(0),
+        };
+        catalog.datanodes.keys().map(candidate).collect()
     }
 
     /// Waits until every region of the table leads; the caller has the deadline.

@@ -1,16 +1,20 @@
 //! Does what the plan says: looks at what should be and what is reported, says what is to be said, and records
 //! what has become true.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use greptime_metasrv_plan::{Assignment, Command, RegionState, tell};
+use greptime_metasrv_plan::members::joins;
+use greptime_metasrv_plan::{Assignment, Command, RegionState, assignment, tell};
 use greptime_proto::v1::{self, push};
 use greptime_types::{NodeId, NodeRole, RegionId, TableId, TableState};
 use tracing::{debug, info, warn};
 
-use crate::catalog::{Catalog, Edit};
+use crate::catalog::{Catalog, Edit, Member};
+use crate::failover::HOT;
 use crate::formats;
+use crate::repair::{leader_of, planned};
 use crate::server::{Metasrv, State};
 use crate::view;
 
@@ -49,14 +53,19 @@ fn step(metasrv: &Metasrv) -> Vec<Edit> {
     let now = metasrv.now();
     let mut guard = metasrv.state.lock();
     let state = &mut *guard;
-    for key in state.sessions.expire(now, metasrv.options.config.session_timeout) {
+    for (key, serial) in state
+        .sessions
+        .expire(now, metasrv.options.config.session_timeout)
+    {
         warn!(role = %key.role, node = key.id, "a node is silent, its session is ended");
+        state.lost(key, serial, now);
     }
     metasrv.metrics.is_leader.set(i64::from(state.catalog.is_some()));
     metasrv.metrics.nodes.set(state.sessions.iter().count() as i64);
     let Some(catalog) = state.catalog.clone() else {
         return vec![];
     };
+    tell_peers(state);
     tell_datanodes(metasrv, state, &catalog, now);
     tell_format(metasrv, state, &catalog);
     let states = view::region_states(state);
@@ -98,6 +107,19 @@ fn step(metasrv: &Metasrv) -> Vec<Edit> {
     raise.into_iter().chain(progress).collect()
 }
 
+/// Tells datanodes where the others are, when one has come or has moved.
+fn tell_peers(state: &mut State) {
+    let Some(peers) = state.watch.as_ref().map(|watch| watch.peers()) else {
+        return;
+    };
+    if state.peers_told != peers {
+        state.peers_told.clone_from(&peers);
+        state
+            .sessions
+            .broadcast(NodeRole::Datanode, &push::Body::Peers(peers));
+    }
+}
+
 /// Says what may be written now to those who were welcomed before it was.
 fn tell_format(metasrv: &Metasrv, state: &mut State, catalog: &Catalog) {
     if std::mem::replace(&mut state.format_told, catalog.root.format) == catalog.root.format {
@@ -123,12 +145,13 @@ fn tell_datanodes(metasrv: &Metasrv, state: &mut State, catalog: &Catalog, now: 
             .get(&node)
             .into_iter()
             .flatten()
-            .map(|(region, member)| assignment(catalog, *region, member.raft_id))
+            .map(|(region, member)| assignment(state, catalog, *region, member))
             .collect();
+        let surplus = surplus(state, catalog, node);
         let Some(session) = state.sessions.datanode_mut(node) else {
             continue;
         };
-        for command in tell(&assignments, &dropping, &session.reported()) {
+        for command in tell(&assignments, &dropping, &surplus, &session.reported()) {
             let (region, body) = say(catalog, &command);
             if session.should_say(region, &command, now) {
                 info!(node, ?command, "telling a datanode");
@@ -142,14 +165,45 @@ fn tell_datanodes(metasrv: &Metasrv, state: &mut State, catalog: &Catalog, now: 
     }
 }
 
-fn assignment(catalog: &Catalog, region: RegionId, raft_id: u64) -> Assignment {
+/// Replicas of a node whose groups do not have them any more, and that are not recorded either.
+fn surplus(state: &State, catalog: &Catalog, node: NodeId) -> BTreeSet<RegionId> {
+    let Some(session) = state.sessions.get(NodeRole::Datanode, node) else {
+        return BTreeSet::new();
+    };
+    let has_left = |(region, report): &(&RegionId, &v1::RegionReport)| {
+        let is_recorded = catalog.members(**region).iter().any(|m| m.raft_id == report.raft_id);
+        let leader = || leader_of(state, **region);
+        // Of a region that is not known at all nothing is taken away.
+        let is_known = catalog.memberships.contains_key(&region.table());
+        is_known
+            && !is_recorded
+            && leader().is_some_and(|led| {
+                !led.voters.contains(&report.raft_id) && !led.learners.contains(&report.raft_id)
+            })
+    };
+    let left = session.reports.iter().filter(has_left);
+    left.map(|(region, _)| *region).collect()
+}
+
+fn assignment(state: &State, catalog: &Catalog, region: RegionId, member: &Member) -> Assignment {
     let table = catalog.tables.get(&region.table());
+    let members = catalog.members(region);
+    let place = members.iter().position(|m| m == member);
     Assignment {
         region,
-        raft_id,
-        voters: catalog.members(region).iter().map(|m| m.raft_id).collect(),
+        raft_id: member.raft_id,
+        voters: members
+            .iter()
+            .map(|m| assignment::Member {
+                raft_id: m.raft_id,
+                node: m.node,
+            })
+            .collect(),
+        hot: place.is_some_and(|place| place < HOT),
         schema_version: table.map_or(0, |t| t.schema.version),
         initialised: table.is_some_and(|t| t.state == TableState::Ready),
+        joins: table.is_some_and(|t| t.state == TableState::Ready)
+            && joins(&planned(member), leader_of(state, region).as_ref()),
     }
 }
 
@@ -165,8 +219,16 @@ fn say(catalog: &Catalog, command: &Command) -> (RegionId, push::Body) {
             let body = v1::InitialiseRegion {
                 region_id: a.region.as_u64(),
                 raft_id: a.raft_id,
-                voters: a.voters.clone(),
+                voters: match a.joins {
+                    true => vec![],
+                    false => a.voters.iter().map(|m| m.raft_id).collect(),
+                },
                 table_json: table_json(a.region),
+                members: match a.voters.len() {
+                    // As programs know it that have no other groups.
+                    1 => vec![],
+                    _ => a.voters.iter().map(region_member).collect(),
+                },
             };
             (a.region, push::Body::Initialise(body))
         }
@@ -177,12 +239,34 @@ fn say(catalog: &Catalog, command: &Command) -> (RegionId, push::Body) {
             };
             (*region, push::Body::Alter(body))
         }
+        Command::Role { region, hot } => {
+            let body = v1::SetRegionRole {
+                region_id: region.as_u64(),
+                hot: *hot,
+            };
+            (*region, push::Body::SetRole(body))
+        }
         Command::Drop(region) => (
             *region,
             push::Body::Drop(v1::DropRegion {
                 region_id: region.as_u64(),
+                only_replica: false,
             }),
         ),
+        Command::DropReplica(region) => (
+            *region,
+            push::Body::Drop(v1::DropRegion {
+                region_id: region.as_u64(),
+                only_replica: true,
+            }),
+        ),
+    }
+}
+
+fn region_member(member: &assignment::Member) -> v1::RegionMember {
+    v1::RegionMember {
+        raft_id: member.raft_id,
+        node: member.node,
     }
 }
 

@@ -12,6 +12,8 @@ pub(crate) struct MetasrvMetrics {
     pub(crate) regions_waiting: Gauge,
     pub(crate) catalog_changes: Counter,
     pub(crate) commands_sent: Counter,
+    pub(crate) campaigns: Counter,
+    pub(crate) transfers: Counter,
 }
 
 impl MetasrvMetrics {
@@ -48,6 +50,16 @@ impl MetasrvMetrics {
             "greptime_metasrv_commands_sent",
             "Commands sent to datanodes",
             &all.commands_sent,
+        );
+        counter(
+            "greptime_metasrv_campaigns",
+            "Replicas told to lead a region that nobody led",
+            &all.campaigns,
+        );
+        counter(
+            "greptime_metasrv_transfers",
+            "Leaders told to hand over",
+            &all.transfers,
         );
         all
     }

@@ -1,5 +1,6 @@
 //! The parts of a metasrv, and how they hold together.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,12 +8,15 @@ use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use greptime_clock::{SharedClock, SharedIds};
+use greptime_metasrv_plan::Policy;
+use greptime_metasrv_plan::failover::Step;
+use greptime_metasrv_plan::members::MemberStep;
 use greptime_object_store::{Bucket, ClusterMarker, check_claimed, claim};
 use greptime_proto::transport::MetaLink;
 use greptime_proto::v1::{self, beat, push};
 use greptime_telemetry::{Metrics, Readiness};
 use greptime_types::format::FORMAT_VERSION;
-use greptime_types::{Error, NodeRole, Result};
+use greptime_types::{Error, NodeRole, RegionId, Result};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
@@ -21,12 +25,16 @@ use tracing::{info, warn};
 
 use crate::catalog::{Birth, Catalog, DatanodeRecord, Edit};
 use crate::driver;
+use crate::failover;
 use crate::election::{Election, Leadership};
 use crate::formats;
 use crate::metrics::MetasrvMetrics;
+use crate::redial::Redial;
+use crate::repair;
 use crate::sessions::{NodeKey, PUSH_QUEUE, Sessions};
 use crate::store::Store;
 use crate::view;
+use crate::watch::Watch;
 
 /// The numbers that a metasrv goes by.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +42,10 @@ pub struct MetasrvConfig {
     pub heartbeat_interval: Duration,
     /// A node that is silent for longer counts as away.
     pub session_timeout: Duration,
+    /// Copies of the log of a new region, each on another datanode: 1 or 3. With fewer than three datanodes it is one.
+    pub replicas: usize,
+    /// A datanode that has been dead for so long is not waited for: its replicas are made anew on others.
+    pub replace_after: Duration,
 }
 
 impl Default for MetasrvConfig {
@@ -41,6 +53,8 @@ impl Default for MetasrvConfig {
         Self {
             heartbeat_interval: Duration::from_millis(100),
             session_timeout: Duration::from_secs(3),
+            replicas: 3,
+            replace_after: Duration::from_secs(10 * 60),
         }
     }
 }
@@ -58,6 +72,9 @@ pub struct MetasrvOptions {
     pub clock: SharedClock,
     pub ids: SharedIds,
     pub metrics: Metrics,
+    /// The numbers of failover.
+    pub policy: Policy,
+    pub redial: Arc<dyn Redial>,
 }
 
 /// What the state's lock guards. Nothing blocks while it is held.
@@ -77,6 +94,25 @@ pub(crate) struct State {
     pub(crate) format_told: u32,
     /// Since when everybody speaks a newer one.
     pub(crate) newer_since: Option<Duration>,
+    /// What was seen of datanodes, present while this metasrv leads.
+    pub(crate) watch: Option<Watch>,
+    /// Where datanodes are, as they were told of each other.
+    pub(crate) peers_told: v1::PeerUpdate,
+    /// Some region is not served as it should be.
+    pub(crate) unserved: bool,
+    /// Regions that nobody serves, and what is done or waited for.
+    pub(crate) waiting: BTreeMap<RegionId, Step>,
+    /// What leaders were told about their members, and when.
+    pub(crate) member_orders: BTreeMap<RegionId, (MemberStep, Duration)>,
+}
+
+impl State {
+    /// A session has ended.
+    pub(crate) fn lost(&mut self, key: NodeKey, serial: u64, now: Duration) {
+        if let Some(watch) = self.watch.as_mut().filter(|_| key.role == NodeRole::Datanode) {
+            watch.broken(key.id, serial, now);
+        }
+    }
 }
 
 pub struct Metasrv {
@@ -124,6 +160,8 @@ impl Metasrv {
         tokio::spawn(async move { election.run(tell, shutdown).await });
         tokio::spawn(metasrv.clone().lead());
         tokio::spawn(driver::run(metasrv.clone()));
+        tokio::spawn(failover::run(metasrv.clone()));
+        tokio::spawn(repair::run(metasrv.clone()));
         tokio::spawn(driver::watch_dependencies(metasrv.clone()));
         metasrv
     }
@@ -208,6 +246,10 @@ impl Metasrv {
         state.routes = view::Routes::default();
         state.format_told = 0;
         state.newer_since = None;
+        state.watch = None;
+        state.peers_told = v1::PeerUpdate::default();
+        state.waiting.clear();
+        state.member_orders.clear();
     }
 
     /// Loads the catalog as its only writer, and makes sure that the bucket is ours.
@@ -227,7 +269,15 @@ impl Metasrv {
         }
         let (epoch, tables) = (catalog.root.metasrv_epoch, catalog.tables.len());
         info!(cluster = %catalog.root.cluster_id, epoch, tables, "leading with the catalog loaded");
-        self.state.lock().leading_since = self.now();
+        {
+            let now = self.now();
+            let mut state = self.state.lock();
+            state.leading_since = now;
+            // What was seen of datanodes stays true when only the catalog is loaded again.
+            let policy = self.options.policy.clone();
+            let known = catalog.datanodes.keys().copied();
+            state.watch.get_or_insert_with(|| Watch::new(policy, now, known));
+        }
         self.install(catalog)
     }
 
@@ -417,7 +467,13 @@ impl Metasrv {
         let welcome = self.welcome_to(catalog);
         let update = view::catalog_update(None, catalog);
         info!(role = %key.role, node = key.id, address = %register.address, "a node has registered");
-        let serial = state.sessions.admit(key, register, push, self.now());
+        let now = self.now();
+        let serial = state.sessions.admit(key, register.clone(), push, now);
+        if let Some(watch) = state.watch.as_mut().filter(|_| key.role == NodeRole::Datanode) {
+            watch.registered(key.id, &register, serial, now);
+            // Told again when it is told to everybody: it may have come with another address.
+            state.peers_told = v1::PeerUpdate::default();
+        }
         let session = state.sessions.get(key.role, key.id).expect("just admitted");
         let mut said = session.say(push::Body::Welcome(welcome));
         if key.role == NodeRole::Frontend {
@@ -438,12 +494,21 @@ impl Metasrv {
         while let Some(beat) = beats.next().await {
             if let Some(beat::Body::Tick(tick)) = beat.body {
                 let now = self.now();
-                if self.state.lock().sessions.tick(key, serial, tick, now) {
+                let mut state = self.state.lock();
+                if let Some(watch) = state.watch.as_mut().filter(|_| key.role == NodeRole::Datanode) {
+                    watch.beat(key.id, serial, &tick, now);
+                }
+                if state.sessions.tick(key, serial, tick, now) {
+                    drop(state);
                     self.note_change();
                 }
             }
         }
-        if self.state.lock().sessions.end(key, serial) {
+        let mut state = self.state.lock();
+        state.lost(key, serial, self.now());
+        let ended = state.sessions.end(key, serial);
+        drop(state);
+        if ended {
             info!(role = %key.role, node = key.id, "a node's session has ended");
             self.note_change();
         }

@@ -65,6 +65,7 @@ impl Session {
         let reported = |report: &v1::RegionReport| Reported {
             schema_version: report.schema_version,
             leading: report.role() == v1::RegionRole::Leader,
+            hot: report.hot,
         };
         self.reports
             .iter()
@@ -158,13 +159,13 @@ impl Sessions {
     }
 
     /// Cuts off whoever has been silent for longer than `limit`.
-    pub(crate) fn expire(&mut self, now: Duration, limit: Duration) -> Vec<NodeKey> {
+    pub(crate) fn expire(&mut self, now: Duration, limit: Duration) -> Vec<(NodeKey, u64)> {
         let silent = |s: &Session| now.saturating_sub(s.last_beat) > limit;
-        let gone: Vec<NodeKey> = self
+        let gone: Vec<(NodeKey, u64)> = self
             .by_node
             .iter()
             .filter(|(_, s)| silent(s))
-            .map(|(k, _)| *k)
+            .map(|(k, s)| (*k, s.serial))
             .collect();
         self.by_node.retain(|_, s| !silent(s));
         gone

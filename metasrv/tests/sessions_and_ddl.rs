@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use greptime_clock::{SequentialIds, SharedIds, SystemClock};
 use greptime_metasrv::store::{MemoryStore, Store};
-use greptime_metasrv::{Alone, InProcess, Metasrv, MetasrvConfig, MetasrvOptions};
+use greptime_metasrv::{Alone, InProcess, Metasrv, MetasrvConfig, MetasrvOptions, NoRedial, Policy};
 use greptime_object_store::{ObjectStoreConfig, StoreKind};
 use greptime_proto::v1::{self, ddl_request, push};
 use greptime_proto::{SessionHandler, run_session};
@@ -162,6 +162,8 @@ impl World {
             clock: SystemClock::shared(),
             ids: ids.clone(),
             metrics: Metrics::default(),
+            policy: Policy::default(),
+            redial: Arc::new(NoRedial),
         });
         let world = Self { metasrv, ids };
         world.until(|| world.metasrv.readiness().is_ready()).await;

@@ -97,6 +97,11 @@ pub struct Metasrv {
     /// A node that is silent for longer counts as away.
     #[serde(with = "greptime_settings::duration")]
     pub session_timeout: Duration,
+    /// Copies of the log of a new region, each on another datanode: 1 or 3. With fewer than three datanodes it is one.
+    pub replicas: usize,
+    /// A datanode that has been dead for so long is not waited for: its replicas are made anew on others.
+    #[serde(with = "greptime_settings::duration")]
+    pub replace_after: Duration,
 }
 
 impl Default for Metasrv {
@@ -104,11 +109,15 @@ impl Default for Metasrv {
         let MetasrvConfig {
             heartbeat_interval,
             session_timeout,
+            replicas,
+            replace_after,
         } = MetasrvConfig::default();
         Self {
             addresses: vec![],
             heartbeat_interval,
             session_timeout,
+            replicas,
+            replace_after,
         }
     }
 }
@@ -118,6 +127,8 @@ impl Metasrv {
         MetasrvConfig {
             heartbeat_interval: self.heartbeat_interval,
             session_timeout: self.session_timeout,
+            replicas: self.replicas,
+            replace_after: self.replace_after,
         }
     }
 }

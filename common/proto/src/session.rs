@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use greptime_clock::SharedIds;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
@@ -26,6 +26,10 @@ const QUEUE: usize = 16;
 pub trait SessionHandler: Send + Sync + 'static {
     fn register(&self) -> v1::Register;
     fn tick(&self, number: u64) -> v1::Tick;
+    /// Told when something has changed that metasrv should hear at once, and not with the next beat.
+    fn news(&self) -> Arc<Notify> {
+        Arc::default()
+    }
     /// Everything but session keeping (`Welcome` is passed on too).
     fn told(&self, push: push::Body);
     /// The session ended; the reason is for the log.
@@ -96,6 +100,7 @@ async fn one_session(
     let mut number = 0;
     let mut heard = tokio::time::Instant::now();
     let mut next_beat = heard;
+    let news = handler.news();
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return End::Shutdown,
@@ -126,6 +131,7 @@ async fn one_session(
                 }
                 next_beat = tokio::time::Instant::now() + interval;
             }
+            () = news.notified(), if *welcomed => next_beat = tokio::time::Instant::now(),
             () = tokio::time::sleep_until(heard + SILENCE) => {
                 return End::Broken("metasrv is silent".into());
             }

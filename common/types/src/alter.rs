@@ -169,8 +169,20 @@ impl TableInfo {
                 to.sql_name()
             )));
         }
+        let differs = |earlier: &&ColumnType| from != to && !is_the_same_either_way(**earlier, from, to);
+        if let Some(earlier) = column.earlier.iter().find(differs) {
+            return Err(Error::unsupported(format!(
+                "column `{name}` of {} was {} before it was {} and cannot become {}: rows that were not rewritten since \
+                 would show other values than those that were; add a new column for it",
+                self.full_name(),
+                earlier.sql_name(),
+                from.sql_name(),
+                to.sql_name()
+            )));
+        }
         let column = self.schema.columns.iter_mut().find(|c| c.name == name);
-        if let Some(column) = column {
+        if let Some(column) = column.filter(|_| from != to) {
+            column.earlier.push(from);
             column.column_type = to;
         }
         Ok(())
@@ -245,6 +257,28 @@ impl TableSchema {
             let now = self.column(&old.name);
             now.is_some_and(|now| now.id == old.id && now.column_type == old.column_type)
         })
+    }
+}
+
+/// Whether a value that was written as `earlier` becomes the same as `to`, whether or not it was rewritten as `between`
+/// in the meantime. When files are rewritten is nobody's business, so nothing may depend on it.
+fn is_the_same_either_way(earlier: ColumnType, between: ColumnType, to: ColumnType) -> bool {
+    use ColumnType as T;
+    let is_integer = |t: T| t.integer_bits().is_some();
+    let have_a_way_of_their_own = |a: T, b: T| {
+        matches!((a, b), (T::Float32 | T::Float64, T::Float32 | T::Float64))
+            || matches!((a, b), (T::Decimal(..), T::Decimal(..)))
+            || matches!((a, b), (T::Timestamp(_), T::Timestamp(_)))
+    };
+    match (earlier, between) {
+        _ if earlier == between => true,
+        // A text that is no value of the type in between would come back.
+        (T::String, _) => false,
+        // All other ways go through a text.
+        (_, T::String) => earlier == to || !have_a_way_of_their_own(earlier, to),
+        _ if is_integer(earlier) && is_integer(between) => true,
+        // The number is the same, its text is not.
+        _ => earlier.is_number() && between.is_number() && to.is_number(),
     }
 }
 

@@ -12,7 +12,9 @@ pub const OLDEST_CLUSTER_FORMAT: u32 = 1;
 pub const SERIES_FORMAT: u32 = 2;
 /// From this one on, datanodes are sent prepared plans.
 pub const PREPARED_FORMAT: u32 = 3;
-pub const NEWEST_CLUSTER_FORMAT: u32 = PREPARED_FORMAT;
+/// From this one on, regions may have several voters.
+pub const QUORUM_FORMAT: u32 = 4;
+pub const NEWEST_CLUSTER_FORMAT: u32 = QUORUM_FORMAT;
 
 /// Refuses what a newer program wrote, naming both versions.
 pub fn check(what: &str, version: u32) -> Result<()> {

@@ -192,6 +192,9 @@ pub struct ColumnSchema {
     /// column was added. `None` is NULL.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub absent: Option<String>,
+    /// The types that it had before, the first one first: rows of then may be kept as they were written.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub earlier: Vec<ColumnType>,
 }
 
 impl ColumnSchema {
@@ -205,6 +208,7 @@ impl ColumnSchema {
             nullable: semantic != Semantic::Timestamp,
             default: None,
             absent: None,
+            earlier: Vec::new(),
         }
     }
 }

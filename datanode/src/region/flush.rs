@@ -14,7 +14,7 @@ use super::state::Frozen;
 use super::{Region, RegionState, RequestTable};
 use crate::compaction::discard;
 use crate::defences::Defence;
-use crate::log::{LogHandle, LogStore};
+use greptime_log::{LogHandle, LogStore};
 use crate::manifest::{Commit, FileMeta, ManifestStore, View};
 use crate::memtable::{KeyColumns, SortedRows, Versions};
 use crate::scan::{Deletes, dedup};
@@ -126,6 +126,9 @@ pub async fn load_manifest(with: &Flusher, region: &Arc<Region>) -> Result<()> {
 
 /// Adopts a view that others may have written, unless it shows that this node cannot go on.
 pub(crate) fn take_view(region: &Region, view: View) -> Result<()> {
+    if region.with_state(RegionState::follows) {
+        return follow_view(region, view);
+    }
     let (epoch, applied, began) = region.with_state(|s| (s.leading_epoch(), s.applied(), s.term_began()));
     let (epoch, is_first) = (epoch?, region.with_state(|s| s.view().is_none()));
     if view.epoch > epoch && Defence::HigherEpochStops.holds() {
@@ -133,7 +136,11 @@ pub(crate) fn take_view(region: &Region, view: View) -> Result<()> {
             "its manifest has epoch {}, this node led in epoch {epoch}",
             view.epoch
         );
-        region.fail(reason.clone());
+        // Where there are other replicas, this one goes on as one of them.
+        match region.with_state(RegionState::is_replicated) {
+            true => region.change(RegionState::depose),
+            false => region.fail(reason.clone()),
+        }
         return Err(Error::conflict(format!(
             "region {} has another leader: {reason}",
             region.id()
@@ -153,6 +160,18 @@ pub(crate) fn take_view(region: &Region, view: View) -> Result<()> {
         region.fail(reason.clone());
         return Err(Error::corruption(format!(
             "region {} has lost a part of its log: {reason}",
+            region.id()
+        )));
+    }
+    region.adopt(view)
+}
+
+/// Adopts a view that the leader has written, when this replica has all entries that it has rows of: those that came
+/// later would be there twice.
+fn follow_view(region: &Region, view: View) -> Result<()> {
+    if view.flushed_seq > region.with_state(RegionState::applied) {
+        return Err(Error::unavailable(format!(
+            "the files of region {} are ahead of this replica; retry",
             region.id()
         )));
     }

@@ -16,7 +16,7 @@ pub use rows::{check_rows, read_rows};
 pub use state::{Frozen, RegionState, Snapshot, check_version};
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use greptime_rows::SeriesBatch;
@@ -26,7 +26,7 @@ use parking_lot::Mutex;
 use crate::budget::Budget;
 use crate::compaction::Cleaning;
 use crate::defences::Defence;
-use crate::log::{Applied, CommittedEntry, GroupStatus};
+use greptime_log::{Applied, CommittedEntry, GroupStatus, Membership};
 use crate::manifest::View;
 
 /// A region that this node holds.
@@ -42,6 +42,8 @@ pub struct Region {
     pub(crate) cleaning: Mutex<Cleaning>,
     /// See [`Self::runs`].
     runs: AtomicUsize,
+    /// Somebody is about to load the manifest.
+    loading: AtomicBool,
 }
 
 /// What a write finds before it is proposed.
@@ -68,6 +70,7 @@ impl Region {
             compaction: tokio::sync::Mutex::new(()),
             cleaning: Mutex::default(),
             runs: AtomicUsize::new(0),
+            loading: AtomicBool::new(false),
         })
     }
 
@@ -83,6 +86,15 @@ impl Region {
 
     pub fn set_runs(&self, runs: usize) {
         self.runs.store(runs, Ordering::Relaxed);
+    }
+
+    /// Whether the caller is the one to load the manifest; if so, it says so when it is done.
+    pub fn begin_loading(&self) -> bool {
+        !self.loading.swap(true, Ordering::SeqCst)
+    }
+
+    pub fn end_loading(&self) {
+        self.loading.store(false, Ordering::SeqCst);
     }
 
     /// Reads the state; keep it short, the log loop waits.
@@ -147,6 +159,26 @@ impl Region {
 
     pub fn set_status(&self, status: GroupStatus) {
         self.change(|state| state.set_status(status));
+    }
+
+    pub fn set_members(&self, members: Membership) {
+        self.change(|state| state.set_members(members));
+    }
+
+    /// Begins anew from a checkpoint; what is in memory counts for nothing.
+    pub fn restore(&self, checkpoint: &[u8]) {
+        match Checkpoint::decode(checkpoint) {
+            Ok(checkpoint) => self.change(|state| state.restore(checkpoint)),
+            Err(error) => self.fail(error.to_string()),
+        }
+    }
+
+    /// Rows up to the checkpoint are in files, as the leader has said.
+    pub fn trimmed(&self, checkpoint: &[u8]) {
+        match Checkpoint::decode(checkpoint) {
+            Ok(checkpoint) => self.change(|state| state.trimmed(&checkpoint)),
+            Err(error) => self.fail(error.to_string()),
+        }
     }
 
     /// Nothing more is taken or flushed; only a restart, or another leader, helps.

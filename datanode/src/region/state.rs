@@ -13,7 +13,7 @@ use super::entry::{RegionEntry, WriteEntry};
 use super::requests::{RequestTable, Seen};
 use super::rows::{replay_rows, with_unsaid};
 use crate::defences::Defence;
-use crate::log::{Applied, CommittedEntry, GroupStatus};
+use greptime_log::{Applied, CommittedEntry, GroupStatus, Membership};
 use crate::manifest::View;
 use crate::memtable::{Buffers, KeyColumns, Memtable, MemtableView};
 
@@ -65,6 +65,9 @@ pub struct RegionState {
     /// Index of the first applied entry of `applied_term`.
     term_began: u64,
     status: GroupStatus,
+    members: Membership,
+    /// The last term in which this node was found not to lead any more.
+    deposed_in: u64,
     /// Of the checkpoint on disk, or of the last trim that was asked for.
     checkpoint_seq: u64,
     checkpoint_version: u64,
@@ -95,6 +98,8 @@ impl RegionState {
             applied_term: 0,
             term_began: 0,
             status: GroupStatus::default(),
+            members: Membership::default(),
+            deposed_in: 0,
             checkpoint_seq: checkpoint.flushed_seq,
             checkpoint_version: checkpoint.manifest_version,
             manifest: manifest.map(Arc::new),
@@ -179,6 +184,12 @@ impl RegionState {
                 self.id
             )));
         }
+        if self.status.term <= self.deposed_in {
+            return Err(Error::unavailable(format!(
+                "another node leads region {} in a later epoch",
+                self.id
+            )));
+        }
         if self.applied_term != self.status.term && Defence::OwnTermIsApplied.holds() {
             return Err(Error::unavailable(format!(
                 "region {} is opening; retry",
@@ -190,6 +201,66 @@ impl RegionState {
 
     pub fn set_status(&mut self, status: GroupStatus) {
         self.status = status;
+    }
+
+    pub fn set_members(&mut self, members: Membership) {
+        self.members = members;
+    }
+
+    pub fn status(&self) -> GroupStatus {
+        self.status
+    }
+
+    /// Whether others have a vote too.
+    pub fn is_replicated(&self) -> bool {
+        !self.members.voters.is_empty() && !self.members.is_alone(self.status.raft_id)
+    }
+
+    /// It has yet to be sent what its group has.
+    pub fn is_joining(&self) -> bool {
+        self.failed.is_none() && self.checkpoint_seq == 0
+    }
+
+    /// Somebody else leads in a later epoch, though this node has not heard of it by the log yet.
+    pub fn depose(&mut self) {
+        self.deposed_in = self.status.term;
+    }
+
+    /// It is a replica as it should be, though another leads.
+    pub fn follows(&self) -> bool {
+        self.failed.is_none() && !self.status.leads && self.is_replicated()
+    }
+
+    /// Whether the files of the region should be known here, and are not: those of the newest version that the log has
+    /// told of.
+    pub fn wants_manifest(&self) -> bool {
+        let is_behind = |view: &Arc<View>| view.version < self.checkpoint_version;
+        let is_needed = self.leading_epoch().is_ok() || (self.follows() && self.status.is_hot);
+        is_needed && self.failed.is_none() && self.manifest.as_ref().is_none_or(is_behind)
+    }
+
+    /// The log has been trimmed to a checkpoint that another has made: its rows are in files of its version. They stay in
+    /// memory until that version is adopted.
+    pub fn trimmed(&mut self, checkpoint: &Checkpoint) {
+        self.checkpoint_seq = self.checkpoint_seq.max(checkpoint.flushed_seq);
+        self.checkpoint_version = self.checkpoint_version.max(checkpoint.manifest_version);
+    }
+
+    /// Begins anew from a checkpoint; what is in memory counts for nothing.
+    pub fn restore(&mut self, checkpoint: Checkpoint) {
+        let version = checkpoint.manifest_version;
+        let next = Self {
+            accounted: self.accounted,
+            status: self.status,
+            members: self.members.clone(),
+            deposed_in: self.deposed_in,
+            // A version that is newer than the checkpoint may have rows that the log has yet to give.
+            manifest: self.manifest.take().filter(|view| view.version == version),
+            note: self.note.take(),
+            failed: self.failed.take(),
+            ..Self::new(self.id, checkpoint, None)
+        };
+        *self = next;
     }
 
     pub fn begin(&mut self, request: RequestId, rows: SeriesBatch) -> Result<Seen> {
@@ -371,6 +442,9 @@ impl RegionState {
     }
 
     pub fn adopt(&mut self, view: View) -> Result<()> {
+        if self.manifest.as_ref().is_some_and(|known| known.version > view.version) {
+            return Ok(());
+        }
         let flushed = view.flushed_seq;
         if self.frozen.as_ref().is_some_and(|f| f.sequence <= flushed) {
             self.flushing = Memtable::default();
@@ -412,6 +486,8 @@ impl RegionState {
 
     /// The checkpoint that belongs to the manifest view, if it is newer than the one on disk.
     pub fn next_checkpoint(&mut self) -> Option<Checkpoint> {
+        // Only the leader says so, and it has to be heard.
+        self.leading_epoch().ok()?;
         let view = self.manifest.as_ref()?;
         let flushed = view.flushed.as_ref()?;
         if view.flushed_seq <= self.checkpoint_seq || view.flushed_seq > self.applied {
@@ -453,6 +529,7 @@ impl RegionState {
     pub fn report(&self) -> RegionReport {
         let (role, problem) = match (&self.failed, self.leading_epoch()) {
             (Some(reason), _) => (RegionRole::Failed, reason.clone()),
+            (None, Err(_)) if self.follows() => (RegionRole::Follower, self.note.clone().unwrap_or_default()),
             (None, Err(waiting)) => (RegionRole::Opening, waiting.message),
             (None, Ok(_)) => (
                 RegionRole::Leader,
@@ -474,6 +551,11 @@ impl RegionState {
                 .map_or(self.checkpoint_seq, |view| view.flushed_seq),
             schema_version: self.table.schema.version,
             problem,
+            last_term: self.status.last_term,
+            voters: self.members.voters.iter().copied().collect(),
+            learners: self.members.learners.iter().copied().collect(),
+            hot: self.status.is_hot,
+            leader_raft_id: self.status.leader,
         }
     }
 }

@@ -12,6 +12,7 @@ use arrow_flight::{
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt, TryStreamExt};
+use greptime_peers::{PeerHandler, peers_service};
 use greptime_proto::v1::region_server::{Region, RegionServer};
 use greptime_proto::{MAX_MESSAGE, status_from_error, v1};
 use greptime_query::{RegionRows, ReportSlot, from_datafusion};
@@ -29,10 +30,11 @@ impl Datanode {
         let region = RegionServer::new(Service(Arc::clone(&self)))
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE);
+        let peers = peers_service(Arc::clone(&self) as Arc<dyn PeerHandler>);
         let flight = FlightServiceServer::new(Service(self))
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE);
-        Routes::new(region).add_service(flight)
+        Routes::new(region).add_service(flight).add_service(peers)
     }
 
     /// Serves [`Self::grpc_routes`] until `shutdown` resolves, then lets running requests end.
@@ -72,6 +74,13 @@ impl Region for Service {
             .await
             .map(Response::new)
             .map_err(status_from_error)
+    }
+
+    async fn identify(
+        &self,
+        _: Request<v1::IdentifyRequest>,
+    ) -> Result<Response<v1::NodeIdentity>, Status> {
+        Ok(Response::new(PeerHandler::me(self.0.as_ref())))
     }
 
     async fn compact(

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use greptime_types::{RegionId, Result};
 use parking_lot::Mutex;
+use tokio::sync::mpsc;
 
 use super::Datanode;
 use crate::defences::Defence;
-use crate::log::LogError;
+use greptime_log::LogError;
 use crate::region::{Region, flush, load_manifest};
 
 const TICK: Duration = Duration::from_millis(50);
@@ -95,7 +96,11 @@ impl Datanode {
         if self.readiness.is_ready() || !self.assigned.load(Ordering::SeqCst) {
             return;
         }
-        let opened = |r: &Arc<Region>| r.with_state(|s| s.failed().is_some() || s.leading_epoch().is_ok());
+        let opened = |r: &Arc<Region>| {
+            r.with_state(|s| {
+                s.failed().is_some() || s.leading_epoch().is_ok() || s.follows() || s.is_joining()
+            })
+        };
         if self.regions.all().iter().all(opened) {
             tracing::info!("ready");
             self.readiness.set();
@@ -108,6 +113,10 @@ impl Datanode {
         for region in self.regions.all() {
             let due = |since| now.saturating_sub(since) >= self.config.flush_age;
             let (bytes, due) = region.with_state(|s| {
+                // Rows of a follower are flushed by its leader.
+                if s.leading_epoch().is_err() {
+                    return (0, false);
+                }
                 let due = s.is_flushing() || s.has_truncated_files() || s.oldest_row().is_some_and(due);
                 (s.memory(), due)
             });
@@ -156,29 +165,28 @@ impl Datanode {
         result
     }
 
-    /// Loads the manifest of a region that was on disk, however long the bucket is away.
-    pub(super) async fn load_until_known(self: Arc<Self>, region: Arc<Region>) {
+    /// Loads the manifests of regions that come to lead, or to be ready to.
+    pub(super) async fn load_manifests(self: Arc<Self>, mut wanted: mpsc::UnboundedReceiver<Arc<Region>>) {
+        while let Some(region) = wanted.recv().await {
+            self.tasks.spawn(Arc::clone(&self).load_until_known(region));
+        }
+    }
+
+    /// However long the bucket is away.
+    async fn load_until_known(self: Arc<Self>, region: Arc<Region>) {
         let mut retry = FIRST_RETRY;
         loop {
-            if region.with_state(|s| s.failed().is_some() || s.view().is_some()) {
+            region.end_loading();
+            // What happens from here on asks for a load of its own.
+            if !region.with_state(|s| s.wants_manifest()) || !region.begin_loading() {
                 return;
             }
-            // While it opens there is nothing to load for; that takes milliseconds.
-            let wait = if region.with_state(|s| s.leading_epoch().is_ok()) {
-                match self.load_one(&region).await {
-                    Ok(()) => return,
-                    Err(error) => {
-                        tracing::warn!(region = %region.id(), %error, "the manifest is not loaded; trying again");
-                        region.manifest_failed(error.message);
-                        let wait = retry;
-                        retry = (retry * 2).min(LAST_RETRY);
-                        wait
-                    }
-                }
-            } else {
-                Duration::from_millis(5)
-            };
-            tokio::time::sleep(wait).await;
+            if let Err(error) = self.load_one(&region).await {
+                tracing::warn!(region = %region.id(), %error, "the manifest is not loaded; trying again");
+                region.manifest_failed(error.message);
+                tokio::time::sleep(retry).await;
+                retry = (retry * 2).min(LAST_RETRY);
+            }
         }
     }
 

@@ -5,6 +5,7 @@ mod grpc;
 mod identity;
 mod maintain;
 mod open;
+mod peers;
 mod prepared;
 mod query;
 mod regions;
@@ -18,7 +19,7 @@ pub use open::DatanodeParts;
 pub use regions::Regions;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 
 use datafusion::prelude::SessionContext;
 use greptime_clock::SharedClock;
@@ -32,13 +33,14 @@ use tokio_util::sync::CancellationToken;
 use crate::budget::Budget;
 use crate::compaction::Compactor;
 use crate::config::DatanodeConfig;
-use crate::log::{LogHandle, LogStore, TimedLog};
+use greptime_log::{Input, LogHandle, LogStore, TimedLog};
 use crate::metrics::DatanodeMetrics;
 use crate::region::Flusher;
 use crate::sst::FileSource;
 use compact::CompactionBook;
 use identity::DataDir;
 use maintain::FlushBook;
+use peers::PeerBook;
 use prepared::PreparedPlans;
 use tasks::Tasks;
 use write::within;
@@ -57,6 +59,11 @@ pub struct Datanode {
     store: Arc<dyn LogStore>,
     appends: Arc<TimedLog>,
     log: LogHandle,
+    peers: Arc<PeerBook>,
+    /// What needs no answer of the log.
+    words: mpsc::Sender<Vec<Input>>,
+    /// The highest epoch of a metasrv that has welcomed this node.
+    metasrv_epoch: AtomicU64,
     flusher: Flusher,
     files: FileSource,
     flushes: FlushBook,

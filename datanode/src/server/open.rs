@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::FairSpillPool;
@@ -11,6 +11,7 @@ use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use greptime_clock::{SharedClock, SharedIds};
 use greptime_object_store::Bucket;
+use greptime_peers::PeerLink;
 use greptime_proto::run_session;
 use greptime_proto::transport::MetaLink;
 use greptime_proto::v1::push;
@@ -23,13 +24,14 @@ use tokio_util::sync::CancellationToken;
 use super::compact::{CompactionBook, compactor};
 use super::identity::DataDir;
 use super::maintain::FlushBook;
+use super::peers::PeerBook;
 use super::prepared::PreparedPlans;
 use super::tasks::Tasks;
 use super::{Datanode, Regions};
 use crate::budget::Budget;
 use crate::cache::{CacheMetrics, CacheSizes, Caches};
 use crate::config::DatanodeConfig;
-use crate::log::{self, EngineLog, EngineOptions, Key, LogCore, LogOptions, LogStore, LogSync, TimedLog};
+use greptime_log::{EngineLog, EngineOptions, Key, LogCore, LogOptions, LogStore, LogSync, TimedLog};
 use crate::metrics::DatanodeMetrics;
 use crate::region::{Checkpoint, Flusher, Region};
 use crate::sst::FileSource;
@@ -54,6 +56,8 @@ pub struct DatanodeParts {
     pub metrics: Metrics,
     /// The way to metasrv; without one the node only serves what is on its disk.
     pub meta: Option<Arc<dyn MetaLink>>,
+    /// The way to other datanodes; without one there are none.
+    pub peers: Option<Arc<dyn PeerLink>>,
 }
 
 impl Datanode {
@@ -113,7 +117,7 @@ impl Datanode {
         config.validate()?;
         let identity = data_dir.identity(parts.node_id, &parts.ids)?;
         let budget = Budget::new(config.memtable_soft_limit, config.memtable_hard_limit);
-        let regions = Regions::new(Arc::clone(&parts.clock));
+        let (regions, wanted) = Regions::new(Arc::clone(&parts.clock));
         let clock = Arc::clone(&parts.clock);
         let appends = Arc::new(TimedLog::new(
             Arc::clone(&store),
@@ -129,10 +133,18 @@ impl Datanode {
         for (region, error) in failed {
             regions.get(region)?.fail(error.to_string());
         }
-        let machine = Arc::clone(&regions) as Arc<dyn log::Apply>;
-        let log = log::start(core, machine, config.write_queue, config.log_turn_size as usize)?;
+        let machine = Arc::clone(&regions) as Arc<dyn greptime_log::Apply>;
+        let peers = Arc::new(PeerBook::default());
+        let log = greptime_log::start(
+            core,
+            machine,
+            Arc::clone(&peers) as _,
+            config.write_queue,
+            config.log_turn_size as usize,
+        )?;
         let shutdown = CancellationToken::new();
         let (orders, arriving) = mpsc::channel(ORDER_QUEUE);
+        let (words, spoken) = mpsc::channel(ORDER_QUEUE);
         let sizes = CacheSizes {
             memory: config.cache_memory,
             disk: config.cache_disk,
@@ -168,6 +180,9 @@ impl Datanode {
             store,
             appends,
             log,
+            peers,
+            words,
+            metasrv_epoch: AtomicU64::new(0),
             flusher,
             flushes: FlushBook::default(),
             compactor,
@@ -189,21 +204,24 @@ impl Datanode {
             shutdown,
             config,
         });
-        node.start_loops(arriving, parts.meta, parts.ids).await?;
+        node.tasks.spawn(Arc::clone(&node).pass_words(spoken));
+        if let Some(link) = parts.peers {
+            node.start_peers(link, &parts.ids, &parts.metrics);
+        }
+        node.start_loops(arriving, wanted, parts.meta, parts.ids).await?;
         Ok(node)
     }
 
     async fn start_loops(
         self: &Arc<Self>,
         mut arriving: mpsc::Receiver<push::Body>,
+        wanted: mpsc::UnboundedReceiver<Arc<Region>>,
         meta: Option<Arc<dyn MetaLink>>,
         ids: SharedIds,
     ) -> Result<()> {
         // Before anything is reported: a region whose drop was begun does not exist.
         self.resume_drops().await?;
-        for region in self.regions.all() {
-            self.tasks.spawn(Arc::clone(self).load_until_known(region));
-        }
+        self.tasks.spawn(Arc::clone(self).load_manifests(wanted));
         self.tasks.spawn(Arc::clone(self).maintain());
         if self.config.log_sync == LogSync::Interval {
             self.tasks.spawn(Arc::clone(self).sync_log());
@@ -222,7 +240,7 @@ impl Datanode {
     }
 }
 
-fn tell_cut(cut: &log::Cut, metrics: &DatanodeMetrics) {
+fn tell_cut(cut: &greptime_log::Cut, metrics: &DatanodeMetrics) {
     metrics.log_tail_truncated_bytes.inc_by(cut.bytes);
     let (file, offset, bytes) = (cut.file.display(), cut.offset, cut.bytes);
     match cut.acknowledged {
@@ -234,7 +252,7 @@ fn tell_cut(cut: &log::Cut, metrics: &DatanodeMetrics) {
     }
 }
 
-fn log_error(error: log::LogError) -> Error {
+fn log_error(error: greptime_log::LogError) -> Error {
     Error::corruption(error.to_string())
 }
 

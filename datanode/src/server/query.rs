@@ -20,9 +20,13 @@ use greptime_types::{Error, RegionId, Result};
 use tokio::time::Instant;
 
 use super::Datanode;
-use crate::region::{Flusher, Region, load_manifest};
+use crate::defences::Defence;
+use crate::region::{Flusher, Region, RegionState, load_manifest};
 use crate::scan::{RegionReader, ReloadManifest, ScanExec, accelerate};
 use crate::sst::FileSource;
+
+/// How long a majority may take to confirm who leads, before the query is tried elsewhere.
+const CONFIRM: Duration = Duration::from_secs(1);
 
 impl Datanode {
     /// Runs a plan over one region. It sees every write that was acknowledged before.
@@ -30,6 +34,7 @@ impl Datanode {
         let started = Instant::now();
         let deadline = self.check_header(request.header.as_ref())?;
         self.check_alive()?;
+        self.confirm_lead(&request, deadline).await?;
         let plan = self.explain(&request)?;
         self.metrics.queries.inc();
         let rows = execute_stream(Arc::clone(&plan), self.queries.task_ctx());
@@ -42,6 +47,23 @@ impl Datanode {
             false => rows.into(),
             true => reported(rows, plan, self.identity().node_id, started),
         })
+    }
+
+    /// Where others have a vote, one of them may have been made the leader without this node knowing: it asks.
+    async fn confirm_lead(&self, request: &v1::QueryRequest, deadline: Option<Duration>) -> Result<()> {
+        let region = self.regions.get(RegionId::from_u64(request.region_id))?;
+        if !region.with_state(RegionState::is_replicated) || !Defence::ReadsAreConfirmed.holds() {
+            return Ok(());
+        }
+        region.admit(request.epoch, request.schema_version)?;
+        let left = deadline.unwrap_or(CONFIRM).min(CONFIRM);
+        match tokio::time::timeout(left, self.log.read_index(region.id())).await {
+            Ok(confirmed) => confirmed.map(drop),
+            Err(_) => Err(Error::unavailable(format!(
+                "no majority of region {} confirms that this node leads it; retry",
+                region.id()
+            ))),
+        }
     }
 
     /// The plan that a query would run.

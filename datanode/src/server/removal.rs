@@ -20,6 +20,16 @@ const FIRST_RETRY: Duration = Duration::from_millis(200);
 const LAST_RETRY: Duration = Duration::from_secs(30);
 
 impl Datanode {
+    /// The region goes on elsewhere: only what is on this node is forgotten.
+    pub async fn drop_replica(self: &Arc<Self>, id: RegionId) -> Result<()> {
+        if let Some(region) = self.regions.remove(id) {
+            region.close("its replica on this node was dropped");
+        }
+        self.log.drop_region(id).await?;
+        tracing::info!(region = %id, "replica dropped");
+        Ok(())
+    }
+
     /// Stops the region's group and forgets its log; its objects are deleted in the background.
     pub async fn drop_region(self: &Arc<Self>, id: RegionId) -> Result<()> {
         if self.is_being_dropped(id) && self.regions.find(id).is_none() {

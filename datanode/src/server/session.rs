@@ -2,16 +2,23 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::sync::Notify;
 
 use greptime_proto::SessionHandler;
 use greptime_proto::v1::{self, push};
 use greptime_types::{Error, RegionId, Result, TableInfo, format};
 
 use super::Datanode;
+use super::write::within;
 use crate::defences::Defence;
-use crate::log::Initialise;
+use greptime_log::{Authority, Change, Initialise, Input, Member};
 use crate::manifest::View;
 use crate::region::{Checkpoint, Region, RegionEntry};
+
+/// A change of members that takes longer is asked for again.
+const CHANGE_WITHIN: Duration = Duration::from_secs(10);
 
 /// Index at which the log of a new region begins.
 const FIRST_INDEX: u64 = 1;
@@ -54,16 +61,24 @@ impl SessionHandler for Datanode {
                 ok: problem.is_none(),
                 message: problem.unwrap_or_default(),
             }],
+            unreachable: self.peers.unreachable(),
         }
+    }
+
+    fn news(&self) -> Arc<Notify> {
+        self.regions.news()
     }
 
     fn told(&self, push: push::Body) {
         match push {
             push::Body::Welcome(welcome) => self.welcome(&welcome),
+            push::Body::Peers(update) => self.peers.know(update.peers),
             push::Body::Initialise(_)
             | push::Body::Alter(_)
             | push::Body::Drop(_)
+            | push::Body::ChangeMembers(_)
             | push::Body::AssignmentsComplete(_) => self.take_order(push),
+            push::Body::Campaign(_) | push::Body::Transfer(_) | push::Body::SetRole(_) => self.tell_log(push),
             _ => {}
         }
     }
@@ -84,7 +99,20 @@ impl Datanode {
         }
     }
 
+    /// Orders that are a word to the log do not wait behind those that take long.
+    fn tell_log(&self, order: push::Body) {
+        let epoch = self.metasrv_epoch.load(Ordering::SeqCst);
+        if self.words.try_send(word(order, epoch)).is_err() {
+            tracing::warn!("too many orders of metasrv wait; one was dropped");
+        }
+    }
+
     fn welcome(&self, welcome: &v1::Welcome) {
+        self.metasrv_epoch
+            .fetch_max(welcome.metasrv_epoch, Ordering::SeqCst);
+        let found = vec![Input::MetasrvEpoch(welcome.metasrv_epoch), Input::MetasrvFound];
+        // Its first order says the epoch again.
+        let _ = self.words.try_send(found);
         let format = welcome.format_version.max(format::OLDEST_CLUSTER_FORMAT);
         self.cluster_format.store(format, Ordering::SeqCst);
         let mut identity = self.identity.lock();
@@ -109,7 +137,14 @@ impl Datanode {
         let result = match order {
             push::Body::Initialise(order) => self.initialise(order).await,
             push::Body::Alter(order) => self.alter(order).await,
-            push::Body::Drop(order) => self.drop_region(RegionId::from_u64(order.region_id)).await,
+            push::Body::Drop(order) => {
+                let id = RegionId::from_u64(order.region_id);
+                match order.only_replica {
+                    true => self.drop_replica(id).await,
+                    false => self.drop_region(id).await,
+                }
+            }
+            push::Body::ChangeMembers(order) => self.change_members(order).await,
             push::Body::AssignmentsComplete(_) => {
                 self.assigned.store(true, std::sync::atomic::Ordering::SeqCst);
                 Ok(())
@@ -139,21 +174,25 @@ impl Datanode {
                 "region {id} was dropped; its number is not used again"
             )));
         }
+        let joins = order.voters.is_empty();
         let checkpoint = Checkpoint {
             format: format::FORMAT_VERSION,
             table: table_from(&order.table_json)?,
-            flushed_seq: FIRST_INDEX,
+            // Whoever joins has nothing, until it is sent what there is.
+            flushed_seq: if joins { 0 } else { FIRST_INDEX },
             manifest_version: 0,
             requests: Default::default(),
         };
         let bytes = checkpoint.encode()?;
-        // Nobody has ever written to a region that is started now, so its manifest is known to be empty.
-        let region = Region::new(id, checkpoint, Some(View::default()), Arc::clone(&self.budget));
+        // Nobody has ever written to a group that is started now, so its manifest is known to be empty.
+        let manifest = (!joins).then(View::default);
+        let region = Region::new(id, checkpoint, manifest, Arc::clone(&self.budget));
         self.regions.insert(region);
         let initialise = Initialise {
             region: id,
             raft_id: order.raft_id,
             voters: order.voters,
+            members: order.members.into_iter().map(member).collect(),
             checkpoint: bytes,
         };
         self.log
@@ -174,6 +213,48 @@ impl Datanode {
         }
         self.propose(id, RegionEntry::Alter(Box::new(table)).encode()?)
             .await
+    }
+}
+
+impl Datanode {
+    /// Changes the members of a region that this node leads in the epoch that is meant.
+    async fn change_members(&self, order: v1::ChangeMembers) -> Result<()> {
+        let id = RegionId::from_u64(order.region_id);
+        self.regions.get(id)?.admit(order.epoch, 0)?;
+        let learners = order.learners.into_iter().map(member).map(Change::AddLearner);
+        let voters = order.voters.into_iter().map(member).map(Change::AddVoter);
+        let removed = order.remove.into_iter().map(|raft_id| Change::Remove { raft_id });
+        let changes = learners.chain(voters).chain(removed).collect();
+        let members = order.members.into_iter().map(member).collect();
+        let changed = self.log.change_members(id, changes, members);
+        within(Some(CHANGE_WITHIN), changed).await.map(drop)
+    }
+}
+
+fn member(member: v1::RegionMember) -> Member {
+    Member {
+        raft_id: member.raft_id,
+        node: member.node,
+    }
+}
+
+/// What the log is told by an order of the metasrv of `epoch`.
+fn word(order: push::Body, epoch: u64) -> Vec<Input> {
+    match order {
+        push::Body::Campaign(order) => vec![Input::Campaign {
+            region: RegionId::from_u64(order.region_id),
+            seen_term: order.seen_term,
+            authority: Authority::Metasrv { epoch },
+        }],
+        push::Body::Transfer(order) => vec![Input::Transfer {
+            region: RegionId::from_u64(order.region_id),
+            to: order.to_raft_id,
+        }],
+        push::Body::SetRole(order) => vec![Input::Role {
+            region: RegionId::from_u64(order.region_id),
+            is_hot: order.hot,
+        }],
+        _ => Vec::new(),
     }
 }
 

@@ -12,7 +12,7 @@ use greptime_types::{Error, RegionId, RequestId, Result, TableSchema};
 
 use super::Datanode;
 use crate::defences::Defence;
-use crate::log::{Proposal, full_disk};
+use greptime_log::{Proposal, full_disk};
 use crate::metrics::Reason;
 use crate::region::{RegionEntry, RowOp, TruncateEntry, WriteEntry, check_rows, check_version, read_rows};
 
@@ -91,7 +91,7 @@ impl Datanode {
             region: region.id(),
             data,
             request: Some(id),
-            reservation: Some(reservation),
+            held: Some(Box::new(reservation)),
         };
         let queued = self.log.propose(proposal).inspect_err(|_| region.refused(id))?;
         let applied = queued.await?;
@@ -151,7 +151,7 @@ impl Datanode {
             region: region.id(),
             data: entry.encode()?,
             request: Some(id),
-            reservation: None,
+            held: None,
         };
         let queued = self.log.propose(proposal).inspect_err(|_| region.refused(id))?;
         let applied = queued.await?;
@@ -167,7 +167,7 @@ impl Datanode {
             region,
             data,
             request: None,
-            reservation: None,
+            held: None,
         };
         self.log.propose(proposal)?.await.map(drop)
     }

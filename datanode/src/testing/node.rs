@@ -11,16 +11,17 @@ use datafusion::physical_plan::ExecutionPlan;
 use futures::TryStreamExt;
 use greptime_clock::{SharedClock, SystemClock, SystemIds};
 use greptime_object_store::Bucket;
+use greptime_peers::testing::Network;
 use greptime_proto::v1;
 use greptime_query::{RegionScan, RegionScanSpec, encode_plan, from_datafusion};
 use greptime_rows::{Encoded, SeriesBatch};
 use greptime_telemetry::Metrics;
-use greptime_types::{Change, ErrorKind, RegionId, Result, TableInfo, TableOptions};
+use greptime_types::{Change, ErrorKind, NodeId, RegionId, Result, TableInfo, TableOptions};
 use object_store::path::Path;
 
 use super::{FaultyStore, batch, ipc, table};
 use crate::config::DatanodeConfig;
-use crate::log::{LogStore, MemoryLog};
+use greptime_log::{LogStore, MemoryLog};
 use crate::server::{Datanode, DatanodeParts};
 
 /// host, ts, usage
@@ -40,7 +41,21 @@ pub struct WriteOptions {
     pub epoch: u64,
 }
 
+/// Which of several nodes it is, and how it reaches the others.
+#[derive(Clone, Default)]
+pub struct Place {
+    pub id: NodeId,
+    pub network: Option<Arc<Network>>,
+}
+
+impl Place {
+    pub fn address(&self) -> String {
+        format!("node-{}:3001", self.id)
+    }
+}
+
 pub struct Node {
+    pub place: Place,
     pub log: MemoryLog,
     pub store: Arc<FaultyStore>,
     pub config: DatanodeConfig,
@@ -76,9 +91,11 @@ impl Node {
             Arc::new(FaultyStore::default()),
             tempfile::tempdir().unwrap(),
         );
-        let datanode = start_node(&config, Arc::new(log.clone()), &store, &dir, &clock).await;
+        let place = Place::default();
+        let datanode = start_node(&config, Arc::new(log.clone()), &store, &dir, &clock, &place).await;
         let region = RegionId::new(1024, 0);
         let node = Self {
+            place,
             log,
             store,
             config,
@@ -94,6 +111,25 @@ impl Node {
         node
     }
 
+    /// One of several nodes over the same bucket; it holds nothing yet.
+    pub async fn at(place: Place, store: Arc<FaultyStore>, table: TableInfo) -> Self {
+        let (log, dir) = (MemoryLog::default(), tempfile::tempdir().unwrap());
+        let (config, clock) = (DatanodeConfig::default(), SystemClock::shared());
+        let datanode = start_node(&config, Arc::new(log.clone()), &store, &dir, &clock, &place).await;
+        Self {
+            next: AtomicU64::new(1 + 1_000_000 * place.id),
+            place,
+            log,
+            store,
+            config,
+            region: RegionId::new(1024, 0),
+            table,
+            dir,
+            clock,
+            datanode,
+        }
+    }
+
     pub async fn with_options(config: DatanodeConfig, options: TableOptions) -> Self {
         let table = TableInfo {
             options,
@@ -107,6 +143,7 @@ impl Node {
         // Writes after a restart are other ones.
         static STARTS: AtomicU64 = AtomicU64::new(0);
         Self {
+            place: Place::default(),
             log: MemoryLog::default(),
             store,
             config: DatanodeConfig::default(),
@@ -142,6 +179,7 @@ impl Node {
             region_id: self.region.as_u64(),
             raft_id: 7,
             voters: vec![7],
+            members: vec![],
             table_json: serde_json::to_string(&self.table).unwrap(),
         };
         self.datanode.initialise(order).await
@@ -165,6 +203,7 @@ impl Node {
 
     pub async fn restart_on(self, log: MemoryLog) -> Self {
         let Self {
+            place,
             store,
             config,
             region,
@@ -175,10 +214,14 @@ impl Node {
             next,
             ..
         } = self;
+        if let Some(network) = &place.network {
+            network.stop(&place.address());
+        }
         datanode.shutdown().await;
         drop(datanode);
-        let datanode = start_node(&config, Arc::new(log.clone()), &store, &dir, &clock).await;
+        let datanode = start_node(&config, Arc::new(log.clone()), &store, &dir, &clock, &place).await;
         Self {
+            place,
             log,
             store,
             config,
@@ -222,7 +265,7 @@ impl Node {
         let identity = self.datanode.identity();
         Some(v1::RequestHeader {
             cluster_id: identity.cluster_id,
-            target_node: 0,
+            target_node: self.place.id,
             deadline_ms: 0,
         })
     }
@@ -361,6 +404,7 @@ pub async fn start_node(
     store: &Arc<FaultyStore>,
     dir: &tempfile::TempDir,
     clock: &SharedClock,
+    place: &Place,
 ) -> Arc<Datanode> {
     // The room of a cache is taken from the disk at the start, which would make many tests slow.
     let config = DatanodeConfig {
@@ -369,8 +413,8 @@ pub async fn start_node(
     };
     let parts = || DatanodeParts {
         config: config.clone(),
-        node_id: 0,
-        address: "127.0.0.1:0".into(),
+        node_id: place.id,
+        address: place.address(),
         data_dir: dir.path().to_owned(),
         bucket: Bucket {
             store: Arc::clone(store) as _,
@@ -380,6 +424,7 @@ pub async fn start_node(
         ids: SystemIds::shared(),
         metrics: Metrics::default(),
         meta: None,
+        peers: place.network.as_ref().map(|network| network.link(&place.address())),
     };
     // A request that was cut off may hold the node before, and so its directory, a moment longer.
     for _ in 0..500 {
@@ -387,7 +432,13 @@ pub async fn start_node(
             Err(error) if error.kind == ErrorKind::Conflict => {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
-            started => return started.unwrap(),
+            started => {
+                let node = started.unwrap();
+                if let Some(network) = &place.network {
+                    network.serve(&place.address(), Arc::clone(&node) as _);
+                }
+                return node;
+            }
         }
     }
     panic!("the node before does not give back its directory");

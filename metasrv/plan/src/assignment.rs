@@ -7,17 +7,28 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use greptime_types::{NodeId, RegionId, TableId};
 
+/// A replica and where it lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Member {
+    pub raft_id: u64,
+    pub node: NodeId,
+}
+
 /// One replica that a datanode should hold, as recorded in the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Assignment {
     pub region: RegionId,
     pub raft_id: u64,
-    /// First voters of the group; one as long as the log is not replicated.
-    pub voters: Vec<u64>,
+    /// First voters of the group.
+    pub voters: Vec<Member>,
+    /// Whether the replica applies what is committed while it follows.
+    pub hot: bool,
     pub schema_version: u64,
     /// Some datanode has reported the region once: it is never initialised again, since the log that was lost
     /// would be forgotten silently.
     pub initialised: bool,
+    /// Its group is there without it: it joins.
+    pub joins: bool,
 }
 
 /// One region as a datanode reports it.
@@ -25,40 +36,61 @@ pub struct Assignment {
 pub struct Reported {
     pub schema_version: u64,
     pub leading: bool,
+    pub hot: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
     Initialise(Assignment),
     Alter(RegionId),
+    /// Whether it is to be hot. A leader is, whatever it is told.
+    Role {
+        region: RegionId,
+        hot: bool,
+    },
     Drop(RegionId),
+    /// Another replica took its place; the region's objects stay.
+    DropReplica(RegionId),
 }
 
 /// The commands that bring one datanode to what it should hold, in order of region.
 ///
 /// Only regions of tables that are recorded as being dropped are dropped. A region that is not known at all is
 /// left alone: the one who does not know it may be a metasrv that no longer leads.
+///
+/// `surplus`: replicas that their groups do not have any more.
 pub fn tell(
     desired: &[Assignment],
     dropping: &BTreeSet<TableId>,
+    surplus: &BTreeSet<RegionId>,
     reported: &BTreeMap<RegionId, Reported>,
 ) -> Vec<Command> {
     let desired: BTreeMap<RegionId, &Assignment> = desired.iter().map(|a| (a.region, a)).collect();
     let wanted = desired
         .values()
         .filter_map(|want| match reported.get(&want.region) {
-            None if want.initialised => None,
+            None if want.initialised && !want.joins => None,
             None => Some(Command::Initialise((*want).clone())),
             Some(has) if has.leading && has.schema_version < want.schema_version => {
                 Some(Command::Alter(want.region))
             }
+            Some(has) if want.voters.len() > 1 && !has.leading && has.hot != want.hot => {
+                Some(Command::Role {
+                    region: want.region,
+                    hot: want.hot,
+                })
+            }
             Some(_) => None,
         });
-    let surplus = reported
+    let dropped = reported
         .keys()
         .filter(|r| dropping.contains(&r.table()))
         .map(|r| Command::Drop(*r));
-    wanted.chain(surplus).collect()
+    let left = surplus
+        .iter()
+        .filter(|r| reported.contains_key(r) && !dropping.contains(&r.table()))
+        .map(|r| Command::DropReplica(*r));
+    wanted.chain(dropped).chain(left).collect()
 }
 
 /// What is shown of a region.
@@ -128,10 +160,30 @@ mod tests {
         Assignment {
             region: REGION,
             raft_id: 1,
-            voters: vec![1],
+            voters: vec![Member { raft_id: 1, node: 0 }],
+            hot: true,
             schema_version: 2,
             initialised,
+            joins: false,
         }
+    }
+
+    fn told(desired: &[Assignment], reported: &BTreeMap<RegionId, Reported>) -> Vec<Command> {
+        tell(desired, &BTreeSet::new(), &BTreeSet::new(), reported)
+    }
+
+    #[test]
+    fn a_replica_joins_a_group_that_is_there_and_leaves_without_its_objects() {
+        let joins = Assignment {
+            joins: true,
+            ..want(true)
+        };
+        let none = BTreeMap::new();
+        assert_eq!(told(&[joins.clone()], &none), [Command::Initialise(joins)]);
+        let surplus = BTreeSet::from([REGION]);
+        let left = tell(&[], &BTreeSet::new(), &surplus, &has(2, false));
+        assert_eq!(left, [Command::DropReplica(REGION)]);
+        assert_eq!(tell(&[], &BTreeSet::new(), &surplus, &none), []);
     }
 
     fn has(schema_version: u64, leading: bool) -> BTreeMap<RegionId, Reported> {
@@ -140,6 +192,7 @@ mod tests {
             Reported {
                 schema_version,
                 leading,
+                hot: leading,
             },
         )])
     }
@@ -147,15 +200,15 @@ mod tests {
     #[test]
     fn a_new_region_is_initialised_until_it_is_reported() {
         assert_eq!(
-            tell(&[want(false)], &BTreeSet::new(), &BTreeMap::new()),
+            told(&[want(false)], &BTreeMap::new()),
             [Command::Initialise(want(false))]
         );
-        assert_eq!(tell(&[want(false)], &BTreeSet::new(), &has(2, true)), []);
+        assert_eq!(told(&[want(false)], &has(2, true)), []);
     }
 
     #[test]
     fn a_lost_region_is_never_initialised_again() {
-        assert_eq!(tell(&[want(true)], &BTreeSet::new(), &BTreeMap::new()), []);
+        assert_eq!(told(&[want(true)], &BTreeMap::new()), []);
         assert_eq!(
             region_state(true, &[(0, Replica::Missing)]),
             RegionState::DiskLost
@@ -165,17 +218,34 @@ mod tests {
     #[test]
     fn an_old_schema_is_altered_at_the_leader_only() {
         assert_eq!(
-            tell(&[want(true)], &BTreeSet::new(), &has(1, true)),
+            told(&[want(true)], &has(1, true)),
             [Command::Alter(REGION)]
         );
-        assert_eq!(tell(&[want(true)], &BTreeSet::new(), &has(1, false)), []);
+        assert_eq!(told(&[want(true)], &has(1, false)), []);
+    }
+
+    #[test]
+    fn a_follower_is_told_whether_it_is_hot_and_a_leader_is_not() {
+        let member = |raft_id| Member {
+            raft_id,
+            node: raft_id,
+        };
+        let want = |hot| Assignment {
+            voters: vec![member(1), member(2), member(3)],
+            hot,
+            ..want(true)
+        };
+        let role = |hot| [Command::Role { region: REGION, hot }];
+        assert_eq!(told(&[want(true)], &has(2, false)), role(true));
+        assert_eq!(told(&[want(false)], &has(2, false)), []);
+        assert_eq!(told(&[want(false)], &has(2, true)), []);
     }
 
     #[test]
     fn a_region_is_dropped_only_with_its_table() {
         let dropping = BTreeSet::from([REGION.table()]);
-        assert_eq!(tell(&[], &dropping, &has(1, true)), [Command::Drop(REGION)]);
-        assert_eq!(tell(&[], &BTreeSet::new(), &has(1, true)), []);
+        assert_eq!(tell(&[], &dropping, &BTreeSet::new(), &has(1, true)), [Command::Drop(REGION)]);
+        assert_eq!(told(&[], &has(1, true)), []);
     }
 
     #[test]

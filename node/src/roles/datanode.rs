@@ -6,6 +6,7 @@ use anyhow::Context;
 use greptime_clock::{SystemClock, SystemIds};
 use greptime_datanode::{Datanode, DatanodeParts};
 use greptime_object_store::StoreMetrics;
+use greptime_peers::GrpcPeerLink;
 use greptime_proto::GrpcMeta;
 use greptime_telemetry::{Metrics, probe_router, serve};
 
@@ -31,6 +32,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         ids: SystemIds::shared(),
         metrics: metrics.clone(),
         meta: Some(GrpcMeta::new(settings.metasrv.addresses.clone())?),
+        peers: Some(Arc::new(GrpcPeerLink::default())),
     })
     .await?;
     let router = probe_router(metrics, datanode.readiness());

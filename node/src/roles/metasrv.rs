@@ -5,7 +5,9 @@ use std::sync::Arc;
 use anyhow::Context;
 use greptime_clock::{SystemClock, SystemIds};
 use greptime_metasrv::store::EtcdStore;
-use greptime_metasrv::{EtcdElection, Metasrv, MetasrvOptions, http_router, meta_service};
+use greptime_metasrv::{
+    EtcdElection, GrpcRedial, Metasrv, MetasrvOptions, Policy, http_router, meta_service,
+};
 use greptime_object_store::StoreMetrics;
 use greptime_telemetry::{Metrics, probe_router, serve};
 use tokio_stream::wrappers::TcpListenerStream;
@@ -35,6 +37,8 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         clock,
         ids: SystemIds::shared(),
         metrics: metrics.clone(),
+        policy: Policy::default(),
+        redial: GrpcRedial::shared(),
     });
     let router = probe_router(metrics, metasrv.readiness()).merge(http_router(metasrv.clone()));
     let stop = shutdown.clone();

@@ -72,6 +72,57 @@ fn modify(name: &str, column_type: ColumnType) -> Change {
     }
 }
 
+/// A chain of types for one column; the first that is refused.
+fn refused(chain: &[ColumnType]) -> Option<ColumnType> {
+    let mut table = cpu();
+    let column = ColumnSchema::new("x", chain[0], Semantic::Field);
+    let add = Change::AddColumn {
+        column,
+        if_not_exists: false,
+    };
+    table = table.altered(&[add]).unwrap().unwrap();
+    for to in &chain[1..] {
+        let modify = Change::ModifyColumn {
+            name: "x".into(),
+            column_type: *to,
+        };
+        match table.altered(&[modify]) {
+            Ok(next) => table = next.unwrap(),
+            Err(error) => {
+                assert!(error.message.contains("add a new column"), "{error}");
+                return Some(*to);
+            }
+        }
+    }
+    None
+}
+
+#[test]
+fn a_type_is_refused_under_which_rows_would_differ_by_when_they_were_rewritten() {
+    use ColumnType::*;
+    let fine: &[&[ColumnType]] = &[
+        &[Int8, Int32, Int64, String],
+        &[Int32, String, Float64],
+        &[Int32, Float64],
+        &[Float64, String, Float64],
+        &[Boolean, String, Int32],
+    ];
+    for chain in fine {
+        assert_eq!(refused(chain), None, "{chain:?}");
+    }
+    let differ: &[&[ColumnType]] = &[
+        &[String, Float64, String],
+        &[String, Int32, Int64],
+        &[Int32, Float64, String],
+        &[Float32, Float64, String],
+        &[Float32, String, Float64],
+        &[Int16, String, Int32, String],
+    ];
+    for chain in differ {
+        assert_eq!(refused(chain), chain.last().copied(), "{chain:?}");
+    }
+}
+
 #[test]
 fn a_renamed_tag_is_renamed_in_key_and_rule() {
     let next = cpu()

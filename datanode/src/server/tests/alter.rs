@@ -15,7 +15,7 @@ use greptime_types::{
 };
 
 use crate::config::DatanodeConfig;
-use crate::log::{CommittedEntry, LogStore};
+use greptime_log::{CommittedEntry, LogStore};
 use crate::region::RegionEntry;
 use crate::testing::{Node, WriteOptions, batch, row};
 

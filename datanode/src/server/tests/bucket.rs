@@ -8,7 +8,7 @@ use object_store::ObjectStoreExt;
 use object_store::path::Path;
 
 use crate::config::DatanodeConfig;
-use crate::log::{Fault, LogStore, MemoryLog};
+use greptime_log::{Fault, LogStore, MemoryLog};
 use crate::manifest::{FileMeta, ManifestStore, View};
 use crate::sst::key_of;
 use crate::testing::{Node, PutFault, Row, row};

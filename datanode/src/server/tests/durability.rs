@@ -7,14 +7,14 @@ use bytes::Bytes;
 use greptime_clock::SystemClock;
 use greptime_proto::v1::RegionRole;
 use greptime_types::{ErrorKind, RegionId};
-use raft::eraftpb::Entry;
+use greptime_log::Entry;
 
 use crate::budget::Budget;
 use crate::config::DatanodeConfig;
-use crate::log::{Batch, CommittedEntry, Fault, GroupStatus, Key, LogError, LogStore, LogSync, MemoryLog};
+use greptime_log::{Batch, CommittedEntry, Fault, GroupStatus, Key, LogError, LogStore, LogSync, MemoryLog};
 use crate::manifest::View;
 use crate::region::{Checkpoint, Flusher, Region, flush};
-use crate::testing::{Dice, FaultyStore, Node, Row, row, seeds, start_node, table};
+use crate::testing::{Dice, FaultyStore, Node, Place, Row, row, seeds, start_node, table};
 
 #[tokio::test]
 async fn a_restart_replays_the_log() {
@@ -257,7 +257,7 @@ async fn a_failed_sync_by_interval_ends_the_node() {
     };
     let (store, dir) = (Arc::new(FaultyStore::default()), tempfile::tempdir().unwrap());
     let disk = Arc::new(NeverSynced(MemoryLog::default()));
-    let datanode = start_node(&config, disk, &store, &dir, &SystemClock::shared()).await;
+    let datanode = start_node(&config, disk, &store, &dir, &SystemClock::shared(), &Place::default()).await;
     let reason = tokio::time::timeout(Duration::from_secs(2), datanode.failed()).await;
     let reason = reason.expect("the node goes on");
     assert!(reason.contains("failed to sync"), "{reason}");
@@ -292,6 +292,7 @@ fn a_leader_serves_only_after_an_entry_of_its_own_term() {
         leads: true,
         term: 3,
         last_index: 3,
+        ..GroupStatus::default()
     });
     let apply = |index, term| {
         let entry = CommittedEntry {

@@ -75,6 +75,7 @@ async fn start(store: &Arc<FaultyStore>, dir: &Path) -> Arc<Datanode> {
         ids: SystemIds::shared(),
         metrics: Metrics::default(),
         meta: None,
+        peers: None,
     };
     loop {
         match Datanode::start(parts()).await {

@@ -8,6 +8,7 @@ mod faults;
 mod full_disk;
 mod golden;
 mod model;
+mod quorum;
 mod report;
 mod retries;
 mod rows;

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use greptime_rows::{Encoded, SeriesBatch};
 use greptime_types::{ErrorKind, RequestId};
 
-use crate::log::LogStore;
+use greptime_log::LogStore;
 use crate::region::{RegionEntry, RowOp, Seen, WriteEntry};
 use crate::testing::{Node, WriteOptions, batch, ipc, row};
 

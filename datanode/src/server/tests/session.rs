@@ -45,6 +45,7 @@ async fn initialise_is_repeated_harmlessly_and_another_replica_is_refused() {
         raft_id: 8,
         voters: vec![8],
         table_json: serde_json::to_string(&node.table).unwrap(),
+        members: vec![],
     };
     assert!(node.datanode.initialise(other).await.is_err());
 }
@@ -77,6 +78,7 @@ async fn a_dropped_region_leaves_nothing_even_if_the_bucket_was_away() {
     node.store.set_away(true);
     let drop = v1::DropRegion {
         region_id: node.region.as_u64(),
+            only_replica: false,
     };
     order(&node, push::Body::Drop(drop));
     node.wait_for("the region is gone", || node.datanode.reports().is_empty())
@@ -106,6 +108,7 @@ async fn a_drop_waits_for_a_flush_that_is_under_way() {
             .await;
         let drop = v1::DropRegion {
             region_id: node.region.as_u64(),
+            only_replica: false,
         };
         order(&node, push::Body::Drop(drop));
         node.wait_for("the region is gone", || node.datanode.reports().is_empty())

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::log::{Fault, LogStore};
+use greptime_log::{Fault, LogStore};
 use crate::testing::{Node, PutFault, Row, row};
 
 fn old() -> Vec<Row> {

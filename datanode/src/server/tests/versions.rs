@@ -5,7 +5,7 @@ use greptime_proto::v1::{self, push};
 use greptime_rows::SeriesBatch;
 use greptime_types::format::SERIES_FORMAT;
 
-use crate::log::LogStore;
+use greptime_log::LogStore;
 use crate::region::RegionEntry;
 use crate::testing::{Node, Row, batch, row};
 

@@ -9,7 +9,7 @@ use greptime_types::{
 
 use super::cells::{Cell, Rows};
 use super::map::Map;
-use crate::log::Fault;
+use greptime_log::Fault;
 use crate::testing::{Dice, PutFault, table};
 
 /// What time it is for the table, in milliseconds since 1970.

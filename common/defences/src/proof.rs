@@ -1,0 +1,94 @@
+//! Runs tests without the defences that they are said to show.
+
+use std::fmt::Debug;
+use std::io::Read;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Mutex;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crate::WITHOUT;
+
+/// A test that waits for what does not come any more has noticed it too.
+const PATIENCE: Duration = Duration::from_secs(20);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+const AT_ONCE: usize = 4;
+
+/// Runs each named test of the running test program without its defence, in a process of its own. Panics with the list
+/// of tests that pass all the same, or that do not exist.
+pub fn each_is_missed<D: Debug + Copy + Send + Sync>(proofs: &[(D, &[&str])]) {
+    let left = Mutex::new(
+        proofs
+            .iter()
+            .flat_map(|(defence, tests)| tests.iter().map(|test| (*defence, *test))),
+    );
+    let next = || left.lock().expect("nobody panics with it").next();
+    let useless = Mutex::new(Vec::new());
+    std::thread::scope(|threads| {
+        for _ in 0..AT_ONCE {
+            threads.spawn(|| {
+                while let Some((defence, test)) = next() {
+                    if let Err(why) = is_missed(&format!("{defence:?}"), test) {
+                        useless.lock().expect("nobody panics with it").push(why);
+                    }
+                }
+            });
+        }
+    });
+    let useless = useless.into_inner().expect("all threads have ended");
+    assert!(useless.is_empty(), "{useless:#?}");
+}
+
+fn is_missed(defence: &str, test: &str) -> Result<(), String> {
+    let (said, status) = run(test, defence).map_err(|e| format!("{test} cannot be run: {e}"))?;
+    match status {
+        _ if !said.contains("running 1 test") => Err(format!("there is no test {test}")),
+        Some(status) if status.success() => Err(format!("{test} passes without {defence}")),
+        _ => Ok(()),
+    }
+}
+
+/// Runs a test of this program; what it says, and how it ends if it does.
+fn run(test: &str, without: &str) -> std::io::Result<(String, Option<ExitStatus>)> {
+    let mut child = Command::new(std::env::current_exe()?)
+        .args([test, "--exact"])
+        .env(WITHOUT, without)
+        // The same cases each time, and none is kept beside the source.
+        .env("PROPTEST_RNG_SEED", "1")
+        .env("PROPTEST_MAX_SHRINK_ITERS", "0")
+        .env("PROPTEST_DISABLE_FAILURE_PERSISTENCE", "true")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let (out, err) = (read(child.stdout.take()), read(child.stderr.take()));
+    let status = wait(&mut child)?;
+    let said = out.join().unwrap_or_default() + &err.join().unwrap_or_default();
+    Ok((said, status))
+}
+
+/// `None` if it did not end in time; it is killed then.
+fn wait(child: &mut Child) -> std::io::Result<Option<ExitStatus>> {
+    let mut left = PATIENCE;
+    while !left.is_zero() {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        std::thread::sleep(LOOK_EVERY);
+        left = left.saturating_sub(LOOK_EVERY);
+    }
+    child.kill()?;
+    child.wait()?;
+    Ok(None)
+}
+
+/// Takes everything from a pipe, so that the writer never waits.
+fn read(from: Option<impl Read + Send + 'static>) -> JoinHandle<String> {
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        if let Some(mut from) = from {
+            // What came before a failure is better than nothing.
+            let _ = from.read_to_end(&mut bytes);
+        }
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
+}

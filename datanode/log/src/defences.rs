@@ -1,0 +1,48 @@
+//! The defences of the log, each with the tests that show it.
+
+greptime_defences::defences! {
+    /// A replica that is further answers a leader or candidate of an older term; neither would learn why nothing comes.
+    OlderTermIsAnswered => ["tests::quorum::a_leader_of_an_older_term_learns_of_the_newer_one"],
+    /// That a change of members is committed is on disk before it is in force; a restart would elect itself with the
+    /// members of before.
+    ChangeOfMembersIsOnDiskFirst => [
+        "tests::quorum::a_change_of_members_that_was_in_force_is_in_force_after_a_crash",
+    ],
+    /// Entries that a snapshot replaced are not there after a restart.
+    ReplacedTailIsVoid => ["tests::quorum::what_a_snapshot_replaced_does_not_come_back"],
+    /// An order to campaign that comes late unseats nobody.
+    OldCampaignIsIgnored => ["tests::quorum::an_old_order_to_campaign_changes_nothing"],
+    /// A proposal to a replica that does not lead is refused; the library would pass it on, and another entry at the place
+    /// where it would have been would be taken for it.
+    OnlyLeadersPropose => ["tests::quorum::replicas_agree_and_keep_what_was_acknowledged_whatever_fails"],
+    /// Votes are given in the name of the newest metasrv only, or of nobody when it is away; a lease could be held.
+    VotesHaveAnAuthority => ["tests::quorum::votes_are_given_in_the_name_of_the_newest_metasrv_only"],
+    /// Rule 5b: what lies before a complete batch of the log was acknowledged.
+    DamageIsNoTornTail => [
+        "tests::damage::a_flipped_bit_in_the_log_is_refused_by_name_or_in_the_last_write_alone",
+        "tests::damage::damage_in_its_entries_alone_is_refused",
+    ],
+    /// Rule 5c: an empty last file hides that the one before it is the end.
+    EmptyEndIsRemoved => ["tests::damage::a_last_file_without_a_write_is_not_the_end_of_the_log"],
+    /// Rule 4b: a full disk has room for what was taken, and for what makes room.
+    FullDiskHasAReserve => [
+        "tests::full::what_is_under_way_when_the_disk_fills_up_is_written_from_the_reserve",
+        "tests::full::a_full_disk_has_room_for_elections_and_trims",
+    ],
+    /// Rule 4b: the room of the reserve is not spent on more rows.
+    FullLogTakesNoRows => ["tests::full::a_full_log_refuses_rows_and_takes_trims"],
+    /// Rule 4b: trimmed entries leave a full disk at once, not at the purge threshold.
+    FullLogIsCleaned => ["tests::full::what_is_trimmed_makes_room_on_a_full_disk"],
+    /// Rule 4b: a stop does not wait for room.
+    StopDoesNotWaitForRoom => ["tests::full::a_stop_gives_up_what_waits_for_room_and_says_that_it_was_not_done"],
+    /// Rule 4b: no file is begun at each attempt to write on a full disk.
+    FullDiskBeginsNoFile => ["tests::full::a_full_disk_without_a_reserve_is_waited_for_and_begins_no_files"],
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn each_defence_is_missed_when_it_is_away() {
+        greptime_defences::each_is_missed(super::PROOFS);
+    }
+}

@@ -1,0 +1,380 @@
+//! A region with replicas on three datanodes, over one bucket and a network that can be cut.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use greptime_peers::PeerHandler;
+use greptime_peers::testing::{Fault, Network};
+use greptime_proto::SessionHandler;
+use greptime_proto::v1::{self, push};
+use greptime_types::ErrorKind;
+use greptime_types::format::QUORUM_FORMAT;
+
+use crate::testing::{FaultyStore, Node, Place, WriteOptions, row, table};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct Cluster {
+    nodes: Vec<Node>,
+    network: Arc<Network>,
+}
+
+fn members(count: u64) -> Vec<v1::RegionMember> {
+    let member = |node| v1::RegionMember {
+        raft_id: node + 1,
+        node,
+    };
+    (0..count).map(member).collect()
+}
+
+impl Cluster {
+    /// Three nodes, where node 0 leads, 1 is hot and 2 keeps the log only.
+    async fn new(append_mode: bool) -> Self {
+        let cluster = Self::empty(append_mode).await;
+        for node in &cluster.nodes {
+            cluster.initialise(node, &[1, 2, 3]).await;
+        }
+        cluster.role(0, true);
+        cluster.role(1, true);
+        cluster.lead(0).await;
+        cluster
+    }
+
+    async fn empty(append_mode: bool) -> Self {
+        let (network, store) = (Network::new(), Arc::new(FaultyStore::default()));
+        let mut nodes = Vec::new();
+        for id in 0..3 {
+            let place = Place {
+                id,
+                network: Some(Arc::clone(&network)),
+            };
+            nodes.push(Node::at(place, Arc::clone(&store), table(1024, append_mode)).await);
+        }
+        let cluster = Self { nodes, network };
+        cluster.introduce();
+        cluster
+    }
+
+    /// Tells everybody where everybody is.
+    fn introduce(&self) {
+        let peer = |node: &Node| v1::Peer {
+            node: node.place.id,
+            address: node.place.address(),
+            incarnation: 0,
+        };
+        let peers: Vec<v1::Peer> = self.nodes.iter().map(peer).collect();
+        let welcome = v1::Welcome {
+            metasrv_epoch: 1,
+            heartbeat_interval_ms: 100,
+            format_version: QUORUM_FORMAT,
+            ..Default::default()
+        };
+        for node in &self.nodes {
+            let peers = peers.clone();
+            node.datanode.told(push::Body::Welcome(welcome.clone()));
+            node.datanode
+                .told(push::Body::Peers(v1::PeerUpdate { peers }));
+        }
+    }
+
+    async fn initialise(&self, node: &Node, voters: &[u64]) {
+        let order = v1::InitialiseRegion {
+            region_id: node.region.as_u64(),
+            raft_id: node.place.id + 1,
+            voters: voters.to_vec(),
+            members: members(3),
+            table_json: serde_json::to_string(&node.table).unwrap(),
+        };
+        node.datanode.initialise(order).await.unwrap();
+    }
+
+    fn role(&self, node: usize, hot: bool) {
+        let region_id = self.nodes[0].region.as_u64();
+        let role = v1::SetRegionRole { region_id, hot };
+        self.nodes[node].datanode.told(push::Body::SetRole(role));
+    }
+
+    fn report(&self, node: usize) -> v1::RegionReport {
+        let reports = self.nodes[node].datanode.reports();
+        reports.into_iter().next().unwrap_or_default()
+    }
+
+    async fn until(&self, what: &str, condition: impl Fn() -> bool) {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        while !condition() {
+            let all: Vec<_> = (0..3).map(|n| self.report(n)).collect();
+            assert!(tokio::time::Instant::now() < deadline, "never: {what}: {all:#?}");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    fn leads(&self, node: usize) -> bool {
+        self.report(node).role() == v1::RegionRole::Leader
+    }
+
+    /// As metasrv does it: told again until it leads.
+    async fn lead(&self, node: usize) {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        while !self.leads(node) {
+            assert!(tokio::time::Instant::now() < deadline, "{:#?}", self.report(node));
+            let seen_term = (0..3).map(|n| self.report(n).epoch).max().unwrap_or(0);
+            let campaign = v1::CampaignRegion {
+                region_id: self.nodes[node].region.as_u64(),
+                raft_id: node as u64 + 1,
+                seen_term,
+            };
+            self.nodes[node].datanode.told(push::Body::Campaign(campaign));
+            for _ in 0..50 {
+                if self.leads(node) {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        }
+        self.nodes[node].wait_until_readable().await;
+    }
+
+    /// The power of a node goes; it is back with what was on its disk.
+    async fn crash(mut self, node: usize) -> Self {
+        let crashed = self.nodes.remove(node);
+        let log = crashed.log.reopen();
+        let back = crashed.restart_on(log).await;
+        self.nodes.insert(node, back);
+        self.introduce();
+        self
+    }
+
+    fn isolate(&self, node: usize, fault: Fault) {
+        let address = self.nodes[node].place.address();
+        for other in self.nodes.iter().filter(|n| n.place.address() != address) {
+            self.network.set_both(&address, &other.place.address(), fault);
+        }
+    }
+
+    fn memory(&self, node: usize) -> usize {
+        let regions = self.nodes[node].datanode.regions().all();
+        regions[0].with_state(|s| s.memory())
+    }
+
+    fn applied(&self, node: usize) -> u64 {
+        let regions = self.nodes[node].datanode.regions().all();
+        regions[0].with_state(|s| s.applied())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_acknowledged_is_read_and_written_on_when_the_leader_is_gone() {
+    let mut cluster = Cluster::new(false).await;
+    for ts in 1..=5 {
+        cluster.nodes[0].write(&[row("a", ts, 1.0)]).await.unwrap();
+    }
+    cluster.nodes[0].flush().await.unwrap();
+    cluster.nodes[0].write(&[row("a", 6, 1.0)]).await.unwrap();
+    cluster.isolate(0, Fault::Cut);
+    cluster.lead(1).await;
+    assert_eq!(cluster.nodes[1].read().await.unwrap().len(), 6);
+    cluster.nodes[1].write(&[row("a", 7, 1.0)]).await.unwrap();
+    cluster.isolate(0, Fault::None);
+    cluster = cluster.crash(0).await;
+    cluster.role(0, true);
+    cluster
+        .until("it has everything", || {
+            cluster.applied(0) == cluster.applied(1) && !cluster.leads(0)
+        })
+        .await;
+    cluster.lead(0).await;
+    assert_eq!(cluster.nodes[0].read().await.unwrap().len(), 7);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hot_follower_has_rows_until_they_are_in_files_and_a_log_only_one_has_none() {
+    let cluster = Cluster::new(false).await;
+    let mut last = 0;
+    for ts in 1..=20 {
+        last = cluster.nodes[0].write(&[row("a", ts, 1.0)]).await.unwrap().sequence;
+    }
+    cluster.until("it follows", || cluster.applied(1) >= last).await;
+    assert!(cluster.memory(1) > 0 && cluster.memory(2) == 0);
+    let flushed = cluster.nodes[0].flush().await.unwrap();
+    assert!(flushed >= last);
+    cluster
+        .until("its rows are in files", || {
+            cluster.memory(1) == 0 && cluster.report(1).flushed_index == flushed
+        })
+        .await;
+    for node in 0..3 {
+        let bounds = || cluster.nodes[node].log.bounds_of_first();
+        cluster
+            .until("the log is trimmed", || bounds().is_none_or(|(first, _)| first > last))
+            .await;
+    }
+    cluster.nodes[0].write(&[row("b", 1, 1.0)]).await.unwrap();
+    cluster.lead(2).await;
+    assert_eq!(cluster.nodes[2].read().await.unwrap().len(), 21);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_that_is_repeated_at_the_next_leader_is_applied_once() {
+    let cluster = Cluster::new(true).await;
+    let options = WriteOptions {
+        number: 5,
+        ..cluster.nodes[0].options()
+    };
+    let rows = [row("a", 1, 1.0)];
+    assert!(!cluster.nodes[0].write_with(options, &rows).await.unwrap().duplicate);
+    cluster.isolate(0, Fault::Cut);
+    cluster.lead(1).await;
+    assert!(cluster.nodes[1].write_with(options, &rows).await.unwrap().duplicate);
+    cluster.nodes[1].flush().await.unwrap();
+    cluster.isolate(0, Fault::None);
+    cluster.lead(2).await;
+    assert!(cluster.nodes[2].write_with(options, &rows).await.unwrap().duplicate);
+    assert_eq!(cluster.nodes[2].read().await.unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_was_cut_off_gives_no_rows() {
+    let cluster = Cluster::new(false).await;
+    cluster.nodes[0].write(&[row("a", 1, 1.0)]).await.unwrap();
+    assert_eq!(cluster.nodes[0].read().await.unwrap().len(), 1);
+    cluster.isolate(0, Fault::Cut);
+    cluster.lead(1).await;
+    cluster.nodes[1].write(&[row("a", 1, 2.0)]).await.unwrap();
+    assert!(cluster.leads(0), "it has not heard of the other");
+    let error = cluster.nodes[0].read().await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Unavailable, "{error}");
+    assert_eq!(cluster.nodes[1].read().await.unwrap(), [row("a", 1, 2.0)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_was_cut_off_from_the_others_but_not_from_the_bucket_does_no_harm() {
+    let cluster = Cluster::new(false).await;
+    cluster.nodes[0].write(&[row("a", 1, 1.0)]).await.unwrap();
+    cluster.isolate(0, Fault::Cut);
+    cluster.lead(1).await;
+    cluster.nodes[1].write(&[row("a", 2, 2.0)]).await.unwrap();
+    // What it has committed itself is everybody's.
+    cluster.nodes[0].flush().await.unwrap();
+    cluster.nodes[1].flush().await.unwrap();
+    cluster.nodes[1].write(&[row("a", 3, 3.0)]).await.unwrap();
+    assert_eq!(cluster.nodes[1].read().await.unwrap().len(), 3);
+    cluster.isolate(0, Fault::None);
+    cluster.until("it hears of the other", || !cluster.leads(0)).await;
+    cluster.lead(0).await;
+    assert_eq!(cluster.nodes[0].read().await.unwrap().len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_meets_files_of_a_later_epoch_stops_and_may_lead_again() {
+    let cluster = Cluster::new(false).await;
+    cluster.nodes[0].write(&[row("a", 1, 1.0)]).await.unwrap();
+    cluster.isolate(0, Fault::Cut);
+    cluster.lead(1).await;
+    cluster.nodes[1].write(&[row("a", 2, 2.0)]).await.unwrap();
+    cluster.nodes[1].flush().await.unwrap();
+    assert!(cluster.leads(0));
+    let error = cluster.nodes[0].flush().await.unwrap_err();
+    assert!(error.message.contains("another leader"), "{error}");
+    assert!(!cluster.leads(0));
+    assert_eq!(cluster.nodes[1].read().await.unwrap().len(), 2);
+    cluster.isolate(0, Fault::None);
+    cluster.lead(0).await;
+    assert_eq!(cluster.nodes[0].read().await.unwrap().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_region_of_one_replica_gets_two_more_while_it_is_written_to() {
+    let mut cluster = Cluster::empty(false).await;
+    cluster.initialise(&cluster.nodes[0], &[1]).await;
+    cluster.nodes[0].wait_until_leading().await;
+    cluster.nodes[0].write(&[row("a", 1, 1.0)]).await.unwrap();
+    cluster.nodes[0].flush().await.unwrap();
+    cluster.nodes[0].write(&[row("a", 2, 1.0)]).await.unwrap();
+    for node in [1, 2] {
+        cluster.initialise(&cluster.nodes[node], &[]).await;
+    }
+    let order = |learners: Vec<v1::RegionMember>, voters: Vec<v1::RegionMember>| v1::ChangeMembers {
+        region_id: cluster.nodes[0].region.as_u64(),
+        epoch: cluster.report(0).epoch,
+        learners,
+        voters,
+        remove: vec![],
+        members: members(3),
+    };
+    let new = members(3)[1..].to_vec();
+    let tell = |order| cluster.nodes[0].datanode.told(push::Body::ChangeMembers(order));
+    tell(order(new.clone(), vec![]));
+    let has_all = |n| cluster.report(n).last_index == cluster.report(0).last_index;
+    cluster.until("they learn", || has_all(1) && has_all(2)).await;
+    cluster.nodes[0].write(&[row("a", 3, 1.0)]).await.unwrap();
+    tell(order(vec![], new));
+    let votes = |n: usize| cluster.report(n).voters.len() == 3;
+    cluster.until("they vote", || votes(0) && votes(1) && votes(2)).await;
+    cluster.nodes[0].write(&[row("a", 4, 1.0)]).await.unwrap();
+    cluster.isolate(0, Fault::Cut);
+    cluster.lead(2).await;
+    assert_eq!(cluster.nodes[2].read().await.unwrap().len(), 4);
+    // The group is as it was after a restart of everybody.
+    cluster.isolate(0, Fault::None);
+    for node in 0..3 {
+        cluster = cluster.crash(node).await;
+    }
+    cluster.lead(1).await;
+    assert_eq!(cluster.nodes[1].read().await.unwrap().len(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_leaves_forgets_its_log_and_no_file() {
+    let cluster = Cluster::new(false).await;
+    cluster.nodes[0].write(&[row("a", 1, 1.0)]).await.unwrap();
+    cluster.nodes[0].flush().await.unwrap();
+    let order = v1::DropRegion {
+        region_id: cluster.nodes[2].region.as_u64(),
+        only_replica: true,
+    };
+    cluster.nodes[2].datanode.told(push::Body::Drop(order));
+    cluster
+        .until("it is gone", || cluster.nodes[2].datanode.reports().is_empty())
+        .await;
+    cluster.nodes[0].write(&[row("a", 2, 1.0)]).await.unwrap();
+    assert_eq!(cluster.nodes[0].read().await.unwrap().len(), 2);
+    assert_eq!(cluster.nodes[2].log.bounds_of_first(), None);
+}
+
+#[tokio::test]
+async fn a_stream_for_another_node_or_cluster_is_refused() {
+    let node = Node::new().await;
+    let me = PeerHandler::me(node.datanode.as_ref());
+    let hello = v1::PeerHello {
+        from: Some(v1::NodeIdentity {
+            node_id: 9,
+            ..me.clone()
+        }),
+        to_node: me.node_id,
+        to_incarnation: me.incarnation,
+        min_format: 1,
+        max_format: 1,
+    };
+    let answer = |hello: &v1::PeerHello| PeerHandler::hello(node.datanode.as_ref(), hello);
+    assert_eq!(answer(&hello).unwrap(), me.incarnation);
+    let other_node = v1::PeerHello {
+        to_node: me.node_id + 1,
+        ..hello.clone()
+    };
+    let other_start = v1::PeerHello {
+        to_incarnation: me.incarnation ^ 1,
+        ..hello.clone()
+    };
+    let other_cluster = v1::PeerHello {
+        from: Some(v1::NodeIdentity {
+            cluster_id: "other".into(),
+            ..me
+        }),
+        ..hello
+    };
+    for wrong in [other_node, other_start] {
+        assert!(answer(&wrong).unwrap_err().message.contains("was meant"));
+    }
+    let refused = answer(&other_cluster).unwrap_err();
+    assert!(refused.message.contains("of cluster `other`"), "{refused}");
+}

@@ -1,0 +1,49 @@
+//! Simulates heartbeats and counts the living that are judged dead.
+//!
+//!     cargo run --release -p greptime-metasrv-plan --example heartbeat_hours -- HOURS [SEED [BEAT_MS [HURRIED_MS]]]
+//!
+//! Prints the hours, the false deaths and the seconds that it took, and what the hours were like.
+
+#[path = "../tests/heartbeat/mod.rs"]
+mod heartbeat;
+
+use std::time::{Duration, Instant};
+
+use greptime_metasrv_plan::Policy;
+use heartbeat::{Settings, simulate};
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let number = |n: usize, default: u64| match arguments.get(n) {
+        None => default,
+        Some(text) => text.parse().unwrap_or_else(|_| {
+            panic!("`{text}` is not a whole number: HOURS [SEED [BEAT_MS [HURRIED_MS]]]")
+        }),
+    };
+    let (hours, seed) = (number(0, 10_000), number(1, 1));
+    let policy = Policy {
+        beat: Duration::from_millis(number(2, 100)),
+        hurried_beat: Duration::from_millis(number(3, 25)),
+        ..Policy::default()
+    };
+    for contradiction in policy.validate().err().into_iter().flatten() {
+        println!("warning: {contradiction}");
+    }
+    let settings = Settings {
+        policy,
+        ..Settings::default()
+    };
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "measures this program, not the simulation"
+    )]
+    let start = Instant::now();
+    let outcome = simulate(&settings, hours as f64, seed);
+    println!(
+        "hours {:.0}, false deaths {}, seconds {:.1}",
+        outcome.hours,
+        outcome.false_deaths,
+        start.elapsed().as_secs_f64()
+    );
+    println!("{outcome:?}");
+}

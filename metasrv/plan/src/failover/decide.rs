@@ -1,0 +1,189 @@
+//! One region, one step.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use greptime_types::NodeId;
+
+use super::target::{candidate, heir, keeps_up};
+use super::{Attempt, Reason, RegionSeen, Step, Tried, Voter, VoterRole};
+use crate::{Policy, Verdict, majority};
+
+/// The step that a region needs now.
+pub fn decide(region: &RegionSeen, policy: &Policy, now: Duration) -> Step {
+    let look = Look::at(region, policy, now);
+    if look.able.len() + look.undecided.len() < look.needed {
+        let alive = look.able.union(&look.undecided).copied().collect();
+        return Step::MajorityLost {
+            alive,
+            needed: look.needed,
+        };
+    }
+    let Some(leader) = leader(region) else {
+        return look.nobody_leads();
+    };
+    match &leader.verdict {
+        Verdict::Alive { .. } => look.hand_back(leader),
+        Verdict::Unwell { .. } => look.move_away(leader),
+        Verdict::Suspect { .. } => nothing(Reason::LeaderSuspect { node: leader.node }),
+        Verdict::Dead { gone_since, .. } => look.take_over(None, *gone_since),
+    }
+}
+
+/// Whoever said that it leads in the highest epoch. An older one will learn that it does not.
+pub(super) fn leader(region: &RegionSeen) -> Option<&Voter> {
+    let leading = region.voters.iter().filter(|v| v.leads.is_some());
+    leading.max_by_key(|v| v.leads)
+}
+
+fn nothing(reason: Reason) -> Step {
+    Step::Nothing { reason }
+}
+
+struct Look<'a> {
+    region: &'a RegionSeen,
+    policy: &'a Policy,
+    now: Duration,
+    needed: usize,
+    /// Voters that beat and have the region open: they can vote.
+    able: BTreeSet<NodeId>,
+    /// Voters that may turn out to be able.
+    undecided: BTreeSet<NodeId>,
+}
+
+impl<'a> Look<'a> {
+    fn at(region: &'a RegionSeen, policy: &'a Policy, now: Duration) -> Self {
+        let nodes = |of: fn(&Voter) -> bool| region.voters.iter().filter(|v| of(v)).map(|v| v.node).collect();
+        Self {
+            region,
+            policy,
+            now,
+            needed: majority(region.voters.len()),
+            able: nodes(|v| v.verdict.beats() && v.log.is_some()),
+            undecided: nodes(|v| v.verdict.is_suspect() || (v.verdict.beats() && v.log.is_none())),
+        }
+    }
+
+    fn nobody_leads(&self) -> Step {
+        let unheard = self.region.voters.iter().filter(|v| v.verdict.is_suspect());
+        let nodes: BTreeSet<NodeId> = unheard.map(|v| v.node).collect();
+        if !nodes.is_empty() {
+            return nothing(Reason::Unheard { nodes });
+        }
+        if self.region.voters.len() == 1 {
+            return nothing(Reason::ElectsItself);
+        }
+        // Whoever handed over has said so, and whoever took over may not have yet.
+        if let Some(under_way) = self.transfer_under_way(self.policy.campaign_again) {
+            return under_way;
+        }
+        // Nothing is written without a leader, so what was reported is what there is.
+        self.take_over(None, Duration::ZERO)
+    }
+
+    /// A campaign, as soon as nobody else can be answering reads. `unseated`: a leader that beats and shall not lead.
+    fn take_over(&self, unseated: Option<NodeId>, gone_since: Duration) -> Step {
+        if self.able.iter().filter(|n| Some(**n) != unseated).count() < self.needed {
+            return nothing(Reason::Undecided {
+                nodes: self.undecided.clone(),
+            });
+        }
+        let last = self.last(Attempt::Campaign);
+        if let Some(tried) = last.filter(|t| self.able.contains(&t.to)) {
+            let until = tried.at + self.policy.campaign_again;
+            if until > self.now {
+                return nothing(Reason::CampaignUnderWay {
+                    node: tried.to,
+                    until,
+                });
+            }
+        }
+        let until = self.leases_end();
+        if until > self.now {
+            return Step::WaitForLease { until };
+        }
+        match candidate(self.region, unseated, gone_since) {
+            Some((voter, _)) => Step::Campaign {
+                node: voter.node,
+                raft_id: voter.raft_id,
+                seen_term: self.seen_term(),
+            },
+            // Not reached: those who are able are candidates, and a majority has at least one.
+            None => nothing(Reason::Undecided {
+                nodes: self.undecided.clone(),
+            }),
+        }
+    }
+
+    /// Until when somebody may answer reads who does not know of a new leader: whoever is silent, or says that it
+    /// leads. A process that is gone holds nothing, and one that beats and does not lead has given up.
+    fn leases_end(&self) -> Duration {
+        let may_answer = |v: &&Voter| !v.verdict.is_gone() && (!v.verdict.beats() || v.leads.is_some());
+        let ends = self.region.voters.iter().filter(may_answer);
+        ends.map(|v| v.lease_ends).max().unwrap_or_default()
+    }
+
+    fn seen_term(&self) -> u64 {
+        let terms = |v: &Voter| v.log.map(|log| log.term).max(v.leads);
+        self.region.voters.iter().filter_map(terms).max().unwrap_or(0)
+    }
+
+    /// The leader is unwell: somebody better takes over.
+    fn move_away(&self, leader: &Voter) -> Step {
+        let transfers = self.region.tried.iter().filter(|t| t.what == Attempt::Transfer);
+        let tries = transfers.count();
+        if let Some(under_way) = self.transfer_under_way(self.policy.transfer_again) {
+            return under_way;
+        }
+        let Some(heir) = heir(self.region, leader, self.policy.hand_back_lag) else {
+            return nothing(Reason::NobodyBetter { leader: leader.node });
+        };
+        if tries < self.policy.transfer_tries {
+            return Step::Transfer {
+                from: leader.node,
+                to: heir.node,
+            };
+        }
+        match self.take_over(Some(leader.node), Duration::ZERO) {
+            Step::Nothing {
+                reason: Reason::Undecided { .. },
+            } => nothing(Reason::NobodyBetter { leader: leader.node }),
+            step => step,
+        }
+    }
+
+    /// The leader is well. If it is log-only it leads because nobody else could, and a hot follower should.
+    fn hand_back(&self, leader: &Voter) -> Step {
+        if leader.role == VoterRole::Hot {
+            return nothing(Reason::Led);
+        }
+        let steady = |v: &&Voter| match v.verdict {
+            Verdict::Alive { since } => self.now.saturating_sub(since) >= self.policy.steady,
+            _ => false,
+        };
+        let keeps_up = |v: &&Voter| {
+            v.log
+                .is_some_and(|log| keeps_up(leader, &log, self.policy.hand_back_lag))
+        };
+        let hot = self.region.voters.iter().filter(|v| v.role == VoterRole::Hot);
+        let Some(to) = hot.filter(steady).find(keeps_up) else {
+            return nothing(Reason::Led);
+        };
+        // There is no hurry, and every transfer holds writes back.
+        let between = self.policy.transfer_again.max(self.policy.steady);
+        self.transfer_under_way(between).unwrap_or(Step::Transfer {
+            from: leader.node,
+            to: to.node,
+        })
+    }
+
+    fn transfer_under_way(&self, between: Duration) -> Option<Step> {
+        let tried = self.last(Attempt::Transfer)?;
+        let until = tried.at + between;
+        (until > self.now).then_some(nothing(Reason::TransferUnderWay { to: tried.to, until }))
+    }
+
+    fn last(&self, what: Attempt) -> Option<&Tried> {
+        self.region.tried.iter().rev().find(|t| t.what == what)
+    }
+}

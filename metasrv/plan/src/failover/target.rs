@@ -1,0 +1,95 @@
+//! Which replica is to lead.
+
+use std::cmp::Reverse;
+use std::time::Duration;
+
+use greptime_types::NodeId;
+
+use super::{Attempt, LogEnd, RegionSeen, Voter, VoterRole};
+
+/// A replica that is behind another is tried when the others have been tried so often: they refuse it their votes,
+/// but reports may be older than the truth.
+const TRIES_BEFORE_ONE_BEHIND: usize = 2;
+
+/// The order in which replicas are told to campaign.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Preference {
+    /// Whose turn it is.
+    turn: usize,
+    behind: bool,
+    unwell: bool,
+    cold: bool,
+    position: Reverse<(u64, u64)>,
+    node: NodeId,
+}
+
+/// The best candidate among the voters that beat and have the region open, without `except`.
+///
+/// `gone_since`: when the leader ended. A hot follower that reported before that may have got more since; so it is
+/// taken for behind only by a report made afterwards.
+pub(super) fn candidate(
+    region: &RegionSeen,
+    except: Option<NodeId>,
+    gone_since: Duration,
+) -> Option<(&Voter, LogEnd)> {
+    let able: Vec<(&Voter, LogEnd)> = region
+        .voters
+        .iter()
+        .filter(|v| v.verdict.beats() && Some(v.node) != except)
+        .filter_map(|v| Some((v, v.log?)))
+        .collect();
+    let furthest = able.iter().map(|(_, log)| log.position()).max()?;
+    let preference = |(voter, log): &(&Voter, LogEnd)| {
+        let cold = voter.role == VoterRole::LogOnly;
+        let behind = log.position() < furthest && (cold || log.at >= gone_since);
+        let tries = tries(region, Attempt::Campaign, voter.node);
+        Preference {
+            turn: tries + if behind { TRIES_BEFORE_ONE_BEHIND } else { 0 },
+            behind,
+            unwell: !voter.verdict.is_alive(),
+            cold,
+            position: Reverse(log.position()),
+            node: voter.node,
+        }
+    };
+    able.iter().min_by_key(|able| preference(able)).copied()
+}
+
+/// The order in which replicas are handed an unwell leader's region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Heir {
+    tries: usize,
+    lags: bool,
+    cold: bool,
+    position: Reverse<(u64, u64)>,
+    node: NodeId,
+}
+
+/// Who is to take over from a leader that is unwell: somebody alive, rather hot, rather close behind.
+pub(super) fn heir<'a>(region: &'a RegionSeen, leader: &Voter, lag: u64) -> Option<&'a Voter> {
+    region
+        .voters
+        .iter()
+        .filter(|v| v.node != leader.node && v.verdict.is_alive())
+        .filter_map(|v| Some((v, v.log?)))
+        .min_by_key(|(v, log)| Heir {
+            tries: tries(region, Attempt::Transfer, v.node),
+            lags: !keeps_up(leader, log, lag),
+            cold: v.role == VoterRole::LogOnly,
+            position: Reverse(log.position()),
+            node: v.node,
+        })
+        .map(|(v, _)| v)
+}
+
+/// Whether a replica lacks so little of the leader's log that it can have it at once.
+pub(super) fn keeps_up(leader: &Voter, log: &LogEnd, lag: u64) -> bool {
+    leader.log.is_some_and(|leaders| {
+        log.last_term == leaders.last_term && log.last_index.saturating_add(lag) >= leaders.last_index
+    })
+}
+
+pub(super) fn tries(region: &RegionSeen, what: Attempt, to: NodeId) -> usize {
+    let of_it = region.tried.iter().filter(|t| t.what == what && t.to == to);
+    of_it.count()
+}

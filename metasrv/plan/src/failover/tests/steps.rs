@@ -1,0 +1,290 @@
+use super::*;
+
+#[test]
+fn the_verdict_on_the_leader_decides() {
+    let table = [
+        (alive(), nothing(Reason::Led)),
+        (suspect(), nothing(Reason::LeaderSuspect { node: 1 })),
+        (unwell(), Step::Transfer { from: 1, to: 2 }),
+        (silent(), campaign(2)),
+        (killed(), campaign(2)),
+    ];
+    for (verdict, expected) in table {
+        assert_eq!(step(&region([verdict, alive(), alive()])), expected);
+    }
+}
+
+#[test]
+fn a_lease_is_waited_for_unless_its_holder_is_gone() {
+    let until = NOW + ms(50);
+    let table = [(killed(), campaign(2)), (silent(), Step::WaitForLease { until })];
+    for (verdict, expected) in table {
+        let mut region = region([verdict, alive(), alive()]);
+        region.voters[0].lease_ends = until;
+        assert_eq!(step(&region), expected);
+        // What a follower was promised when it led is given up already.
+        region.voters[1].lease_ends = NOW + ms(90);
+        assert_eq!(step(&region), expected);
+    }
+}
+
+#[test]
+fn a_lease_of_a_former_leader_that_is_silent_is_waited_for() {
+    let mut region = region([killed(), alive(), alive()]);
+    region.voters.push(Voter {
+        node: 4,
+        verdict: silent(),
+        lease_ends: NOW + ms(30),
+        ..region.voters[2].clone()
+    });
+    region.voters.push(Voter {
+        node: 5,
+        ..region.voters[2].clone()
+    });
+    assert_eq!(step(&region), Step::WaitForLease { until: NOW + ms(30) });
+}
+
+#[test]
+fn without_a_majority_nothing_is_sent_and_the_living_are_named() {
+    let lost = |alive: &[NodeId]| Step::MajorityLost {
+        alive: alive.to_vec(),
+        needed: 2,
+    };
+    assert_eq!(step(&region([silent(), alive(), killed()])), lost(&[2]));
+    assert_eq!(step(&region([silent(), silent(), silent()])), lost(&[]));
+    // Not even if the leader lives: it cannot commit.
+    assert_eq!(step(&region([alive(), silent(), killed()])), lost(&[1]));
+    let undecided = |node| {
+        nothing(Reason::Undecided {
+            nodes: BTreeSet::from([node]),
+        })
+    };
+    assert_eq!(step(&region([killed(), alive(), suspect()])), undecided(3));
+    // A datanode that beats and has the region not open cannot vote yet.
+    let mut opening = region([killed(), alive(), alive()]);
+    opening.voters[1].log = None;
+    assert_eq!(step(&opening), undecided(2));
+}
+
+#[test]
+fn nobody_leads() {
+    let mut region = region([alive(), alive(), alive()]);
+    region.voters[0].leads = None;
+    assert_eq!(step(&region), campaign(1));
+    // One that is not heard may lead.
+    region.voters[2].verdict = suspect();
+    let nodes = BTreeSet::from([3]);
+    assert_eq!(step(&region), nothing(Reason::Unheard { nodes }));
+    region.voters[2].verdict = silent();
+    assert_eq!(step(&region), campaign(1));
+    region.voters[2].lease_ends = NOW + ms(1);
+    assert_eq!(step(&region), Step::WaitForLease { until: NOW + ms(1) });
+}
+
+#[test]
+fn whoever_was_just_handed_a_region_has_time_to_say_so() {
+    let mut region = region([alive(), alive(), alive()]);
+    region.voters[0].leads = None;
+    region.tried.push(tried(Attempt::Transfer, 2, 199));
+    let until = NOW + ms(1);
+    assert_eq!(step(&region), nothing(Reason::TransferUnderWay { to: 2, until }));
+    region.tried[0].at -= ms(1);
+    assert!(matches!(step(&region), Step::Campaign { .. }));
+}
+
+#[test]
+fn a_group_of_one_elects_itself() {
+    let mut region = region([alive(), alive(), alive()]);
+    region.voters.truncate(1);
+    assert_eq!(step(&region), nothing(Reason::Led));
+    region.voters[0].leads = None;
+    assert_eq!(step(&region), nothing(Reason::ElectsItself));
+    region.voters[0].verdict = killed();
+    let lost = Step::MajorityLost {
+        alive: vec![],
+        needed: 1,
+    };
+    assert_eq!(step(&region), lost);
+}
+
+#[test]
+fn the_highest_epoch_leads() {
+    let mut region = region([silent(), alive(), alive()]);
+    region.voters[1].leads = Some(6);
+    assert_eq!(step(&region), nothing(Reason::Led));
+    region.voters[1].leads = Some(4);
+    assert!(matches!(step(&region), Step::Campaign { seen_term: 5, .. }));
+}
+
+#[test]
+fn the_term_of_a_campaign_is_the_highest_that_anybody_knows() {
+    let mut region = region([killed(), alive(), alive()]);
+    region.voters[2].log.as_mut().unwrap().term = 9;
+    assert!(matches!(step(&region), Step::Campaign { seen_term: 9, .. }));
+}
+
+/// Ends of the logs of the hot and the log-only follower, and who is to campaign.
+#[test]
+fn the_hot_follower_campaigns_unless_it_is_behind() {
+    let table = [
+        ((5, 50), (5, 50), 2),
+        ((5, 51), (5, 50), 2),
+        ((5, 49), (5, 50), 3),
+        ((4, 90), (5, 50), 3),
+        ((5, 50), (4, 90), 2),
+    ];
+    for (hot, cold, expected) in table {
+        let mut region = region([silent(), alive(), alive()]);
+        region.voters[1].log = log(hot.0, hot.1);
+        region.voters[2].log = log(cold.0, cold.1);
+        assert_eq!(step(&region), campaign(expected), "{hot:?} {cold:?}");
+    }
+}
+
+#[test]
+fn a_report_from_before_the_leader_ended_does_not_make_the_hot_follower_behind() {
+    let mut region = region([killed(), alive(), alive()]);
+    region.voters[1].log = log(5, 49);
+    region.voters[1].log.as_mut().unwrap().at = NOW - ms(11);
+    assert_eq!(step(&region), campaign(2));
+    region.voters[1].log.as_mut().unwrap().at = NOW - ms(10);
+    assert_eq!(step(&region), campaign(3));
+}
+
+#[test]
+fn who_is_unwell_campaigns_only_if_nobody_else_can() {
+    let mut region = region([silent(), unwell(), alive()]);
+    assert_eq!(step(&region), campaign(3));
+    region.voters[1].log = log(5, 51);
+    assert_eq!(step(&region), campaign(2));
+}
+
+#[test]
+fn a_campaign_without_effect_is_repeated_in_turn() {
+    let mut region = region([silent(), alive(), alive()]);
+    let mut told = vec![];
+    for _ in 0..4 {
+        region.tried.iter_mut().for_each(|t| t.at -= ms(200));
+        let Step::Campaign { node, .. } = step(&region) else {
+            panic!("{:?}", step(&region));
+        };
+        told.push(node);
+        region.tried.push(tried(Attempt::Campaign, node, 0));
+        let under_way = Reason::CampaignUnderWay {
+            node,
+            until: NOW + ms(200),
+        };
+        assert_eq!(step(&region), nothing(under_way));
+    }
+    assert_eq!(told, [2, 3, 2, 3]);
+    // One that is behind gets its turn later.
+    region.tried.clear();
+    region.voters[2].log = log(5, 49);
+    told.clear();
+    for _ in 0..4 {
+        let Step::Campaign { node, .. } = step(&region) else {
+            panic!("{:?}", step(&region));
+        };
+        told.push(node);
+        region.tried.push(tried(Attempt::Campaign, node, 200));
+    }
+    assert_eq!(told, [2, 2, 2, 3]);
+}
+
+#[test]
+fn a_candidate_that_died_is_not_waited_for() {
+    let mut region = region([killed(), killed(), alive()]);
+    region.voters.push(Voter {
+        node: 4,
+        ..region.voters[2].clone()
+    });
+    region.voters.push(Voter {
+        node: 5,
+        ..region.voters[2].clone()
+    });
+    region.tried.push(tried(Attempt::Campaign, 2, 20));
+    assert!(matches!(step(&region), Step::Campaign { node: 3, .. }));
+}
+
+#[test]
+fn an_unwell_leader_hands_over_to_somebody_better() {
+    let mut region = region([unwell(), alive(), alive()]);
+    assert_eq!(step(&region), Step::Transfer { from: 1, to: 2 });
+    // The hot one lags so far that the transfer would hold writes back.
+    region.voters[0].log = log(5, 9_050);
+    region.voters[2].log = log(5, 9_050);
+    assert_eq!(step(&region), Step::Transfer { from: 1, to: 3 });
+    region.voters[1].verdict = unwell();
+    region.voters[2].verdict = unwell();
+    assert_eq!(step(&region), nothing(Reason::NobodyBetter { leader: 1 }));
+}
+
+#[test]
+fn an_unwell_leader_that_does_not_hand_over_is_unseated() {
+    let mut region = region([unwell(), alive(), alive()]);
+    region.tried.push(tried(Attempt::Transfer, 2, 499));
+    let until = NOW + ms(1);
+    assert_eq!(step(&region), nothing(Reason::TransferUnderWay { to: 2, until }));
+    region.tried[0].at -= ms(1);
+    assert_eq!(step(&region), Step::Transfer { from: 1, to: 3 });
+    region.tried.push(tried(Attempt::Transfer, 3, 500));
+    // Its lease is not renewed any more, and ends.
+    region.voters[0].lease_ends = NOW + ms(200);
+    let wait = step(&region);
+    assert_eq!(wait, Step::WaitForLease { until: NOW + ms(200) });
+    assert!(wait.withholds_lease());
+    region.voters[0].lease_ends = NOW;
+    assert_eq!(step(&region), campaign(2));
+    // The others cannot elect without it.
+    region.voters[2].verdict = silent();
+    assert_eq!(step(&region), nothing(Reason::NobodyBetter { leader: 1 }));
+}
+
+#[test]
+fn a_log_only_leader_hands_back_when_a_hot_follower_keeps_up_and_is_steady() {
+    let mut region = region([alive(), alive(), alive()]);
+    region.voters[0].leads = None;
+    region.voters[2].leads = Some(5);
+    region.voters[2].log = log(5, 1_050);
+    region.voters[0].log = None;
+    assert_eq!(step(&region), Step::Transfer { from: 3, to: 2 });
+    let refused = |change: fn(&mut Voter)| {
+        let mut region = region.clone();
+        change(&mut region.voters[1]);
+        step(&region)
+    };
+    assert_eq!(refused(|v| v.log = log(5, 49)), nothing(Reason::Led));
+    assert_eq!(refused(|v| v.log = log(4, 1_050)), nothing(Reason::Led));
+    assert_eq!(refused(|v| v.log = None), nothing(Reason::Led));
+    assert_eq!(refused(|v| v.verdict = unwell()), nothing(Reason::Led));
+    let new = |v: &mut Voter| {
+        v.verdict = Verdict::Alive {
+            since: NOW - ms(1_999),
+        }
+    };
+    assert_eq!(refused(new), nothing(Reason::Led));
+    region.tried.push(tried(Attempt::Transfer, 2, 1_999));
+    let until = NOW + ms(1);
+    assert_eq!(step(&region), nothing(Reason::TransferUnderWay { to: 2, until }));
+}
+
+#[test]
+fn every_step_says_itself_to_people() {
+    let table = [
+        (
+            step(&region([killed(), alive(), alive()])),
+            "datanode 2 is told to campaign above term 5",
+        ),
+        (
+            step(&region([killed(), killed(), alive()])),
+            "of its voters only those on [3] live, and 2 are needed; bring others back",
+        ),
+        (
+            step(&region([suspect(), alive(), alive()])),
+            "its leader, datanode 1, is suspect and not judged yet",
+        ),
+    ];
+    for (step, said) in table {
+        assert_eq!(step.to_string(), said);
+    }
+}

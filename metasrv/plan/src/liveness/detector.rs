@@ -1,0 +1,133 @@
+//! The judge: one look at everybody.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use greptime_types::NodeId;
+
+use super::brake::{Away, brake};
+use super::memory::{Memory, Round, Vanished};
+use super::{Hold, Judgement, Observed};
+use crate::Policy;
+
+/// Judges datanodes for one metasrv leader, from the moment it leads.
+#[derive(Clone, Debug)]
+pub struct Detector {
+    policy: Policy,
+    leading_since: Duration,
+    last_look: Duration,
+    /// By how much all looks together came too late.
+    slept: Duration,
+    /// The last look at which the brake was on.
+    braked: Option<Duration>,
+    nodes: BTreeMap<NodeId, Memory>,
+}
+
+/// Those that beat; none if nobody complains of anybody, since that is what they are asked for.
+fn living<'a>(
+    observed: &'a BTreeMap<NodeId, Observed>,
+    vanished: &BTreeMap<NodeId, Vanished>,
+) -> BTreeMap<NodeId, &'a Observed> {
+    if observed.values().all(|seen| seen.unreachable.is_empty()) {
+        return BTreeMap::new();
+    }
+    let beats = |(node, _): &(&NodeId, &Observed)| !vanished.contains_key(*node);
+    observed
+        .iter()
+        .filter(beats)
+        .map(|(node, seen)| (*node, seen))
+        .collect()
+}
+
+impl Detector {
+    /// `leading_since`: when this metasrv became leader.
+    pub fn new(policy: Policy, leading_since: Duration) -> Self {
+        Self {
+            policy,
+            leading_since,
+            last_look: leading_since,
+            slept: Duration::ZERO,
+            braked: None,
+            nodes: BTreeMap::new(),
+        }
+    }
+
+    /// Judges everybody who is known. To be called at least every [`Policy::look`]; more often does no harm.
+    pub fn look(&mut self, now: Duration, observed: &BTreeMap<NodeId, Observed>) -> Judgement {
+        let slept = self.slept_before(now);
+        let mut vanished: BTreeMap<NodeId, Vanished> = BTreeMap::new();
+        for (node, seen) in observed {
+            let memory = self.nodes.entry(*node).or_insert_with(|| Memory::new(seen, now));
+            memory.take_in(seen, now, slept.unwrap_or_default());
+            if let Some(gone) = memory.vanished(seen, now, &self.policy) {
+                memory.note_fact(seen);
+                vanished.insert(*node, gone);
+            }
+        }
+        if self.nodes.len() > observed.len() {
+            self.nodes.retain(|node, _| observed.contains_key(node));
+        }
+        let round = self.round(now, slept.is_some(), &vanished);
+        let living = living(observed, &vanished);
+        let mut redial = BTreeSet::new();
+        let mut verdicts = BTreeMap::new();
+        // Both have the same datanodes by now.
+        for ((node, seen), memory) in observed.iter().zip(self.nodes.values_mut()) {
+            memory.verdict = match vanished.get(node) {
+                None => memory.present(*node, seen, &living, &self.policy, now),
+                Some(gone) => {
+                    if memory.wants_redial(seen, &self.policy, now) {
+                        memory.asked = Some(now);
+                        redial.insert(*node);
+                    }
+                    memory.absent(*node, seen, gone, &round, &self.policy)
+                }
+            };
+            verdicts.insert(*node, memory.verdict.clone());
+        }
+        let braking = verdicts.values().any(|v| v.held() == Some(Hold::Brake));
+        Judgement {
+            verdicts,
+            redial,
+            late: slept,
+            brake: round.brake.filter(|_| braking),
+        }
+    }
+
+    /// How long metasrv slept since the last look, if it did.
+    fn slept_before(&mut self, now: Duration) -> Option<Duration> {
+        let since = now.saturating_sub(self.last_look);
+        self.last_look = self.last_look.max(now);
+        let slept = since.saturating_sub(self.policy.look);
+        let late = slept > self.policy.late;
+        if late {
+            self.slept += slept;
+        }
+        late.then_some(slept)
+    }
+
+    fn round(&mut self, now: Duration, late: bool, vanished: &BTreeMap<NodeId, Vanished>) -> Round {
+        let awake = now.saturating_sub(self.leading_since).saturating_sub(self.slept);
+        let away = |node: &NodeId| {
+            let memory = self.nodes.get(node)?;
+            let away = Away {
+                heard: memory.heard(),
+                gone: memory.fact.is_some(),
+            };
+            Some((*node, away))
+        };
+        let away = vanished.keys().filter_map(away).collect();
+        let living = self.nodes.len() - vanished.len();
+        let brake = brake(&away, living, self.policy.brake_window);
+        if brake.is_some() {
+            self.braked = Some(now);
+        }
+        Round {
+            now,
+            late,
+            new_leader: awake < self.policy.lease + self.policy.dead_after,
+            brake,
+            braked: self.braked,
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! What is remembered of one datanode, and what follows from it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use greptime_types::NodeId;
+
+use super::brake::Brake;
+use super::health::{Health, cut_off_from};
+use super::{Connection, Death, Hold, Observed, Redial, Sign, Suspicion, Verdict};
+use crate::Policy;
+
+/// What is remembered of one datanode from look to look.
+#[derive(Clone, Debug)]
+pub(super) struct Memory {
+    incarnation: u64,
+    last_beat: Option<Duration>,
+    first_seen: Duration,
+    /// How much of the silence since the last beat metasrv slept.
+    credit: Duration,
+    /// A fact about this incarnation, and since when it is gone. Only a beat refutes it: the next redial may find
+    /// nobody who would refuse.
+    pub(super) fact: Option<(Duration, Death)>,
+    pub(super) verdict: Verdict,
+    /// When it was to be redialled last.
+    pub(super) asked: Option<Duration>,
+    health: Health,
+}
+
+/// A datanode that does not beat.
+pub(super) struct Vanished {
+    sign: Sign,
+    /// Of which metasrv was awake.
+    silence: Duration,
+}
+
+/// What holds in one look for everybody.
+pub(super) struct Round {
+    pub(super) now: Duration,
+    pub(super) late: bool,
+    pub(super) new_leader: bool,
+    pub(super) brake: Option<Brake>,
+    /// The last look at which the brake was on.
+    pub(super) braked: Option<Duration>,
+}
+
+impl Memory {
+    pub(super) fn new(seen: &Observed, now: Duration) -> Self {
+        Self {
+            incarnation: seen.incarnation,
+            last_beat: None,
+            first_seen: now,
+            credit: Duration::ZERO,
+            fact: None,
+            verdict: Verdict::Alive { since: now },
+            asked: None,
+            health: Health::default(),
+        }
+    }
+
+    /// When it was heard last, or first known of.
+    pub(super) fn heard(&self) -> Duration {
+        self.last_beat.unwrap_or(self.first_seen)
+    }
+
+    /// Takes in a new process or a new beat. `slept`: how much of the time before `now` metasrv slept.
+    pub(super) fn take_in(&mut self, seen: &Observed, now: Duration, slept: Duration) {
+        if self.incarnation != seen.incarnation {
+            *self = Self {
+                first_seen: self.first_seen,
+                ..Self::new(seen, now)
+            };
+        }
+        if self.last_beat != seen.last_beat {
+            self.last_beat = seen.last_beat;
+            self.fact = None;
+            self.asked = None;
+            self.credit = Duration::ZERO;
+            if self.verdict.is_dead() {
+                self.verdict = Verdict::Alive { since: now };
+            }
+        }
+        let unheard = now.saturating_sub(self.heard());
+        self.credit += slept.min(unheard.saturating_sub(self.credit));
+    }
+
+    /// Whether it does not beat as it should.
+    pub(super) fn vanished(&self, seen: &Observed, now: Duration, policy: &Policy) -> Option<Vanished> {
+        let silence = now.saturating_sub(self.heard()).saturating_sub(self.credit);
+        let sign = match (seen.connection, self.last_beat) {
+            (Connection::Broken { .. }, _) => Sign::Broken,
+            (_, None) | (Connection::Never, _) => Sign::NeverHeard,
+            (Connection::Up, Some(_)) if silence >= policy.suspect_after => Sign::Silent { silence },
+            (Connection::Up, Some(_)) => return None,
+        };
+        Some(Vanished { sign, silence })
+    }
+
+    /// Remembers what is known for sure about the process that does not beat any more.
+    pub(super) fn note_fact(&mut self, seen: &Observed) {
+        let fact = match (seen.connection, seen.redial) {
+            (Connection::Broken { since }, Redial::Refused) => (since, Death::Refused),
+            (Connection::Broken { since }, Redial::OtherIncarnation) => (since, Death::OtherIncarnation),
+            (Connection::Up, Redial::OtherIncarnation) => (self.heard(), Death::OtherIncarnation),
+            _ => return,
+        };
+        self.fact.get_or_insert(fact);
+    }
+
+    pub(super) fn present(
+        &mut self,
+        node: NodeId,
+        seen: &Observed,
+        living: &BTreeMap<NodeId, &Observed>,
+        policy: &Policy,
+        now: Duration,
+    ) -> Verdict {
+        let cut_from = cut_off_from(node, living);
+        match (self.health.look(node, seen, cut_from, policy, now), &self.verdict) {
+            (Some((since, why)), _) => Verdict::Unwell { since, why },
+            (None, Verdict::Alive { since }) => Verdict::Alive { since: *since },
+            (None, _) => Verdict::Alive { since: now },
+        }
+    }
+
+    pub(super) fn absent(
+        &self,
+        node: NodeId,
+        seen: &Observed,
+        gone: &Vanished,
+        round: &Round,
+        policy: &Policy,
+    ) -> Verdict {
+        if let Some((gone_since, why)) = self.fact {
+            return Verdict::Dead { gone_since, why };
+        }
+        let silence = gone.silence;
+        let held = match self.hold(node, seen, silence, round, policy) {
+            Judged::Dead => {
+                return Verdict::Dead {
+                    gone_since: self.heard(),
+                    why: Death::Silence { silence },
+                };
+            }
+            Judged::Held(hold) => Some(hold),
+            Judged::NotYet => None,
+        };
+        let since = match &self.verdict {
+            Verdict::Suspect { since, .. } => *since,
+            _ => round.now,
+        };
+        let why = Suspicion {
+            sign: gone.sign,
+            held,
+        };
+        Verdict::Suspect { since, why }
+    }
+
+    /// Whether its silence makes it dead, and what stands against it.
+    fn hold(
+        &self,
+        node: NodeId,
+        seen: &Observed,
+        silence: Duration,
+        round: &Round,
+        policy: &Policy,
+    ) -> Judged {
+        if silence < self.shortest_limit(policy) {
+            return Judged::NotYet;
+        }
+        let was_dead = self.verdict.is_dead();
+        if let Some(brake) = &round.brake
+            && (brake.vanished.contains(&node) || !was_dead)
+        {
+            return Judged::Held(Hold::Brake);
+        }
+        if was_dead {
+            return Judged::Dead;
+        }
+        if let Some(at) = round.braked
+            && self.heard() <= at
+            && round.now < at + policy.introduction
+        {
+            return Judged::Held(Hold::AfterBrake);
+        }
+        match () {
+            () if round.late => Judged::Held(Hold::Late),
+            () if round.new_leader => Judged::Held(Hold::NewLeader),
+            () if silence < self.limit(seen, policy) => Judged::Held(Hold::Answers),
+            () => Judged::Dead,
+        }
+    }
+
+    fn shortest_limit(&self, policy: &Policy) -> Duration {
+        match self.last_beat {
+            None => policy.introduction,
+            Some(_) => policy.dead_after,
+        }
+    }
+
+    /// The silence that makes it dead: longer if the process has answered a redial meanwhile.
+    fn limit(&self, seen: &Observed, policy: &Policy) -> Duration {
+        // An answer from before the last beat adds nothing.
+        let answered = match (seen.redial, self.last_beat) {
+            (Redial::Accepted { at }, Some(beat)) => at.saturating_sub(beat),
+            _ => Duration::ZERO,
+        };
+        let limit = self.shortest_limit(policy);
+        match self.last_beat {
+            None => limit,
+            Some(_) => (answered + limit).min(policy.answering_dead_after),
+        }
+    }
+
+    pub(super) fn wants_redial(&self, seen: &Observed, policy: &Policy, now: Duration) -> bool {
+        // Who is dead by silence is still asked now and then: a refusal would void what it was promised.
+        let again = match self.verdict.is_dead() {
+            true => policy.introduction,
+            false => policy.redial_again,
+        };
+        let due = self.asked.is_none_or(|at| now.saturating_sub(at) >= again);
+        let has_address = seen.connection != Connection::Never;
+        due && has_address && self.fact.is_none() && seen.redial != Redial::Pending
+    }
+}
+
+enum Judged {
+    Dead,
+    Held(Hold),
+    NotYet,
+}

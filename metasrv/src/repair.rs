@@ -1,0 +1,250 @@
+//! Brings the members of groups to what is recorded, and records others where some are missing or lost.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use greptime_metasrv_plan::assignment::Member;
+use greptime_metasrv_plan::members::{self, Led, MemberStep, Membership, Waiting};
+use greptime_metasrv_plan::repair::{Blocked, RepairPolicy, Replicas, Retarget, repair};
+use greptime_metasrv_plan::Verdict;
+use greptime_proto::v1::{self, push};
+use greptime_types::format::{FORMAT_VERSION, QUORUM_FORMAT};
+use greptime_types::{NodeId, NodeRole, RegionId, Result, TableState};
+use tracing::{debug, info};
+
+use crate::catalog::{self, Catalog, Edit};
+use crate::server::{Metasrv, State};
+
+/// How often members are looked at without news.
+const LOOK: Duration = Duration::from_millis(500);
+/// An order to change members that had no effect is given again after this time.
+const SAY_AGAIN: Duration = Duration::from_secs(2);
+/// A learner that lacks at most so many entries gets a vote.
+const LAG: u64 = 1000;
+/// Regions whose members change at the same time.
+const AT_ONCE: usize = 8;
+
+pub(crate) async fn run(metasrv: Arc<Metasrv>) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(LOOK) => {}
+            () = metasrv.until_shutdown() => return,
+        }
+        move_on(&metasrv);
+        if let Err(error) = retarget(&metasrv).await {
+            debug!(%error, "other members could not be recorded yet");
+        }
+    }
+}
+
+/// One step for each region whose members are not as recorded.
+fn move_on(metasrv: &Metasrv) {
+    let now = metasrv.now();
+    let mut guard = metasrv.state.lock();
+    let state = &mut *guard;
+    let Some(catalog) = state.catalog.clone() else {
+        return;
+    };
+    let mut orders = std::mem::take(&mut state.member_orders);
+    orders.retain(|_, (_, at)| now.saturating_sub(*at) < SAY_AGAIN);
+    for region in replicated(&catalog) {
+        let membership = membership(state, &catalog, region);
+        let step = members::step(&membership, LAG);
+        let is_repeated = orders.get(&region).is_some_and(|(said, _)| *said == step);
+        let Some(led) = membership.led.filter(|_| !is_repeated) else {
+            continue;
+        };
+        if say(state, &catalog, region, &led, &step) {
+            info!(%region, ?step, "members change");
+            orders.insert(region, (step, now));
+        }
+    }
+    state.member_orders = orders;
+}
+
+/// Regions of tables that are there.
+fn replicated(catalog: &Catalog) -> impl Iterator<Item = RegionId> + '_ {
+    let ready = catalog.tables.values().filter(|t| t.state == TableState::Ready);
+    ready.flat_map(|table| table.regions())
+}
+
+/// What is recorded of a region's members, and what its leader and they say.
+fn membership(state: &State, catalog: &Catalog, region: RegionId) -> Membership {
+    let datanodes = state.sessions.of_role(NodeRole::Datanode);
+    let reports: Vec<&v1::RegionReport> = datanodes.filter_map(|(_, s)| s.reports.get(&region)).collect();
+    Membership {
+        recorded: catalog.members(region).iter().map(planned).collect(),
+        led: led(&reports),
+        reached: reports.iter().map(|r| (r.raft_id, r.last_index)).collect(),
+    }
+}
+
+fn led(reports: &[&v1::RegionReport]) -> Option<Led> {
+    let leading = reports.iter().filter(|r| r.role() == v1::RegionRole::Leader);
+    let leader = leading.max_by_key(|r| r.epoch)?;
+    // One that knows no other replicas says nothing of members.
+    let voters: BTreeSet<u64> = match leader.voters.is_empty() {
+        true => [leader.raft_id].into(),
+        false => leader.voters.iter().copied().collect(),
+    };
+    Some(Led {
+        raft_id: leader.raft_id,
+        epoch: leader.epoch,
+        last_index: leader.last_index,
+        voters,
+        learners: leader.learners.iter().copied().collect(),
+    })
+}
+
+/// Who leads a region, as its leader says.
+pub(crate) fn leader_of(state: &State, region: RegionId) -> Option<Led> {
+    let datanodes = state.sessions.of_role(NodeRole::Datanode);
+    let reports: Vec<&v1::RegionReport> = datanodes.filter_map(|(_, s)| s.reports.get(&region)).collect();
+    led(&reports)
+}
+
+pub(crate) fn planned(member: &catalog::Member) -> Member {
+    Member {
+        raft_id: member.raft_id,
+        node: member.node,
+    }
+}
+
+fn spoken(member: &Member) -> v1::RegionMember {
+    v1::RegionMember {
+        raft_id: member.raft_id,
+        node: member.node,
+    }
+}
+
+/// Tells the leader; `false` if there is nothing to tell.
+fn say(state: &State, catalog: &Catalog, region: RegionId, led: &Led, step: &MemberStep) -> bool {
+    let all = catalog.members(region).iter().map(planned);
+    let mut order = v1::ChangeMembers {
+        region_id: region.as_u64(),
+        epoch: led.epoch,
+        members: all.map(|m| spoken(&m)).collect(),
+        ..Default::default()
+    };
+    let body = match step {
+        MemberStep::Nothing(_) => return false,
+        MemberStep::AddLearners(members) => {
+            order.learners = members.iter().map(spoken).collect();
+            push::Body::ChangeMembers(order)
+        }
+        MemberStep::Promote { voters, remove } => {
+            order.voters = voters.iter().map(spoken).collect();
+            order.remove.clone_from(remove);
+            push::Body::ChangeMembers(order)
+        }
+        MemberStep::HandOver { to } => push::Body::Transfer(v1::TransferRegion {
+            region_id: region.as_u64(),
+            epoch: led.epoch,
+            to_raft_id: to.raft_id,
+        }),
+    };
+    let leads = |s: &&crate::sessions::Session| {
+        let report = s.reports.get(&region);
+        report.is_some_and(|r| r.raft_id == led.raft_id && r.role() == v1::RegionRole::Leader)
+    };
+    let mut datanodes = state.sessions.of_role(NodeRole::Datanode).map(|(_, s)| s);
+    datanodes.find(leads).is_some_and(|session| session.say(body))
+}
+
+/// Records other members where some are missing or lost for good.
+async fn retarget(metasrv: &Metasrv) -> Result<()> {
+    let needed = {
+        let state = metasrv.state.lock();
+        match state.catalog.as_ref() {
+            Some(catalog) => !plan(metasrv, &state, catalog).0.is_empty(),
+            None => false,
+        }
+    };
+    if !needed {
+        return Ok(());
+    }
+    // Decided again inside, from the newest catalog.
+    let changed = metasrv.change(|catalog| {
+        let (plan, _) = plan(metasrv, &metasrv.state.lock(), catalog);
+        Ok(edits(catalog, &plan))
+    });
+    changed.await.map(drop)
+}
+
+fn plan(
+    metasrv: &Metasrv,
+    state: &State,
+    catalog: &Catalog,
+) -> (Vec<Retarget>, BTreeMap<RegionId, Blocked>) {
+    if catalog.root.format < QUORUM_FORMAT {
+        return Default::default();
+    }
+    let regions = replicated(catalog).map(|region| (region, replicas(metasrv, state, catalog, region)));
+    let policy = RepairPolicy {
+        replicas: metasrv.options.config.replicas,
+        at_once: AT_ONCE,
+    };
+    repair(&regions.collect(), &metasrv.candidates(state, catalog), &policy)
+}
+
+fn replicas(metasrv: &Metasrv, state: &State, catalog: &Catalog, region: RegionId) -> Replicas {
+    let membership = membership(state, catalog, region);
+    let is_lost = |member: &&Member| {
+        is_gone(metasrv, state, member.node) || has_lost_its_disk(state, region, member, membership.led.as_ref())
+    };
+    let lost = membership.recorded.iter().filter(is_lost).map(|m| m.raft_id).collect();
+    Replicas {
+        is_settled: members::step(&membership, LAG) == MemberStep::Nothing(Waiting::Settled),
+        lost,
+        members: membership.recorded,
+    }
+}
+
+/// Dead for so long that it is not waited for.
+fn is_gone(metasrv: &Metasrv, state: &State, node: NodeId) -> bool {
+    let verdict = state.watch.as_ref().and_then(|watch| watch.verdict(node));
+    matches!(verdict, Some(Verdict::Dead { gone_since, .. })
+        if metasrv.now().saturating_sub(*gone_since) >= metasrv.options.config.replace_after)
+}
+
+/// The datanode is there, and has nothing of a replica that was a member.
+fn has_lost_its_disk(state: &State, region: RegionId, member: &Member, led: Option<&Led>) -> bool {
+    let session = state.sessions.get(NodeRole::Datanode, member.node);
+    let is_missing = session.is_some_and(|s| !s.reports.contains_key(&region));
+    is_missing && led.is_some_and(|led| led.raft_id != member.raft_id && led.voters.contains(&member.raft_id))
+}
+
+fn edits(catalog: &Catalog, plan: &[Retarget]) -> Vec<Edit> {
+    let mut next_raft_id = catalog.root.next_raft_id;
+    let mut memberships = BTreeMap::new();
+    for change in plan {
+        let table = change.region.table();
+        let Some(recorded) = catalog.memberships.get(&table) else {
+            continue;
+        };
+        let membership = memberships.entry(table).or_insert_with(|| recorded.clone());
+        let kept = change.keep.iter().map(|m| (m.raft_id, m.node));
+        let added = change.add.iter().map(|node| {
+            next_raft_id += 1;
+            (next_raft_id - 1, *node)
+        });
+        let members = kept
+            .chain(added)
+            .map(|(raft_id, node)| catalog::Member { raft_id, node });
+        membership.format = FORMAT_VERSION;
+        membership.regions.insert(change.region.number(), members.collect());
+        info!(region = %change.region, add = ?change.add, "the region gets other members");
+    }
+    if memberships.is_empty() {
+        return vec![];
+    }
+    let ids = Edit::TakeIds {
+        tables: 0,
+        rafts: next_raft_id - catalog.root.next_raft_id,
+    };
+    let puts = memberships
+        .into_iter()
+        .map(|(table, membership)| Edit::PutMembership(table, membership));
+    std::iter::once(ids).chain(puts).collect()
+}
