@@ -197,10 +197,7 @@ impl Metasrv {
             ..wanted.clone()
         };
         Ok(vec![
-            Edit::TakeIds {
-                tables: 1,
-                rafts,
-            },
+            Edit::TakeIds { tables: 1, rafts },
             Edit::PutMembership(
                 table.id,
                 Membership {
@@ -217,7 +214,8 @@ impl Metasrv {
         let (mut replicas, mut leaders) = (BTreeMap::new(), BTreeMap::new());
         for (node, regions) in catalog.regions_by_node() {
             replicas.insert(node, regions.len());
-            let leads = |(region, member): &&(RegionId, &Member)| catalog.members(*region).first() == Some(*member);
+            let leads =
+                |(region, member): &&(RegionId, &Member)| catalog.members(*region).first() == Some(*member);
             leaders.insert(node, regions.iter().filter(leads).count());
         }
         let candidate = |node: &NodeId| Candidate {

@@ -53,10 +53,7 @@ fn step(metasrv: &Metasrv) -> Vec<Edit> {
     let now = metasrv.now();
     let mut guard = metasrv.state.lock();
     let state = &mut *guard;
-    for (key, serial) in state
-        .sessions
-        .expire(now, metasrv.options.config.session_timeout)
-    {
+    for (key, serial) in state.sessions.expire(now, metasrv.options.config.session_timeout) {
         warn!(role = %key.role, node = key.id, "a node is silent, its session is ended");
         state.lost(key, serial, now);
     }
@@ -171,7 +168,10 @@ fn surplus(state: &State, catalog: &Catalog, node: NodeId) -> BTreeSet<RegionId>
         return BTreeSet::new();
     };
     let has_left = |(region, report): &(&RegionId, &v1::RegionReport)| {
-        let is_recorded = catalog.members(**region).iter().any(|m| m.raft_id == report.raft_id);
+        let is_recorded = catalog
+            .members(**region)
+            .iter()
+            .any(|m| m.raft_id == report.raft_id);
         let leader = || leader_of(state, **region);
         // Of a region that is not known at all nothing is taken away.
         let is_known = catalog.memberships.contains_key(&region.table());

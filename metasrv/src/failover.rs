@@ -96,17 +96,15 @@ fn redial_in_background(metasrv: &Arc<Metasrv>, asked: ToRedial) {
     });
 }
 
-fn make_plan(
-    state: &mut State,
-    catalog: &Catalog,
-    judgement: &Judgement,
-    now: Duration,
-) -> (Plan, Report) {
+fn make_plan(state: &mut State, catalog: &Catalog, judgement: &Judgement, now: Duration) -> (Plan, Report) {
     let Some(watch) = state.watch.as_mut() else {
         return Default::default();
     };
     let mut snapshot = Snapshot::default();
-    let tables = catalog.tables.values().filter(|t| t.state != TableState::Dropping);
+    let tables = catalog
+        .tables
+        .values()
+        .filter(|t| t.state != TableState::Dropping);
     for table in tables {
         for region in table.regions() {
             let members = catalog.members(region);
@@ -140,7 +138,11 @@ fn role(place: usize, table: TableState) -> VoterRole {
         TableState::Creating => 1,
         _ => HOT,
     };
-    if place < hot { VoterRole::Hot } else { VoterRole::LogOnly }
+    if place < hot {
+        VoterRole::Hot
+    } else {
+        VoterRole::LogOnly
+    }
 }
 
 fn voter(
@@ -152,18 +154,24 @@ fn voter(
 ) -> Voter {
     let at = watch.last_beat(member.node).unwrap_or_default();
     // One that has failed cannot be voted for, nor vote.
-    let log = report.filter(|r| r.role() != v1::RegionRole::Failed).map(|r| LogEnd {
-        last_term: r.last_term,
-        last_index: r.last_index,
-        term: r.epoch,
-        at,
-    });
-    let leads = report.filter(|r| r.role() == v1::RegionRole::Leader).map(|r| r.epoch);
+    let log = report
+        .filter(|r| r.role() != v1::RegionRole::Failed)
+        .map(|r| LogEnd {
+            last_term: r.last_term,
+            last_index: r.last_index,
+            term: r.epoch,
+            at,
+        });
+    let leads = report
+        .filter(|r| r.role() == v1::RegionRole::Leader)
+        .map(|r| r.epoch);
     Voter {
         node: member.node,
         raft_id: member.raft_id,
         role,
-        verdict: verdict.unwrap_or(Verdict::Alive { since: Duration::ZERO }),
+        verdict: verdict.unwrap_or(Verdict::Alive {
+            since: Duration::ZERO,
+        }),
         log,
         leads,
         // No leases are granted yet: reads ask a majority.

@@ -39,7 +39,9 @@ impl Redial for GrpcRedial {
     async fn redial(&self, address: &str, patience: Duration) -> Answer {
         // The plain connection says whether somebody listens; a half-dead process may take it and say nothing.
         match tokio::time::timeout(patience, tokio::net::TcpStream::connect(address)).await {
-            Ok(Err(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused => return Answer::Refused,
+            Ok(Err(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
+                return Answer::Refused;
+            }
             Ok(Ok(_)) => {}
             _ => return Answer::Nobody,
         }

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use greptime_metasrv_plan::Verdict;
 use greptime_metasrv_plan::assignment::Member;
 use greptime_metasrv_plan::members::{self, Led, MemberStep, Membership, Waiting};
 use greptime_metasrv_plan::repair::{Blocked, RepairPolicy, Replicas, Retarget, repair};
-use greptime_metasrv_plan::Verdict;
 use greptime_proto::v1::{self, push};
 use greptime_types::format::{FORMAT_VERSION, QUORUM_FORMAT};
 use greptime_types::{NodeId, NodeRole, RegionId, Result, TableState};
@@ -172,11 +172,7 @@ async fn retarget(metasrv: &Metasrv) -> Result<()> {
     changed.await.map(drop)
 }
 
-fn plan(
-    metasrv: &Metasrv,
-    state: &State,
-    catalog: &Catalog,
-) -> (Vec<Retarget>, BTreeMap<RegionId, Blocked>) {
+fn plan(metasrv: &Metasrv, state: &State, catalog: &Catalog) -> (Vec<Retarget>, BTreeMap<RegionId, Blocked>) {
     if catalog.root.format < QUORUM_FORMAT {
         return Default::default();
     }
@@ -191,9 +187,15 @@ fn plan(
 fn replicas(metasrv: &Metasrv, state: &State, catalog: &Catalog, region: RegionId) -> Replicas {
     let membership = membership(state, catalog, region);
     let is_lost = |member: &&Member| {
-        is_gone(metasrv, state, member.node) || has_lost_its_disk(state, region, member, membership.led.as_ref())
+        is_gone(metasrv, state, member.node)
+            || has_lost_its_disk(state, region, member, membership.led.as_ref())
     };
-    let lost = membership.recorded.iter().filter(is_lost).map(|m| m.raft_id).collect();
+    let lost = membership
+        .recorded
+        .iter()
+        .filter(is_lost)
+        .map(|m| m.raft_id)
+        .collect();
     Replicas {
         is_settled: members::step(&membership, LAG) == MemberStep::Nothing(Waiting::Settled),
         lost,
@@ -233,7 +235,9 @@ fn edits(catalog: &Catalog, plan: &[Retarget]) -> Vec<Edit> {
             .chain(added)
             .map(|(raft_id, node)| catalog::Member { raft_id, node });
         membership.format = FORMAT_VERSION;
-        membership.regions.insert(change.region.number(), members.collect());
+        membership
+            .regions
+            .insert(change.region.number(), members.collect());
         info!(region = %change.region, add = ?change.add, "the region gets other members");
     }
     if memberships.is_empty() {

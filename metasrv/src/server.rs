@@ -25,8 +25,8 @@ use tracing::{info, warn};
 
 use crate::catalog::{Birth, Catalog, DatanodeRecord, Edit};
 use crate::driver;
-use crate::failover;
 use crate::election::{Election, Leadership};
+use crate::failover;
 use crate::formats;
 use crate::metrics::MetasrvMetrics;
 use crate::redial::Redial;

@@ -13,8 +13,9 @@ use greptime_proto::v1;
 use greptime_types::{NodeId, NodeRole, RegionId, TableState};
 use serde_json::json;
 
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, Member};
 use crate::election::Leadership;
+use crate::repair::leader_of;
 use crate::server::{Metasrv, State};
 
 /// The state of every region of a table that is not being dropped.
@@ -233,9 +234,14 @@ fn region_json(state: &State, region: RegionId, region_state: RegionState) -> se
     let table = catalog
         .and_then(|c| c.tables.get(&region.table()))
         .map(|t| t.full_name());
-    let voters: Vec<NodeId> = catalog
-        .map(|c| c.members(region).iter().map(|m| m.node).collect())
-        .unwrap_or_default();
+    let members = catalog.map(|c| c.members(region)).unwrap_or_default();
+    // Those who have a vote, as long as somebody leads who knows.
+    let led = leader_of(state, region);
+    let votes = |m: &&Member| led.as_ref().is_none_or(|led| led.voters.contains(&m.raft_id));
+    let voters: Vec<NodeId> = members.iter().filter(votes).map(|m| m.node).collect();
+    let reports = state.sessions.of_role(NodeRole::Datanode);
+    let is_hot = |s: &crate::sessions::Session| s.reports.get(&region).is_some_and(|r| r.hot);
+    let hot: Vec<NodeId> = reports.filter(|(_, s)| is_hot(s)).map(|(node, _)| node).collect();
     let (epoch, leader) = match region_state {
         RegionState::Leading { node, epoch } => (epoch, Some(node)),
         _ => (0, None),
@@ -262,8 +268,10 @@ fn region_json(state: &State, region: RegionId, region_state: RegionState) -> se
         "epoch": epoch,
         "leader": leader,
         "voters": voters,
+        "hot": hot,
         "last_index": report.map(|r| r.last_index),
         "flushed_index": report.map(|r| r.flushed_index),
+        "waiting": state.waiting.get(&region).map(ToString::to_string),
         "problem": problems.join("; "),
     })
 }

@@ -14,6 +14,8 @@ use crate::v1::{self, beat, push};
 
 /// Used until metasrv says otherwise.
 const DEFAULT_INTERVAL: Duration = Duration::from_millis(100);
+/// From a beat that has not been answered to the next: one that is lost must not look like a death.
+const HURRIED: Duration = Duration::from_millis(25);
 /// Between attempts to register; doubled up to the maximum, with jitter, so that a cluster does not come in waves.
 const FIRST_RETRY: Duration = Duration::from_millis(50);
 const LAST_RETRY: Duration = Duration::from_secs(2);
@@ -100,6 +102,7 @@ async fn one_session(
     let mut number = 0;
     let mut heard = tokio::time::Instant::now();
     let mut next_beat = heard;
+    let mut sent = heard;
     let news = handler.news();
     loop {
         tokio::select! {
@@ -115,6 +118,11 @@ async fn one_session(
                         return End::Broken(format!("that metasrv does not lead, the leader is `{}`", to.leader));
                     }
                     Some(Ok(Some(body))) => {
+                        if let push::Body::Tock(tock) = &body
+                            && tock.number == number
+                        {
+                            next_beat = sent + interval;
+                        }
                         if let push::Body::Welcome(welcome) = &body {
                             *welcomed = true;
                             interval = Duration::from_millis(welcome.heartbeat_interval_ms.max(10));
@@ -129,7 +137,8 @@ async fn one_session(
                 if beats.try_send(tick).is_err() {
                     return End::Broken("metasrv does not take beats".into());
                 }
-                next_beat = tokio::time::Instant::now() + interval;
+                sent = tokio::time::Instant::now();
+                next_beat = sent + interval.min(HURRIED);
             }
             () = news.notified(), if *welcomed => next_beat = tokio::time::Instant::now(),
             () = tokio::time::sleep_until(heard + SILENCE) => {

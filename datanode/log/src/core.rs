@@ -319,7 +319,8 @@ impl LogCore {
             } else {
                 group.silent = group.silent.saturating_add(1);
                 let raft = &group.raw.raft;
-                let patience = PATIENCE + mix(region.as_u64() ^ raft.id.rotate_left(32) ^ raft.term) % PATIENCE;
+                let patience =
+                    PATIENCE + mix(region.as_u64() ^ raft.id.rotate_left(32) ^ raft.term) % PATIENCE;
                 if orphaned && u64::from(group.silent) >= patience {
                     group.silent = 0;
                     group.campaign = Some(Campaign::Told(Authority::Fallback));
@@ -432,7 +433,10 @@ impl LogCore {
             }
             let nodes = nodes_of(&initialise.members);
             let (record, position) = match initialise.voters.is_empty() {
-                true => (GroupRecord::joining(initialise.raft_id, nodes), Default::default()),
+                true => (
+                    GroupRecord::joining(initialise.raft_id, nodes),
+                    Default::default(),
+                ),
                 false => (
                     GroupRecord::new(initialise.raft_id, initialise.voters, nodes),
                     FIRST_POSITION,

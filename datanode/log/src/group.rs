@@ -282,9 +282,7 @@ impl Group {
         }
         if self.wants_to_leave_joint() {
             // Refused only while another change is under way, which then leaves it.
-            let _ = self
-                .raw
-                .propose_conf_change(Vec::new(), ConfChangeV2::default());
+            let _ = self.raw.propose_conf_change(Vec::new(), ConfChangeV2::default());
         }
         self.begin_changes(batch);
         if !self.raw.has_ready() {
@@ -544,9 +542,7 @@ impl Group {
 
     /// Proposals are answered when the machine has them.
     fn remember(&mut self, entries: Vec<CommittedEntry>) {
-        let asked = entries
-            .iter()
-            .filter_map(|e| Some((e.index, (e.term, e.token?))));
+        let asked = entries.iter().filter_map(|e| Some((e.index, (e.term, e.token?))));
         self.proposed.extend(asked);
     }
 
@@ -620,7 +616,8 @@ impl Group {
             return Err(damaged(&"a change of members in a form that is never written"));
         }
         let change = ConfChangeV2::parse_from_bytes(&entry.data).map_err(|e| damaged(&e))?;
-        let places = <MemberList as prost::Message>::decode(entry.context.clone()).map_err(|e| damaged(&e))?;
+        let places =
+            <MemberList as prost::Message>::decode(entry.context.clone()).map_err(|e| damaged(&e))?;
         self.changes.push_back(PendingChange {
             index: entry.index,
             change,

@@ -103,7 +103,9 @@ impl RegionStorage {
 
     /// Whether the store has entries behind `index`.
     pub fn has_tail(&self, index: u64) -> bool {
-        self.store.bounds(self.region).is_some_and(|(_, last)| last > index)
+        self.store
+            .bounds(self.region)
+            .is_some_and(|(_, last)| last > index)
     }
 
     /// What a restart begins from, at the trimmed position.

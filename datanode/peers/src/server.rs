@@ -103,6 +103,11 @@ impl Acceptor {
         })
     }
 
+    /// Nodes whose streams are listened to.
+    pub fn open_streams(&self) -> usize {
+        self.senders.lock().current.len()
+    }
+
     /// Listens to a stream in a task of its own.
     pub fn accept(self: &Arc<Self>, frames: Frames) -> BoxStream<'static, v1::PeerAnswer> {
         let (answers, answered) = mpsc::channel(ANSWERS);
@@ -206,7 +211,7 @@ impl Acceptor {
             tokio::select! {
                 biased;
                 () = &mut received => return,
-                () = tokio::time::sleep_until(pongs.due + Duration::from_secs(999)) => {},
+                () = tokio::time::sleep_until(pongs.due) => pongs.repeat_if_due(),
             }
         }
     }

@@ -73,6 +73,12 @@ impl Network {
         }
     }
 
+    /// Streams that the node at this address has welcomed and still listens to.
+    pub fn open_streams(&self, address: &str) -> usize {
+        let served = self.served.lock().get(address).cloned();
+        served.map_or(0, |served| served.acceptor.open_streams())
+    }
+
     /// How the node at this address reaches others.
     pub fn link(self: &Arc<Self>, from: &str) -> Arc<dyn PeerLink> {
         Arc::new(InProcess {

@@ -14,12 +14,12 @@ use super::state::Frozen;
 use super::{Region, RegionState, RequestTable};
 use crate::compaction::discard;
 use crate::defences::Defence;
-use greptime_log::{LogHandle, LogStore};
 use crate::manifest::{Commit, FileMeta, ManifestStore, View};
 use crate::memtable::{KeyColumns, SortedRows, Versions};
 use crate::scan::{Deletes, dedup};
 use crate::schema::engine_schema;
 use crate::sst::{FileSource, FileWriter};
+use greptime_log::{LogHandle, LogStore};
 
 /// Rows that are copied at a time.
 const BATCH_ROWS: usize = 16 * 1024;

@@ -26,8 +26,8 @@ use parking_lot::Mutex;
 use crate::budget::Budget;
 use crate::compaction::Cleaning;
 use crate::defences::Defence;
-use greptime_log::{Applied, CommittedEntry, GroupStatus, Membership};
 use crate::manifest::View;
+use greptime_log::{Applied, CommittedEntry, GroupStatus, Membership};
 
 /// A region that this node holds.
 #[derive(Debug)]

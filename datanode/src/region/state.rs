@@ -13,9 +13,9 @@ use super::entry::{RegionEntry, WriteEntry};
 use super::requests::{RequestTable, Seen};
 use super::rows::{replay_rows, with_unsaid};
 use crate::defences::Defence;
-use greptime_log::{Applied, CommittedEntry, GroupStatus, Membership};
 use crate::manifest::View;
 use crate::memtable::{Buffers, KeyColumns, Memtable, MemtableView};
+use greptime_log::{Applied, CommittedEntry, GroupStatus, Membership};
 
 /// Rows that are being flushed, and the region without its rows as of their last sequence.
 #[derive(Clone, Debug)]
@@ -442,7 +442,11 @@ impl RegionState {
     }
 
     pub fn adopt(&mut self, view: View) -> Result<()> {
-        if self.manifest.as_ref().is_some_and(|known| known.version > view.version) {
+        if self
+            .manifest
+            .as_ref()
+            .is_some_and(|known| known.version > view.version)
+        {
             return Ok(());
         }
         let flushed = view.flushed_seq;

@@ -76,10 +76,7 @@ impl Region for Service {
             .map_err(status_from_error)
     }
 
-    async fn identify(
-        &self,
-        _: Request<v1::IdentifyRequest>,
-    ) -> Result<Response<v1::NodeIdentity>, Status> {
+    async fn identify(&self, _: Request<v1::IdentifyRequest>) -> Result<Response<v1::NodeIdentity>, Status> {
         Ok(Response::new(PeerHandler::me(self.0.as_ref())))
     }
 

@@ -11,8 +11,8 @@ use tokio::sync::mpsc;
 
 use super::Datanode;
 use crate::defences::Defence;
-use greptime_log::LogError;
 use crate::region::{Region, flush, load_manifest};
+use greptime_log::LogError;
 
 const TICK: Duration = Duration::from_millis(50);
 const FIRST_RETRY: Duration = Duration::from_millis(200);

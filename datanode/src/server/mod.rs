@@ -1,6 +1,7 @@
 //! The datanode: opening it, and what it can be asked, independent of the wire.
 
 mod compact;
+mod fallback;
 mod grpc;
 mod identity;
 mod maintain;
@@ -33,11 +34,12 @@ use tokio_util::sync::CancellationToken;
 use crate::budget::Budget;
 use crate::compaction::Compactor;
 use crate::config::DatanodeConfig;
-use greptime_log::{Input, LogHandle, LogStore, TimedLog};
 use crate::metrics::DatanodeMetrics;
 use crate::region::Flusher;
 use crate::sst::FileSource;
 use compact::CompactionBook;
+use fallback::Heard;
+use greptime_log::{Input, LogHandle, LogStore, TimedLog};
 use identity::DataDir;
 use maintain::FlushBook;
 use peers::PeerBook;
@@ -62,6 +64,7 @@ pub struct Datanode {
     peers: Arc<PeerBook>,
     /// What needs no answer of the log.
     words: mpsc::Sender<Vec<Input>>,
+    heard: Heard,
     /// The highest epoch of a metasrv that has welcomed this node.
     metasrv_epoch: AtomicU64,
     flusher: Flusher,

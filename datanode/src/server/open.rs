@@ -22,6 +22,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::compact::{CompactionBook, compactor};
+use super::fallback::Heard;
 use super::identity::DataDir;
 use super::maintain::FlushBook;
 use super::peers::PeerBook;
@@ -31,10 +32,10 @@ use super::{Datanode, Regions};
 use crate::budget::Budget;
 use crate::cache::{CacheMetrics, CacheSizes, Caches};
 use crate::config::DatanodeConfig;
-use greptime_log::{EngineLog, EngineOptions, Key, LogCore, LogOptions, LogStore, LogSync, TimedLog};
 use crate::metrics::DatanodeMetrics;
 use crate::region::{Checkpoint, Flusher, Region};
 use crate::sst::FileSource;
+use greptime_log::{EngineLog, EngineOptions, Key, LogCore, LogOptions, LogStore, LogSync, TimedLog};
 
 /// Orders of metasrv that may wait.
 const ORDER_QUEUE: usize = 4096;
@@ -182,6 +183,7 @@ impl Datanode {
             log,
             peers,
             words,
+            heard: Heard::default(),
             metasrv_epoch: AtomicU64::new(0),
             flusher,
             flushes: FlushBook::default(),
@@ -223,6 +225,7 @@ impl Datanode {
         self.resume_drops().await?;
         self.tasks.spawn(Arc::clone(self).load_manifests(wanted));
         self.tasks.spawn(Arc::clone(self).maintain());
+        self.tasks.spawn(Arc::clone(self).tick_without_metasrv());
         if self.config.log_sync == LogSync::Interval {
             self.tasks.spawn(Arc::clone(self).sync_log());
         }

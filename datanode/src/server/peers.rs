@@ -41,7 +41,10 @@ impl PeerBook {
 
     /// Nodes that have not been reached for a while.
     pub fn unreachable(&self) -> Vec<NodeId> {
-        self.peers.get().map(|peers| peers.unreachable()).unwrap_or_default()
+        self.peers
+            .get()
+            .map(|peers| peers.unreachable())
+            .unwrap_or_default()
     }
 }
 
@@ -69,7 +72,14 @@ impl Datanode {
         let handler = Arc::clone(self) as Arc<dyn PeerHandler>;
         let config = PeerConfig::default();
         let metrics = PeerMetrics::register(metrics);
-        let peers = Peers::start(link, handler, Arc::clone(ids), config, metrics, self.shutdown.clone());
+        let peers = Peers::start(
+            link,
+            handler,
+            Arc::clone(ids),
+            config,
+            metrics,
+            self.shutdown.clone(),
+        );
         let _ = self.peers.peers.set(peers);
         self.tasks.spawn(Arc::clone(self).repair());
     }

@@ -3,15 +3,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use greptime_clock::SharedClock;
 use greptime_proto::v1::RegionReport;
 use greptime_types::{Error, RegionId, RequestId, Result};
-use bytes::Bytes;
 use parking_lot::RwLock;
 use tokio::sync::{Notify, mpsc};
 
-use greptime_log::{Applied, Apply, CommittedEntry, GroupStatus, Membership};
 use crate::region::Region;
+use greptime_log::{Applied, Apply, CommittedEntry, GroupStatus, Membership};
 
 pub struct Regions {
     map: RwLock<BTreeMap<RegionId, Arc<Region>>>,

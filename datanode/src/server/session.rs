@@ -13,9 +13,12 @@ use greptime_types::{Error, RegionId, Result, TableInfo, format};
 use super::Datanode;
 use super::write::within;
 use crate::defences::Defence;
-use greptime_log::{Authority, Change, Initialise, Input, Member};
 use crate::manifest::View;
 use crate::region::{Checkpoint, Region, RegionEntry};
+use greptime_log::{Authority, Change, Initialise, Input, Member};
+
+/// A transfer that takes longer is given up.
+const TRANSFER_WITHIN: Duration = Duration::from_millis(50);
 
 /// A change of members that takes longer is asked for again.
 const CHANGE_WITHIN: Duration = Duration::from_secs(10);
@@ -70,6 +73,7 @@ impl SessionHandler for Datanode {
     }
 
     fn told(&self, push: push::Body) {
+        self.heard_metasrv();
         match push {
             push::Body::Welcome(welcome) => self.welcome(&welcome),
             push::Body::Peers(update) => self.peers.know(update.peers),
@@ -102,9 +106,22 @@ impl Datanode {
     /// Orders that are a word to the log do not wait behind those that take long.
     fn tell_log(&self, order: push::Body) {
         let epoch = self.metasrv_epoch.load(Ordering::SeqCst);
+        if let push::Body::Transfer(transfer) = &order {
+            self.abort_later(RegionId::from_u64(transfer.region_id));
+        }
         if self.words.try_send(word(order, epoch)).is_err() {
             tracing::warn!("too many orders of metasrv wait; one was dropped");
         }
+    }
+
+    /// While a leader hands over it takes no writes; one whose heir does not answer goes on.
+    fn abort_later(&self, region: RegionId) {
+        let words = self.words.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(TRANSFER_WITHIN).await;
+            // The log ends with the node.
+            let _ = words.send(vec![Input::AbortTransfer { region }]).await;
+        });
     }
 
     fn welcome(&self, welcome: &v1::Welcome) {

@@ -12,9 +12,9 @@ use greptime_types::{Error, RegionId, RequestId, Result, TableSchema};
 
 use super::Datanode;
 use crate::defences::Defence;
-use greptime_log::{Proposal, full_disk};
 use crate::metrics::Reason;
 use crate::region::{RegionEntry, RowOp, TruncateEntry, WriteEntry, check_rows, check_version, read_rows};
+use greptime_log::{Proposal, full_disk};
 
 impl Datanode {
     /// Writes rows to a region. Success means: on disk, committed, and visible to every later query.

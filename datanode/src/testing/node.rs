@@ -21,8 +21,8 @@ use object_store::path::Path;
 
 use super::{FaultyStore, batch, ipc, table};
 use crate::config::DatanodeConfig;
-use greptime_log::{LogStore, MemoryLog};
 use crate::server::{Datanode, DatanodeParts};
+use greptime_log::{LogStore, MemoryLog};
 
 /// host, ts, usage
 pub type Row = (Option<String>, i64, Option<f64>);
@@ -424,7 +424,10 @@ pub async fn start_node(
         ids: SystemIds::shared(),
         metrics: Metrics::default(),
         meta: None,
-        peers: place.network.as_ref().map(|network| network.link(&place.address())),
+        peers: place
+            .network
+            .as_ref()
+            .map(|network| network.link(&place.address())),
     };
     // A request that was cut off may hold the node before, and so its directory, a moment longer.
     for _ in 0..500 {

@@ -217,10 +217,7 @@ mod tests {
 
     #[test]
     fn an_old_schema_is_altered_at_the_leader_only() {
-        assert_eq!(
-            told(&[want(true)], &has(1, true)),
-            [Command::Alter(REGION)]
-        );
+        assert_eq!(told(&[want(true)], &has(1, true)), [Command::Alter(REGION)]);
         assert_eq!(told(&[want(true)], &has(1, false)), []);
     }
 
@@ -244,7 +241,10 @@ mod tests {
     #[test]
     fn a_region_is_dropped_only_with_its_table() {
         let dropping = BTreeSet::from([REGION.table()]);
-        assert_eq!(tell(&[], &dropping, &BTreeSet::new(), &has(1, true)), [Command::Drop(REGION)]);
+        assert_eq!(
+            tell(&[], &dropping, &BTreeSet::new(), &has(1, true)),
+            [Command::Drop(REGION)]
+        );
         assert_eq!(told(&[], &has(1, true)), []);
     }
 

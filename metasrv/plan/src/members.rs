@@ -106,7 +106,11 @@ pub fn step(region: &Membership, lag: u64) -> MemberStep {
         .filter(|m| !led.learners.contains(&m.raft_id))
         .copied()
         .collect();
-    let open: Vec<Member> = strangers.iter().filter(|m| reached(m).is_some()).copied().collect();
+    let open: Vec<Member> = strangers
+        .iter()
+        .filter(|m| reached(m).is_some())
+        .copied()
+        .collect();
     if !open.is_empty() {
         return MemberStep::AddLearners(open);
     }
@@ -193,10 +197,15 @@ mod tests {
 
     #[test]
     fn one_voter_becomes_three() {
-        let at = |learners: &[u64], reached: &[(u64, u64)]| step(&region(&[1, 2, 3], &[1], learners, reached), LAG);
+        let at = |learners: &[u64], reached: &[(u64, u64)]| {
+            step(&region(&[1, 2, 3], &[1], learners, reached), LAG)
+        };
         let waits = |why| MemberStep::Nothing(why);
         assert_eq!(at(&[], &[(1, 100)]), waits(Waiting::ToJoin(vec![102, 103])));
-        assert_eq!(at(&[], &[(1, 100), (2, 0)]), MemberStep::AddLearners(members(&[2])));
+        assert_eq!(
+            at(&[], &[(1, 100), (2, 0)]),
+            MemberStep::AddLearners(members(&[2]))
+        );
         assert_eq!(at(&[2], &[(1, 100), (2, 100)]), waits(Waiting::ToJoin(vec![103])));
         assert_eq!(
             at(&[2, 3], &[(2, 100), (3, 89)]),

@@ -30,7 +30,8 @@ pub struct Policy {
     pub late: Duration,
     /// Silence that makes a datanode suspect: it is redialled.
     pub suspect_after: Duration,
-    /// Silence that makes it dead.
+    /// Silence that makes it dead. With the defaults, two of the longest pauses right after each other, and the beat
+    /// between them lost, look like a death too; 400 ms would bear them.
     pub dead_after: Duration,
     /// The same if the very process answers redials. It lives, but beats are its duty.
     pub answering_dead_after: Duration,

@@ -51,9 +51,15 @@ pub enum Blocked {
 impl fmt::Display for Blocked {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoRoom { needed } => write!(f, "it needs {needed} more living datanodes without a replica of it"),
+            Self::NoRoom { needed } => write!(
+                f,
+                "it needs {needed} more living datanodes without a replica of it"
+            ),
             Self::Unsettled => f.write_str("nobody leads it, or its members are changing"),
-            Self::Limit { at_once } => write!(f, "waits for its turn: the members of {at_once} regions are changing"),
+            Self::Limit { at_once } => write!(
+                f,
+                "waits for its turn: the members of {at_once} regions are changing"
+            ),
         }
     }
 }
@@ -113,7 +119,12 @@ fn choose(
     candidates: &[Candidate],
     load: &BTreeMap<NodeId, usize>,
 ) -> Vec<NodeId> {
-    let zone_of = |node: NodeId| candidates.iter().find(|c| c.node == node).and_then(|c| c.zone.as_ref());
+    let zone_of = |node: NodeId| {
+        candidates
+            .iter()
+            .find(|c| c.node == node)
+            .and_then(|c| c.zone.as_ref())
+    };
     let mut taken: BTreeSet<NodeId> = keep.iter().map(|m| m.node).collect();
     let mut chosen = Vec::new();
     for _ in 0..count {
@@ -165,7 +176,11 @@ mod tests {
     #[test]
     fn a_single_voter_gets_two_more_or_none() {
         let regions = BTreeMap::from([region(0, &[0], &[])]);
-        let (plan, _) = repair(&regions, &[candidate(0, 1), candidate(1, 5), candidate(2, 0)], &POLICY);
+        let (plan, _) = repair(
+            &regions,
+            &[candidate(0, 1), candidate(1, 5), candidate(2, 0)],
+            &POLICY,
+        );
         assert_eq!(plan[0].add, [2, 1]);
         let (plan, blocked) = repair(&regions, &[candidate(0, 1), candidate(1, 5)], &POLICY);
         assert!(plan.is_empty());

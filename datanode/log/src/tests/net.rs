@@ -101,11 +101,7 @@ impl Net {
     /// A node with a replica; without voters it joins.
     pub fn add(&mut self, node: NodeId, voters: &[NodeId], all: &[NodeId]) {
         let log = MemoryLog::default();
-        let (core, _) = LogCore::open(
-            Arc::new(log.clone()),
-            LogOptions::default(),
-            &BTreeMap::new(),
-        );
+        let (core, _) = LogCore::open(Arc::new(log.clone()), LogOptions::default(), &BTreeMap::new());
         let mut replica = Replica {
             log,
             core,
@@ -128,10 +124,13 @@ impl Net {
         replica.machine = machine;
         self.replicas.insert(node, replica);
         self.settle();
-        self.step(node, Input::Role {
-            region: REGION,
-            is_hot: true,
-        });
+        self.step(
+            node,
+            Input::Role {
+                region: REGION,
+                is_hot: true,
+            },
+        );
     }
 
     pub fn replica(&self, node: NodeId) -> &Replica {
@@ -220,11 +219,14 @@ impl Net {
 
     pub fn campaign(&mut self, node: NodeId) {
         let seen_term = self.highest_term();
-        self.step(node, Input::Campaign {
-            region: REGION,
-            seen_term,
-            authority: Authority::Metasrv { epoch: 1 },
-        });
+        self.step(
+            node,
+            Input::Campaign {
+                region: REGION,
+                seen_term,
+                authority: Authority::Metasrv { epoch: 1 },
+            },
+        );
     }
 
     pub fn highest_term(&self) -> u64 {
@@ -245,11 +247,14 @@ impl Net {
     }
 
     pub fn propose(&mut self, node: NodeId, token: u64) {
-        self.step(node, Input::Propose {
-            region: REGION,
-            token,
-            data: format!("r{token}").into(),
-        });
+        self.step(
+            node,
+            Input::Propose {
+                region: REGION,
+                token,
+                data: format!("r{token}").into(),
+            },
+        );
     }
 
     /// Proposes and settles; the index.
@@ -266,11 +271,14 @@ impl Net {
     /// The leader has everything up to `through` in files.
     pub fn trim(&mut self, node: NodeId, through: u64) {
         let checkpoint = self.replica(node).history[&through].checkpoint();
-        self.step(node, Input::Trim {
-            region: REGION,
-            through,
-            checkpoint,
-        });
+        self.step(
+            node,
+            Input::Trim {
+                region: REGION,
+                through,
+                checkpoint,
+            },
+        );
     }
 
     /// The power goes; the node is back with what was on its disk.
@@ -322,11 +330,14 @@ impl Net {
     }
 
     pub fn change(&mut self, node: NodeId, token: u64, changes: Vec<Change>, all: &[NodeId]) {
-        self.step(node, Input::Change {
-            region: REGION,
-            token,
-            changes,
-            members: members(all),
-        });
+        self.step(
+            node,
+            Input::Change {
+                region: REGION,
+                token,
+                changes,
+                members: members(all),
+            },
+        );
     }
 }

@@ -99,9 +99,17 @@ fn a_trim_reaches_all_and_whoever_was_away_is_sent_a_snapshot() {
     net.trim(1, last - 1);
     net.settle();
     for node in [1, 2] {
-        assert_eq!(net.replica(node).log.bounds(REGION).unwrap().0, last, "node {node}");
+        assert_eq!(
+            net.replica(node).log.bounds(REGION).unwrap().0,
+            last,
+            "node {node}"
+        );
     }
-    assert_eq!(net.replica(2).machine.texts.len(), 4, "it begins at the checkpoint");
+    assert_eq!(
+        net.replica(2).machine.texts.len(),
+        4,
+        "it begins at the checkpoint"
+    );
     net.start(3);
     net.step(3, role(true));
     net.settle();
@@ -225,17 +233,32 @@ fn a_change_of_members_that_was_in_force_is_in_force_after_a_crash() {
 fn leadership_is_handed_over_and_a_transfer_that_fails_is_given_up() {
     let mut net = Net::of(3);
     net.write(1, 1);
-    net.step(1, Input::Transfer { region: REGION, to: 2 });
+    net.step(
+        1,
+        Input::Transfer {
+            region: REGION,
+            to: 2,
+        },
+    );
     net.settle();
     assert!(net.status(2).leads);
     net.write(2, 2);
     net.isolate(3);
-    net.step(2, Input::Transfer { region: REGION, to: 3 });
+    net.step(
+        2,
+        Input::Transfer {
+            region: REGION,
+            to: 3,
+        },
+    );
     net.settle();
     net.propose(2, 3);
     net.settle();
     let error = net.done[&3].clone().unwrap_err();
-    assert!(error.is_retryable() && error.message.contains("handed over"), "{error}");
+    assert!(
+        error.is_retryable() && error.message.contains("handed over"),
+        "{error}"
+    );
     net.step(2, Input::AbortTransfer { region: REGION });
     net.write(2, 4);
 }
@@ -248,7 +271,11 @@ fn a_leader_of_an_older_term_learns_of_the_newer_one() {
     net.settle();
     net.heal();
     net.settle();
-    assert!(net.status(3).term > 2 && !net.status(1).leads, "{:?}", net.status(1));
+    assert!(
+        net.status(3).term > 2 && !net.status(1).leads,
+        "{:?}",
+        net.status(1)
+    );
     net.lead(1);
     net.write(1, 1);
     assert_eq!(texts(&net.replica(3).machine), ["r1"]);
@@ -258,11 +285,14 @@ fn a_leader_of_an_older_term_learns_of_the_newer_one() {
 fn an_old_order_to_campaign_changes_nothing() {
     let mut net = Net::of(3);
     let seen_term = net.status(1).term - 1;
-    net.step(2, Input::Campaign {
-        region: REGION,
-        seen_term,
-        authority: Authority::Metasrv { epoch: 1 },
-    });
+    net.step(
+        2,
+        Input::Campaign {
+            region: REGION,
+            seen_term,
+            authority: Authority::Metasrv { epoch: 1 },
+        },
+    );
     net.settle();
     assert!(net.status(1).leads);
 }
@@ -278,19 +308,25 @@ fn votes_are_given_in_the_name_of_the_newest_metasrv_only() {
     for authority in [epoch(1), Authority::Fallback] {
         let seen_term = net.highest_term();
         net.step(2, Input::Tick { orphaned: true });
-        net.step(2, Input::Campaign {
-            region: REGION,
-            seen_term,
-            authority,
-        });
+        net.step(
+            2,
+            Input::Campaign {
+                region: REGION,
+                seen_term,
+                authority,
+            },
+        );
         net.settle();
         assert!(!net.status(2).leads, "{authority:?}");
     }
-    net.step(2, Input::Campaign {
-        region: REGION,
-        seen_term: net.highest_term(),
-        authority: epoch(2),
-    });
+    net.step(
+        2,
+        Input::Campaign {
+            region: REGION,
+            seen_term: net.highest_term(),
+            authority: epoch(2),
+        },
+    );
     net.settle();
     assert!(net.status(2).leads);
 }
@@ -307,7 +343,11 @@ fn without_metasrv_a_leader_is_elected_after_a_while_and_one_that_is_there_stays
         }
     };
     ticks(&mut net, 30);
-    assert!(net.status(1).leads && net.status(1).term == 2, "{:?}", net.status(1));
+    assert!(
+        net.status(1).leads && net.status(1).term == 2,
+        "{:?}",
+        net.status(1)
+    );
     net.kill(1);
     ticks(&mut net, 30);
     let leaders: Vec<u64> = (2..=3).filter(|n| net.status(*n).leads).collect();
@@ -319,7 +359,10 @@ fn without_metasrv_a_leader_is_elected_after_a_while_and_one_that_is_there_stays
 fn a_read_is_confirmed_by_a_majority_or_not_at_all() {
     let mut net = Net::of(3);
     let last = net.write(1, 1);
-    let read = |token| Input::Read { region: REGION, token };
+    let read = |token| Input::Read {
+        region: REGION,
+        token,
+    };
     net.step(1, read(50));
     net.step(1, read(51));
     net.settle();
@@ -340,7 +383,9 @@ fn a_read_is_confirmed_by_a_majority_or_not_at_all() {
 /// Whatever fails, everybody has the same, and what was acknowledged is there.
 #[test]
 fn replicas_agree_and_keep_what_was_acknowledged_whatever_fails() {
-    let seeds = std::env::var("GREPTIME_TEST_SEEDS").ok().and_then(|s| s.parse().ok());
+    let seeds = std::env::var("GREPTIME_TEST_SEEDS")
+        .ok()
+        .and_then(|s| s.parse().ok());
     for seed in 0..seeds.unwrap_or(300u64) {
         chaos(seed);
     }
@@ -364,20 +409,35 @@ fn chaos(seed: u64) {
             3 => drop(net.cut.insert((node, 1 + dice(3)))),
             4..=5 => net.heal(),
             6..=8 => net.campaign(node),
-            9 => net.step(node, Input::Transfer { region: REGION, to: 1 + dice(3) }),
+            9 => net.step(
+                node,
+                Input::Transfer {
+                    region: REGION,
+                    to: 1 + dice(3),
+                },
+            ),
             10 => net.step(node, Input::AbortTransfer { region: REGION }),
             11 => net.step(node, role(dice(2) == 0)),
-            12 => net.step(node, Input::Read { region: REGION, token: 10_000 + token }),
+            12 => net.step(
+                node,
+                Input::Read {
+                    region: REGION,
+                    token: 10_000 + token,
+                },
+            ),
             13 => {
                 let applied = net.replica(node).machine.applied;
                 if net.status(node).leads && net.has_history(node, applied) {
                     net.trim(node, applied);
                 }
             }
-            14 => net.replica(node).log.fail_at(1 + dice(3), match dice(2) {
-                0 => Fault::Lost,
-                _ => Fault::SyncFailedButKept,
-            }),
+            14 => net.replica(node).log.fail_at(
+                1 + dice(3),
+                match dice(2) {
+                    0 => Fault::Lost,
+                    _ => Fault::SyncFailedButKept,
+                },
+            ),
             15..=24 => net.propose(node, token),
             _ => {}
         }
@@ -408,7 +468,10 @@ fn chaos(seed: u64) {
     net.write(best, 9_999);
     let have = net.replica(best).machine.texts.clone();
     for (token, _) in net.done.iter().filter(|(t, r)| **t < 9_000 && r.is_ok()) {
-        assert!(have.contains(&format!("r{token}")), "seed {seed}: r{token} is lost");
+        assert!(
+            have.contains(&format!("r{token}")),
+            "seed {seed}: r{token} is lost"
+        );
     }
     let mut once = have.clone();
     once.sort();

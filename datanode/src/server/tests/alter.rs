@@ -15,9 +15,9 @@ use greptime_types::{
 };
 
 use crate::config::DatanodeConfig;
-use greptime_log::{CommittedEntry, LogStore};
 use crate::region::RegionEntry;
 use crate::testing::{Node, WriteOptions, batch, row};
+use greptime_log::{CommittedEntry, LogStore};
 
 fn rename(from: &str, to: &str) -> Change {
     Change::RenameColumn {

@@ -8,10 +8,10 @@ use object_store::ObjectStoreExt;
 use object_store::path::Path;
 
 use crate::config::DatanodeConfig;
-use greptime_log::{Fault, LogStore, MemoryLog};
 use crate::manifest::{FileMeta, ManifestStore, View};
 use crate::sst::key_of;
 use crate::testing::{Node, PutFault, Row, row};
+use greptime_log::{Fault, LogStore, MemoryLog};
 
 fn manifest(node: &Node) -> ManifestStore {
     let bucket = Bucket {

@@ -5,16 +5,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use greptime_clock::SystemClock;
+use greptime_log::Entry;
 use greptime_proto::v1::RegionRole;
 use greptime_types::{ErrorKind, RegionId};
-use greptime_log::Entry;
 
 use crate::budget::Budget;
 use crate::config::DatanodeConfig;
-use greptime_log::{Batch, CommittedEntry, Fault, GroupStatus, Key, LogError, LogStore, LogSync, MemoryLog};
 use crate::manifest::View;
 use crate::region::{Checkpoint, Flusher, Region, flush};
 use crate::testing::{Dice, FaultyStore, Node, Place, Row, row, seeds, start_node, table};
+use greptime_log::{Batch, CommittedEntry, Fault, GroupStatus, Key, LogError, LogStore, LogSync, MemoryLog};
 
 #[tokio::test]
 async fn a_restart_replays_the_log() {
@@ -257,7 +257,15 @@ async fn a_failed_sync_by_interval_ends_the_node() {
     };
     let (store, dir) = (Arc::new(FaultyStore::default()), tempfile::tempdir().unwrap());
     let disk = Arc::new(NeverSynced(MemoryLog::default()));
-    let datanode = start_node(&config, disk, &store, &dir, &SystemClock::shared(), &Place::default()).await;
+    let datanode = start_node(
+        &config,
+        disk,
+        &store,
+        &dir,
+        &SystemClock::shared(),
+        &Place::default(),
+    )
+    .await;
     let reason = tokio::time::timeout(Duration::from_secs(2), datanode.failed()).await;
     let reason = reason.expect("the node goes on");
     assert!(reason.contains("failed to sync"), "{reason}");

@@ -72,8 +72,7 @@ impl Cluster {
         for node in &self.nodes {
             let peers = peers.clone();
             node.datanode.told(push::Body::Welcome(welcome.clone()));
-            node.datanode
-                .told(push::Body::Peers(v1::PeerUpdate { peers }));
+            node.datanode.told(push::Body::Peers(v1::PeerUpdate { peers }));
         }
     }
 
@@ -191,7 +190,11 @@ async fn a_hot_follower_has_rows_until_they_are_in_files_and_a_log_only_one_has_
     let cluster = Cluster::new(false).await;
     let mut last = 0;
     for ts in 1..=20 {
-        last = cluster.nodes[0].write(&[row("a", ts, 1.0)]).await.unwrap().sequence;
+        last = cluster.nodes[0]
+            .write(&[row("a", ts, 1.0)])
+            .await
+            .unwrap()
+            .sequence;
     }
     cluster.until("it follows", || cluster.applied(1) >= last).await;
     assert!(cluster.memory(1) > 0 && cluster.memory(2) == 0);
@@ -205,7 +208,9 @@ async fn a_hot_follower_has_rows_until_they_are_in_files_and_a_log_only_one_has_
     for node in 0..3 {
         let bounds = || cluster.nodes[node].log.bounds_of_first();
         cluster
-            .until("the log is trimmed", || bounds().is_none_or(|(first, _)| first > last))
+            .until("the log is trimmed", || {
+                bounds().is_none_or(|(first, _)| first > last)
+            })
             .await;
     }
     cluster.nodes[0].write(&[row("b", 1, 1.0)]).await.unwrap();
@@ -221,14 +226,32 @@ async fn a_write_that_is_repeated_at_the_next_leader_is_applied_once() {
         ..cluster.nodes[0].options()
     };
     let rows = [row("a", 1, 1.0)];
-    assert!(!cluster.nodes[0].write_with(options, &rows).await.unwrap().duplicate);
+    assert!(
+        !cluster.nodes[0]
+            .write_with(options, &rows)
+            .await
+            .unwrap()
+            .duplicate
+    );
     cluster.isolate(0, Fault::Cut);
     cluster.lead(1).await;
-    assert!(cluster.nodes[1].write_with(options, &rows).await.unwrap().duplicate);
+    assert!(
+        cluster.nodes[1]
+            .write_with(options, &rows)
+            .await
+            .unwrap()
+            .duplicate
+    );
     cluster.nodes[1].flush().await.unwrap();
     cluster.isolate(0, Fault::None);
     cluster.lead(2).await;
-    assert!(cluster.nodes[2].write_with(options, &rows).await.unwrap().duplicate);
+    assert!(
+        cluster.nodes[2]
+            .write_with(options, &rows)
+            .await
+            .unwrap()
+            .duplicate
+    );
     assert_eq!(cluster.nodes[2].read().await.unwrap().len(), 1);
 }
 
@@ -283,6 +306,40 @@ async fn a_leader_that_meets_files_of_a_later_epoch_stops_and_may_lead_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn without_metasrv_the_others_elect_a_leader_among_themselves() {
+    let cluster = Cluster::new(false).await;
+    cluster.nodes[0].write(&[row("a", 1, 1.0)]).await.unwrap();
+    cluster.isolate(0, Fault::Cut);
+    cluster
+        .until("one of the others leads", || cluster.leads(1) || cluster.leads(2))
+        .await;
+    let leader = if cluster.leads(1) { 1 } else { 2 };
+    cluster.nodes[leader].wait_until_readable().await;
+    cluster.nodes[leader].write(&[row("a", 2, 1.0)]).await.unwrap();
+    assert_eq!(cluster.nodes[leader].read().await.unwrap().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transfer_is_given_up_when_the_heir_does_not_answer() {
+    let cluster = Cluster::new(false).await;
+    cluster.isolate(1, Fault::Stall);
+    let transfer = v1::TransferRegion {
+        region_id: cluster.nodes[0].region.as_u64(),
+        epoch: cluster.report(0).epoch,
+        to_raft_id: 2,
+    };
+    cluster.nodes[0].datanode.told(push::Body::Transfer(transfer));
+    let written = async {
+        while let Err(error) = cluster.nodes[0].write(&[row("a", 1, 1.0)]).await {
+            assert!(error.is_retryable(), "{error}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, written).await.expect("it goes on");
+    assert!(cluster.leads(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_region_of_one_replica_gets_two_more_while_it_is_written_to() {
     let mut cluster = Cluster::empty(false).await;
     cluster.initialise(&cluster.nodes[0], &[1]).await;
@@ -309,7 +366,9 @@ async fn a_region_of_one_replica_gets_two_more_while_it_is_written_to() {
     cluster.nodes[0].write(&[row("a", 3, 1.0)]).await.unwrap();
     tell(order(vec![], new));
     let votes = |n: usize| cluster.report(n).voters.len() == 3;
-    cluster.until("they vote", || votes(0) && votes(1) && votes(2)).await;
+    cluster
+        .until("they vote", || votes(0) && votes(1) && votes(2))
+        .await;
     cluster.nodes[0].write(&[row("a", 4, 1.0)]).await.unwrap();
     cluster.isolate(0, Fault::Cut);
     cluster.lead(2).await;

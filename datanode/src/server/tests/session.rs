@@ -78,7 +78,7 @@ async fn a_dropped_region_leaves_nothing_even_if_the_bucket_was_away() {
     node.store.set_away(true);
     let drop = v1::DropRegion {
         region_id: node.region.as_u64(),
-            only_replica: false,
+        only_replica: false,
     };
     order(&node, push::Body::Drop(drop));
     node.wait_for("the region is gone", || node.datanode.reports().is_empty())

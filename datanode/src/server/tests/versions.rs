@@ -5,9 +5,9 @@ use greptime_proto::v1::{self, push};
 use greptime_rows::SeriesBatch;
 use greptime_types::format::SERIES_FORMAT;
 
-use greptime_log::LogStore;
 use crate::region::RegionEntry;
 use crate::testing::{Node, Row, batch, row};
+use greptime_log::LogStore;
 
 fn told(node: &Node, format_version: u32) {
     let welcome = v1::Welcome {

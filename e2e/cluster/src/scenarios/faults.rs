@@ -16,6 +16,8 @@ use crate::writer::{Load, Logs, Tally, Writer, create_table};
 const BACK: Duration = Duration::from_secs(90);
 /// No fault of these may keep writes from being acknowledged for longer.
 const WITHIN: Duration = Duration::from_secs(30);
+/// Other replicas take over what a datanode led; in a fraction of a second, on a busy machine in more.
+const FAILOVER: Duration = Duration::from_secs(3);
 const ROLES: [&str; 3] = ["datanode", "frontend", "metasrv"];
 
 /// Runs `disturb` while a writer writes into `table`, then reads everything back.
@@ -132,7 +134,9 @@ fn life(database: &Database, pod: &str) -> Result<String> {
 pub fn node_crash(suite: &Suite) -> Result<()> {
     let database = suite.main()?;
     let lab = suite.cluster.breakable().context("needs the laboratory")?;
-    let name = database.kubectl(&["get", "pod", "main-datanode-0", "-o", "jsonpath={.spec.nodeName}"])?;
+    let node_of = |pod: &str| database.kubectl(&["get", "pod", pod, "-o", "jsonpath={.spec.nodeName}"]);
+    let name = node_of("main-datanode-0")?;
+    let takes_frontend = node_of("main-frontend-0")? == name;
     let index: u8 = name
         .trim()
         .trim_start_matches("node")
@@ -154,10 +158,10 @@ pub fn node_crash(suite: &Suite) -> Result<()> {
     })?;
     let after = life(database, "main-datanode-0")?;
     ensure!(after != before, "the datanode did not go down with its node");
-    // One region of the table lives there, so writes must have waited for it.
+    // A region of the table was led there. The only frontend, and the way of its clients to it, are another matter.
     ensure!(
-        tally.longest_gap > Duration::from_secs(1),
-        "nobody noticed the crash: {tally:?}"
+        takes_frontend || tally.longest_gap < FAILOVER,
+        "the regions of the node were not taken over within {FAILOVER:?}: {tally:?}"
     );
     database.wait_ready(READY)
 }

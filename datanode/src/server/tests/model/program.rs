@@ -9,8 +9,8 @@ use greptime_types::{
 
 use super::cells::{Cell, Rows};
 use super::map::Map;
-use greptime_log::Fault;
 use crate::testing::{Dice, PutFault, table};
+use greptime_log::Fault;
 
 /// What time it is for the table, in milliseconds since 1970.
 pub const NOW_MS: i64 = 1_800_000_000_000;
