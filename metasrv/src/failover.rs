@@ -1,6 +1,6 @@
 //! Looks at the datanodes all the time, and gives regions whose leader is gone another one.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,9 +13,10 @@ use greptime_proto::v1::{self, push};
 use greptime_types::{NodeId, NodeRole, RegionId, TableState};
 use tracing::{info, warn};
 
-use crate::catalog::Catalog;
-use crate::server::{Metasrv, State};
-use crate::watch::{ToRedial, Watch};
+use crate::catalog::{Catalog, Member};
+use crate::server::Metasrv;
+use crate::sessions::Sessions;
+use crate::watch::{Look, ToRedial, Watch};
 
 /// Voters that are hot, by their place in the record of members: one leads, one is ready to.
 pub(crate) const HOT: usize = 2;
@@ -41,42 +42,44 @@ fn look_once(metasrv: &Arc<Metasrv>, changed: bool) {
     let now = metasrv.now();
     let mut guard = metasrv.state.lock();
     let state = &mut *guard;
-    let (Some(watch), Some(catalog)) = (state.watch.as_mut(), state.catalog.clone()) else {
+    let (Some(watch), Some(catalog)) = (state.watch.as_mut(), state.catalog.as_ref()) else {
         return;
     };
-    let before: BTreeMap<NodeId, Option<Verdict>> = catalog
-        .datanodes
-        .keys()
-        .map(|node| (*node, watch.verdict(*node).cloned()))
-        .collect();
-    let (judgement, redial, news) = watch.look(now);
-    tell_verdicts(&before, &judgement);
+    let Look {
+        judgement,
+        redial,
+        news,
+    } = watch.look(now);
+    tell_verdicts(&judgement, &news);
     for asked in redial {
         redial_in_background(metasrv, asked);
     }
-    if news || changed || state.unserved {
-        let (plan, report) = make_plan(state, &catalog, &judgement, now);
+    if changed || state.unserved || !news.is_empty() {
+        let mut cluster = Cluster {
+            catalog,
+            sessions: &state.sessions,
+            watch,
+        };
+        let (plan, report) = cluster.plan(&judgement, now);
+        cluster.carry_out(metasrv, &plan, now);
         state.unserved = !report.unserved.is_empty() || !report.misplaced.is_empty();
-        carry_out(metasrv, state, &catalog, &plan, now);
         state.waiting = report.unserved;
     }
     drop(guard);
-    if news {
+    if !news.is_empty() {
         metasrv.note_change();
     }
 }
 
-fn tell_verdicts(before: &BTreeMap<NodeId, Option<Verdict>>, judgement: &Judgement) {
-    for (node, verdict) in &judgement.verdicts {
-        let was = before.get(node).and_then(Option::as_ref);
-        let same = was.is_some_and(|was| std::mem::discriminant(was) == std::mem::discriminant(verdict));
+/// `news`: whose verdict is another than before.
+fn tell_verdicts(judgement: &Judgement, news: &BTreeSet<NodeId>) {
+    for (node, verdict) in judgement.verdicts.iter().filter(|(node, _)| news.contains(node)) {
         match verdict {
-            _ if same => {}
             Verdict::Alive { .. } => info!(node, "datanode is {verdict}"),
             _ => warn!(node, "datanode is {verdict}"),
         }
     }
-    if let Some(brake) = &judgement.brake {
+    if let Some(brake) = judgement.brake.as_ref().filter(|_| !news.is_empty()) {
         warn!("{brake}");
     }
 }
@@ -96,40 +99,110 @@ fn redial_in_background(metasrv: &Arc<Metasrv>, asked: ToRedial) {
     });
 }
 
-fn make_plan(state: &mut State, catalog: &Catalog, judgement: &Judgement, now: Duration) -> (Plan, Report) {
-    let Some(watch) = state.watch.as_mut() else {
-        return Default::default();
-    };
-    let mut snapshot = Snapshot::default();
-    let tables = catalog
-        .tables
-        .values()
-        .filter(|t| t.state != TableState::Dropping);
-    for table in tables {
-        for region in table.regions() {
-            let members = catalog.members(region);
-            if members.len() < 2 {
-                // A single voter elects itself, or nobody does.
-                continue;
-            }
-            let voters: Vec<Voter> = members
-                .iter()
-                .enumerate()
-                .map(|(place, member)| {
-                    let session = state.sessions.get(NodeRole::Datanode, member.node);
-                    let report = session.and_then(|s| s.reports.get(&region));
+/// What plans are made from and carried out with.
+struct Cluster<'a> {
+    catalog: &'a Catalog,
+    sessions: &'a Sessions,
+    watch: &'a mut Watch,
+}
+
+impl Cluster<'_> {
+    fn plan(&mut self, judgement: &Judgement, now: Duration) -> (Plan, Report) {
+        let mut snapshot = Snapshot::default();
+        let tables = self.catalog.tables.values();
+        for table in tables.filter(|t| t.state != TableState::Dropping) {
+            for region in table.regions() {
+                let members = self.catalog.members(region);
+                if members.len() < 2 {
+                    // A single voter elects itself, or nobody does.
+                    continue;
+                }
+                let voters = members.iter().enumerate().map(|(place, member)| {
                     let verdict = judgement.verdicts.get(&member.node).cloned();
-                    let role = role(place, table.state);
-                    voter(member, role, verdict, report, watch)
-                })
-                .collect();
-            let epoch = voters.iter().filter_map(|v| v.leads).max();
-            let tried = watch.tried(region, epoch);
-            snapshot.regions.insert(region, RegionSeen { voters, tried });
+                    self.voter(region, member, role(place, table.state), verdict)
+                });
+                let voters: Vec<Voter> = voters.collect();
+                let epoch = voters.iter().filter_map(|v| v.leads).max();
+                let tried = self.watch.tried(region, epoch);
+                snapshot.regions.insert(region, RegionSeen { voters, tried });
+            }
+        }
+        self.watch
+            .keep_regions(|region| snapshot.regions.contains_key(&region));
+        plan(&snapshot, &self.watch.policy, now)
+    }
+
+    fn voter(&self, region: RegionId, member: &Member, role: VoterRole, verdict: Option<Verdict>) -> Voter {
+        let report = self.report(region, member.node);
+        let at = self.watch.last_beat(member.node).unwrap_or_default();
+        // One that has failed cannot be voted for, nor vote.
+        let log = report
+            .filter(|r| r.role() != v1::RegionRole::Failed)
+            .map(|r| LogEnd {
+                last_term: r.last_term,
+                last_index: r.last_index,
+                term: r.epoch,
+                at,
+            });
+        let leads = report
+            .filter(|r| r.role() == v1::RegionRole::Leader)
+            .map(|r| r.epoch);
+        Voter {
+            node: member.node,
+            raft_id: member.raft_id,
+            role,
+            verdict: verdict.unwrap_or(Verdict::Alive {
+                since: Duration::ZERO,
+            }),
+            log,
+            leads,
+            // No leases are granted yet: reads ask a majority.
+            lease_ends: surely_ends(None, self.watch.leading_since, &self.watch.policy),
         }
     }
-    watch.keep_regions(|region| snapshot.regions.contains_key(&region));
-    plan(&snapshot, &watch.policy, now)
+
+    fn report(&self, region: RegionId, node: NodeId) -> Option<&v1::RegionReport> {
+        self.sessions.get(NodeRole::Datanode, node)?.reports.get(&region)
+    }
+
+    fn carry_out(&mut self, metasrv: &Metasrv, plan: &Plan, now: Duration) {
+        for campaign in &plan.campaigns {
+            let (region, node, term) = (campaign.region, campaign.node, campaign.seen_term);
+            let order = v1::CampaignRegion {
+                region_id: region.as_u64(),
+                raft_id: campaign.raft_id,
+                seen_term: term,
+            };
+            self.say(node, push::Body::Campaign(order));
+            info!(%region, node, term, "telling a replica to campaign");
+            metasrv.metrics.campaigns.inc();
+            self.watch.note_try(region, term, Attempt::Campaign, node, now);
+        }
+        for transfer in &plan.transfers {
+            let (region, from, to) = (transfer.region, transfer.from, transfer.to);
+            let members = self.catalog.members(region);
+            let Some(heir) = members.iter().find(|m| m.node == to) else {
+                continue;
+            };
+            let epoch = self.report(region, from).map_or(0, |r| r.epoch);
+            let order = v1::TransferRegion {
+                region_id: region.as_u64(),
+                epoch,
+                to_raft_id: heir.raft_id,
+            };
+            self.say(from, push::Body::Transfer(order));
+            info!(%region, from, to, "telling a leader to hand over");
+            metasrv.metrics.transfers.inc();
+            self.watch.note_try(region, epoch, Attempt::Transfer, to, now);
+        }
+    }
+
+    /// What is not taken is said again, when it still is needed.
+    fn say(&self, node: NodeId, order: push::Body) {
+        if let Some(session) = self.sessions.get(NodeRole::Datanode, node) {
+            session.say(order);
+        }
+    }
 }
 
 /// The first of a new region leads it, so that leaders are spread as they were placed.
@@ -142,90 +215,5 @@ fn role(place: usize, table: TableState) -> VoterRole {
         VoterRole::Hot
     } else {
         VoterRole::LogOnly
-    }
-}
-
-fn voter(
-    member: &crate::catalog::Member,
-    role: VoterRole,
-    verdict: Option<Verdict>,
-    report: Option<&v1::RegionReport>,
-    watch: &Watch,
-) -> Voter {
-    let at = watch.last_beat(member.node).unwrap_or_default();
-    // One that has failed cannot be voted for, nor vote.
-    let log = report
-        .filter(|r| r.role() != v1::RegionRole::Failed)
-        .map(|r| LogEnd {
-            last_term: r.last_term,
-            last_index: r.last_index,
-            term: r.epoch,
-            at,
-        });
-    let leads = report
-        .filter(|r| r.role() == v1::RegionRole::Leader)
-        .map(|r| r.epoch);
-    Voter {
-        node: member.node,
-        raft_id: member.raft_id,
-        role,
-        verdict: verdict.unwrap_or(Verdict::Alive {
-            since: Duration::ZERO,
-        }),
-        log,
-        leads,
-        // No leases are granted yet: reads ask a majority.
-        lease_ends: surely_ends(None, watch.leading_since, &watch.policy),
-    }
-}
-
-fn carry_out(metasrv: &Metasrv, state: &mut State, catalog: &Catalog, plan: &Plan, now: Duration) {
-    for campaign in &plan.campaigns {
-        let order = push::Body::Campaign(v1::CampaignRegion {
-            region_id: campaign.region.as_u64(),
-            raft_id: campaign.raft_id,
-            seen_term: campaign.seen_term,
-        });
-        say(state, campaign.node, order);
-        let (region, node, term) = (campaign.region, campaign.node, campaign.seen_term);
-        info!(%region, node, term, "telling a replica to campaign");
-        metasrv.metrics.campaigns.inc();
-        note_try(state, region, term, Attempt::Campaign, node, now);
-    }
-    for transfer in &plan.transfers {
-        let members = catalog.members(transfer.region);
-        let Some(to) = members.iter().find(|m| m.node == transfer.to) else {
-            continue;
-        };
-        let epoch = epoch_of(state, transfer.region, transfer.from);
-        let order = push::Body::Transfer(v1::TransferRegion {
-            region_id: transfer.region.as_u64(),
-            epoch,
-            to_raft_id: to.raft_id,
-        });
-        say(state, transfer.from, order);
-        let (region, from, to) = (transfer.region, transfer.from, transfer.to);
-        info!(%region, from, to, "telling a leader to hand over");
-        metasrv.metrics.transfers.inc();
-        note_try(state, region, epoch, Attempt::Transfer, to, now);
-    }
-}
-
-fn note_try(state: &mut State, region: RegionId, epoch: u64, what: Attempt, to: NodeId, now: Duration) {
-    if let Some(watch) = state.watch.as_mut() {
-        watch.note_try(region, epoch, what, to, now);
-    }
-}
-
-fn epoch_of(state: &State, region: RegionId, node: NodeId) -> u64 {
-    let session = state.sessions.get(NodeRole::Datanode, node);
-    let report = session.and_then(|s| s.reports.get(&region));
-    report.map_or(0, |r| r.epoch)
-}
-
-/// What is not taken is said again, when it still is needed.
-fn say(state: &State, node: NodeId, order: push::Body) {
-    if let Some(session) = state.sessions.get(NodeRole::Datanode, node) {
-        session.say(order);
     }
 }

@@ -50,6 +50,14 @@ pub(crate) struct ToRedial {
     pub(crate) incarnation: u64,
 }
 
+/// What a look found.
+pub(crate) struct Look {
+    pub(crate) judgement: Judgement,
+    pub(crate) redial: Vec<ToRedial>,
+    /// Whose verdict is another than before.
+    pub(crate) news: BTreeSet<NodeId>,
+}
+
 impl Watch {
     /// `known`: the datanodes of the catalog; whoever of them has not come yet is waited for.
     pub(crate) fn new(policy: Policy, leading_since: Duration, known: impl Iterator<Item = NodeId>) -> Self {
@@ -110,22 +118,24 @@ impl Watch {
         }
     }
 
-    /// Judges everybody. Says who is to be redialled, and whether a verdict is another than before.
-    pub(crate) fn look(&mut self, now: Duration) -> (Judgement, Vec<ToRedial>, bool) {
+    /// Judges everybody.
+    pub(crate) fn look(&mut self, now: Duration) -> Look {
         let seen = self.nodes.iter().map(|(node, w)| (*node, w.seen.clone()));
         let judgement = self.detector.look(now, &seen.collect());
-        let redial = self.to_redial(&judgement.redial);
         let kind = |verdict: &Verdict| std::mem::discriminant(verdict);
-        let news = judgement.verdicts.len() != self.verdicts.len()
-            || judgement
-                .verdicts
-                .iter()
-                .any(|(node, verdict)| self.verdicts.get(node).map(kind) != Some(kind(verdict)));
+        let is_news =
+            |(node, verdict): &(&NodeId, &Verdict)| self.verdicts.get(*node).map(kind) != Some(kind(verdict));
+        let news = judgement.verdicts.iter().filter(is_news);
+        let news = news.map(|(node, _)| *node).collect();
         self.verdicts.clone_from(&judgement.verdicts);
-        (judgement, redial, news)
+        Look {
+            redial: self.ask_anew(&judgement.redial),
+            judgement,
+            news,
+        }
     }
 
-    fn to_redial(&mut self, nodes: &BTreeSet<NodeId>) -> Vec<ToRedial> {
+    fn ask_anew(&mut self, nodes: &BTreeSet<NodeId>) -> Vec<ToRedial> {
         let mut asked = Vec::new();
         for node in nodes {
             let Some(watched) = self.nodes.get_mut(node).filter(|w| !w.address.is_empty()) else {

@@ -12,12 +12,13 @@ use arrow_flight::{
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt, TryStreamExt};
-use greptime_peers::{PeerHandler, peers_service};
+use greptime_peers::{CONNECTION_WINDOW, PeerHandler, STREAM_WINDOW, peers_service};
 use greptime_proto::v1::region_server::{Region, RegionServer};
 use greptime_proto::{MAX_MESSAGE, status_from_error, v1};
 use greptime_query::{RegionRows, ReportSlot, from_datafusion};
 use prost::Message as _;
 use tonic::service::Routes;
+use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::Datanode;
@@ -43,9 +44,16 @@ impl Datanode {
         listener: tokio::net::TcpListener,
         shutdown: impl Future<Output = ()>,
     ) -> std::io::Result<()> {
-        let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+        // Streams of peers have no end of their own, and the server waits for those that are open.
+        let closing = self.closing.clone();
+        let shutdown = async move {
+            shutdown.await;
+            closing.cancel();
+        };
         tonic::transport::Server::builder()
-            .tcp_nodelay(true)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
             // A frontend that lost its power says nothing, and its queries would hold their memory for ever.
             .http2_keepalive_interval(Some(KEEPALIVE))
             .http2_keepalive_timeout(Some(KEEPALIVE))

@@ -62,6 +62,8 @@ pub struct Datanode {
     appends: Arc<TimedLog>,
     log: LogHandle,
     peers: Arc<PeerBook>,
+    /// No more streams of peers are answered.
+    closing: CancellationToken,
     /// What needs no answer of the log.
     words: mpsc::Sender<Vec<Input>>,
     heard: Heard,

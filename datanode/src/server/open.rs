@@ -182,6 +182,7 @@ impl Datanode {
             appends,
             log,
             peers,
+            closing: shutdown.child_token(),
             words,
             heard: Heard::default(),
             metasrv_epoch: AtomicU64::new(0),

@@ -13,6 +13,7 @@ use greptime_types::{Error, NodeId, RegionId, Result, format};
 use protobuf::Message as _;
 use raft::eraftpb::Message;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use super::Datanode;
 use crate::defences::Defence;
@@ -145,7 +146,11 @@ impl PeerHandler for Datanode {
     async fn receive(&self, from: NodeId, batch: v1::PeerBatch) {
         let input = |said: v1::GroupMessage| {
             // What cannot be read is as good as lost.
-            let message = Message::parse_from_carllerche_bytes(&said.message).ok()?;
+            let mut message = Message::parse_from_carllerche_bytes(&said.message).ok()?;
+            // What is kept of it must not keep the frame.
+            for entry in message.mut_entries().iter_mut() {
+                entry.data = bytes::Bytes::copy_from_slice(&entry.data);
+            }
             Some(Input::Message {
                 from,
                 region: RegionId::from_u64(said.region_id),
@@ -156,6 +161,10 @@ impl PeerHandler for Datanode {
         let inputs: Vec<Input> = batch.messages.into_iter().filter_map(input).collect();
         // The log ends with the node.
         let _ = self.log.tell(inputs).await;
+    }
+
+    fn closing(&self) -> CancellationToken {
+        self.closing.clone()
     }
 
     fn connected(&self, peer: NodeId) {

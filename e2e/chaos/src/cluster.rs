@@ -181,7 +181,9 @@ impl Cluster {
         loop {
             match self.sql(statement).await {
                 Ok(_) => return Ok(()),
-                Err(error) if Instant::now() > deadline => return Err(error.context("the cluster never answers")),
+                Err(error) if Instant::now() > deadline => {
+                    return Err(error.context("the cluster never answers"));
+                }
                 Err(_) => tokio::time::sleep(LOOK_EVERY).await,
             }
         }
@@ -214,7 +216,10 @@ impl Cluster {
             if !regions.is_empty() && regions.iter().all(is_whole) {
                 return Ok(regions);
             }
-            ensure!(Instant::now() < deadline, "the cluster does not become whole: {regions:#?}");
+            ensure!(
+                Instant::now() < deadline,
+                "the cluster does not become whole: {regions:#?}"
+            );
             tokio::time::sleep(LOOK_EVERY).await;
         }
     }

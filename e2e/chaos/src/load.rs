@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -82,7 +82,10 @@ impl Load {
     }
 
     pub fn errors(&self) -> u64 {
-        self.outcomes.iter().map(|o| o.errors.load(Ordering::SeqCst)).sum()
+        self.outcomes
+            .iter()
+            .map(|o| o.errors.load(Ordering::SeqCst))
+            .sum()
     }
 
     pub fn rows_acknowledged(&self) -> usize {
@@ -92,7 +95,9 @@ impl Load {
 
     /// When something of the region was acknowledged last.
     pub fn last(&self, region: usize) -> Option<Instant> {
-        lock(&self.outcomes[region].acknowledged).last().map(|(at, _)| *at)
+        lock(&self.outcomes[region].acknowledged)
+            .last()
+            .map(|(at, _)| *at)
     }
 
     /// The longest time between two acknowledgements of a region in the stretch of time.
@@ -100,7 +105,9 @@ impl Load {
         let acknowledged = lock(&self.outcomes[region].acknowledged);
         let times = acknowledged.iter().map(|(at, _)| *at);
         let times: Vec<Instant> = times.filter(|at| (from..=to).contains(at)).collect();
-        let gaps = times.windows(2).map(|pair| pair[1].saturating_duration_since(pair[0]));
+        let gaps = times
+            .windows(2)
+            .map(|pair| pair[1].saturating_duration_since(pair[0]));
         gaps.max().unwrap_or_else(|| to.saturating_duration_since(from))
     }
 
@@ -115,7 +122,10 @@ impl Load {
                 doubled += usize::from(!found.insert(time));
             }
             let acknowledged = lock(&outcome.acknowledged);
-            lost += acknowledged.iter().filter(|(_, time)| !found.contains(time)).count();
+            lost += acknowledged
+                .iter()
+                .filter(|(_, time)| !found.contains(time))
+                .count();
         }
         Ok((lost, doubled))
     }

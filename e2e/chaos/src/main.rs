@@ -125,7 +125,9 @@ async fn one_fault(fault: Fault, cluster: &mut Cluster, load: &Load, report: &mu
         report.note_ordinary(load.longest_gap(region, quiet - BEFORE * 2, quiet));
     }
     // Another datanode each time, as far as it leads something.
-    let victim = (0..3).map(|n| (report.count() + n) % 3).find(|n| !led_by(&regions, *n).is_empty());
+    let victim = (0..3)
+        .map(|n| (report.count() + n) % 3)
+        .find(|n| !led_by(&regions, *n).is_empty());
     let victim = victim.context("nobody leads anything")?;
     let hit = match fault {
         Fault::MetasrvKill => (0..HOSTS.len()).collect(),
@@ -140,7 +142,9 @@ async fn one_fault(fault: Fault, cluster: &mut Cluster, load: &Load, report: &mu
     until_acknowledged(load, &hit, began).await?;
     tokio::time::sleep(AFTER).await;
     let ended = Instant::now();
-    let gaps = hit.iter().map(|region| load.longest_gap(*region, began - BEFORE, ended));
+    let gaps = hit
+        .iter()
+        .map(|region| load.longest_gap(*region, began - BEFORE, ended));
     report.note_fault(gaps.collect());
     match fault {
         Fault::Kill => cluster.start_datanode(victim)?,

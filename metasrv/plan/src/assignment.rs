@@ -179,7 +179,10 @@ mod tests {
             ..want(true)
         };
         let none = BTreeMap::new();
-        assert_eq!(told(&[joins.clone()], &none), [Command::Initialise(joins)]);
+        assert_eq!(
+            told(std::slice::from_ref(&joins), &none),
+            [Command::Initialise(joins)]
+        );
         let surplus = BTreeSet::from([REGION]);
         let left = tell(&[], &BTreeSet::new(), &surplus, &has(2, false));
         assert_eq!(left, [Command::DropReplica(REGION)]);

@@ -10,7 +10,7 @@ use greptime_metasrv::{
 };
 use greptime_object_store::StoreMetrics;
 use greptime_telemetry::{Metrics, probe_router, serve};
-use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::server::TcpIncoming;
 
 use super::must_run;
 use crate::runtime::{advertised, bind, on_signal};
@@ -47,12 +47,14 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let stop = shutdown.clone();
     let grpc = tokio::spawn(async move {
         let server = tonic::transport::Server::builder()
-            .tcp_nodelay(true)
             .http2_keepalive_interval(Some(std::time::Duration::from_secs(2)))
             .http2_keepalive_timeout(Some(std::time::Duration::from_secs(2)))
             .add_service(service);
         server
-            .serve_with_incoming_shutdown(TcpListenerStream::new(grpc), stop.cancelled_owned())
+            .serve_with_incoming_shutdown(
+                TcpIncoming::from(grpc).with_nodelay(Some(true)),
+                stop.cancelled_owned(),
+            )
             .await
     });
     // Sessions are streams without an end: they are closed first, or the servers would wait for them.
