@@ -175,7 +175,9 @@ fn surplus(state: &State, catalog: &Catalog, node: NodeId) -> BTreeSet<RegionId>
         let leader = || leader_of(state, **region);
         // Of a region that is not known at all nothing is taken away.
         let is_known = catalog.memberships.contains_key(&region.table());
+        // A replica that has just been opened may not have said yet which one it is.
         is_known
+            && report.raft_id != 0
             && !is_recorded
             && leader().is_some_and(|led| {
                 !led.voters.contains(&report.raft_id) && !led.learners.contains(&report.raft_id)

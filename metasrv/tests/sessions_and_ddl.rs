@@ -12,6 +12,7 @@ use greptime_object_store::{ObjectStoreConfig, StoreKind};
 use greptime_proto::v1::{self, ddl_request, push};
 use greptime_proto::{SessionHandler, run_session};
 use greptime_telemetry::Metrics;
+use greptime_types::format::QUORUM_FORMAT;
 use greptime_types::partition::Op;
 use greptime_types::{
     Change, ColumnSchema, ColumnType, ErrorKind, PartitionExpr, PartitionRule, RegionId, Semantic, TableInfo,
@@ -380,6 +381,36 @@ async fn a_datanode_that_comes_back_without_its_disk_is_not_given_an_empty_regio
         "an empty region would hide that rows are lost"
     );
     world.ddl(drop_table("cpu")).await.unwrap();
+}
+
+/// A datanode that has just started may not know yet which replicas it has.
+#[tokio::test]
+async fn a_replica_that_has_not_said_which_one_it_is_is_not_taken_for_one_that_has_left() {
+    let world = World::start(Arc::new(MemoryStore::default())).await;
+    let nodes: Vec<_> = (0..3).map(|id| FakeNode::datanode(id, "a", 1 + id)).collect();
+    for node in &nodes {
+        node.speaks.store(QUORUM_FORMAT, Ordering::SeqCst);
+        world.join(node);
+    }
+    let came = |node: &Arc<FakeNode>| node.saw(|b| matches!(b, push::Body::AssignmentsComplete(_)));
+    world.until(|| nodes.iter().all(came)).await;
+    world.until(|| nodes[0].format() == Some(QUORUM_FORMAT)).await;
+    world.ddl(create("cpu")).await.unwrap();
+    let has_all = |node: &Arc<FakeNode>| node.reports().len() == 2;
+    world.until(|| nodes.iter().all(has_all)).await;
+    let left = |node: &Arc<FakeNode>| node.saw(|b| matches!(b, push::Body::Drop(d) if d.only_replica));
+    let say = |raft_id| {
+        for report in nodes[1].regions.lock().values_mut() {
+            report.raft_id = raft_id;
+            report.role = v1::RegionRole::Opening.into();
+        }
+    };
+    say(0);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!nodes.iter().any(left), "it has not said which replica it is");
+    // One that nobody has recorded has left.
+    say(999);
+    world.until(|| left(&nodes[1])).await;
 }
 
 #[tokio::test]

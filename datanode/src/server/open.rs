@@ -135,6 +135,13 @@ impl Datanode {
             regions.get(region)?.fail(error.to_string());
         }
         let machine = Arc::clone(&regions) as Arc<dyn greptime_log::Apply>;
+        // Which replicas these are is known before anybody is told of them.
+        for region in regions.all() {
+            if let (Some(status), Some(members)) = (core.status(region.id()), core.membership(region.id())) {
+                region.set_status(status);
+                region.set_members(members);
+            }
+        }
         let peers = Arc::new(PeerBook::default());
         let log = greptime_log::start(
             core,
