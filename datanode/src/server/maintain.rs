@@ -110,7 +110,9 @@ impl Datanode {
     fn flush_what_is_due(self: &Arc<Self>) {
         let now = self.clock.now();
         let mut regions: Vec<(usize, bool, Arc<Region>)> = Vec::new();
-        for region in self.regions.all() {
+        // Where files are changing, a flush may be under way; the next look finds what it leaves.
+        let is_idle = |region: &Arc<Region>| region.files.try_lock().is_ok();
+        for region in self.regions.all().into_iter().filter(is_idle) {
             let due = |since| now.saturating_sub(since) >= self.config.flush_age;
             let (bytes, due) = region.with_state(|s| {
                 // Rows of a follower are flushed by its leader.
