@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use greptime_clock::SharedIds;
+use greptime_clock::{SharedIds, jittered};
 
 /// Namespace and name of a cluster.
 pub type Key = (String, String);
@@ -33,9 +33,7 @@ impl Backoff {
         let count = failures.entry(key.clone()).or_insert(0);
         *count = count.saturating_add(1);
         let doubled = FIRST.saturating_mul(1u32 << (*count - 1).min(16)).min(LONGEST);
-        // 1024 steps of jitter are plenty.
-        let part = (self.ids.random_u64() % 1024) as f64 / 1024.0;
-        doubled.mul_f64(0.5 + part / 2.0)
+        jittered(doubled, self.ids.random_u64())
     }
 
     /// Of an object that is well, or gone.

@@ -24,6 +24,13 @@ pub trait Ids: Send + Sync + 'static {
 pub type SharedClock = Arc<dyn Clock>;
 pub type SharedIds = Arc<dyn Ids>;
 
+/// Between half of `wait` and all of it, so that those who wait for the same thing do not come back all at once.
+pub fn jittered(wait: Duration, random: u64) -> Duration {
+    let half = wait / 2;
+    // So many steps are plenty.
+    half + half.mul_f64((random % 1000) as f64 / 1000.0)
+}
+
 /// The machine's clock.
 #[derive(Debug)]
 pub struct SystemClock {
@@ -121,5 +128,19 @@ impl Ids for SequentialIds {
     fn uuid(&self) -> String {
         let n = self.random_u64();
         format!("00000000-0000-4000-8000-{n:012x}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jitter_stays_within_half_of_the_wait() {
+        let wait = Duration::from_millis(10);
+        assert_eq!(jittered(wait, 0), Duration::from_millis(5));
+        assert_eq!(jittered(wait, 500), Duration::from_micros(7500));
+        assert!((0..5000).all(|random| jittered(wait, random) < wait));
+        assert_eq!(jittered(Duration::ZERO, 7), Duration::ZERO);
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
-use greptime_clock::SharedIds;
+use greptime_clock::{SharedIds, jittered};
 use tokio::sync::{Notify, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -67,9 +67,8 @@ pub async fn run_session(
                 handler.disconnected(&format!("metasrv refuses this node: {reason}"));
             }
         }
-        let jitter = retry.mul_f64((ids.random_u64() % 1000) as f64 / 2000.0);
         tokio::select! {
-            () = tokio::time::sleep(retry / 2 + jitter) => {}
+            () = tokio::time::sleep(jittered(retry, ids.random_u64())) => {}
             () = shutdown.cancelled() => return,
         }
         retry = (retry * 2).min(LAST_RETRY);

@@ -46,12 +46,6 @@ impl Backoff {
     }
 }
 
-/// Between half of `wait` and all of it, so that nodes which lost the same peer do not come back all at once.
-pub fn jittered(wait: Duration, random: u64) -> Duration {
-    let half = wait / 2;
-    half + half.mul_f64((random % 1000) as f64 / 1000.0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -92,14 +86,5 @@ mod tests {
         let mut backoff = backoff();
         assert_eq!(backoff.refused(), Duration::from_secs(1));
         assert_eq!(backoff.failed(), Duration::from_secs(1));
-    }
-
-    #[test]
-    fn jitter_stays_within_half_of_the_wait() {
-        let wait = Duration::from_millis(10);
-        assert_eq!(jittered(wait, 0), Duration::from_millis(5));
-        assert_eq!(jittered(wait, 500), Duration::from_micros(7500));
-        assert!((0..5000).all(|random| jittered(wait, random) < wait));
-        assert_eq!(jittered(Duration::ZERO, 7), Duration::ZERO);
     }
 }

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::BoxStream;
+use greptime_clock::jittered;
 use greptime_proto::v1::{self, peer_answer};
 use greptime_types::{Error, ErrorKind, Result, format};
 use tokio::time::Instant;
 
-use crate::backoff::{Backoff, jittered};
+use crate::backoff::Backoff;
 use crate::lane::Ticket;
 use crate::peer::Peer;
 use crate::peers::Shared;
