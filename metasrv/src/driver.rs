@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use greptime_metasrv_plan::members::joins;
-use greptime_metasrv_plan::{Assignment, Command, RegionState, assignment, tell};
+use greptime_metasrv_plan::{Assignment, Command, RegionState, tell};
 use greptime_proto::v1::{self, push};
 use greptime_types::{NodeId, NodeRole, RegionId, TableId, TableState};
 use tracing::{debug, info, warn};
@@ -14,7 +14,7 @@ use tracing::{debug, info, warn};
 use crate::catalog::{Catalog, Edit, Member};
 use crate::failover::HOT;
 use crate::formats;
-use crate::repair::{leader_of, planned};
+use crate::repair::{leader_of, planned, spoken};
 use crate::server::{Metasrv, State};
 use crate::view;
 
@@ -179,9 +179,7 @@ fn surplus(state: &State, catalog: &Catalog, node: NodeId) -> BTreeSet<RegionId>
         is_known
             && report.raft_id != 0
             && !is_recorded
-            && leader().is_some_and(|led| {
-                !led.voters.contains(&report.raft_id) && !led.learners.contains(&report.raft_id)
-            })
+            && leader().is_some_and(|led| !led.has(report.raft_id))
     };
     let left = session.reports.iter().filter(has_left);
     left.map(|(region, _)| *region).collect()
@@ -191,21 +189,18 @@ fn assignment(state: &State, catalog: &Catalog, region: RegionId, member: &Membe
     let table = catalog.tables.get(&region.table());
     let members = catalog.members(region);
     let place = members.iter().position(|m| m == member);
+    let initialised = table.is_some_and(|t| t.state == TableState::Ready);
+    let session = state.sessions.get(NodeRole::Datanode, member.node);
+    let is_there = session.is_some_and(|s| s.reports.contains_key(&region));
     Assignment {
         region,
         raft_id: member.raft_id,
-        voters: members
-            .iter()
-            .map(|m| assignment::Member {
-                raft_id: m.raft_id,
-                node: m.node,
-            })
-            .collect(),
+        voters: members.iter().map(planned).collect(),
         hot: place.is_some_and(|place| place < HOT),
         schema_version: table.map_or(0, |t| t.schema.version),
-        initialised: table.is_some_and(|t| t.state == TableState::Ready),
-        joins: table.is_some_and(|t| t.state == TableState::Ready)
-            && joins(&planned(member), leader_of(state, region).as_ref()),
+        initialised,
+        // Of one that is there nobody asks.
+        joins: initialised && !is_there && joins(&planned(member), leader_of(state, region).as_ref()),
     }
 }
 
@@ -229,7 +224,7 @@ fn say(catalog: &Catalog, command: &Command) -> (RegionId, push::Body) {
                 members: match a.voters.len() {
                     // As programs know it that have no other groups.
                     1 => vec![],
-                    _ => a.voters.iter().map(region_member).collect(),
+                    _ => a.voters.iter().map(spoken).collect(),
                 },
             };
             (a.region, push::Body::Initialise(body))
@@ -262,13 +257,6 @@ fn say(catalog: &Catalog, command: &Command) -> (RegionId, push::Body) {
                 only_replica: true,
             }),
         ),
-    }
-}
-
-fn region_member(member: &assignment::Member) -> v1::RegionMember {
-    v1::RegionMember {
-        raft_id: member.raft_id,
-        node: member.node,
     }
 }
 

@@ -43,19 +43,19 @@ fn move_on(metasrv: &Metasrv) {
     let now = metasrv.now();
     let mut guard = metasrv.state.lock();
     let state = &mut *guard;
-    let Some(catalog) = state.catalog.clone() else {
+    let mut orders = std::mem::take(&mut state.member_orders);
+    let Some(catalog) = state.catalog.as_ref() else {
         return;
     };
-    let mut orders = std::mem::take(&mut state.member_orders);
     orders.retain(|_, (_, at)| now.saturating_sub(*at) < SAY_AGAIN);
-    for region in replicated(&catalog) {
-        let membership = membership(state, &catalog, region);
+    for region in replicated(catalog) {
+        let membership = membership(state, catalog, region);
         let step = members::step(&membership, LAG);
         let is_repeated = orders.get(&region).is_some_and(|(said, _)| *said == step);
         let Some(led) = membership.led.filter(|_| !is_repeated) else {
             continue;
         };
-        if say(state, &catalog, region, &led, &step) {
+        if say(state, catalog, region, &led, &step) {
             info!(%region, ?step, "members change");
             orders.insert(region, (step, now));
         }
@@ -71,17 +71,23 @@ fn replicated(catalog: &Catalog) -> impl Iterator<Item = RegionId> + '_ {
 
 /// What is recorded of a region's members, and what its leader and they say.
 fn membership(state: &State, catalog: &Catalog, region: RegionId) -> Membership {
-    let datanodes = state.sessions.of_role(NodeRole::Datanode);
-    let reports: Vec<&v1::RegionReport> = datanodes.filter_map(|(_, s)| s.reports.get(&region)).collect();
+    let reached = reports(state, region).map(|r| (r.raft_id, r.last_index));
     Membership {
         recorded: catalog.members(region).iter().map(planned).collect(),
-        led: led(&reports),
-        reached: reports.iter().map(|r| (r.raft_id, r.last_index)).collect(),
+        led: leader_of(state, region),
+        reached: reached.collect(),
     }
 }
 
-fn led(reports: &[&v1::RegionReport]) -> Option<Led> {
-    let leading = reports.iter().filter(|r| r.role() == v1::RegionRole::Leader);
+/// What datanodes say of the region.
+fn reports(state: &State, region: RegionId) -> impl Iterator<Item = &v1::RegionReport> {
+    let datanodes = state.sessions.of_role(NodeRole::Datanode);
+    datanodes.filter_map(move |(_, session)| session.reports.get(&region))
+}
+
+/// Who leads a region, as its leader says.
+pub(crate) fn leader_of(state: &State, region: RegionId) -> Option<Led> {
+    let leading = reports(state, region).filter(|r| r.role() == v1::RegionRole::Leader);
     let leader = leading.max_by_key(|r| r.epoch)?;
     // One that knows no other replicas says nothing of members.
     let voters: BTreeSet<u64> = match leader.voters.is_empty() {
@@ -97,13 +103,6 @@ fn led(reports: &[&v1::RegionReport]) -> Option<Led> {
     })
 }
 
-/// Who leads a region, as its leader says.
-pub(crate) fn leader_of(state: &State, region: RegionId) -> Option<Led> {
-    let datanodes = state.sessions.of_role(NodeRole::Datanode);
-    let reports: Vec<&v1::RegionReport> = datanodes.filter_map(|(_, s)| s.reports.get(&region)).collect();
-    led(&reports)
-}
-
 pub(crate) fn planned(member: &catalog::Member) -> Member {
     Member {
         raft_id: member.raft_id,
@@ -111,7 +110,7 @@ pub(crate) fn planned(member: &catalog::Member) -> Member {
     }
 }
 
-fn spoken(member: &Member) -> v1::RegionMember {
+pub(crate) fn spoken(member: &Member) -> v1::RegionMember {
     v1::RegionMember {
         raft_id: member.raft_id,
         node: member.node,

@@ -468,13 +468,13 @@ impl Metasrv {
         let update = view::catalog_update(None, catalog);
         info!(role = %key.role, node = key.id, address = %register.address, "a node has registered");
         let now = self.now();
-        let serial = state.sessions.admit(key, register.clone(), push, now);
+        let serial = state.sessions.admit(key, register, push, now);
+        let session = state.sessions.get(key.role, key.id).expect("just admitted");
         if let Some(watch) = state.watch.as_mut().filter(|_| key.role == NodeRole::Datanode) {
-            watch.registered(key.id, &register, serial, now);
+            watch.registered(key.id, &session.register, serial, now);
             // Told again when it is told to everybody: it may have come with another address.
             state.peers_told = v1::PeerUpdate::default();
         }
-        let session = state.sessions.get(key.role, key.id).expect("just admitted");
         let mut said = session.say(push::Body::Welcome(welcome));
         if key.role == NodeRole::Frontend {
             said &= session.say(push::Body::Catalog(update));

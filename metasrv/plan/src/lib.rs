@@ -22,7 +22,6 @@ pub mod repair;
 
 pub use assignment::{Assignment, Command, RegionState, Replica, Reported, region_state, tell};
 pub use liveness::{Detector, Judgement, Observed, Verdict};
-pub use placement::{NodeLoad, Refusal, place};
 pub use policy::Policy;
 
 /// Voters that a group of `voters` needs to commit or to elect.

@@ -33,6 +33,13 @@ pub struct Led {
     pub learners: BTreeSet<u64>,
 }
 
+impl Led {
+    /// Whether the replica votes or learns.
+    pub fn has(&self, raft_id: u64) -> bool {
+        self.voters.contains(&raft_id) || self.learners.contains(&raft_id)
+    }
+}
+
 /// What to tell the leader now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MemberStep {
@@ -78,7 +85,7 @@ impl fmt::Display for Waiting {
 
 /// Whether a replica that does not have the region is to join it: it is recorded, and was never a member.
 pub fn joins(member: &Member, led: Option<&Led>) -> bool {
-    led.is_some_and(|led| !led.voters.contains(&member.raft_id) && !led.learners.contains(&member.raft_id))
+    led.is_some_and(|led| !led.has(member.raft_id))
 }
 
 /// The next step of a region's group. `lag`: a learner that lacks at most so many entries of the leader's gets a vote.

@@ -17,16 +17,6 @@ use greptime_types::NodeId;
 use deal::deal;
 use sets::{Ground, sets};
 
-/// A datanode as placement of single replicas sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NodeLoad {
-    pub node: NodeId,
-    /// Registered and beating.
-    pub alive: bool,
-    /// Regions that it holds or should hold.
-    pub regions: usize,
-}
-
 /// A datanode as placement sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Candidate {
@@ -108,22 +98,6 @@ impl fmt::Display for Refusal {
             }
         }
     }
-}
-
-/// Chooses a datanode for each of `count` new regions of one table, each with one replica.
-///
-/// Afterwards, no node has more than one region of the table above any other that is alive.
-pub fn place(count: usize, nodes: &[NodeLoad]) -> Result<Vec<NodeId>, Refusal> {
-    let candidate = |n: &NodeLoad| Candidate {
-        node: n.node,
-        alive: n.alive,
-        zone: None,
-        replicas: n.regions,
-        leaders: n.regions,
-    };
-    let candidates: Vec<Candidate> = nodes.iter().map(candidate).collect();
-    let placed = place_replicated(count, 1, &candidates)?;
-    Ok(placed.regions.into_iter().flatten().collect())
 }
 
 /// Chooses datanodes for `count` new regions of one table, with `replicas` (1 or 3) voters each.

@@ -4,12 +4,19 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn node(node: NodeId, regions: usize) -> NodeLoad {
-    NodeLoad {
-        node,
-        alive: true,
-        regions,
+/// With so many regions of one replica.
+fn node(node: NodeId, regions: usize) -> Candidate {
+    Candidate {
+        replicas: regions,
+        leaders: regions,
+        ..in_zone(node, "")
     }
+}
+
+/// A datanode for each of `count` regions of one replica.
+fn place(count: usize, nodes: &[Candidate]) -> Result<Vec<NodeId>, Refusal> {
+    let placed = place_replicated(count, 1, nodes)?;
+    Ok(placed.regions.into_iter().flatten().collect())
 }
 
 fn in_zone(node: NodeId, zone: &str) -> Candidate {
@@ -39,7 +46,7 @@ fn three_regions_go_to_three_nodes() {
 #[test]
 fn a_refusal_says_what_is_missing() {
     assert_eq!(place(1, &[]), Err(Refusal::NoDatanode));
-    let dead = NodeLoad {
+    let dead = Candidate {
         alive: false,
         ..node(0, 0)
     };
@@ -158,17 +165,17 @@ proptest! {
         loads in prop::collection::vec((0usize..50, any::<bool>()), 1..20),
         count in 0usize..100,
     ) {
-        let nodes: Vec<NodeLoad> = loads
+        let nodes: Vec<Candidate> = loads
             .iter()
             .enumerate()
-            .map(|(i, (regions, alive))| NodeLoad { node: i as NodeId, alive: *alive, regions: *regions })
+            .map(|(i, (regions, alive))| Candidate { alive: *alive, ..node(i as NodeId, *regions) })
             .collect();
         let living: Vec<_> = nodes.iter().filter(|n| n.alive).collect();
         match place(count, &nodes) {
             Err(refusal) => prop_assert!(count > 0 && living.is_empty(), "{refusal}"),
             Ok(chosen) => {
                 prop_assert_eq!(chosen.len(), count);
-                let of = |n: &NodeLoad| chosen.iter().filter(|c| **c == n.node).count();
+                let of = |n: &Candidate| chosen.iter().filter(|c| **c == n.node).count();
                 prop_assert!(nodes.iter().filter(|n| !n.alive).all(|n| of(n) == 0));
                 if let (Some(most), Some(least)) =
                     (living.iter().map(|n| of(n)).max(), living.iter().map(|n| of(n)).min())
