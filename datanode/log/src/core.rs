@@ -264,11 +264,7 @@ impl LogCore {
 
     fn receive(&mut self, from: NodeId, region: RegionId, message: Message, authority: u64) {
         let is_vote = message.get_msg_type() == MessageType::MsgRequestVote && message.context != TRANSFER;
-        let authority = match authority {
-            0 => Authority::Fallback,
-            epoch => Authority::Metasrv { epoch },
-        };
-        if is_vote && self.is_outdated(authority) {
+        if is_vote && self.is_outdated(Authority::of_code(authority)) {
             return;
         }
         if let Some(group) = self.groups.get_mut(&region) {
@@ -409,11 +405,7 @@ impl LogCore {
             self.initialise.retain(|i| i.region != region);
             if let Some(mut group) = self.groups.remove(&region) {
                 let lost = Error::not_found(format!("region {region} was dropped"));
-                let tokens = group.proposed.values().map(|(_, token)| *token);
-                let tokens: Vec<u64> = tokens.chain(group.reads.give_up()).collect();
-                output
-                    .refused
-                    .extend(tokens.into_iter().map(|token| (token, lost.clone())));
+                group.give_up(&lost, output);
             }
             batch.region(region).delete = true;
             output.dropped.push(region);

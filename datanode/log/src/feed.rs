@@ -65,7 +65,7 @@ impl Feed {
         self.applied
     }
 
-    pub fn given_by_raft(&self) -> u64 {
+    pub fn last_committed(&self) -> u64 {
         self.committed
     }
 
@@ -74,8 +74,7 @@ impl Feed {
     pub fn skip_to(&mut self, index: u64) -> bool {
         let missed = self.given < index;
         if missed {
-            self.given = index;
-            self.applied = index;
+            self.fall_back(index);
         }
         missed
     }

@@ -4,20 +4,24 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use greptime_types::{Error, NodeId, RegionId};
-use protobuf::Message as _;
-use raft::eraftpb::{ConfChangeV2, Entry, EntryType, HardState, Message, MessageType};
+use raft::eraftpb::{ConfChangeV2, Entry, EntryType, Message, MessageType};
 use raft::{RawNode, Ready, StateRole};
 
 use super::defences::Defence;
 use super::feed::Feed;
 use super::io::{Authority, Checkpointed, CommittedEntry, GroupStatus, Network, Outgoing, Output};
-use super::members::{Change, Member, Membership, conf_change, places};
+use super::members::Membership;
 use super::reads::Reads;
-use super::record::{GroupRecord, Position, encode_raft};
-use super::snapshot::{SnapshotData, nodes_of};
+use super::record::{Position, encode_raft};
 use super::storage::RegionStorage;
 use super::trim::TrimEntry;
 use super::{Batch, Key, LogError};
+
+mod changes;
+mod checkpoints;
+
+use changes::PendingChange;
+use checkpoints::Restoring;
 
 /// An election that is to begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,20 +29,6 @@ pub(crate) enum Campaign {
     /// It needs nobody's vote, if it still is alone when everything is applied.
     Alone,
     Told(Authority),
-}
-
-/// A change of members that is committed and not yet in force.
-struct PendingChange {
-    index: u64,
-    change: ConfChangeV2,
-    places: Vec<Member>,
-}
-
-/// A snapshot that is in the batch of this turn.
-struct Restoring {
-    record: GroupRecord,
-    hard_state: HardState,
-    checkpoint: Bytes,
 }
 
 pub(crate) struct Group {
@@ -76,10 +66,9 @@ pub(crate) struct Group {
 impl Group {
     /// `fed`: the index up to which the machine's state goes.
     pub fn new(region: RegionId, raw: RawNode<RegionStorage>, fed: u64) -> Self {
-        let is_alone = Membership::of(&raw.store().record.members, &BTreeMap::new()).is_alone(raw.raft.id);
-        Self {
+        let mut group = Self {
             region,
-            campaign: is_alone.then_some(Campaign::Alone),
+            campaign: None,
             authority: 0,
             proposed: BTreeMap::new(),
             reads: Reads::default(),
@@ -96,7 +85,9 @@ impl Group {
             silent: 0,
             led: false,
             raw,
-        }
+        };
+        group.campaign = group.needs_no_votes().then_some(Campaign::Alone);
+        group
     }
 
     pub fn leads(&self) -> bool {
@@ -160,37 +151,6 @@ impl Group {
             || !self.outbox.is_empty()
             || self.wants_to_leave_joint()
             || (self.is_fed() && self.feed.is_behind())
-    }
-
-    /// A change of several members at once is finished by the leader, whoever that is by then.
-    fn wants_to_leave_joint(&self) -> bool {
-        let record = &self.raw.store().record;
-        let is_free = !self.raw.raft.has_pending_conf() && self.raw.raft.lead_transferee.is_none();
-        self.leads() && !record.members.voters_outgoing.is_empty() && is_free
-    }
-
-    pub fn change_members(&mut self, changes: &[Change], members: &[Member]) -> Result<(), Error> {
-        let raft = &self.raw.raft;
-        if raft.has_pending_conf() || !self.raw.store().record.members.voters_outgoing.is_empty() {
-            return Err(Error::unavailable(format!(
-                "region {} has another change of members under way",
-                self.region
-            )));
-        }
-        if changes.contains(&Change::Remove { raft_id: raft.id }) {
-            return Err(Error::conflict(format!(
-                "this node leads region {}; let another lead before it leaves",
-                self.region
-            )));
-        }
-        let mut known = self.raw.store().record.nodes.clone();
-        known.extend(nodes_of(members));
-        known.extend(nodes_of(&places(changes)));
-        let context = super::snapshot::members_of(&known);
-        let context = MemberList { members: context };
-        self.raw
-            .propose_conf_change(prost::Message::encode_to_vec(&context), conf_change(changes))
-            .map_err(|e| Error::unavailable(format!("members of region {}: {e}", self.region)))
     }
 
     /// The entry that was appended last is the proposal of `token`.
@@ -335,117 +295,6 @@ impl Group {
         }
     }
 
-    /// That a change of members is committed is on disk before it is in force: a restart must not go back to the members
-    /// of before, who may have lost their majority by it.
-    fn begin_changes(&mut self, batch: &mut Batch) {
-        self.changing = self.changes.len();
-        if self.changing == 0 || !Defence::ChangeOfMembersIsOnDiskFirst.holds() {
-            return;
-        }
-        let hard_state = encode_raft(&self.raw.store().hard_state);
-        batch.region(self.region).put.insert(Key::HardState, hard_state);
-        self.hard_state_behind = false;
-    }
-
-    fn finish_changes(&mut self) -> Result<(), LogError> {
-        for pending in self.changes.drain(..self.changing).collect::<Vec<_>>() {
-            let members = self
-                .raw
-                .apply_conf_change(&pending.change)
-                .map_err(|e| LogError::Corruption(format!("members of region {}: {e}", self.region)))?;
-            let record = &mut self.raw.mut_store().record;
-            record.members = members;
-            record.members_index = pending.index;
-            record.nodes.extend(nodes_of(&pending.places));
-            let membership = Membership::of(&record.members, &BTreeMap::new());
-            record
-                .nodes
-                .retain(|id, _| membership.voters.contains(id) || membership.learners.contains(id));
-            self.members_news = true;
-        }
-        self.changing = 0;
-        self.advance();
-        Ok(())
-    }
-
-    fn begin_restore(&mut self, ready: &Ready, batch: &mut Batch) -> Result<(), LogError> {
-        let (snapshot, store) = (ready.snapshot(), self.raw.store());
-        let data = SnapshotData::decode(self.region, snapshot.data.clone())?;
-        let metadata = snapshot.get_metadata();
-        let trimmed = Position {
-            index: metadata.index,
-            term: metadata.term,
-        };
-        let mut nodes = store.record.nodes.clone();
-        nodes.extend(data.nodes);
-        let record = GroupRecord {
-            raft_id: store.record.raft_id,
-            members: metadata.get_conf_state().clone(),
-            members_index: data.members_index,
-            nodes,
-            trimmed,
-            void_tail: ready.entries().is_empty()
-                && store.has_tail(trimmed.index)
-                && Defence::ReplacedTailIsVoid.holds(),
-        };
-        let mut hard_state = self.raw.raft.hard_state();
-        hard_state.commit = hard_state.commit.max(trimmed.index);
-        let changes = batch.region(self.region);
-        changes.trim_through = Some(trimmed.index);
-        changes.put.insert(Key::Group, record.encode());
-        changes.put.insert(Key::HardState, encode_raft(&hard_state));
-        changes.put.insert(Key::Checkpoint, data.checkpoint.clone());
-        self.restoring = Some(Restoring {
-            record,
-            hard_state,
-            checkpoint: data.checkpoint,
-        });
-        Ok(())
-    }
-
-    fn begin_trim(&mut self, batch: &mut Batch) -> Result<(), LogError> {
-        let Some(TrimEntry { through, checkpoint }) = self.trim.take() else {
-            return Ok(());
-        };
-        let log = &self.raw.raft.raft_log;
-        if through > log.applied || through <= self.raw.store().record.trimmed.index {
-            // Not applied: a mistake of the caller. Trimmed already: an old checkpoint. Neither may be written.
-            return Ok(());
-        }
-        let term = log
-            .term(through)
-            .map_err(|e| LogError::Read(format!("region {}, entry {through}: {e}", self.region)))?;
-        let position = Position { index: through, term };
-        let mut record = self.raw.store().record.clone();
-        record.trimmed = position;
-        // Without the commit index a reopened group would begin behind its own trimmed position.
-        let mut hard_state = self.raw.store().hard_state.clone();
-        hard_state.commit = log.committed.min(log.persisted);
-        let changes = batch.region(self.region);
-        changes.trim_through = Some(through);
-        changes.put.insert(Key::Group, record.encode());
-        changes.put.insert(Key::HardState, encode_raft(&hard_state));
-        changes.put.insert(Key::Checkpoint, checkpoint.clone());
-        self.trimming = Some((position, checkpoint));
-        Ok(())
-    }
-
-    /// The batch is on disk.
-    fn finish_trim(&mut self, output: &mut Output) {
-        let Some((position, checkpoint)) = self.trimming.take() else {
-            return;
-        };
-        self.raw.mut_store().trimmed(position);
-        let checkpointed = Checkpointed {
-            region: self.region,
-            checkpoint,
-        };
-        match self.feed.skip_to(position.index) {
-            true => output.restored.push(checkpointed),
-            false => output.trimmed.push(checkpointed),
-        }
-    }
-
     /// The batch is on disk.
     pub fn persisted(
         &mut self,
@@ -490,8 +339,9 @@ impl Group {
             });
         }
         self.commit(entries, output)?;
-        if !self.leads() {
-            self.give_up(output);
+        if !self.leads() && self.is_asked() {
+            let lost = Error::unavailable(format!("this node no longer leads region {}", self.region));
+            self.give_up(&lost, output);
         }
         Ok(())
     }
@@ -509,18 +359,17 @@ impl Group {
         self.catch_up(output)
     }
 
+    /// Somebody waits for what only a leader can do.
+    fn is_asked(&self) -> bool {
+        !self.proposed.is_empty() || self.reads.is_open()
+    }
+
     /// Nobody here will answer what was asked of the leader.
-    fn give_up(&mut self, output: &mut Output) {
+    pub fn give_up(&mut self, why: &Error, output: &mut Output) {
         let tokens = std::mem::take(&mut self.proposed);
         let tokens = tokens.into_values().map(|(_, token)| token);
-        let tokens: Vec<u64> = tokens.chain(self.reads.give_up()).collect();
-        if tokens.is_empty() {
-            return;
-        }
-        let lost = Error::unavailable(format!("this node no longer leads region {}", self.region));
-        output
-            .refused
-            .extend(tokens.into_iter().map(|token| (token, lost.clone())));
+        let tokens = tokens.chain(self.reads.give_up());
+        output.refused.extend(tokens.map(|token| (token, why.clone())));
     }
 
     fn commit(&mut self, entries: Vec<Entry>, output: &mut Output) -> Result<(), LogError> {
@@ -570,7 +419,7 @@ impl Group {
         let limit = self.changes.front().map_or(u64::MAX, |c| c.index - 1);
         let done = match self.is_fed() {
             true => self.feed.applied(),
-            false => self.feed.given_by_raft(),
+            false => self.feed.last_committed(),
         };
         let target = done.min(limit);
         if target > self.raw.raft.raft_log.applied {
@@ -603,43 +452,6 @@ impl Group {
         }
         Ok(plain(entry, token))
     }
-
-    fn note_change(&mut self, entry: &Entry) -> Result<(), LogError> {
-        let damaged = |e: &dyn std::fmt::Display| {
-            LogError::Corruption(format!("region {}, entry {}: {e}", self.region, entry.index))
-        };
-        // The members of a snapshot are newer than its rows.
-        if entry.index <= self.raw.store().record.members_index {
-            return Ok(());
-        }
-        if entry.get_entry_type() != EntryType::EntryConfChangeV2 {
-            return Err(damaged(&"a change of members in a form that is never written"));
-        }
-        let change = ConfChangeV2::parse_from_bytes(&entry.data).map_err(|e| damaged(&e))?;
-        let places =
-            <MemberList as prost::Message>::decode(entry.context.clone()).map_err(|e| damaged(&e))?;
-        self.changes.push_back(PendingChange {
-            index: entry.index,
-            change,
-            places: places.members,
-        });
-        Ok(())
-    }
-
-    /// What the machine has counts for nothing any more: it goes on from the checkpoint when it is fed again.
-    fn cool_down(&mut self, output: &mut Output) -> Result<(), LogError> {
-        let (trimmed, checkpoint) = (
-            self.raw.store().record.trimmed.index,
-            self.raw.store().checkpoint()?,
-        );
-        self.feed.fall_back(trimmed);
-        output.restored.push(Checkpointed {
-            region: self.region,
-            checkpoint,
-        });
-        self.advance();
-        Ok(())
-    }
 }
 
 /// What is the log's own business is nothing to the machine, but keeps its place.
@@ -654,11 +466,4 @@ fn plain(entry: Entry, token: Option<u64>) -> CommittedEntry {
         },
         token,
     }
-}
-
-/// Where members live, beside a change of them.
-#[derive(Clone, PartialEq, prost::Message)]
-struct MemberList {
-    #[prost(message, repeated, tag = "1")]
-    members: Vec<Member>,
 }

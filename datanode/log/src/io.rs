@@ -2,9 +2,11 @@
 
 use bytes::Bytes;
 use greptime_types::{Error, NodeId, RegionId};
+use protobuf::Message as _;
 use raft::eraftpb::Message;
 
 use super::members::{Change, Member, Membership};
+use super::record::encode_raft;
 
 /// Limits of the core.
 #[derive(Clone, Copy, Debug)]
@@ -55,6 +57,14 @@ impl Authority {
         match self {
             Self::Metasrv { epoch } => epoch,
             Self::Fallback => 0,
+        }
+    }
+
+    /// What [`Self::code`] gave.
+    pub fn of_code(code: u64) -> Self {
+        match code {
+            0 => Self::Fallback,
+            epoch => Self::Metasrv { epoch },
         }
     }
 }
@@ -137,6 +147,21 @@ pub enum Input {
 }
 
 impl Input {
+    /// What a replica on another node has said; `None` if it cannot be read, which is as good as lost. Nothing of `bytes`
+    /// is kept: they may be a part of much more.
+    pub fn received(from: NodeId, region: RegionId, bytes: &Bytes, authority: u64) -> Option<Self> {
+        let mut message = Message::parse_from_carllerche_bytes(bytes).ok()?;
+        for entry in message.mut_entries().iter_mut() {
+            entry.data = Bytes::copy_from_slice(&entry.data);
+        }
+        Some(Self::Message {
+            from,
+            region,
+            message: Box::new(message),
+            authority,
+        })
+    }
+
     /// Bytes that it adds to what a turn writes, about.
     pub fn payload(&self) -> usize {
         match self {
@@ -187,6 +212,13 @@ pub struct Outgoing {
     pub message: Message,
     /// See [`Authority::code`].
     pub authority: u64,
+}
+
+impl Outgoing {
+    /// The message as it travels; read by [`Input::received`].
+    pub fn encode(&self) -> Bytes {
+        encode_raft(&self.message)
+    }
 }
 
 /// A checkpoint that a region must know of.

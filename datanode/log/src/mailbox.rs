@@ -38,7 +38,7 @@ impl Mailbox {
         }
     }
 
-    /// Collects until it is flushed or dropped.
+    /// Collects until it is flushed.
     pub fn open(&self) -> Bundles<'_> {
         Bundles {
             mailbox: self,
@@ -73,11 +73,5 @@ impl Network for Bundles<'_> {
                 missed.1.insert(node);
             }
         }
-    }
-}
-
-impl Drop for Bundles<'_> {
-    fn drop(&mut self) {
-        self.flush();
     }
 }

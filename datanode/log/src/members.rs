@@ -80,6 +80,11 @@ impl Membership {
         }
     }
 
+    /// Whether `raft_id` votes or learns.
+    pub fn has(&self, raft_id: u64) -> bool {
+        self.voters.contains(&raft_id) || self.learners.contains(&raft_id)
+    }
+
     /// Whether `raft_id` needs nobody else to elect itself and to commit.
     pub fn is_alone(&self, raft_id: u64) -> bool {
         self.voters.len() == 1 && self.voters.contains(&raft_id) && !self.is_joint

@@ -18,6 +18,11 @@ impl Reads {
         !self.waiting.is_empty()
     }
 
+    /// Somebody has not been answered.
+    pub fn is_open(&self) -> bool {
+        self.is_waiting() || !self.rounds.is_empty()
+    }
+
     /// The name of the round that all waiting reads go into; `None` if there are none.
     pub fn begin_round(&mut self) -> Option<Vec<u8>> {
         if self.waiting.is_empty() {

@@ -9,7 +9,7 @@ use prost::Message as _;
 use protobuf::Message as _;
 use raft::eraftpb::{ConfState, HardState};
 
-use super::members::Member;
+use super::members::{Member, Membership};
 use super::snapshot::{members_of, nodes_of};
 use super::{Key, LogError, LogStore};
 
@@ -100,6 +100,12 @@ impl GroupRecord {
             true => format::FORMAT_VERSION,
             false => QUORUM_FORMAT,
         }
+    }
+
+    /// Forgets where those live who are no members any more.
+    pub fn forget_strangers(&mut self) {
+        let membership = Membership::of(&self.members, &BTreeMap::new());
+        self.nodes.retain(|id, _| membership.has(*id));
     }
 
     pub fn encode(&self) -> Bytes {
