@@ -6,6 +6,7 @@ use arrow::datatypes::SchemaRef;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use greptime_clock::SharedIds;
+use greptime_log::{LogHandle, LogStore};
 use greptime_object_store::Bucket;
 use greptime_types::{Error, MergeMode, Result, Semantic, TableInfo};
 use prometheus_client::metrics::counter::Counter;
@@ -19,7 +20,6 @@ use crate::memtable::{KeyColumns, SortedRows, Versions};
 use crate::scan::{Deletes, dedup};
 use crate::schema::engine_schema;
 use crate::sst::{FileSource, FileWriter};
-use greptime_log::{LogHandle, LogStore};
 
 /// Rows that are copied at a time.
 const BATCH_ROWS: usize = 16 * 1024;

@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use greptime_log::{Applied, CommittedEntry, GroupStatus, Membership};
 use greptime_rows::SeriesBatch;
 use greptime_types::{Error, RegionId, RequestId, Result, TableInfo};
 use parking_lot::Mutex;
@@ -27,7 +28,6 @@ use crate::budget::Budget;
 use crate::compaction::Cleaning;
 use crate::defences::Defence;
 use crate::manifest::View;
-use greptime_log::{Applied, CommittedEntry, GroupStatus, Membership};
 
 /// A region that this node holds.
 #[derive(Debug)]

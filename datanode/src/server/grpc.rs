@@ -85,7 +85,7 @@ impl Region for Service {
     }
 
     async fn identify(&self, _: Request<v1::IdentifyRequest>) -> Result<Response<v1::NodeIdentity>, Status> {
-        Ok(Response::new(PeerHandler::me(self.0.as_ref())))
+        Ok(Response::new(self.0.me()))
     }
 
     async fn compact(

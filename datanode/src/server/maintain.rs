@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use greptime_log::LogError;
 use greptime_types::{RegionId, Result};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
@@ -12,7 +13,6 @@ use tokio::sync::mpsc;
 use super::Datanode;
 use crate::defences::Defence;
 use crate::region::{Region, flush, load_manifest};
-use greptime_log::LogError;
 
 const TICK: Duration = Duration::from_millis(50);
 const FIRST_RETRY: Duration = Duration::from_millis(200);

@@ -24,6 +24,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 
 use datafusion::prelude::SessionContext;
 use greptime_clock::SharedClock;
+use greptime_log::{Input, LogHandle, LogStore, TimedLog};
 use greptime_proto::v1::{self, RegionReport, push};
 use greptime_telemetry::Readiness;
 use greptime_types::{Error, RegionId, Result};
@@ -39,7 +40,6 @@ use crate::region::Flusher;
 use crate::sst::FileSource;
 use compact::CompactionBook;
 use fallback::Heard;
-use greptime_log::{Input, LogHandle, LogStore, TimedLog};
 use identity::DataDir;
 use maintain::FlushBook;
 use peers::PeerBook;

@@ -10,6 +10,7 @@ use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use greptime_clock::{SharedClock, SharedIds};
+use greptime_log::{EngineLog, EngineOptions, Key, LogCore, LogOptions, LogStore, LogSync, TimedLog};
 use greptime_object_store::Bucket;
 use greptime_peers::PeerLink;
 use greptime_proto::run_session;
@@ -35,7 +36,6 @@ use crate::config::DatanodeConfig;
 use crate::metrics::DatanodeMetrics;
 use crate::region::{Checkpoint, Flusher, Region};
 use crate::sst::FileSource;
-use greptime_log::{EngineLog, EngineOptions, Key, LogCore, LogOptions, LogStore, LogSync, TimedLog};
 
 /// Orders of metasrv that may wait.
 const ORDER_QUEUE: usize = 4096;

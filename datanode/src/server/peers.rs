@@ -10,8 +10,6 @@ use greptime_peers::{PeerAddress, PeerConfig, PeerHandler, PeerLink, PeerMetrics
 use greptime_proto::v1;
 use greptime_telemetry::Metrics;
 use greptime_types::{Error, NodeId, RegionId, Result, format};
-use protobuf::Message as _;
-use raft::eraftpb::Message;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -56,16 +54,11 @@ impl greptime_log::Peers for PeerBook {
         };
         let messages = messages.into_iter().map(|outgoing| v1::GroupMessage {
             region_id: outgoing.region.as_u64(),
-            message: encoded(&outgoing.message),
+            message: outgoing.encode(),
             authority: outgoing.authority,
         });
         peers.send(to, messages.collect())
     }
-}
-
-fn encoded(message: &Message) -> bytes::Bytes {
-    // It has no required fields.
-    message.write_to_bytes().unwrap_or_default().into()
 }
 
 impl Datanode {
@@ -145,18 +138,8 @@ impl PeerHandler for Datanode {
 
     async fn receive(&self, from: NodeId, batch: v1::PeerBatch) {
         let input = |said: v1::GroupMessage| {
-            // What cannot be read is as good as lost.
-            let mut message = Message::parse_from_carllerche_bytes(&said.message).ok()?;
-            // What is kept of it must not keep the frame.
-            for entry in message.mut_entries().iter_mut() {
-                entry.data = bytes::Bytes::copy_from_slice(&entry.data);
-            }
-            Some(Input::Message {
-                from,
-                region: RegionId::from_u64(said.region_id),
-                message: Box::new(message),
-                authority: said.authority,
-            })
+            let region = RegionId::from_u64(said.region_id);
+            Input::received(from, region, &said.message, said.authority)
         };
         let inputs: Vec<Input> = batch.messages.into_iter().filter_map(input).collect();
         // The log ends with the node.

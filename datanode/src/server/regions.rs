@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use greptime_clock::SharedClock;
+use greptime_log::{Applied, Apply, CommittedEntry, GroupStatus, Membership};
 use greptime_proto::v1::RegionReport;
 use greptime_types::{Error, RegionId, RequestId, Result};
 use parking_lot::RwLock;
 use tokio::sync::{Notify, mpsc};
 
 use crate::region::Region;
-use greptime_log::{Applied, Apply, CommittedEntry, GroupStatus, Membership};
 
 pub struct Regions {
     map: RwLock<BTreeMap<RegionId, Arc<Region>>>,

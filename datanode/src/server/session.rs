@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
+use greptime_log::{Authority, Change, Initialise, Input, Member};
+use greptime_peers::PeerHandler;
 use greptime_proto::SessionHandler;
 use greptime_proto::v1::{self, push};
 use greptime_types::{Error, RegionId, Result, TableInfo, format};
@@ -15,7 +17,6 @@ use super::write::within;
 use crate::defences::Defence;
 use crate::manifest::View;
 use crate::region::{Checkpoint, Region, RegionEntry};
-use greptime_log::{Authority, Change, Initialise, Input, Member};
 
 /// A transfer that takes longer is given up.
 const TRANSFER_WITHIN: Duration = Duration::from_millis(50);
@@ -29,15 +30,8 @@ const FIRST_INDEX: u64 = 1;
 impl SessionHandler for Datanode {
     fn register(&self) -> v1::Register {
         *self.reported.lock() = None;
-        let identity = self.identity();
         v1::Register {
-            identity: Some(v1::NodeIdentity {
-                cluster_id: identity.cluster_id,
-                role: v1::NodeRole::Datanode.into(),
-                node_id: identity.node_id,
-                disk_id: identity.disk_id,
-                incarnation: self.incarnation,
-            }),
+            identity: Some(self.me()),
             address: self.address.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
             min_format: format::OLDEST_CLUSTER_FORMAT,

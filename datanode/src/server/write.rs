@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use arrow::array::UInt32Array;
 use bytes::Bytes;
+use greptime_log::{Proposal, full_disk};
 use greptime_proto::v1;
 use greptime_rows::{Encoded, SeriesBatch};
 use greptime_types::format::SERIES_FORMAT;
@@ -14,7 +15,6 @@ use super::Datanode;
 use crate::defences::Defence;
 use crate::metrics::Reason;
 use crate::region::{RegionEntry, RowOp, TruncateEntry, WriteEntry, check_rows, check_version, read_rows};
-use greptime_log::{Proposal, full_disk};
 
 impl Datanode {
     /// Writes rows to a region. Success means: on disk, committed, and visible to every later query.

@@ -10,6 +10,7 @@ use datafusion::logical_expr::Expr;
 use datafusion::physical_plan::ExecutionPlan;
 use futures::TryStreamExt;
 use greptime_clock::{SharedClock, SystemClock, SystemIds};
+use greptime_log::{LogStore, MemoryLog};
 use greptime_object_store::Bucket;
 use greptime_peers::testing::Network;
 use greptime_proto::v1;
@@ -22,7 +23,6 @@ use object_store::path::Path;
 use super::{FaultyStore, batch, ipc, table};
 use crate::config::DatanodeConfig;
 use crate::server::{Datanode, DatanodeParts};
-use greptime_log::{LogStore, MemoryLog};
 
 /// host, ts, usage
 pub type Row = (Option<String>, i64, Option<f64>);

@@ -8,6 +8,7 @@ use arrow::datatypes::{DataType, Field, Float64Type, Schema};
 use bytes::Bytes;
 use datafusion::prelude::{col, lit};
 use futures::TryStreamExt;
+use greptime_log::{CommittedEntry, LogStore};
 use greptime_proto::v1;
 use greptime_query::{RegionScanSpec, from_datafusion};
 use greptime_types::{
@@ -17,7 +18,6 @@ use greptime_types::{
 use crate::config::DatanodeConfig;
 use crate::region::RegionEntry;
 use crate::testing::{Node, WriteOptions, batch, row};
-use greptime_log::{CommittedEntry, LogStore};
 
 fn rename(from: &str, to: &str) -> Change {
     Change::RenameColumn {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use greptime_log::{Fault, LogStore, MemoryLog};
 use greptime_object_store::Bucket;
 use greptime_types::ErrorKind;
 use object_store::ObjectStoreExt;
@@ -11,7 +12,6 @@ use crate::config::DatanodeConfig;
 use crate::manifest::{FileMeta, ManifestStore, View};
 use crate::sst::key_of;
 use crate::testing::{Node, PutFault, Row, row};
-use greptime_log::{Fault, LogStore, MemoryLog};
 
 fn manifest(node: &Node) -> ManifestStore {
     let bucket = Bucket {

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use greptime_clock::SystemClock;
-use greptime_log::Entry;
+use greptime_log::{
+    Batch, CommittedEntry, Entry, Fault, GroupStatus, Key, LogError, LogStore, LogSync, MemoryLog,
+};
 use greptime_proto::v1::RegionRole;
 use greptime_types::{ErrorKind, RegionId};
 
@@ -14,7 +16,6 @@ use crate::config::DatanodeConfig;
 use crate::manifest::View;
 use crate::region::{Checkpoint, Flusher, Region, flush};
 use crate::testing::{Dice, FaultyStore, Node, Place, Row, row, seeds, start_node, table};
-use greptime_log::{Batch, CommittedEntry, Fault, GroupStatus, Key, LogError, LogStore, LogSync, MemoryLog};
 
 #[tokio::test]
 async fn a_restart_replays_the_log() {

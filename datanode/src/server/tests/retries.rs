@@ -1,12 +1,12 @@
 //! A repeated write is applied once.
 
 use bytes::Bytes;
+use greptime_log::LogStore;
 use greptime_rows::{Encoded, SeriesBatch};
 use greptime_types::{ErrorKind, RequestId};
 
 use crate::region::{RegionEntry, RowOp, Seen, WriteEntry};
 use crate::testing::{Node, WriteOptions, batch, ipc, row};
-use greptime_log::LogStore;
 
 #[tokio::test]
 async fn a_repeated_write_is_applied_once_before_and_after_flush_and_restart() {

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use crate::testing::{Node, PutFault, Row, row};
 use greptime_log::{Fault, LogStore};
+
+use crate::testing::{Node, PutFault, Row, row};
 
 fn old() -> Vec<Row> {
     (0..5).map(|i| row("old", i, 1.0)).collect()

@@ -1,5 +1,6 @@
 //! Nodes of different versions in one cluster.
 
+use greptime_log::LogStore;
 use greptime_proto::SessionHandler;
 use greptime_proto::v1::{self, push};
 use greptime_rows::SeriesBatch;
@@ -7,7 +8,6 @@ use greptime_types::format::SERIES_FORMAT;
 
 use crate::region::RegionEntry;
 use crate::testing::{Node, Row, batch, row};
-use greptime_log::LogStore;
 
 fn told(node: &Node, format_version: u32) {
     let welcome = v1::Welcome {

@@ -3,6 +3,7 @@
 use datafusion::common::ScalarValue;
 use datafusion::logical_expr::Expr;
 use datafusion::prelude::{col, lit};
+use greptime_log::Fault;
 use greptime_types::{
     Change, ColumnSchema, ColumnType, MergeMode, Semantic, TableInfo, TableSchema, TimeUnit, Ttl,
 };
@@ -10,7 +11,6 @@ use greptime_types::{
 use super::cells::{Cell, Rows};
 use super::map::Map;
 use crate::testing::{Dice, PutFault, table};
-use greptime_log::Fault;
 
 /// What time it is for the table, in milliseconds since 1970.
 pub const NOW_MS: i64 = 1_800_000_000_000;
