@@ -41,10 +41,6 @@ greptime_defences::defences! {
     ColumnsAreFoundById => [
         "sst::tests::reading::columns_are_found_by_id_whatever_they_are_called_and_cast_to_the_wanted_type",
     ],
-    /// Rule 6c: an edit has the schema of its rows; a newer one would refuse rows that are replayed after it.
-    EditHasTheSchemaOfItsRows => [
-        "server::tests::alter::rows_that_come_during_a_flush_before_a_change_are_replayed",
-    ],
     /// Rule 6d: a plan for other columns is refused; it would read the wrong ones.
     PlannedColumnsAreChecked => [
         "server::tests::alter::a_query_that_was_planned_for_other_columns_is_refused",
@@ -53,13 +49,6 @@ greptime_defences::defences! {
     ChangeUnderAQueryIsSeen => [
         "server::tests::alter::a_query_that_meets_a_change_before_its_first_row_is_refused",
     ],
-    /// Rule 6e: files whose rows are all truncated are hidden, those that come late too.
-    TruncatedFilesAreHidden => [
-        "server::tests::truncate::nothing_older_is_shown_and_the_files_leave_the_manifest",
-        "server::tests::truncate::a_flush_that_was_under_way_brings_nothing_back",
-    ],
-    /// Rule 6e: the next edit removes them and has the position; the trimmed log does not have it any more.
-    TruncationIsInTheEdit => ["server::tests::truncate::a_truncation_is_found_in_the_log_after_a_crash"],
     /// Rule 6f: of rows with one identity the one with the highest sequence counts, wherever it lies.
     NewestSequenceWins => ["scan::merge::tests::a_newer_row_wins_wherever_it_lies"],
     /// Rule 6f: of one write the later row counts as the newer.
@@ -83,25 +72,6 @@ greptime_defences::defences! {
     /// Rule 7: a copy of a write under way is refused; the entry of the first would get the rows of the
     /// second.
     CopyUnderWayIsRefused => ["server::tests::retries::a_copy_of_what_is_under_way_is_refused"],
-    /// Rule 7: an entry whose id was applied is not applied again; an appending table would have its rows
-    /// twice.
-    AppliedIdsAreKnown => ["server::tests::retries::an_entry_that_is_in_the_log_twice_is_applied_once"],
-    /// Rule 8: a copy from below the low mark is refused; it would overwrite newer rows.
-    LateCopyIsRefused => ["server::tests::retries::a_late_copy_does_not_overwrite_a_newer_row"],
-    /// Rule 8: a mark that comes late does not lower it.
-    LowMarkOnlyGrows => ["region::requests::tests::a_late_low_mark_does_not_bring_back_what_was_forgotten"],
-    /// Rule 9: an edit has the applied ids; the log loses them at the trim.
-    EditHasTheIds => [
-        "server::tests::retries::a_repeated_write_is_applied_once_before_and_after_flush_and_restart",
-    ],
-    /// Rule 9: so has the checkpoint; a region takes writes before it has read an edit.
-    CheckpointHasTheIds => [
-        "server::tests::retries::a_repeated_write_is_applied_once_before_and_after_flush_and_restart",
-    ],
-    /// Rule 9: they are those as of its rows; rows with later ids would not be replayed.
-    EditHasTheIdsOfItsRows => [
-        "server::tests::alter::rows_that_come_during_a_flush_before_a_change_are_replayed",
-    ],
     /// Rule 10: a request for another node is refused; addresses are used again.
     RequestNamesItsNode => ["server::tests::rows::a_request_for_another_node_or_epoch_is_refused"],
     /// Rule 10: so is one of another cluster.
@@ -110,41 +80,12 @@ greptime_defences::defences! {
     OlderEpochIsRefused => ["server::tests::rows::a_request_for_another_node_or_epoch_is_refused"],
     /// Rule 10: so is one for a later leader, which this node is not.
     NewerEpochIsRefused => ["server::tests::rows::a_request_for_another_node_or_epoch_is_refused"],
-    /// Rule 11: a version is put only if it is absent; it would replace the edit of another.
-    EditIsPutIfAbsent => ["manifest::tests::of_two_writers_one_is_adopted_and_the_other_learns_it"],
-    /// Rule 11: only reading a version tells what became of it; a put that failed may have happened.
-    OutcomeIsRead => ["manifest::tests::an_edit_whose_answer_was_lost_is_adopted_and_put_once"],
-    /// Rule 11: the own edit is known by its id; its rows would go into files twice.
-    OwnEditIsAdopted => [
-        "manifest::tests::an_edit_whose_answer_was_lost_is_adopted_and_put_once",
-        "server::tests::bucket::a_put_that_happened_but_answered_an_error_is_found",
-    ],
-    /// Rule 11: an edit of another voids the own one; the log would be trimmed of rows that no edit names.
-    OthersEditIsNotOwn => [
-        "manifest::tests::of_two_writers_one_is_adopted_and_the_other_learns_it",
-        "server::tests::bucket::an_edit_that_lost_its_version_is_made_anew",
-    ],
-    /// Rule 12: a leader that meets a higher epoch in its manifest stops for good.
-    HigherEpochStops => ["server::tests::bucket::a_leader_that_meets_a_higher_epoch_stops_for_good"],
-    /// Rule 13: a region whose files know more than its log stops; new rows would hide behind old files.
-    FilesEndWithTheLog => ["server::tests::bucket::an_edit_that_knows_more_than_the_log_stops_the_region"],
-    /// Rule 13: also if it has been written to since, so that its log is long enough again, and in whatever epoch.
-    OthersEndBeforeTheOwn => [
-        "server::tests::bucket::a_log_that_was_written_to_since_it_lost_its_end_stops_the_region",
-        "server::tests::bucket::two_starts_from_one_state_of_a_disk_are_told_apart_though_they_have_one_epoch",
-    ],
-    /// Rule 14: rows up to flushed_seq are forgotten when a view is adopted, and not read; files have them
-    /// too.
-    FlushedRowsLeaveMemory => ["server::tests::bucket::a_crash_between_edit_and_trim_shows_no_row_twice"],
     /// Rule 15: a file that is missing is an error, and not fewer rows.
     MissingFileIsAnError => ["server::tests::bucket::a_file_that_is_missing_is_an_error_and_not_fewer_rows"],
     /// Rule 15: a newer view may name another one in its place.
     MissingFileIsLookedForAnew => [
         "server::tests::bucket::a_file_that_was_replaced_is_found_through_the_newer_manifest",
     ],
-    /// Rule 16a: an edit that is damaged is refused; a flipped bit would hide rows, or name files that are
-    /// not there.
-    EditHasAChecksum => ["manifest::tests::every_flipped_bit_of_an_edit_is_found_and_the_version_is_named"],
     /// Rule 17a: pages and bloom filters have checksums; a flipped bit would change a value, or hide rows.
     PartsHaveChecksums => [
         "sst::tests::damage::a_flipped_bit_anywhere_in_a_file_is_corruption_or_harmless",
@@ -173,42 +114,10 @@ greptime_defences::defences! {
         "compaction::picker::tests::every_choice_keeps_the_rules_and_the_plans_come_to_an_end",
         "server::tests::compaction::rows_are_as_in_a_map_whatever_is_merged_and_when",
     ],
-    /// Rule 17b of compaction: before an edit the files are looked at again; rows that are gone would come
-    /// back.
-    MergeStillFits => ["server::tests::compaction::outputs_are_thrown_away_when_an_input_has_gone"],
-    /// Rule 17c of compaction: files of an edit whose outcome is unknown stay; it may be there and name them.
-    UnknownEditKeepsItsFiles => [
-        "server::tests::compaction::after_an_edit_whose_outcome_is_unknown_its_files_stay",
-    ],
-    /// Rule 17c of compaction: files that no edit will name are deleted; they cost space.
-    VoidUploadsAreDeleted => [
-        "server::tests::compaction::a_merge_that_fails_leaves_nothing_behind",
-        "server::tests::compaction::a_flush_that_fails_leaves_nothing_behind",
-    ],
-    /// Rule 17d: a file that was replaced is kept for a while; readers have begun with it.
-    RemovedFilesHaveGrace => [
-        "server::tests::compaction::replaced_files_are_deleted_after_the_grace_period_and_not_before",
-    ],
     /// Rule 17d: no wall clock shortens that.
     GraceIgnoresTheWallClock => [
         "server::tests::compaction::a_wall_clock_that_jumps_does_not_shorten_the_grace_period",
     ],
-    /// Rule 17e: a leader deletes nothing before an edit of its own epoch; an earlier leader could still name
-    /// it.
-    ClaimBeforeDeleting => [
-        "server::tests::compaction::a_restarted_leader_deletes_what_its_predecessor_removed_but_first_makes_itself_known",
-        "server::tests::compaction::without_an_own_edit_the_collector_deletes_nothing",
-    ],
-    /// Rule 17f: files of the own epoch are no orphans; their edit may be under way.
-    OrphansAreOfLowerEpochs => [
-        "server::tests::compaction::only_files_of_older_epochs_that_nothing_names_are_orphans",
-    ],
-    /// Rule 17f: files that the view names are none.
-    OrphansAreNotNamed => [
-        "server::tests::compaction::only_files_of_older_epochs_that_nothing_names_are_orphans",
-    ],
-    /// Rule 17f: young files are none.
-    OrphansAreOld => ["server::tests::compaction::only_files_of_older_epochs_that_nothing_names_are_orphans"],
     /// Rule 17g: a file is not dropped for its age while there are older rows that it hides; they would come
     /// back.
     ExpiredFilesHideNothing => [
@@ -220,18 +129,10 @@ greptime_defences::defences! {
     ],
     /// Rule 17h: before that its writes wait.
     SoftRunsSlow => ["server::tests::compaction::writers_wait_and_then_are_refused_while_files_are_too_many"],
-    /// Rule 18: the log is trimmed after an edit is known to be there; its rows would be lost with the edit.
-    TrimFollowsTheEdit => ["server::tests::bucket::a_crash_before_the_edit_leaves_the_rows_in_the_log"],
     /// Rule 21: writes that memory has no room for are refused; the process would be killed.
     HardLimitRefuses => ["budget::tests::a_write_over_the_hard_limit_is_refused_until_there_is_room"],
     /// Rule 21: before that they wait.
     SoftLimitSlows => ["budget::tests::writes_are_slowed_down_before_they_are_refused"],
-    /// Rule 22: a region that does not know its files answers no read; it would show fewer rows.
-    ReadsWaitForTheManifest => [
-        "server::tests::bucket::without_the_bucket_a_restarted_region_takes_writes_and_does_not_answer_reads",
-    ],
-    /// Rule 23: a leader serves after an entry of its own term; it would not show all that was acknowledged.
-    OwnTermIsApplied => ["server::tests::durability::a_leader_serves_only_after_an_entry_of_its_own_term"],
     /// Rule 24: a data directory has one process; two would mix their logs.
     DirectoryIsLocked => ["server::identity::tests::one_process_per_directory"],
     /// Rule 24: a disk of another node is refused.
@@ -260,8 +161,151 @@ greptime_defences::defences! {
 
 #[cfg(test)]
 mod tests {
+    use greptime_rules::Defence as Rule;
+
+    /// Tests of the datanode that show defences of [`greptime_rules`]: that it does what they decide.
+    const OF_RULES: &[(Rule, &[&str])] = &[
+        (
+            Rule::TruncatedFilesAreHidden,
+            &[
+                "server::tests::truncate::nothing_older_is_shown_and_the_files_leave_the_manifest",
+                "server::tests::truncate::a_flush_that_was_under_way_brings_nothing_back",
+            ],
+        ),
+        (
+            Rule::LateCopyIsRefused,
+            &["server::tests::retries::a_late_copy_does_not_overwrite_a_newer_row"],
+        ),
+        (
+            Rule::EditHasAChecksum,
+            &["manifest::tests::every_flipped_bit_of_an_edit_is_found_and_the_version_is_named"],
+        ),
+        (
+            Rule::EditHasTheSchemaOfItsRows,
+            &["server::tests::alter::rows_that_come_during_a_flush_before_a_change_are_replayed"],
+        ),
+        (
+            Rule::TruncationIsInTheEdit,
+            &["server::tests::truncate::a_truncation_is_found_in_the_log_after_a_crash"],
+        ),
+        (
+            Rule::AppliedIdsAreKnown,
+            &["server::tests::retries::an_entry_that_is_in_the_log_twice_is_applied_once"],
+        ),
+        (
+            Rule::EditHasTheIds,
+            &["server::tests::retries::a_repeated_write_is_applied_once_before_and_after_flush_and_restart"],
+        ),
+        (
+            Rule::CheckpointHasTheIds,
+            &["server::tests::retries::a_repeated_write_is_applied_once_before_and_after_flush_and_restart"],
+        ),
+        (
+            Rule::EditHasTheIdsOfItsRows,
+            &["server::tests::alter::rows_that_come_during_a_flush_before_a_change_are_replayed"],
+        ),
+        (
+            Rule::EditIsPutIfAbsent,
+            &["manifest::tests::of_two_writers_one_is_adopted_and_the_other_learns_it"],
+        ),
+        (
+            Rule::OutcomeIsRead,
+            &["manifest::tests::an_edit_whose_answer_was_lost_is_adopted_and_put_once"],
+        ),
+        (
+            Rule::OwnEditIsAdopted,
+            &[
+                "manifest::tests::an_edit_whose_answer_was_lost_is_adopted_and_put_once",
+                "server::tests::bucket::a_put_that_happened_but_answered_an_error_is_found",
+            ],
+        ),
+        (
+            Rule::OthersEditIsNotOwn,
+            &[
+                "manifest::tests::of_two_writers_one_is_adopted_and_the_other_learns_it",
+                "server::tests::bucket::an_edit_that_lost_its_version_is_made_anew",
+            ],
+        ),
+        (
+            Rule::HigherEpochStops,
+            &["server::tests::bucket::a_leader_that_meets_a_higher_epoch_stops_for_good"],
+        ),
+        (
+            Rule::FilesEndWithTheLog,
+            &["server::tests::bucket::an_edit_that_knows_more_than_the_log_stops_the_region"],
+        ),
+        (
+            Rule::OthersEndBeforeTheOwn,
+            &[
+                "server::tests::bucket::a_log_that_was_written_to_since_it_lost_its_end_stops_the_region",
+                "server::tests::bucket::two_starts_from_one_state_of_a_disk_are_told_apart_though_they_have_one_epoch",
+            ],
+        ),
+        (
+            Rule::FlushedRowsLeaveMemory,
+            &["server::tests::bucket::a_crash_between_edit_and_trim_shows_no_row_twice"],
+        ),
+        (
+            Rule::MergeStillFits,
+            &["server::tests::compaction::outputs_are_thrown_away_when_an_input_has_gone"],
+        ),
+        (
+            Rule::UnknownEditKeepsItsFiles,
+            &["server::tests::compaction::after_an_edit_whose_outcome_is_unknown_its_files_stay"],
+        ),
+        (
+            Rule::VoidUploadsAreDeleted,
+            &[
+                "server::tests::compaction::a_merge_that_fails_leaves_nothing_behind",
+                "server::tests::compaction::a_flush_that_fails_leaves_nothing_behind",
+            ],
+        ),
+        (
+            Rule::RemovedFilesHaveGrace,
+            &["server::tests::compaction::replaced_files_are_deleted_after_the_grace_period_and_not_before"],
+        ),
+        (
+            Rule::ClaimBeforeDeleting,
+            &[
+                "server::tests::compaction::a_restarted_leader_deletes_what_its_predecessor_removed_but_first_makes_itself_known",
+                "server::tests::compaction::without_an_own_edit_the_collector_deletes_nothing",
+            ],
+        ),
+        (
+            Rule::OrphansAreOfLowerEpochs,
+            &["server::tests::compaction::only_files_of_older_epochs_that_nothing_names_are_orphans"],
+        ),
+        (
+            Rule::OrphansAreNotNamed,
+            &["server::tests::compaction::only_files_of_older_epochs_that_nothing_names_are_orphans"],
+        ),
+        (
+            Rule::OrphansAreOld,
+            &["server::tests::compaction::only_files_of_older_epochs_that_nothing_names_are_orphans"],
+        ),
+        (
+            Rule::TrimFollowsTheEdit,
+            &["server::tests::bucket::a_crash_before_the_edit_leaves_the_rows_in_the_log"],
+        ),
+        (
+            Rule::ReadsWaitForTheManifest,
+            &[
+                "server::tests::bucket::without_the_bucket_a_restarted_region_takes_writes_and_does_not_answer_reads",
+            ],
+        ),
+        (
+            Rule::OwnTermIsApplied,
+            &["server::tests::durability::a_leader_serves_only_after_an_entry_of_its_own_term"],
+        ),
+    ];
+
     #[test]
     fn each_defence_is_missed_when_it_is_away() {
         greptime_defences::each_is_missed(super::PROOFS);
+    }
+
+    #[test]
+    fn each_defence_of_the_rules_is_missed_when_it_is_away() {
+        greptime_defences::each_is_missed(OF_RULES);
     }
 }

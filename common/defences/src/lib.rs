@@ -6,7 +6,7 @@
 
 mod proof;
 
-pub use proof::each_is_missed;
+pub use proof::{each_is_missed, each_is_missed_and_says};
 
 /// Names the defence that is away.
 pub const WITHOUT: &str = "GREPTIME_TEST_WITHOUT";

@@ -17,6 +17,15 @@ const AT_ONCE: usize = 4;
 /// Runs each named test of the running test program without its defence, in a process of its own. Panics with the list
 /// of tests that pass all the same, or that do not exist.
 pub fn each_is_missed<D: Debug + Copy + Send + Sync>(proofs: &[(D, &[&str])]) {
+    each_is_missed_and_says(proofs, |_| None);
+}
+
+/// As [`each_is_missed`], and a test for which `says` has a text has to end, and to say it: it fails for the reason that
+/// it is there for.
+pub fn each_is_missed_and_says<D: Debug + Copy + Send + Sync>(
+    proofs: &[(D, &[&str])],
+    says: impl Fn(&str) -> Option<&'static str> + Sync,
+) {
     let left = Mutex::new(
         proofs
             .iter()
@@ -28,7 +37,7 @@ pub fn each_is_missed<D: Debug + Copy + Send + Sync>(proofs: &[(D, &[&str])]) {
         for _ in 0..AT_ONCE {
             threads.spawn(|| {
                 while let Some((defence, test)) = next() {
-                    if let Err(why) = is_missed(&format!("{defence:?}"), test) {
+                    if let Err(why) = is_missed(&format!("{defence:?}"), test, says(test)) {
                         useless.lock().expect("nobody panics with it").push(why);
                     }
                 }
@@ -39,11 +48,14 @@ pub fn each_is_missed<D: Debug + Copy + Send + Sync>(proofs: &[(D, &[&str])]) {
     assert!(useless.is_empty(), "{useless:#?}");
 }
 
-fn is_missed(defence: &str, test: &str) -> Result<(), String> {
+fn is_missed(defence: &str, test: &str, says: Option<&str>) -> Result<(), String> {
     let (said, status) = run(test, defence).map_err(|e| format!("{test} cannot be run: {e}"))?;
     match status {
         _ if !said.contains("running 1 test") => Err(format!("there is no test {test}")),
         Some(status) if status.success() => Err(format!("{test} passes without {defence}")),
+        _ if says.is_some_and(|says| !said.contains(says)) => Err(format!(
+            "{test} fails without {defence}, but not as it should: {said}"
+        )),
         _ => Ok(()),
     }
 }

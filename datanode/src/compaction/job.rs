@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use greptime_clock::SharedClock;
+use greptime_rules::{Uploads, merge_fits};
 use greptime_types::{Error, Result, TableInfo};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
@@ -18,7 +19,6 @@ use super::picker::{Merge, Plan, Policy, Question, Report, pick, still_valid};
 use super::terms;
 use super::window::WindowPolicy;
 use super::workers::Workers;
-use crate::defences::Defence;
 use crate::manifest::{Commit, FileMeta, ManifestStore, View};
 use crate::metrics::DatanodeMetrics;
 use crate::region::{Flusher, Region, leading_view, take_view};
@@ -211,21 +211,21 @@ impl Compactor {
         let outputs = match merged {
             Ok(outputs) => outputs,
             Err(error) => {
-                discard(&self.flusher.bucket, region, uploads).await;
+                discard(&self.flusher.bucket, region, uploads, Uploads::Void).await;
                 return Err(error);
             }
         };
-        // After an error the outcome of an edit may be unknown, so the uploads stay, for the collector.
         let replaced = self.replace(region, decision.epoch, merge, outputs).await;
-        if replaced.is_err() && !Defence::UnknownEditKeepsItsFiles.holds() {
-            discard(&self.flusher.bucket, region, uploads.clone()).await;
+        let left = match &replaced {
+            Ok(Step::Overtaken) => Some(Uploads::Void),
+            Ok(_) => None,
+            Err(_) => Some(Uploads::Unknown),
+        };
+        if let Some(left) = left {
+            discard(&self.flusher.bucket, region, uploads, left).await;
+            return replaced;
         }
         let step = replaced?;
-        if step == Step::Overtaken {
-            // No edit that names them was put, or its version is known to hold another.
-            discard(&self.flusher.bucket, region, uploads).await;
-            return Ok(step);
-        }
         let took = self.clock.now().saturating_sub(started);
         self.metrics.compactions.inc();
         self.metrics.compaction_seconds.observe(took.as_secs_f64());
@@ -249,7 +249,8 @@ impl Compactor {
         merge: &Merge,
         outputs: Vec<FileMeta>,
     ) -> Result<Step> {
-        let fits = |view: &View| still_valid(merge, &view.files) || !Defence::MergeStillFits.holds();
+        let is_closed = |view: &View| still_valid(merge, &view.files);
+        let fits = |view: &View| merge_fits(&merge.inputs, view, is_closed);
         let change = Change {
             remove: merge.inputs.clone(),
             add: outputs,

@@ -4,10 +4,9 @@
 //! put that answered an error may have happened, and may still happen. Every edit carries the epoch of its
 //! writer; a writer that meets a higher one has been replaced and stops for good.
 
-mod edit;
 mod store;
 
-pub use edit::{Edit, FileMeta, FlushedState, RemovedFile, View};
+pub use greptime_rules::{Edit, FileMeta, FlushedState, RemovedFile, View};
 pub use store::{Commit, ManifestStore, RegionPath};
 
 #[cfg(test)]

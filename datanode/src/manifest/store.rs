@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use greptime_object_store::{Bucket, store_error};
+use greptime_rules::{AfterPut, after_put, put_if_absent};
 use greptime_types::{Error, RegionId, Result};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 
-use super::edit::{Edit, View};
-use crate::defences::Defence;
+use super::{Edit, View};
 
 /// Between looks at a version whose put answered an error.
 const FIRST_RETRY: Duration = Duration::from_millis(100);
@@ -131,7 +131,7 @@ impl ManifestStore {
         let mut retry = FIRST_RETRY;
         loop {
             let options = PutOptions {
-                mode: match Defence::EditIsPutIfAbsent.holds() {
+                mode: match put_if_absent() {
                     true => PutMode::Create,
                     false => PutMode::Overwrite,
                 },
@@ -142,19 +142,14 @@ impl ManifestStore {
                 .store
                 .put_opts(&key, bytes.clone().into(), options)
                 .await;
-            // Whatever the put answered, only the object tells.
-            let found = match Defence::OutcomeIsRead.holds() {
-                true => self.read(edit.version).await,
-                false => put
-                    .as_ref()
-                    .map(|_| Some(edit.clone()))
-                    .map_err(|e| store_error("", e)),
-            };
-            let reason = match found {
-                Ok(Some(found)) => return self.outcome(view, edit, &found).await,
-                Ok(None) => put
-                    .err()
-                    .map_or("it is not there after a put".to_owned(), |e| e.to_string()),
+            let reason = match self.read(edit.version).await {
+                Ok(found) => match after_put(view, edit, put.is_ok(), found.as_ref())? {
+                    AfterPut::Adopt(next) => return Ok(Commit::Adopted(next)),
+                    AfterPut::Renew(next) => return self.newest_after(next).await.map(Commit::Lost),
+                    AfterPut::Again => put
+                        .err()
+                        .map_or("it is not there after a put".to_owned(), |e| e.to_string()),
+                },
                 Err(error) if !error.is_retryable() => return Err(error),
                 Err(error) => error.message,
             };
@@ -165,19 +160,12 @@ impl ManifestStore {
         }
     }
 
-    async fn outcome(&self, view: &View, edit: &Edit, found: &Edit) -> Result<Commit> {
-        let next = view.apply(found)?;
-        let is_own = match found.id == edit.id {
-            true => Defence::OwnEditIsAdopted.holds(),
-            false => !Defence::OthersEditIsNotOwn.holds(),
-        };
-        if is_own {
-            return Ok(Commit::Adopted(next));
-        }
+    /// As [`Self::advance`], however long the bucket is away.
+    async fn newest_after(&self, view: View) -> Result<View> {
         let mut retry = FIRST_RETRY;
         loop {
-            match self.advance(next.clone()).await {
-                Ok(newest) => return Ok(Commit::Lost(newest)),
+            match self.advance(view.clone()).await {
+                Ok(newest) => return Ok(newest),
                 Err(error) if !error.is_retryable() => return Err(error),
                 Err(error) => {
                     tracing::warn!(region = %self.region, reason = error.message, "loading the manifest failed");

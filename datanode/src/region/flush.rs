@@ -8,11 +8,12 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use greptime_clock::SharedIds;
 use greptime_log::{LogHandle, LogStore};
 use greptime_object_store::Bucket;
+use greptime_rules::{Flush, FlushedState, Meeting, Uploads, known_before_put, may_follow, meet};
 use greptime_types::{Error, MergeMode, Result, Semantic, TableInfo};
 use prometheus_client::metrics::counter::Counter;
 
 use super::state::Frozen;
-use super::{Region, RegionState, RequestTable};
+use super::{Region, RegionState};
 use crate::compaction::discard;
 use crate::defences::Defence;
 use crate::manifest::{Commit, FileMeta, ManifestStore, View};
@@ -54,55 +55,51 @@ pub async fn flush(with: &Flusher, region: &Arc<Region>) -> Result<u64> {
         let files = match uploaded {
             Ok(files) => files,
             Err(error) => {
-                // No edit was put, so nothing will ever name these uploads.
-                discard(&with.bucket, region, uploads).await;
+                // No edit was put.
+                discard(&with.bucket, region, uploads, Uploads::Void).await;
                 return Err(error);
             }
         };
-        let (table, requests) = as_of_its_rows(region, &frozen);
-        let mut edit = view.edit(epoch, with.ids.uuid(), table, requests);
-        edit.flushed_seq = frozen.sequence;
-        edit.add.extend(files.iter().cloned());
-        if Defence::TruncationIsInTheEdit.holds() {
-            edit.truncate(&view, frozen.truncated_seq);
-        }
+        let bytes = files.iter().map(|f| f.bytes).sum();
+        let edit = to_edit(&frozen, files).edit(&view, epoch, with.ids.uuid(), || {
+            region.with_state(|s| FlushedState {
+                table: s.table().as_ref().clone(),
+                requests: s.requests().clone(),
+            })
+        });
         if Defence::FlushSyncsTheLog.holds() {
             sync_log(with).await?;
         }
-        if !Defence::TrimFollowsTheEdit.holds() {
-            region.adopt(view.apply(&edit)?)?;
+        if let Some(view) = known_before_put(&view, &edit)? {
+            region.adopt(view)?;
             trim(with, region).await?;
         }
         match manifest.commit(&view, &edit).await? {
             Commit::Adopted(view) => {
-                with.flush_bytes.inc_by(files.iter().map(|f| f.bytes).sum());
+                with.flush_bytes.inc_by(bytes);
                 region.adopt(view)?;
                 trim(with, region).await?;
                 return Ok(frozen.sequence);
             }
             Commit::Lost(view) => {
-                // The version is known to hold another edit, so nothing will ever name this upload.
-                discard(&with.bucket, region, uploads).await;
+                // The version is known to hold another edit.
+                discard(&with.bucket, region, uploads, Uploads::Void).await;
                 take_view(region, view)?;
             }
         }
     }
 }
 
-/// Table and request ids as they were when the rows were taken: entries that came since are replayed after a restart,
-/// and must find what they found before.
-fn as_of_its_rows(region: &Region, frozen: &Frozen) -> (TableInfo, RequestTable) {
-    let (mut table, mut requests) = (frozen.table.as_ref().clone(), frozen.requests.clone());
-    if !Defence::EditHasTheSchemaOfItsRows.holds() {
-        table = region.with_state(|s| s.table().as_ref().clone());
+fn to_edit(frozen: &Frozen, files: Vec<FileMeta>) -> Flush {
+    Flush {
+        through: frozen.sequence,
+        truncated_seq: frozen.truncated_seq,
+        built: FlushedState {
+            table: frozen.table.as_ref().clone(),
+            requests: frozen.requests.clone(),
+        },
+        files,
     }
-    if !Defence::EditHasTheIdsOfItsRows.holds() {
-        requests = region.with_state(|s| s.requests().clone());
-    }
-    if !Defence::EditHasTheIds.holds() {
-        requests = RequestTable::default();
-    }
-    (table, requests)
 }
 
 /// A manifest must not know rows that the log could still lose: the log would give their sequences to other rows.
@@ -129,47 +126,41 @@ pub(crate) fn take_view(region: &Region, view: View) -> Result<()> {
     if region.with_state(RegionState::follows) {
         return follow_view(region, view);
     }
-    let (epoch, applied, began) = region.with_state(|s| (s.leading_epoch(), s.applied(), s.term_began()));
-    let (epoch, is_first) = (epoch?, region.with_state(|s| s.view().is_none()));
-    if view.epoch > epoch && Defence::HigherEpochStops.holds() {
-        let reason = format!(
-            "its manifest has epoch {}, this node led in epoch {epoch}",
-            view.epoch
-        );
-        // Where there are other replicas, this one goes on as one of them.
-        match region.with_state(RegionState::is_replicated) {
-            true => region.change(RegionState::depose),
-            false => region.fail(reason.clone()),
+    let standing = region.with_state(|s| s.leading_epoch().map(|epoch| s.standing(epoch)))?;
+    match meet(&view, &standing) {
+        Meeting::Adopt => region.adopt(view),
+        Meeting::Replaced => {
+            let reason = format!(
+                "its manifest has epoch {}, this node led in epoch {}",
+                view.epoch, standing.epoch
+            );
+            // Where there are other replicas, this one goes on as one of them.
+            match region.with_state(RegionState::is_replicated) {
+                true => region.change(RegionState::depose),
+                false => region.fail(reason.clone()),
+            }
+            Err(Error::conflict(format!(
+                "region {} has another leader: {reason}",
+                region.id()
+            )))
         }
-        return Err(Error::conflict(format!(
-            "region {} has another leader: {reason}",
-            region.id()
-        )));
+        Meeting::LogLostItsEnd => {
+            let reason = format!(
+                "its files have rows through {}, its log ended before {}",
+                view.flushed_seq, standing.term_began
+            );
+            region.fail(reason.clone());
+            Err(Error::corruption(format!(
+                "region {} has lost a part of its log: {reason}",
+                region.id()
+            )))
+        }
     }
-    // Others have no rows where this epoch has entries of its own, unless the end of the log was lost. The first view is
-    // of others, whatever its epoch: an earlier start from the same state of the disk led in the same one.
-    let is_of_others = view.epoch < epoch || is_first;
-    let is_replaced = is_of_others && view.flushed_seq >= began && Defence::OthersEndBeforeTheOwn.holds();
-    let is_above = view.flushed_seq > applied && Defence::FilesEndWithTheLog.holds();
-    if is_above || is_replaced {
-        // New rows would get sequences that readers take for rows in files.
-        let reason = format!(
-            "its files have rows through {}, its log ended before {began}",
-            view.flushed_seq
-        );
-        region.fail(reason.clone());
-        return Err(Error::corruption(format!(
-            "region {} has lost a part of its log: {reason}",
-            region.id()
-        )));
-    }
-    region.adopt(view)
 }
 
-/// Adopts a view that the leader has written, when this replica has all entries that it has rows of: those that came
-/// later would be there twice.
+/// Adopts a view that the leader has written, when this replica is far enough.
 fn follow_view(region: &Region, view: View) -> Result<()> {
-    if view.flushed_seq > region.with_state(RegionState::applied) {
+    if !may_follow(&view, region.with_state(RegionState::applied)) {
         return Err(Error::unavailable(format!(
             "the files of region {} are ahead of this replica; retry",
             region.id()

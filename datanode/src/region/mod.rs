@@ -1,17 +1,14 @@
 //! One region: a state machine over its log, whose rows move from memory to files.
 
-mod checkpoint;
 mod entry;
 mod flush;
-mod requests;
 mod rows;
 mod state;
 
-pub use checkpoint::Checkpoint;
 pub use entry::{RegionEntry, RowOp, TruncateEntry, WriteEntry};
 pub use flush::{Flusher, flush, load_manifest};
 pub(crate) use flush::{leading_view, take_view};
-pub use requests::{RequestTable, Seen};
+pub use greptime_rules::{Checkpoint, RequestTable, Seen};
 pub use rows::{check_rows, read_rows};
 pub use state::{Frozen, RegionState, Snapshot, check_version};
 
@@ -44,6 +41,8 @@ pub struct Region {
     runs: AtomicUsize,
     /// Somebody is about to load the manifest.
     loading: AtomicBool,
+    /// Somebody brings near what queries need.
+    warming: AtomicBool,
 }
 
 /// What a write finds before it is proposed.
@@ -71,6 +70,7 @@ impl Region {
             cleaning: Mutex::default(),
             runs: AtomicUsize::new(0),
             loading: AtomicBool::new(false),
+            warming: AtomicBool::new(false),
         })
     }
 
@@ -95,6 +95,19 @@ impl Region {
 
     pub fn end_loading(&self) {
         self.loading.store(false, Ordering::SeqCst);
+    }
+
+    /// Whether the caller is the one to bring near what queries need; if so, it says so when it is done.
+    pub fn begin_warming(&self) -> bool {
+        !self.warming.swap(true, Ordering::SeqCst)
+    }
+
+    /// `is_warm`: it is done.
+    pub fn end_warming(&self, is_warm: bool) {
+        if is_warm {
+            self.change(RegionState::warmed);
+        }
+        self.warming.store(false, Ordering::SeqCst);
     }
 
     /// Reads the state; keep it short, the log loop waits.
@@ -176,7 +189,11 @@ impl Region {
     /// Rows up to the checkpoint are in files, as the leader has said.
     pub fn trimmed(&self, checkpoint: &[u8]) {
         match Checkpoint::decode(checkpoint) {
-            Ok(checkpoint) => self.change(|state| state.trimmed(&checkpoint)),
+            Ok(checkpoint) => {
+                if let Err(error) = self.change(|state| state.trimmed(&checkpoint)) {
+                    self.fail(error.to_string());
+                }
+            }
             Err(error) => self.fail(error.to_string()),
         }
     }

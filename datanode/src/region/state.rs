@@ -7,12 +7,12 @@ use std::time::Duration;
 use greptime_log::{Applied, CommittedEntry, GroupStatus, Membership};
 use greptime_proto::v1::{RegionReport, RegionRole};
 use greptime_rows::SeriesBatch;
-use greptime_types::{Error, MergeMode, RegionId, RequestId, Result, TableInfo, Ttl, format};
+use greptime_rules::{Lead, NotServing, Standing, Trimmed};
+use greptime_types::{Error, MergeMode, RegionId, RequestId, Result, TableInfo, Ttl};
 
-use super::checkpoint::Checkpoint;
 use super::entry::{RegionEntry, WriteEntry};
-use super::requests::{RequestTable, Seen};
 use super::rows::{replay_rows, with_unsaid};
+use super::{Checkpoint, RequestTable, Seen};
 use crate::defences::Defence;
 use crate::manifest::View;
 use crate::memtable::{Buffers, KeyColumns, Memtable, MemtableView};
@@ -71,14 +71,15 @@ pub struct RegionState {
     /// The last term in which this node was found not to lead any more.
     deposed_in: u64,
     /// Of the checkpoint on disk, or of the last trim that was asked for.
-    checkpoint_seq: u64,
-    checkpoint_version: u64,
+    trimmed: Trimmed,
     /// Files that readers use; `None` until the manifest was loaded.
     manifest: Option<Arc<View>>,
     manifest_problem: Option<String>,
     failed: Option<String>,
     /// Something a person should know, though the region serves.
     note: Option<String>,
+    /// What queries need was brought near since it is hot.
+    warmed: bool,
 }
 
 impl RegionState {
@@ -86,6 +87,7 @@ impl RegionState {
         Self {
             id,
             key: KeyColumns::of(&checkpoint.table),
+            trimmed: Trimmed::of(&checkpoint),
             table: Arc::new(checkpoint.table),
             active: Memtable::default(),
             oldest_row: None,
@@ -102,12 +104,11 @@ impl RegionState {
             status: GroupStatus::default(),
             members: Membership::default(),
             deposed_in: 0,
-            checkpoint_seq: checkpoint.flushed_seq,
-            checkpoint_version: checkpoint.manifest_version,
             manifest: manifest.map(Arc::new),
             manifest_problem: None,
             failed: None,
             note: None,
+            warmed: false,
         }
     }
 
@@ -123,10 +124,6 @@ impl RegionState {
         self.applied
     }
 
-    pub fn term_began(&self) -> u64 {
-        self.term_began
-    }
-
     pub fn failed(&self) -> Option<&str> {
         self.failed.as_deref()
     }
@@ -140,11 +137,11 @@ impl RegionState {
     }
 
     pub fn checkpoint_seq(&self) -> u64 {
-        self.checkpoint_seq
+        self.trimmed.through
     }
 
     pub fn checkpoint_version(&self) -> u64 {
-        self.checkpoint_version
+        self.trimmed.version
     }
 
     /// Bytes of rows in memory.
@@ -171,8 +168,7 @@ impl RegionState {
         self.oldest_row
     }
 
-    /// The epoch in which this node serves the region: it leads, and has applied an entry of its own term, so
-    /// that everything that any earlier leader had acknowledged is applied too.
+    /// The epoch in which this node serves the region.
     pub fn leading_epoch(&self) -> Result<u64> {
         if let Some(reason) = &self.failed {
             return Err(Error::unavailable(format!(
@@ -180,28 +176,34 @@ impl RegionState {
                 self.id
             )));
         }
-        if !self.status.leads {
-            return Err(Error::unavailable(format!(
-                "this node does not lead region {}",
-                self.id
-            )));
+        let lead = Lead {
+            leads: self.status.leads,
+            term: self.status.term,
+            applied_term: self.applied_term,
+            deposed_in: self.deposed_in,
+        };
+        lead.serves().map_err(|why| {
+            let id = self.id;
+            Error::unavailable(match why {
+                NotServing::Follows => format!("this node does not lead region {id}"),
+                NotServing::Deposed => format!("another node leads region {id} in a later epoch"),
+                NotServing::Opening => format!("region {id} is opening; retry"),
+            })
+        })
+    }
+
+    /// What this node, leading in `epoch`, holds against a view.
+    pub fn standing(&self, epoch: u64) -> Standing {
+        Standing {
+            epoch,
+            applied: self.applied,
+            term_began: self.term_began,
+            is_first: self.manifest.is_none(),
         }
-        if self.status.term <= self.deposed_in {
-            return Err(Error::unavailable(format!(
-                "another node leads region {} in a later epoch",
-                self.id
-            )));
-        }
-        if self.applied_term != self.status.term && Defence::OwnTermIsApplied.holds() {
-            return Err(Error::unavailable(format!(
-                "region {} is opening; retry",
-                self.id
-            )));
-        }
-        Ok(self.status.term)
     }
 
     pub fn set_status(&mut self, status: GroupStatus) {
+        self.warmed &= status.is_hot;
         self.status = status;
     }
 
@@ -305,9 +307,8 @@ impl RegionState {
 
     /// Whether a request was applied before; an error if it comes too late.
     fn first_time(&self, request: RequestId) -> Result<Seen> {
-        match self.requests.look_up(request) {
+        match self.requests.first_time(request) {
             Seen::Finished => Err(finished(request)),
-            Seen::Applied if !Defence::AppliedIdsAreKnown.holds() => Ok(Seen::New),
             seen => Ok(seen),
         }
     }
@@ -330,7 +331,7 @@ impl RegionState {
     /// Files have rows that are gone: an edit gives their space back.
     pub fn has_truncated_files(&self) -> bool {
         let view = self.manifest.as_ref();
-        view.is_some_and(|view| view.files.values().any(|f| f.max_sequence <= self.truncated_seq))
+        view.is_some_and(|view| view.has_truncated(self.truncated_seq))
     }
 
     /// `batch` is what the entry has, if this process wrote it.
@@ -384,23 +385,18 @@ impl RegionState {
     }
 
     pub fn adopt(&mut self, view: View) -> Result<()> {
-        if self
-            .manifest
-            .as_ref()
-            .is_some_and(|known| known.version > view.version)
-        {
+        if !view.replaces(self.manifest.as_deref()) {
             return Ok(());
         }
-        let flushed = view.flushed_seq;
-        if self.frozen.as_ref().is_some_and(|f| f.sequence <= flushed) {
+        if self
+            .frozen
+            .as_ref()
+            .is_some_and(|f| f.sequence <= view.flushed_seq)
+        {
             self.flushing = Memtable::default();
             self.frozen = None;
         }
-        if let Some(frozen) = &mut self.frozen {
-            self.flushing.forget_through(flushed)?;
-            frozen.memtable = self.flushing.view();
-        }
-        self.active.forget_through(flushed)?;
+        self.forget_through(view.in_files())?;
         if self.active.is_empty() && !self.rowless {
             self.oldest_row = None;
         }
@@ -408,6 +404,15 @@ impl RegionState {
         self.manifest = Some(Arc::new(view));
         self.manifest_problem = None;
         Ok(())
+    }
+
+    /// Rows up to this sequence leave memory: they are in files.
+    fn forget_through(&mut self, sequence: u64) -> Result<()> {
+        if let Some(frozen) = &mut self.frozen {
+            self.flushing.forget_through(sequence)?;
+            frozen.memtable = self.flushing.view();
+        }
+        self.active.forget_through(sequence)
     }
 
     pub fn manifest_failed(&mut self, reason: String) {
@@ -434,36 +439,15 @@ impl RegionState {
     pub fn next_checkpoint(&mut self) -> Option<Checkpoint> {
         // Only the leader says so, and it has to be heard.
         self.leading_epoch().ok()?;
-        let view = self.manifest.as_ref()?;
-        let flushed = view.flushed.as_ref()?;
-        if view.flushed_seq <= self.checkpoint_seq || view.flushed_seq > self.applied {
-            return None;
-        }
-        self.checkpoint_seq = view.flushed_seq;
-        self.checkpoint_version = view.version;
-        Some(Checkpoint {
-            format: format::FORMAT_VERSION,
-            table: flushed.table.clone(),
-            flushed_seq: view.flushed_seq,
-            manifest_version: view.version,
-            requests: match Defence::CheckpointHasTheIds.holds() {
-                true => flushed.requests.clone(),
-                false => RequestTable::default(),
-            },
-        })
+        self.trimmed.next(self.manifest.as_ref()?, self.applied)
     }
 
     pub fn snapshot(&self) -> Result<Snapshot> {
         self.leading_epoch()?;
-        let nothing = (!Defence::ReadsWaitForTheManifest.holds()).then(Arc::default);
-        let view = self.manifest.as_ref().or(nothing.as_ref()).ok_or_else(|| {
+        let view = View::shown(self.manifest.as_ref(), self.truncated_seq).ok_or_else(|| {
             let why = self.manifest_problem.as_deref().unwrap_or("it is being loaded");
             Error::unavailable(format!("region {} does not know its files yet: {why}", self.id))
         })?;
-        let view = match self.has_truncated_files() {
-            false => Arc::clone(view),
-            true => Arc::new(view.without_truncated(self.truncated_seq)),
-        };
         Ok(Snapshot {
             view,
             memory: vec![self.flushing.view(), self.active.view()],
@@ -494,7 +478,7 @@ impl RegionState {
             flushed_index: self
                 .manifest
                 .as_ref()
-                .map_or(self.checkpoint_seq, |view| view.flushed_seq),
+                .map_or(self.trimmed.through, |view| view.flushed_seq),
             schema_version: self.table.schema.version,
             problem,
             last_term: self.status.last_term,
@@ -502,6 +486,7 @@ impl RegionState {
             learners: self.members.learners.iter().copied().collect(),
             hot: self.status.is_hot,
             leader_raft_id: self.status.leader,
+            warm: self.is_warm(),
         }
     }
 }

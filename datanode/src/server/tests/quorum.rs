@@ -89,7 +89,11 @@ impl Cluster {
 
     fn role(&self, node: usize, hot: bool) {
         let region_id = self.nodes[0].region.as_u64();
-        let role = v1::SetRegionRole { region_id, hot };
+        let role = v1::SetRegionRole {
+            region_id,
+            hot,
+            warm: false,
+        };
         self.nodes[node].datanode.told(push::Body::SetRole(role));
     }
 

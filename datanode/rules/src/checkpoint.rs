@@ -4,7 +4,7 @@ use bytes::Bytes;
 use greptime_types::{Error, Result, TableInfo, format};
 use serde::{Deserialize, Serialize};
 
-use super::requests::RequestTable;
+use crate::requests::RequestTable;
 
 /// The region as of `flushed_seq`: what the trimmed entries had built, except the rows, which are in files.
 /// Written in one batch with the trim.

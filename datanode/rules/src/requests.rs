@@ -31,7 +31,7 @@ impl Seen {
     }
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 struct Incarnation {
     /// The lowest number that the frontend had not finished; grows only.
     lowest: u64,
@@ -39,7 +39,7 @@ struct Incarnation {
     applied: BTreeSet<u64>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct RequestTable {
     incarnations: BTreeMap<u64, Incarnation>,
 }
@@ -50,6 +50,14 @@ impl RequestTable {
             Some(known) if known.applied.contains(&id.number) => Seen::Applied,
             Some(known) if id.number < known.lowest && Defence::LateCopyIsRefused.holds() => Seen::Finished,
             _ => Seen::New,
+        }
+    }
+
+    /// What an entry finds that comes to be applied; one that was looked up before may have come twice.
+    pub fn first_time(&self, id: RequestId) -> Seen {
+        match self.look_up(id) {
+            Seen::Applied if !Defence::AppliedIdsAreKnown.holds() => Seen::New,
+            seen => seen,
         }
     }
 

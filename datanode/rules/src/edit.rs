@@ -1,20 +1,18 @@
-//! An edit, and what a chain of them adds up to.
-
-use std::collections::BTreeMap;
-use std::sync::Arc;
+//! An edit of the manifest: what is put, and how its bytes are known to be those that were written.
 
 use greptime_types::{Error, RegionId, Result, TableInfo, format};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh64::xxh64;
 
 use crate::defences::Defence;
-use crate::region::RequestTable;
+use crate::requests::RequestTable;
+use crate::view::View;
 
 /// Every so many versions an edit carries all files, so that a region is opened with a bounded number of reads.
 const SNAPSHOT_EVERY: u64 = 32;
 
 /// One file of a region.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct FileMeta {
     /// `{epoch}-{uuid}`; unique, never reused.
     pub name: String,
@@ -141,120 +139,23 @@ fn verify(bytes: &[u8]) -> Result<(), String> {
     Ok(())
 }
 
-/// The region's files as of one version.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct View {
-    /// 0: nothing was ever put.
-    pub version: u64,
-    pub epoch: u64,
-    pub flushed_seq: u64,
-    /// Rows up to it were truncated; no file has only such rows.
-    pub truncated_seq: u64,
-    pub files: BTreeMap<String, FileMeta>,
-    /// Files that were removed and may still lie in the bucket, with the region whose prefix they lie under.
-    pub removed: BTreeMap<String, RegionId>,
-    /// What else the entries up to `flushed_seq` had built; `None` in version 0.
-    pub flushed: Option<Arc<FlushedState>>,
-}
+#[cfg(test)]
+mod tests {
+    use greptime_types::ErrorKind;
 
-/// A region without its rows, as of the `flushed_seq` of an edit.
-#[derive(Clone, Debug, PartialEq)]
-pub struct FlushedState {
-    pub table: TableInfo,
-    pub requests: RequestTable,
-}
+    use super::*;
+    use crate::testing::table;
 
-impl View {
-    /// The next edit of this view that changes files only: what entries had built stays as of `flushed_seq`. `None`
-    /// in version 0, which has no files to change.
-    pub fn edit_files(&self, epoch: u64, id: String) -> Option<Edit> {
-        let flushed = self.flushed.as_ref()?;
-        Some(self.edit(epoch, id, flushed.table.clone(), flushed.requests.clone()))
-    }
-
-    /// The next edit of this view.
-    pub fn edit(&self, epoch: u64, id: String, table: TableInfo, requests: RequestTable) -> Edit {
-        let version = self.version + 1;
-        let carries = Edit::carries_files(version);
-        let files = || self.files.values().cloned().collect();
-        let removed = self.removed.iter().filter(|_| carries);
-        let removed = removed.map(|(name, home)| RemovedFile {
-            name: name.clone(),
-            home: *home,
-        });
-        Edit {
-            format: format::FORMAT_VERSION,
-            version,
-            epoch,
-            id,
-            add: Vec::new(),
-            remove: Vec::new(),
-            flushed_seq: self.flushed_seq,
-            truncated_seq: self.truncated_seq,
-            table,
-            requests,
-            files_before: carries.then(files),
-            deleted: Vec::new(),
-            removed_before: removed.collect(),
-        }
-    }
-
-    pub fn apply(&self, edit: &Edit) -> Result<Self> {
-        if edit.version != self.version + 1 {
-            return Err(Error::corruption(format!(
-                "manifest edit {} cannot follow version {}",
-                edit.version, self.version
-            )));
-        }
-        let mut next = self.clone();
-        next.version = edit.version;
-        next.epoch = next.epoch.max(edit.epoch);
-        next.flushed_seq = next.flushed_seq.max(edit.flushed_seq);
-        for name in &edit.deleted {
-            next.removed.remove(name);
-        }
-        for name in &edit.remove {
-            if let Some(file) = next.files.remove(name) {
-                next.removed.insert(file.name, file.home);
-            }
-        }
-        let (table, requests) = (edit.table.clone(), edit.requests.clone());
-        next.flushed = Some(Arc::new(FlushedState { table, requests }));
-        next.files
-            .extend(edit.add.iter().map(|f| (f.name.clone(), f.clone())));
-        next.truncated_seq = next.truncated_seq.max(edit.truncated_seq);
-        Ok(next.without_truncated(next.truncated_seq))
-    }
-
-    /// Without the files that have no row above `truncated_seq`; they are to be deleted.
-    pub fn without_truncated(&self, truncated_seq: u64) -> Self {
-        let mut next = self.clone();
-        let is_gone =
-            |file: &FileMeta| file.max_sequence <= truncated_seq && Defence::TruncatedFilesAreHidden.holds();
-        let gone = next.files.values().filter(|file| is_gone(file));
-        next.removed
-            .extend(gone.map(|file| (file.name.clone(), file.home)));
-        next.files.retain(|_, file| !is_gone(file));
-        next
-    }
-
-    /// The view just before an edit that carries all files.
-    pub fn before(edit: &Edit) -> Result<Self> {
-        let files = edit.files_before.as_ref().ok_or_else(|| {
-            Error::corruption(format!("manifest edit {} should carry all files", edit.version))
-        })?;
-        Ok(Self {
-            version: edit.version - 1,
-            epoch: edit.epoch,
-            flushed_seq: 0,
-            truncated_seq: 0,
-            files: files.iter().map(|f| (f.name.clone(), f.clone())).collect(),
-            removed: edit
-                .removed_before
-                .iter()
-                .map(|f| (f.name.clone(), f.home))
-                .collect(),
-            flushed: None,
-        })
+    #[test]
+    fn a_flipped_bit_is_found() {
+        let edit = View::default().edit(1, "one".into(), table(), RequestTable::default());
+        let bytes = edit.encode().unwrap();
+        assert_eq!(Edit::decode(&bytes, "1").unwrap(), edit);
+        // A digit that is another digit: only the checksum tells.
+        let at = bytes.windows(9).position(|w| w == br#""epoch":1"#).unwrap() + 8;
+        let mut flipped = bytes.to_vec();
+        flipped[at] ^= 2;
+        let error = Edit::decode(&flipped, "1").unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Corruption);
     }
 }

@@ -1,0 +1,58 @@
+//! A leader's side of a lease: until when it answers reads without asking the other voters.
+//!
+//! metasrv grants it in the answer to a beat, while nobody else can come to lead; its side is `lease` of metasrv's plan.
+
+use std::time::Duration;
+
+use crate::defences::Defence;
+
+/// What a beat and its answer say of a region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Grant {
+    /// The term in which this replica led the region when the beat was sent.
+    pub term: u64,
+    /// By the monotonic clock of this process.
+    pub sent: Duration,
+    pub received: Duration,
+    pub length: Duration,
+}
+
+/// The lease of a region that this process may lead.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Lease {
+    term: u64,
+    until: Duration,
+    /// In this term no lease counts any more.
+    given_up_in: u64,
+}
+
+impl Lease {
+    /// It lasts from when the beat was sent: metasrv counts from when the beat arrived, which is later. A lease is of
+    /// one term: in another, metasrv waits for the lease of another leader.
+    pub fn granted(&mut self, grant: Grant) {
+        let from = match Defence::LeaseCountsFromItsBeat.holds() {
+            true => grant.sent,
+            false => grant.received,
+        };
+        let until = from + grant.length;
+        if grant.term > self.term {
+            (self.term, self.until) = (grant.term, until);
+        } else if grant.term == self.term {
+            self.until = self.until.max(until);
+        }
+    }
+
+    /// Before a transfer is begun, and before a process closes its listener. What was begun may still happen after it
+    /// was given up, so this holds for the whole term.
+    pub fn give_up(&mut self, term: u64) {
+        if Defence::LeaseIsGivenUpFirst.holds() {
+            self.given_up_in = self.given_up_in.max(term);
+        }
+    }
+
+    /// Whether a read in `term` needs nobody's word.
+    pub fn covers(&self, term: u64, now: Duration) -> bool {
+        let is_of_term = self.term == term || !Defence::LeaseIsOfItsTerm.holds();
+        is_of_term && term > self.given_up_in && now < self.until
+    }
+}
