@@ -22,6 +22,10 @@ use super::storage::RegionStorage;
 use super::trim::TrimEntry;
 use super::{Batch, Key, LogError, LogStore};
 
+mod recover;
+
+use recover::Recover;
+
 /// Ticks without a word of a leader after which a replica asks for votes, if metasrv has been away for long: so many at
 /// least, and up to as many more, differently for each replica and term.
 const PATIENCE: u64 = 4;
@@ -37,6 +41,7 @@ pub struct LogCore {
     active: BTreeSet<RegionId>,
     initialise: Vec<Initialise>,
     drop: Vec<RegionId>,
+    recover: Vec<Recover>,
     refused: Vec<(u64, Error)>,
     metasrv_epoch: u64,
     /// metasrv has been away for the whole time of a fallback election.
@@ -58,6 +63,7 @@ impl LogCore {
             active: BTreeSet::new(),
             initialise: Vec::new(),
             drop: Vec::new(),
+            recover: Vec::new(),
             refused: Vec::new(),
             metasrv_epoch: 0,
             orphaned: false,
@@ -105,6 +111,7 @@ impl LogCore {
         !(self.active.is_empty()
             && self.initialise.is_empty()
             && self.drop.is_empty()
+            && self.recover.is_empty()
             && self.refused.is_empty())
     }
 
@@ -125,6 +132,15 @@ impl LogCore {
         match input {
             Input::Initialise(initialise) => self.initialise.push(initialise),
             Input::Drop { region } => self.drop.push(region),
+            Input::Recover {
+                region,
+                raft_id,
+                seen_term,
+            } => self.recover.push(Recover {
+                region,
+                raft_id,
+                seen_term,
+            }),
             Input::Propose { region, token, data } => self.propose(region, token, data),
             Input::Read { region, token } => self.read(region, token),
             Input::Change {
@@ -268,6 +284,10 @@ impl LogCore {
             return;
         }
         if let Some(group) = self.groups.get_mut(&region) {
+            // For a replica that was here before its disk was lost: this one has other entries and another vote.
+            if message.to != group.raw.raft.id && Defence::MessageNamesItsReplica.holds() {
+                return;
+            }
             let nodes = &mut group.raw.mut_store().record.nodes;
             nodes.entry(message.from).or_insert(from);
             group.receive(message);
@@ -289,9 +309,11 @@ impl LogCore {
     }
 
     fn peer_found(&mut self, node: NodeId) {
-        for (region, group) in self.groups.iter_mut().filter(|(_, g)| g.leads()) {
-            if !group.replicas_on(node).is_empty() {
+        for (region, group) in &mut self.groups {
+            if group.leads() && !group.replicas_on(node).is_empty() {
                 group.raw.ping();
+                self.active.insert(*region);
+            } else if Defence::FollowerCallsAgain.holds() && group.call_leader_on(node) {
                 self.active.insert(*region);
             }
         }
@@ -364,7 +386,9 @@ impl LogCore {
         let mut batch = Batch::default();
         self.collect_dropped(&mut batch, &mut output);
         self.collect_initialised(&mut batch, &mut output);
-        let active = std::mem::take(&mut self.active);
+        let recovered = self.collect_recovered(&mut batch, &mut output);
+        let mut active = std::mem::take(&mut self.active);
+        active.retain(|region| recovered.iter().all(|(other, _)| other != region));
         let mut readies = Vec::new();
         for region in &active {
             if let Some(group) = self.groups.get_mut(region) {
@@ -375,9 +399,15 @@ impl LogCore {
         if !batch.is_empty() {
             self.store.append(batch)?;
         }
+        for region in &active {
+            if let Some(group) = self.groups.get_mut(region) {
+                group.note_trimmed();
+            }
+        }
         for region in output.initialised.clone() {
             self.open_group(region, 0)?;
         }
+        self.reopen_recovered(&recovered, &mut output)?;
         for (region, ready) in readies {
             if let Some(group) = self.groups.get_mut(&region) {
                 group.persisted(ready, &mut output, network)?;

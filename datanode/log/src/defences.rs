@@ -10,6 +10,18 @@ greptime_defences::defences! {
     ],
     /// Entries that a snapshot replaced are not there after a restart.
     ReplacedTailIsVoid => ["tests::quorum::what_a_snapshot_replaced_does_not_come_back"],
+    /// What is said to a replica whose disk was lost is nothing to the one that took its place on the node; it would take
+    /// what it does not have for committed.
+    MessageNamesItsReplica => ["tests::simulated::a_new_replica_does_not_listen_to_what_is_said_to_the_one_before"],
+    /// A replica without a vote does not campaign; one that knows no members would win at once.
+    OnlyVotersCampaign => ["tests::simulated::a_replica_without_a_vote_does_not_campaign"],
+    /// A trim does not take back what a snapshot has trimmed in the same turn; the log would look damaged.
+    TrimIsKnownAtOnce => ["tests::simulated::a_trim_and_a_snapshot_that_goes_further_share_a_turn"],
+    /// A follower that reaches its leader again says so; what it had answered is lost, and the leader would wait for it.
+    FollowerCallsAgain => [
+        "tests::simulated::a_leader_whose_followers_could_not_answer_goes_on_when_they_can",
+        "tests::simulated::a_leader_that_could_not_be_told_of_a_newer_term_learns_of_it",
+    ],
     /// An order to campaign that comes late unseats nobody.
     OldCampaignIsIgnored => ["tests::quorum::an_old_order_to_campaign_changes_nothing"],
     /// A proposal to a replica that does not lead is refused; the library would pass it on, and another entry at the place

@@ -65,6 +65,11 @@ impl Feed {
         self.applied
     }
 
+    /// The machine has yet to apply what it was given.
+    pub fn is_out(&self) -> bool {
+        self.applied < self.given
+    }
+
     pub fn last_committed(&self) -> u64 {
         self.committed
     }

@@ -153,6 +153,11 @@ impl Group {
             || (self.is_fed() && self.feed.is_behind())
     }
 
+    /// It is in the middle of something that ends with this turn.
+    pub fn is_busy(&self) -> bool {
+        self.restoring.is_some() || self.trimming.is_some() || self.feed.is_out()
+    }
+
     /// The entry that was appended last is the proposal of `token`.
     pub fn note_proposed(&mut self, token: u64) {
         let raft = &self.raw.raft;
@@ -164,6 +169,26 @@ impl Group {
     pub fn replicas_on(&self, node: NodeId) -> Vec<u64> {
         let others = |(id, at): (&u64, &NodeId)| (*at == node && *id != self.raw.raft.id).then_some(*id);
         self.raw.store().record.nodes.iter().filter_map(others).collect()
+    }
+
+    /// What it said to a leader there may have been lost, and the leader waits for it: it says that it is there. Who knows
+    /// no leader says it to everybody there: one of an older term may think that it leads. Whether there is somebody.
+    pub fn call_leader_on(&mut self, node: NodeId) -> bool {
+        let raft = &self.raw.raft;
+        let mut there = self.replicas_on(node);
+        there.retain(|id| !self.leads() && (raft.leader_id == *id || raft.leader_id == 0));
+        let calls: Vec<Message> = there
+            .iter()
+            .map(|id| {
+                let mut call = Message::default();
+                call.set_msg_type(MessageType::MsgHeartbeatResponse);
+                (call.from, call.to, call.term) = (raft.id, *id, raft.term);
+                call.commit = raft.raft_log.committed;
+                call
+            })
+            .collect();
+        self.outbox.extend(calls);
+        !there.is_empty()
     }
 
     /// Takes in a message of another replica.
@@ -268,6 +293,10 @@ impl Group {
 
     fn begin_campaign(&mut self) -> Result<(), LogError> {
         if !self.wants_campaign() {
+            return Ok(());
+        }
+        if !self.raw.raft.promotable() && Defence::OnlyVotersCampaign.holds() {
+            self.campaign = None;
             return Ok(());
         }
         match self.campaign.take() {

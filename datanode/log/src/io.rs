@@ -144,6 +144,13 @@ pub enum Input {
     Drop {
         region: RegionId,
     },
+    /// The replica is to be the only one of its group, in a term above `seen_term`: the majority is lost for good. A person
+    /// has said so.
+    Recover {
+        region: RegionId,
+        raft_id: u64,
+        seen_term: u64,
+    },
 }
 
 impl Input {

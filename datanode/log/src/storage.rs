@@ -101,6 +101,11 @@ impl RegionStorage {
         self.recent.clear();
     }
 
+    /// Index of the last entry that is on disk.
+    pub fn last(&self) -> u64 {
+        self.last.index
+    }
+
     /// Whether the store has entries behind `index`.
     pub fn has_tail(&self, index: u64) -> bool {
         self.store

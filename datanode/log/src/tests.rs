@@ -11,6 +11,7 @@ mod damage;
 mod full;
 mod net;
 mod quorum;
+mod simulated;
 
 /// A group of one voter has nothing to say.
 struct Nobody;

@@ -47,12 +47,24 @@ impl Group {
         Ok(())
     }
 
-    /// The batch is on disk.
+    /// The batch is on disk. Before anything else of the turn: a snapshot in it may go further.
+    pub fn note_trimmed(&mut self) {
+        if let Some((position, _)) = &self.trimming
+            && Defence::TrimIsKnownAtOnce.holds()
+        {
+            let position = *position;
+            self.raw.mut_store().trimmed(position);
+        }
+    }
+
+    /// What else follows from it.
     pub(super) fn finish_trim(&mut self, output: &mut Output) {
         let Some((position, checkpoint)) = self.trimming.take() else {
             return;
         };
-        self.raw.mut_store().trimmed(position);
+        if !Defence::TrimIsKnownAtOnce.holds() {
+            self.raw.mut_store().trimmed(position);
+        }
         let checkpointed = Checkpointed {
             region: self.region,
             checkpoint,

@@ -100,6 +100,11 @@ impl Net {
 
     /// A node with a replica; without voters it joins.
     pub fn add(&mut self, node: NodeId, voters: &[NodeId], all: &[NodeId]) {
+        self.add_as((node, node), voters, all);
+    }
+
+    /// The same under another Raft id.
+    pub fn add_as(&mut self, (node, raft_id): (NodeId, u64), voters: &[NodeId], all: &[NodeId]) {
         let log = MemoryLog::default();
         let (core, _) = LogCore::open(Arc::new(log.clone()), LogOptions::default(), &BTreeMap::new());
         let mut replica = Replica {
@@ -116,7 +121,7 @@ impl Net {
         };
         replica.core.step(Input::Initialise(Initialise {
             region: REGION,
-            raft_id: node,
+            raft_id,
             voters: voters.to_vec(),
             members: members(all),
             checkpoint: machine.checkpoint(),
@@ -290,6 +295,19 @@ impl Net {
     pub fn kill(&mut self, node: NodeId) {
         self.replicas.get_mut(&node).unwrap().is_down = true;
         self.queue.retain(|(from, m)| *from != node && m.to != node);
+    }
+
+    /// The nodes and their disks are gone, and with them what only they had.
+    pub fn lose(&mut self, nodes: &[NodeId]) {
+        self.replicas.retain(|node, _| !nodes.contains(node));
+        let left = self
+            .replicas
+            .values()
+            .map(|r| r.machine.applied)
+            .max()
+            .unwrap_or(0);
+        self.committed.retain(|index, _| *index <= left);
+        self.queue.clear();
     }
 
     pub fn start(&mut self, node: NodeId) {

@@ -269,7 +269,10 @@ fn a_leader_of_an_older_term_learns_of_the_newer_one() {
     net.isolate(3);
     net.campaign(3);
     net.settle();
-    net.heal();
+    // It is the leader that speaks first.
+    net.cut.clear();
+    net.step(1, Input::PeerLost(3));
+    net.step(1, Input::PeerFound(3));
     net.settle();
     assert!(
         net.status(3).term > 2 && !net.status(1).leads,
@@ -480,5 +483,51 @@ fn chaos(seed: u64) {
     for node in 1..=3 {
         let (has, should) = (&net.replica(node).machine, &net.replica(best).machine);
         assert_eq!(has, should, "seed {seed}, node {node}: {:?}", net.status(node));
+    }
+}
+
+/// What a person agrees to when two of three disks are gone.
+#[test]
+fn a_survivor_goes_on_alone_with_what_it_has() {
+    let mut net = Net::of(3);
+    for token in 1..=3 {
+        net.write(1, token);
+    }
+    // The third does not hear of the last one, which is acknowledged.
+    net.isolate(3);
+    net.write(1, 4);
+    net.lose(&[1, 2]);
+    let recover = |raft_id| Input::Recover {
+        region: REGION,
+        raft_id,
+        seen_term: 7,
+    };
+    net.step(3, recover(2));
+    net.settle();
+    assert!(!net.status(3).leads, "another replica was meant");
+    for _ in 0..3 {
+        net.step(3, recover(3));
+        net.settle();
+    }
+    let status = net.status(3);
+    assert!(status.leads && status.term > 7, "{status:?}");
+    assert_eq!(net.replica(3).members.voters, [3].into());
+    assert_eq!(texts(&net.replica(3).machine), ["r1", "r2", "r3"]);
+    net.write(3, 6);
+    net.crash(3);
+    net.settle();
+    assert!(net.status(3).leads, "alone it elects itself");
+    // It has two others again, made anew.
+    for node in [4, 5] {
+        net.add(node, &[], &[3, 4, 5]);
+    }
+    net.heal();
+    net.change(3, 7, vec![learner(4), learner(5)], &[3, 4, 5]);
+    net.settle();
+    net.change(3, 8, vec![voter(4), voter(5)], &[3, 4, 5]);
+    net.settle();
+    net.write(3, 9);
+    for node in [3, 4, 5] {
+        assert_eq!(texts(&net.replica(node).machine), ["r1", "r2", "r3", "r6", "r9"]);
     }
 }

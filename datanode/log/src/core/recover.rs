@@ -1,0 +1,86 @@
+//! A replica that goes on alone, since the majority of its group is lost for good.
+//!
+//! This is no step of Raft. What the others had and this replica has not is lost, though it may have been acknowledged;
+//! and should the others come back, they could go on without it. So a person has to say so, and metasrv sees to it that
+//! the others are gone and do not get their place back.
+
+use std::collections::BTreeMap;
+
+use greptime_types::{Error, RegionId};
+use raft::eraftpb::{ConfState, HardState};
+
+use super::LogCore;
+use crate::io::Output;
+use crate::record::{GroupRecord, encode_raft};
+use crate::{Batch, Key, LogError};
+
+/// A replica that is to be the only one.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Recover {
+    pub(super) region: RegionId,
+    pub(super) raft_id: u64,
+    pub(super) seen_term: u64,
+}
+
+impl LogCore {
+    /// Puts into the batch what makes replicas the only ones of their groups; they are to be opened again when it is on
+    /// disk, from the index that comes with them. Repeated, it changes nothing.
+    pub(super) fn collect_recovered(
+        &mut self,
+        batch: &mut Batch,
+        output: &mut Output,
+    ) -> Vec<(RegionId, u64)> {
+        let mut again = Vec::new();
+        for recover in std::mem::take(&mut self.recover) {
+            let region = recover.region;
+            let Some(group) = self.groups.get_mut(&region) else {
+                continue;
+            };
+            if group.raw.raft.id != recover.raft_id || group.is_alone() || group.is_busy() {
+                // What is under way ends with this turn, and the order is repeated.
+                continue;
+            }
+            let lost = Error::unavailable(format!("region {region} goes on with this replica alone; retry"));
+            group.give_up(&lost, output);
+            let last = group.raw.store().last();
+            let members = ConfState {
+                voters: vec![recover.raft_id],
+                ..ConfState::default()
+            };
+            let record = GroupRecord {
+                members,
+                // A change of members in the tail would bring the lost ones back.
+                members_index: last,
+                nodes: BTreeMap::new(),
+                ..group.raw.store().record.clone()
+            };
+            let mut hard_state = HardState::default();
+            hard_state.set_term(group.raw.raft.term.max(recover.seen_term) + 1);
+            // Nobody is left who could say otherwise.
+            hard_state.set_commit(last);
+            let changes = batch.region(region);
+            changes.put.insert(Key::Group, record.encode());
+            changes.put.insert(Key::HardState, encode_raft(&hard_state));
+            again.push((region, group.feed.applied()));
+        }
+        again
+    }
+
+    /// The batch is on disk.
+    pub(super) fn reopen_recovered(
+        &mut self,
+        again: &[(RegionId, u64)],
+        output: &mut Output,
+    ) -> Result<(), LogError> {
+        for (region, applied) in again {
+            let was_hot = self.groups.remove(region).is_some_and(|group| group.feed.is_hot);
+            self.open_group(*region, *applied)?;
+            if let Some(group) = self.groups.get_mut(region) {
+                group.feed.is_hot = was_hot;
+                output.status.push((*region, group.status()));
+                output.members.push((*region, group.membership()));
+            }
+        }
+        Ok(())
+    }
+}
