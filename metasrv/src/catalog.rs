@@ -14,6 +14,7 @@ use greptime_types::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::procedures::Procedure;
 use crate::store::{Change, Expect, Store, Versioned};
 
 const ROOT: &str = "root";
@@ -21,6 +22,7 @@ const DATABASE: &str = "database/";
 const TABLE: &str = "table/";
 const MEMBERSHIP: &str = "membership/";
 const DATANODE: &str = "node/datanode/";
+const PROCEDURE: &str = "procedure/";
 
 /// Ids below are kept for system tables.
 const FIRST_TABLE_ID: TableId = 1024;
@@ -76,6 +78,8 @@ pub struct Catalog {
     pub tables: BTreeMap<TableId, TableInfo>,
     pub memberships: BTreeMap<TableId, Membership>,
     pub datanodes: BTreeMap<NodeId, DatanodeRecord>,
+    /// By id.
+    pub procedures: BTreeMap<String, Procedure>,
 }
 
 /// One change of the catalog, in terms of its records.
@@ -88,6 +92,8 @@ pub enum Edit {
     /// The table and its membership.
     DeleteTable(TableId),
     PutDatanode(NodeId, DatanodeRecord),
+    PutProcedure(Procedure),
+    DeleteProcedure(String),
     BucketClaimed,
     /// The cluster writes this format from now on.
     RaiseFormat(u32),
@@ -135,6 +141,7 @@ impl Catalog {
             tables: load(store, TABLE, |id| id.parse().ok()).await?,
             memberships: load(store, MEMBERSHIP, |id| id.parse().ok()).await?,
             datanodes: load(store, DATANODE, |id| id.parse().ok()).await?,
+            procedures: load(store, PROCEDURE, |id| Some(id.to_string())).await?,
         };
         let public = DatabaseInfo {
             format: FORMAT_VERSION,
@@ -194,6 +201,17 @@ impl Catalog {
                 changes.push(Change::Put(format!("{DATANODE}{node}"), encode(record)?));
                 self.datanodes.insert(*node, record.clone());
             }
+            Edit::PutProcedure(procedure) => {
+                changes.push(Change::Put(
+                    format!("{PROCEDURE}{}", procedure.id),
+                    encode(procedure)?,
+                ));
+                self.procedures.insert(procedure.id.clone(), procedure.clone());
+            }
+            Edit::DeleteProcedure(id) => {
+                self.procedures.remove(id);
+                changes.push(Change::Delete(format!("{PROCEDURE}{id}")));
+            }
             Edit::BucketClaimed => self.root.bucket_claimed = true,
             Edit::RaiseFormat(format) => self.root.format = self.root.format.max(*format),
             Edit::TakeIds { tables, rafts } => {
@@ -224,6 +242,30 @@ impl Catalog {
         membership
             .and_then(|m| m.regions.get(&region.number()))
             .map_or(&[], Vec::as_slice)
+    }
+
+    /// Procedures that have not ended.
+    pub fn running(&self) -> impl Iterator<Item = &Procedure> {
+        self.procedures.values().filter(|p| !p.has_ended())
+    }
+
+    /// The procedure that moves the region.
+    pub fn migration_of(&self, region: RegionId) -> Option<&Procedure> {
+        let moves = |p: &&Procedure| p.running_migration().is_some_and(|m| m.region == region);
+        self.running().find(moves)
+    }
+
+    /// Replicas that are to lead soon, and have to be ready: region and raft id.
+    pub fn heirs(&self) -> BTreeSet<(RegionId, u64)> {
+        let migrations = self.running().filter_map(Procedure::running_migration);
+        let heirs = migrations.filter(|m| m.must_be_hot());
+        heirs.map(|m| (m.region, m.comes)).collect()
+    }
+
+    /// Datanodes that are being emptied.
+    pub fn drained(&self) -> BTreeSet<NodeId> {
+        let drains = self.running().filter_map(Procedure::migrate_node);
+        drains.map(|work| work.node).collect()
     }
 
     /// Regions that each datanode should hold, of tables that are not being dropped.
@@ -292,6 +334,7 @@ fn encode<T: Serialize>(record: &T) -> Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::procedures;
     use crate::store::MemoryStore;
 
     fn birth(id: &str) -> Birth {
@@ -357,6 +400,9 @@ mod tests {
             options: BTreeMap::from([("ttl".into(), "1d".into())]),
         };
         check(include_str!("../tests/golden/database-1.json"), &database);
+        for (golden, procedure) in procedures::golden() {
+            check(golden, &procedure);
+        }
     }
 
     #[tokio::test]

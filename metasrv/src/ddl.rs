@@ -45,6 +45,10 @@ impl Metasrv {
             ddl_request::Body::DropTable(r) => self.drop_table(r).await,
             ddl_request::Body::AlterTable(r) => self.alter_table(r).await,
             ddl_request::Body::AlterDatabase(r) => self.alter_database(r).await,
+            ddl_request::Body::MigrateRegion(r) => self.migrate_region(r).await,
+            ddl_request::Body::MigrateNode(r) => self.migrate_node(r).await,
+            ddl_request::Body::AbortProcedure(r) => self.abort_procedure(r).await,
+            ddl_request::Body::ForceRecoverRegion(r) => self.force_recover_region(r).await,
         }
     }
 
@@ -218,9 +222,11 @@ impl Metasrv {
                 |(region, member): &&(RegionId, &Member)| catalog.members(*region).first() == Some(*member);
             leaders.insert(node, regions.iter().filter(leads).count());
         }
+        let drained = catalog.drained();
         let candidate = |node: &NodeId| Candidate {
             node: *node,
-            alive: state.sessions.get(NodeRole::Datanode, *node).is_some(),
+            // Nothing goes to one that is being emptied.
+            alive: state.sessions.get(NodeRole::Datanode, *node).is_some() && !drained.contains(node),
             zone: None,
             replicas: replicas.get(node).copied().unwrap_or(0),
             leaders: leaders.get(node).copied().unwrap_or(0),
@@ -278,6 +284,7 @@ pub(crate) fn response(catalog: &Catalog, table_id: TableId, changed: bool) -> v
         revision: catalog.root.revision,
         table_id,
         changed,
+        procedure_id: String::new(),
     }
 }
 

@@ -62,7 +62,7 @@ fn step(metasrv: &Metasrv) -> Vec<Edit> {
     let Some(catalog) = state.catalog.clone() else {
         return vec![];
     };
-    tell_peers(state);
+    tell_peers(state, now);
     tell_datanodes(metasrv, state, &catalog, now);
     tell_format(metasrv, state, &catalog);
     let states = view::region_states(state);
@@ -105,8 +105,9 @@ fn step(metasrv: &Metasrv) -> Vec<Edit> {
 }
 
 /// Tells datanodes where the others are, when one has come or has moved.
-fn tell_peers(state: &mut State) {
-    let Some(peers) = state.watch.as_ref().map(|watch| watch.peers()) else {
+fn tell_peers(state: &mut State, now: Duration) {
+    let watch = state.watch.as_ref().filter(|watch| watch.knows_who_is_there(now));
+    let Some(peers) = watch.map(|watch| watch.peers()) else {
         return;
     };
     if state.peers_told != peers {
@@ -132,6 +133,7 @@ fn tell_format(metasrv: &Metasrv, state: &mut State, catalog: &Catalog) {
 fn tell_datanodes(metasrv: &Metasrv, state: &mut State, catalog: &Catalog, now: Duration) {
     let by_node = catalog.regions_by_node();
     let dropping = catalog.dropping();
+    let heirs = catalog.heirs();
     let connected: Vec<NodeId> = state
         .sessions
         .of_role(NodeRole::Datanode)
@@ -142,7 +144,7 @@ fn tell_datanodes(metasrv: &Metasrv, state: &mut State, catalog: &Catalog, now: 
             .get(&node)
             .into_iter()
             .flatten()
-            .map(|(region, member)| assignment(state, catalog, *region, member))
+            .map(|(region, member)| assignment(state, catalog, &heirs, (*region, *member)))
             .collect();
         let surplus = surplus(state, catalog, node);
         let Some(session) = state.sessions.datanode_mut(node) else {
@@ -185,7 +187,13 @@ fn surplus(state: &State, catalog: &Catalog, node: NodeId) -> BTreeSet<RegionId>
     left.map(|(region, _)| *region).collect()
 }
 
-fn assignment(state: &State, catalog: &Catalog, region: RegionId, member: &Member) -> Assignment {
+fn assignment(
+    state: &State,
+    catalog: &Catalog,
+    heirs: &BTreeSet<(RegionId, u64)>,
+    (region, member): (RegionId, &Member),
+) -> Assignment {
+    let is_heir = heirs.contains(&(region, member.raft_id));
     let table = catalog.tables.get(&region.table());
     let members = catalog.members(region);
     let place = members.iter().position(|m| m == member);
@@ -196,7 +204,8 @@ fn assignment(state: &State, catalog: &Catalog, region: RegionId, member: &Membe
         region,
         raft_id: member.raft_id,
         voters: members.iter().map(planned).collect(),
-        hot: place.is_some_and(|place| place < HOT),
+        hot: is_heir || place.is_some_and(|place| place < HOT),
+        warm: is_heir,
         schema_version: table.map_or(0, |t| t.schema.version),
         initialised,
         // Of one that is there nobody asks.
@@ -236,10 +245,11 @@ fn say(catalog: &Catalog, command: &Command) -> (RegionId, push::Body) {
             };
             (*region, push::Body::Alter(body))
         }
-        Command::Role { region, hot } => {
+        Command::Role { region, hot, warm } => {
             let body = v1::SetRegionRole {
                 region_id: region.as_u64(),
                 hot: *hot,
+                warm: *warm,
             };
             (*region, push::Body::SetRole(body))
         }

@@ -110,26 +110,67 @@ impl Cluster<'_> {
     fn plan(&mut self, judgement: &Judgement, now: Duration) -> (Plan, Report) {
         let mut snapshot = Snapshot::default();
         let tables = self.catalog.tables.values();
+        let heirs = self.catalog.heirs();
         for table in tables.filter(|t| t.state != TableState::Dropping) {
             for region in table.regions() {
-                let members = self.catalog.members(region);
-                if members.len() < 2 {
+                let (members, strangers) = self.who_votes(region);
+                if members.len() + strangers < 2 {
                     // A single voter elects itself, or nobody does.
                     continue;
                 }
-                let voters = members.iter().enumerate().map(|(place, member)| {
+                let voters = members.iter().map(|(place, member)| {
                     let verdict = judgement.verdicts.get(&member.node).cloned();
-                    self.voter(region, member, role(place, table.state), verdict)
+                    let role = match heirs.contains(&(region, member.raft_id)) {
+                        true => VoterRole::Hot,
+                        false => role(*place, table.state),
+                    };
+                    self.voter(region, member, role, verdict)
                 });
                 let voters: Vec<Voter> = voters.collect();
                 let epoch = voters.iter().filter_map(|v| v.leads).max();
                 let tried = self.watch.tried(region, epoch);
-                snapshot.regions.insert(region, RegionSeen { voters, tried });
+                let seen = RegionSeen {
+                    voters,
+                    strangers,
+                    tried,
+                };
+                snapshot.regions.insert(region, seen);
             }
         }
         self.watch
             .keep_regions(|region| snapshot.regions.contains_key(&region));
         plan(&snapshot, &self.watch.policy, now)
+    }
+
+    /// Members that have a vote, with their places in the record, and how many others have one. Who is recorded may be
+    /// learning still, and who is not may not have left.
+    fn who_votes(&self, region: RegionId) -> (Vec<(usize, Member)>, usize) {
+        let recorded = self.catalog.members(region);
+        let datanodes = self.sessions.of_role(NodeRole::Datanode);
+        let reports = datanodes.filter_map(|(node, session)| Some((node, session.reports.get(&region)?)));
+        let reports: Vec<(NodeId, &v1::RegionReport)> = reports.collect();
+        let knows = |report: &&v1::RegionReport| !report.voters.is_empty();
+        let newest = reports.iter().map(|(_, report)| *report).filter(knows);
+        let Some(newest) = newest.max_by_key(|r| (r.last_term, r.last_index)) else {
+            return (recorded.iter().cloned().enumerate().collect(), 0);
+        };
+        let found = |raft_id: &u64| {
+            let member = |place: usize| (place, recorded[place].clone());
+            if let Some(place) = recorded.iter().position(|m| m.raft_id == *raft_id) {
+                return Some(member(place));
+            }
+            let (node, _) = reports.iter().find(|(_, r)| r.raft_id == *raft_id)?;
+            let member = Member {
+                raft_id: *raft_id,
+                node: *node,
+            };
+            // Behind all who are recorded.
+            Some((recorded.len(), member))
+        };
+        let mut members: Vec<(usize, Member)> = newest.voters.iter().filter_map(found).collect();
+        let strangers = newest.voters.len() - members.len();
+        members.sort_by_key(|(place, member)| (*place, member.raft_id));
+        (members, strangers)
     }
 
     fn voter(&self, region: RegionId, member: &Member, role: VoterRole, verdict: Option<Verdict>) -> Voter {
@@ -180,8 +221,7 @@ impl Cluster<'_> {
         }
         for transfer in &plan.transfers {
             let (region, from, to) = (transfer.region, transfer.from, transfer.to);
-            let members = self.catalog.members(region);
-            let Some(heir) = members.iter().find(|m| m.node == to) else {
+            let Some(heir) = self.report(region, to) else {
                 continue;
             };
             let epoch = self.report(region, from).map_or(0, |r| r.epoch);

@@ -68,4 +68,13 @@ impl meta_server::Meta for MetaService {
             json: self.metasrv.cluster_json(),
         }))
     }
+
+    async fn procedures(
+        &self,
+        _: Request<v1::ProceduresRequest>,
+    ) -> Result<Response<v1::ProceduresResponse>, Status> {
+        let json = self.metasrv.procedures_json();
+        let json = json.map_err(|e| self.status(e))?;
+        Ok(Response::new(v1::ProceduresResponse { json }))
+    }
 }

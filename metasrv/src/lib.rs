@@ -12,6 +12,7 @@ mod failover;
 mod formats;
 mod grpc;
 mod metrics;
+mod procedures;
 mod redial;
 mod repair;
 mod server;

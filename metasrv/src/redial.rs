@@ -7,16 +7,7 @@ use async_trait::async_trait;
 use greptime_proto::v1::{self, region_client::RegionClient};
 use tonic::transport::Endpoint;
 
-/// Who answers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answer {
-    /// The host refuses: no process listens there any more.
-    Refused,
-    /// A process that says its incarnation.
-    Process { incarnation: u64 },
-    /// Nobody, or nobody who says who he is. That proves nothing.
-    Nobody,
-}
+pub use greptime_metasrv_plan::watch::Answer;
 
 /// Asks within `patience`.
 #[async_trait]

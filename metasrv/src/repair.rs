@@ -21,7 +21,7 @@ const LOOK: Duration = Duration::from_millis(500);
 /// An order to change members that had no effect is given again after this time.
 const SAY_AGAIN: Duration = Duration::from_secs(2);
 /// A learner that lacks at most so many entries gets a vote.
-const LAG: u64 = 1000;
+pub(crate) const LAG: u64 = 1000;
 /// Regions whose members change at the same time.
 const AT_ONCE: usize = 8;
 
@@ -70,7 +70,7 @@ fn replicated(catalog: &Catalog) -> impl Iterator<Item = RegionId> + '_ {
 }
 
 /// What is recorded of a region's members, and what its leader and they say.
-fn membership(state: &State, catalog: &Catalog, region: RegionId) -> Membership {
+pub(crate) fn membership(state: &State, catalog: &Catalog, region: RegionId) -> Membership {
     let reached = reports(state, region).map(|r| (r.raft_id, r.last_index));
     Membership {
         recorded: catalog.members(region).iter().map(planned).collect(),

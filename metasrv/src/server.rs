@@ -29,6 +29,7 @@ use crate::election::{Election, Leadership};
 use crate::failover;
 use crate::formats;
 use crate::metrics::MetasrvMetrics;
+use crate::procedures;
 use crate::redial::Redial;
 use crate::repair;
 use crate::sessions::{NodeKey, PUSH_QUEUE, Sessions};
@@ -104,6 +105,10 @@ pub(crate) struct State {
     pub(crate) waiting: BTreeMap<RegionId, Step>,
     /// What leaders were told about their members, and when.
     pub(crate) member_orders: BTreeMap<RegionId, (MemberStep, Duration)>,
+    /// What running procedures wait for.
+    pub(crate) waits: BTreeMap<String, String>,
+    /// When orders of procedures were last given, by procedure or region.
+    pub(crate) ordered: BTreeMap<String, Duration>,
 }
 
 impl State {
@@ -162,6 +167,7 @@ impl Metasrv {
         tokio::spawn(driver::run(metasrv.clone()));
         tokio::spawn(failover::run(metasrv.clone()));
         tokio::spawn(repair::run(metasrv.clone()));
+        tokio::spawn(procedures::run::run(metasrv.clone()));
         tokio::spawn(driver::watch_dependencies(metasrv.clone()));
         metasrv
     }
@@ -250,6 +256,8 @@ impl Metasrv {
         state.peers_told = v1::PeerUpdate::default();
         state.waiting.clear();
         state.member_orders.clear();
+        state.waits.clear();
+        state.ordered.clear();
     }
 
     /// Loads the catalog as its only writer, and makes sure that the bucket is ours.
@@ -570,5 +578,9 @@ impl MetaLink for InProcess {
 
     async fn cluster(&self) -> Result<String> {
         Ok(self.0.cluster_json())
+    }
+
+    async fn procedures(&self) -> Result<String> {
+        self.0.procedures_json()
     }
 }

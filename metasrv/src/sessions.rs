@@ -66,6 +66,7 @@ impl Session {
             schema_version: report.schema_version,
             leading: report.role() == v1::RegionRole::Leader,
             hot: report.hot,
+            warm: report.warm,
         };
         self.reports
             .iter()
@@ -139,7 +140,10 @@ impl Sessions {
         session.oldest_append_ms = tick.oldest_append_ms;
         session.dependencies = tick.dependencies;
         let number = tick.number;
-        session.say(push::Body::Tock(v1::Tock { number }));
+        session.say(push::Body::Tock(v1::Tock {
+            number,
+            ..v1::Tock::default()
+        }));
         if !tick.regions_complete {
             return false;
         }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use axum::Router;
-use axum::http::header;
+use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use greptime_metasrv_plan::assignment::Replica;
@@ -276,11 +276,19 @@ fn region_json(state: &State, region: RegionId, region_state: RegionState) -> se
     })
 }
 
-/// `GET /v1/cluster`.
+/// `GET /v1/cluster` and `GET /v1/procedures`.
 pub fn http_router(metasrv: Arc<Metasrv>) -> Router {
-    let cluster = move || {
-        let json = metasrv.cluster_json();
-        async move { ([(header::CONTENT_TYPE, "application/json")], json).into_response() }
+    let json = |json: String| ([(header::CONTENT_TYPE, "application/json")], json).into_response();
+    let of_cluster = Arc::clone(&metasrv);
+    let cluster = move || std::future::ready(json(of_cluster.cluster_json()));
+    let procedures = move || {
+        let answer = match metasrv.procedures_json() {
+            Ok(procedures) => json(procedures),
+            Err(error) => (StatusCode::SERVICE_UNAVAILABLE, error.message).into_response(),
+        };
+        std::future::ready(answer)
     };
-    Router::new().route("/v1/cluster", get(cluster))
+    Router::new()
+        .route("/v1/cluster", get(cluster))
+        .route("/v1/procedures", get(procedures))
 }

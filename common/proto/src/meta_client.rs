@@ -126,6 +126,12 @@ impl GrpcMeta {
     }
 }
 
+/// What a person asks for is not waited for long.
+async fn soon<T>(call: impl Future<Output = Result<T>>) -> Result<T> {
+    let answer = tokio::time::timeout(CALL_TIMEOUT, call).await;
+    answer.unwrap_or_else(|_| Err(Error::unavailable("metasrv does not answer")))
+}
+
 async fn open(mut client: MetaClient<Channel>, beats: Beats) -> Result<Streaming<v1::Push>> {
     let answer = client.heartbeat(beats).await;
     answer
@@ -205,10 +211,13 @@ impl MetaLink for GrpcMeta {
 
     async fn cluster(&self) -> Result<String> {
         let call = self.call(|mut client| async move { client.cluster(v1::ClusterRequest {}).await }.boxed());
-        tokio::time::timeout(CALL_TIMEOUT, call)
-            .await
-            .unwrap_or_else(|_| Err(Error::unavailable("metasrv does not answer")))
-            .map(|response| response.json)
+        soon(call).await.map(|response| response.json)
+    }
+
+    async fn procedures(&self) -> Result<String> {
+        let call =
+            self.call(|mut client| async move { client.procedures(v1::ProceduresRequest {}).await }.boxed());
+        soon(call).await.map(|response| response.json)
     }
 }
 

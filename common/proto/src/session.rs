@@ -1,11 +1,13 @@
 //! A node's session with metasrv: register, beat, be told, and again when the stream breaks.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
 use greptime_clock::{SharedIds, jittered};
 use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
@@ -16,9 +18,12 @@ use crate::v1::{self, beat, push};
 const DEFAULT_INTERVAL: Duration = Duration::from_millis(100);
 /// From a beat that has not been answered to the next: one that is lost must not look like a death.
 const HURRIED: Duration = Duration::from_millis(25);
-/// Between attempts to register; doubled up to the maximum, with jitter, so that a cluster does not come in waves.
+/// Between attempts to register; doubled up to the maximum, with jitter, so that a cluster does not come in waves. A new
+/// metasrv takes those for dead who let it wait for longer than a few of them.
 const FIRST_RETRY: Duration = Duration::from_millis(50);
-const LAST_RETRY: Duration = Duration::from_secs(2);
+const LAST_RETRY: Duration = Duration::from_millis(500);
+/// A node that was refused has to be mended first.
+const REFUSED_RETRY: Duration = Duration::from_secs(2);
 /// A session in which metasrv has said nothing for this long is given up.
 const SILENCE: Duration = Duration::from_secs(5);
 /// Beats that may wait for a slow stream; more means that the stream is stuck and it is given up.
@@ -34,6 +39,10 @@ pub trait SessionHandler: Send + Sync + 'static {
     }
     /// Everything but session keeping (`Welcome` is passed on too).
     fn told(&self, push: push::Body);
+    /// metasrv has answered the tick that was sent at `sent`.
+    fn answered(&self, tock: &v1::Tock, sent: Instant) {
+        let _ = (tock, sent);
+    }
     /// The session ended; the reason is for the log.
     fn disconnected(&self, reason: &str);
 }
@@ -63,7 +72,7 @@ pub async fn run_session(
             End::Shutdown => return,
             End::Broken(reason) => handler.disconnected(&reason),
             End::Refused(reason) => {
-                retry = LAST_RETRY;
+                retry = REFUSED_RETRY;
                 handler.disconnected(&format!("metasrv refuses this node: {reason}"));
             }
         }
@@ -98,16 +107,15 @@ async fn one_session(
         Err(_) => return End::Broken("metasrv does not answer".into()),
     };
     let mut interval = DEFAULT_INTERVAL;
-    let mut number = 0;
-    let mut heard = tokio::time::Instant::now();
+    let mut ticks = Ticks::default();
+    let mut heard = Instant::now();
     let mut next_beat = heard;
-    let mut sent = heard;
     let news = handler.news();
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return End::Shutdown,
             push = pushes.next() => {
-                heard = tokio::time::Instant::now();
+                heard = Instant::now();
                 match push.map(|p| p.map(|p| p.body)) {
                     None => return End::Broken("metasrv closed the stream".into()),
                     Some(Err(error)) => return End::Broken(error.message),
@@ -118,9 +126,12 @@ async fn one_session(
                     }
                     Some(Ok(Some(body))) => {
                         if let push::Body::Tock(tock) = &body
-                            && tock.number == number
+                            && let Some(sent) = ticks.answered(tock.number)
                         {
-                            next_beat = sent + interval;
+                            if tock.number == ticks.number {
+                                next_beat = sent + interval;
+                            }
+                            handler.answered(tock, sent);
                         }
                         if let push::Body::Welcome(welcome) = &body {
                             *welcomed = true;
@@ -131,18 +142,76 @@ async fn one_session(
                 }
             }
             () = tokio::time::sleep_until(next_beat), if *welcomed => {
-                number += 1;
-                let tick = v1::Beat { body: Some(beat::Body::Tick(handler.tick(number))) };
-                if beats.try_send(tick).is_err() {
+                // Taken before it is sent: what is promised in the answer counts from no later moment.
+                let sent = Instant::now();
+                let number = ticks.begin(sent);
+                let tick = v1::Tick { answered: ticks.answered, ..handler.tick(number) };
+                if beats.try_send(v1::Beat { body: Some(beat::Body::Tick(tick)) }).is_err() {
                     return End::Broken("metasrv does not take beats".into());
                 }
-                sent = tokio::time::Instant::now();
                 next_beat = sent + interval.min(HURRIED);
             }
-            () = news.notified(), if *welcomed => next_beat = tokio::time::Instant::now(),
+            () = news.notified(), if *welcomed => next_beat = Instant::now(),
             () = tokio::time::sleep_until(heard + SILENCE) => {
                 return End::Broken("metasrv is silent".into());
             }
         }
+    }
+}
+
+/// The ticks of a session and when they were sent.
+#[derive(Debug, Default)]
+struct Ticks {
+    /// Of the newest; they count from 1.
+    number: u64,
+    /// The newest that was answered.
+    answered: u64,
+    /// Those after it, oldest first.
+    open: VecDeque<(u64, Instant)>,
+}
+
+impl Ticks {
+    fn begin(&mut self, sent: Instant) -> u64 {
+        self.number += 1;
+        self.open.push_back((self.number, sent));
+        // An older one would promise nothing any more.
+        if self.open.len() > QUEUE {
+            self.open.pop_front();
+        }
+        self.number
+    }
+
+    /// When the tick was sent; `None` if it, or a later one, was answered before.
+    fn answered(&mut self, number: u64) -> Option<Instant> {
+        let place = self.open.iter().position(|(open, _)| *open == number)?;
+        let (_, sent) = self.open.drain(..=place).next_back()?;
+        self.answered = number;
+        Some(sent)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_belongs_to_the_moment_at_which_its_tick_was_sent() {
+        let mut ticks = Ticks::default();
+        let first = Instant::now();
+        let later = first + HURRIED;
+        assert_eq!(
+            (ticks.begin(first), ticks.begin(later), ticks.begin(later)),
+            (1, 2, 3)
+        );
+        assert_eq!(ticks.answered(2), Some(later));
+        assert_eq!(ticks.answered(1), None, "a late answer of an older tick");
+        assert_eq!(ticks.answered(2), None);
+        assert_eq!(ticks.answered(7), None);
+        assert_eq!((ticks.answered, ticks.number), (2, 3));
+        for _ in 0..100 {
+            ticks.begin(later);
+        }
+        assert!(ticks.open.len() <= QUEUE);
+        assert_eq!(ticks.answered(3), None, "too old to promise anything");
     }
 }

@@ -20,4 +20,7 @@ pub trait MetaLink: Send + Sync + 'static {
 
     /// The JSON of `GET /v1/cluster`.
     async fn cluster(&self) -> Result<String>;
+
+    /// The JSON of `GET /v1/procedures`.
+    async fn procedures(&self) -> Result<String>;
 }

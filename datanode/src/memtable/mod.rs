@@ -26,7 +26,6 @@ use greptime_rows::SeriesBatch;
 use greptime_types::{Result, Semantic, TableSchema};
 use parking_lot::Mutex;
 
-use crate::defences::Defence;
 use crate::region::RowOp;
 use crate::schema::{absent, engine_field};
 use chunk::{WriteKey, times_of};
@@ -183,9 +182,6 @@ impl Memtable {
 
     /// Drops rows with a sequence up to `through`: they are in files.
     pub fn forget_through(&mut self, through: u64) -> Result<()> {
-        if !Defence::FlushedRowsLeaveMemory.holds() {
-            return Ok(());
-        }
         for partition in self.partitions.values() {
             partition.forget_through(through)?;
         }

@@ -176,10 +176,7 @@ impl RegionReader {
 
 /// Sorted rows in memory that no file of the view has, and their times.
 fn memory_runs(snapshot: &Snapshot, wanted: &Wanted) -> OurResult<Vec<(RecordBatch, Span)>> {
-    let flushed = match Defence::FlushedRowsLeaveMemory.holds() {
-        true => snapshot.view.flushed_seq,
-        false => 0,
-    };
+    let flushed = snapshot.view.in_files();
     let tags = wanted.filters.tags.as_ref();
     let holds = |series: &RecordBatch| match tags {
         Some(filter) => holds_for(series, filter).map_err(|e| from_datafusion(&e)),

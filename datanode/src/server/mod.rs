@@ -13,6 +13,7 @@ mod regions;
 mod removal;
 mod session;
 mod tasks;
+mod warm;
 mod write;
 
 pub use identity::Identity;

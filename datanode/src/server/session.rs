@@ -59,6 +59,8 @@ impl SessionHandler for Datanode {
                 message: problem.unwrap_or_default(),
             }],
             unreachable: self.peers.unreachable(),
+            // The session's to say.
+            answered: 0,
         }
     }
 
@@ -76,7 +78,13 @@ impl SessionHandler for Datanode {
             | push::Body::Drop(_)
             | push::Body::ChangeMembers(_)
             | push::Body::AssignmentsComplete(_) => self.take_order(push),
-            push::Body::Campaign(_) | push::Body::Transfer(_) | push::Body::SetRole(_) => self.tell_log(push),
+            push::Body::SetRole(role) => {
+                self.tell_log(push);
+                if role.warm {
+                    self.take_order(push::Body::SetRole(role));
+                }
+            }
+            push::Body::Campaign(_) | push::Body::Transfer(_) | push::Body::Recover(_) => self.tell_log(push),
             _ => {}
         }
     }
@@ -156,6 +164,10 @@ impl Datanode {
                 }
             }
             push::Body::ChangeMembers(order) => self.change_members(order).await,
+            push::Body::SetRole(order) => {
+                self.warm_up(RegionId::from_u64(order.region_id));
+                Ok(())
+            }
             push::Body::AssignmentsComplete(_) => {
                 self.assigned.store(true, std::sync::atomic::Ordering::SeqCst);
                 Ok(())
@@ -264,6 +276,11 @@ fn word(order: push::Body, epoch: u64) -> Vec<Input> {
         push::Body::SetRole(order) => vec![Input::Role {
             region: RegionId::from_u64(order.region_id),
             is_hot: order.hot,
+        }],
+        push::Body::Recover(order) => vec![Input::Recover {
+            region: RegionId::from_u64(order.region_id),
+            raft_id: order.raft_id,
+            seen_term: order.seen_term,
         }],
         _ => Vec::new(),
     }

@@ -12,15 +12,17 @@ use serde::Deserialize;
 
 use super::catalog::VIRTUAL_DATABASES;
 use super::engine::{Engine, Session};
+use super::procedures::procedures;
 use crate::route::Deadline;
 use crate::sql::CATALOG;
 
-pub const TABLES: [&str; 9] = [
+pub const TABLES: [&str; 10] = [
     "cluster_info",
     "columns",
     "engines",
     "key_column_usage",
     "partitions",
+    "region_migrations",
     "region_peers",
     "schemata",
     "statistics",
@@ -118,6 +120,7 @@ pub async fn table(
         "tables" => tables(engine).await,
         "columns" => table_columns(engine),
         "partitions" => partitions(engine),
+        "region_migrations" => region_migrations(engine).await?,
         "region_peers" => region_peers(engine).await,
         "cluster_info" => cluster_info(engine).await?,
         "schemata" => schemata(engine),
@@ -352,6 +355,48 @@ async fn region_peers(engine: &Arc<Engine>) -> Columns {
         }
     }
     columns
+}
+
+/// Regions that move or have moved, the newest first.
+async fn region_migrations(engine: &Arc<Engine>) -> Result<Columns> {
+    let mut columns = Columns::new(&[
+        ("procedure_id", Kind::Text),
+        ("region_id", Kind::Number),
+        ("region", Kind::Text),
+        ("table_name", Kind::Text),
+        ("from_peer", Kind::Number),
+        ("to_peer", Kind::Number),
+        ("state", Kind::Text),
+        ("phase", Kind::Text),
+        ("waiting", Kind::Text),
+        ("reason", Kind::Text),
+        ("part_of", Kind::Text),
+        ("start_time", Kind::Time),
+        ("end_time", Kind::Time),
+        ("phases", Kind::Text),
+    ]);
+    for procedure in procedures(engine.link.as_ref()).await? {
+        let Some(region) = procedure.region else {
+            continue;
+        };
+        columns.row([
+            text(procedure.id),
+            number(region.as_u64()),
+            text(region.to_string()),
+            Item::Text(procedure.table),
+            Item::Number(procedure.from),
+            Item::Number(procedure.to),
+            text(procedure.state),
+            Item::Text(procedure.phase),
+            Item::Text(procedure.waiting),
+            Item::Text(procedure.reason),
+            Item::Text(procedure.part_of),
+            Item::Time(Some(procedure.started_ms)),
+            Item::Time(procedure.ended_ms),
+            text(procedure.all["phases"].to_string()),
+        ]);
+    }
+    Ok(columns)
 }
 
 async fn cluster_info(engine: &Arc<Engine>) -> Result<Columns> {

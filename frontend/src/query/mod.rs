@@ -17,6 +17,7 @@ pub mod memory;
 pub mod metric;
 mod plan_cache;
 mod prepared;
+mod procedures;
 pub mod provider;
 pub mod pruning;
 pub mod pushdown;
@@ -24,3 +25,4 @@ pub mod time_literals;
 mod yielding;
 
 pub use engine::{Engine, Protocol, Session};
+pub use procedures::procedures;

@@ -29,6 +29,8 @@ pub struct Done {
     pub changed: bool,
     /// A catalog that has it.
     pub catalog: Arc<Catalog>,
+    /// The procedure that goes on; empty if there is none.
+    pub procedure_id: String,
 }
 
 impl Ddl {
@@ -46,6 +48,7 @@ impl Ddl {
                     return Ok(Done {
                         changed: done.changed,
                         catalog,
+                        procedure_id: done.procedure_id,
                     });
                 }
                 Err(error) => error,

@@ -10,7 +10,7 @@ mod partition;
 mod show;
 mod types;
 
-pub use admin::{Admin, AdminJob, AdminTarget};
+pub use admin::{Admin, AdminJob, AdminTarget, ProcedureRequest};
 pub use names::{CATALOG, TableName, fold, listed, quoted, unknown_column};
 pub use parser::{Lexer, parse_statements};
 pub use partition::constant_of;

@@ -51,9 +51,71 @@ async fn what_does_not_exist_is_named() {
         ("ADMIN flush_region('x')", 400, "1024:0"),
         ("ADMIN flush_table(7)", 400, "name of a table"),
         ("ADMIN flush_table('cpu'", 400, "Expected"),
+        ("ADMIN migrate_region('1024:0', 1)", 400, "from, to"),
+        (
+            "ADMIN migrate_region('1024:0', 'a', 2)",
+            400,
+            "'a' is not the number of a datanode",
+        ),
+        ("ADMIN migrate_node(1, 2, 3)", 400, "migrate_node(from"),
+        ("ADMIN procedure_state('p7')", 404, "p7"),
+        ("ADMIN procedure_state(7)", 400, "text in quotes"),
     ] {
         let (found, message) = cluster.error(sql).await;
         assert_eq!(found, status, "{sql}: {message}");
         assert!(message.contains(part), "{sql}: {message}");
     }
+}
+
+#[tokio::test]
+async fn procedures_are_asked_of_metasrv() {
+    let cluster = Cluster::with_cpu().await;
+    for (sql, parts) in [
+        (
+            "ADMIN migrate_region('1024:1', 0, '2', 60)",
+            &[
+                "MigrateRegion",
+                "region_id: 4398046511105",
+                "from_node: 0",
+                "to_node: 2",
+                "timeout_ms: 60000",
+            ][..],
+        ),
+        ("ADMIN migrate_region(4398046511105, 0, 2)", &["timeout_ms: 0"]),
+        ("ADMIN migrate_node(1)", &["MigrateNode", "from_node: 1"]),
+        ("ADMIN abort_procedure('p1')", &["AbortProcedure", "p1"]),
+        (
+            "ADMIN force_recover_region('1024:1', 2)",
+            &["ForceRecoverRegion", "survivor_node: 2"],
+        ),
+    ] {
+        let answer = cluster.sql(sql).await;
+        let asked = answer[0][0].as_str().unwrap();
+        assert!(parts.iter().all(|part| asked.contains(part)), "{sql}: {asked}");
+    }
+}
+
+#[tokio::test]
+async fn procedures_are_shown_as_json_and_as_rows() {
+    let cluster = Cluster::with_cpu().await;
+    let answer = cluster.sql("ADMIN procedure_state('p1')").await;
+    let state: serde_json::Value = serde_json::from_str(answer[0][0].as_str().unwrap()).unwrap();
+    assert_eq!(
+        (&state["state"], &state["phase"]),
+        (&json!("running"), &json!("warming"))
+    );
+    let rows = cluster
+        .sql(
+            "SELECT procedure_id, region, from_peer, to_peer, state, phase, waiting, part_of, end_time, phases \
+             FROM information_schema.region_migrations",
+        )
+        .await;
+    let phases = r#"[{"at_ms":1700000000000,"phase":"joining"}]"#;
+    let waiting = "datanode 2 has yet to apply what there is";
+    assert_eq!(
+        rows,
+        json!([[
+            "p1", "1024:0", 0, 2, "running", "warming", waiting, "p0", null, phases
+        ]])
+    );
 }

@@ -215,6 +215,7 @@ impl State {
             revision: self.revision,
             table_id: 0,
             changed,
+            procedure_id: String::new(),
         }
     }
 
@@ -301,6 +302,16 @@ impl State {
                 let update = self.catalog(false, &[]);
                 self.push(push::Body::Catalog(update));
             }
+            ddl_request::Body::MigrateRegion(_)
+            | ddl_request::Body::MigrateNode(_)
+            | ddl_request::Body::AbortProcedure(_)
+            | ddl_request::Body::ForceRecoverRegion(_) => {
+                let procedure_id = format!("{body:?}");
+                return Ok(DdlResponse {
+                    procedure_id,
+                    ..self.changed(true)
+                });
+            }
             ddl_request::Body::DropDatabase(drop) => {
                 if self.databases.remove(&drop.name).is_none() && !drop.if_exists {
                     return Err(Error::not_found(format!(
@@ -384,7 +395,10 @@ impl MetaLink for Fake {
             while let Some(beat) = beats.next().await {
                 if let Some(beat::Body::Tick(tick)) = beat.body {
                     let _ = pushes.send(Push {
-                        body: Some(push::Body::Tock(Tock { number: tick.number })),
+                        body: Some(push::Body::Tock(Tock {
+                            number: tick.number,
+                            ..Tock::default()
+                        })),
                     });
                 }
             }
@@ -407,6 +421,19 @@ impl MetaLink for Fake {
             })
             .collect();
         Ok(serde_json::json!({"cluster_id": "test", "nodes": nodes}).to_string())
+    }
+
+    async fn procedures(&self) -> Result<String> {
+        let moves = serde_json::json!({
+            "id": "p1", "kind": "migrate_region", "state": "running", "phase": "warming", "region": "1024:0",
+            "table": "public.cpu", "from": 0, "to": 2, "waiting": "datanode 2 has yet to apply what there is",
+            "reason": null, "part_of": "p0", "started_ms": 1_700_000_000_000_i64, "ended_ms": null,
+            "phases": [{"phase": "joining", "at_ms": 1_700_000_000_000_i64}],
+        });
+        let empties = serde_json::json!({
+            "id": "p0", "kind": "migrate_node", "state": "running", "node": 0, "started_ms": 1_700_000_000_000_i64,
+        });
+        Ok(serde_json::json!({"procedures": [moves, empties]}).to_string())
     }
 }
 

@@ -23,6 +23,8 @@ pub struct Assignment {
     pub voters: Vec<Member>,
     /// Whether the replica applies what is committed while it follows.
     pub hot: bool,
+    /// It is to lead soon: what queries need is brought near.
+    pub warm: bool,
     pub schema_version: u64,
     /// Some datanode has reported the region once: it is never initialised again, since the log that was lost
     /// would be forgotten silently.
@@ -37,6 +39,7 @@ pub struct Reported {
     pub schema_version: u64,
     pub leading: bool,
     pub hot: bool,
+    pub warm: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +50,7 @@ pub enum Command {
     Role {
         region: RegionId,
         hot: bool,
+        warm: bool,
     },
     Drop(RegionId),
     /// Another replica took its place; the region's objects stay.
@@ -74,12 +78,11 @@ pub fn tell(
             Some(has) if has.leading && has.schema_version < want.schema_version => {
                 Some(Command::Alter(want.region))
             }
-            Some(has) if want.voters.len() > 1 && !has.leading && has.hot != want.hot => {
-                Some(Command::Role {
-                    region: want.region,
-                    hot: want.hot,
-                })
-            }
+            Some(has) if want.voters.len() > 1 && !has.leading && differs(want, has) => Some(Command::Role {
+                region: want.region,
+                hot: want.hot,
+                warm: want.warm,
+            }),
             Some(_) => None,
         });
     let dropped = reported
@@ -91,6 +94,11 @@ pub fn tell(
         .filter(|r| reported.contains_key(r) && !dropping.contains(&r.table()))
         .map(|r| Command::DropReplica(*r));
     wanted.chain(dropped).chain(left).collect()
+}
+
+/// Whether the replica is not what it is to be. One that is warm and need not be stays so.
+fn differs(want: &Assignment, has: &Reported) -> bool {
+    has.hot != want.hot || (want.warm && !has.warm)
 }
 
 /// What is shown of a region.
@@ -162,6 +170,7 @@ mod tests {
             raft_id: 1,
             voters: vec![Member { raft_id: 1, node: 0 }],
             hot: true,
+            warm: false,
             schema_version: 2,
             initialised,
             joins: false,
@@ -196,6 +205,7 @@ mod tests {
                 schema_version,
                 leading,
                 hot: leading,
+                warm: false,
             },
         )])
     }
@@ -207,6 +217,35 @@ mod tests {
             [Command::Initialise(want(false))]
         );
         assert_eq!(told(&[want(false)], &has(2, true)), []);
+    }
+
+    #[test]
+    fn a_replica_that_is_to_lead_soon_is_told_until_it_is_warm() {
+        let heir = Assignment {
+            voters: vec![Member { raft_id: 1, node: 0 }, Member { raft_id: 2, node: 1 }],
+            warm: true,
+            ..want(true)
+        };
+        let has = |hot, warm| {
+            let reported = Reported {
+                schema_version: 2,
+                leading: false,
+                hot,
+                warm,
+            };
+            BTreeMap::from([(REGION, reported)])
+        };
+        let role = Command::Role {
+            region: REGION,
+            hot: true,
+            warm: true,
+        };
+        assert_eq!(
+            told(std::slice::from_ref(&heir), &has(false, false)),
+            std::slice::from_ref(&role)
+        );
+        assert_eq!(told(std::slice::from_ref(&heir), &has(true, false)), [role]);
+        assert_eq!(told(&[heir], &has(true, true)), []);
     }
 
     #[test]
@@ -235,7 +274,10 @@ mod tests {
             hot,
             ..want(true)
         };
-        let role = |hot| [Command::Role { region: REGION, hot }];
+        let role = |hot| {
+            let (region, warm) = (REGION, false);
+            [Command::Role { region, hot, warm }]
+        };
         assert_eq!(told(&[want(true)], &has(2, false)), role(true));
         assert_eq!(told(&[want(false)], &has(2, false)), []);
         assert_eq!(told(&[want(false)], &has(2, true)), []);

@@ -36,6 +36,8 @@ pub use plan::{Campaign, Plan, Report, Snapshot, Transfer, plan};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RegionSeen {
     pub voters: Vec<Voter>,
+    /// Others that have a vote and of which nothing is known: they are taken out of the group, but have not left yet.
+    pub strangers: usize,
     /// What was sent about it since somebody last led in a new epoch, oldest first.
     pub tried: Vec<Tried>,
 }

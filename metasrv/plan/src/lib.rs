@@ -8,17 +8,21 @@
 //! * [`liveness`]: from heartbeats, connections and redials to a verdict for each datanode
 //! * [`lease`]: when reads at a leader may be promised, and when such a promise has surely ended
 //! * [`failover`]: from verdicts and reports to campaigns and transfers
+//! * [`watch`]: what a metasrv remembers of datanodes from look to look
 //! * [`placement`], [`assignment`]: new regions, and what datanodes are told about them
 //! * [`repair`], [`members`]: who else should be a member of a group, and the steps on the way there
+//! * [`migration`]: how a replica goes from one datanode to another
 
 pub mod assignment;
 pub mod failover;
 pub mod lease;
 pub mod liveness;
 pub mod members;
+pub mod migration;
 pub mod placement;
 pub mod policy;
 pub mod repair;
+pub mod watch;
 
 pub use assignment::{Assignment, Command, RegionState, Replica, Reported, region_state, tell};
 pub use liveness::{Detector, Judgement, Observed, Verdict};

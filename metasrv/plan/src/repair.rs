@@ -113,7 +113,7 @@ pub fn repair(
 }
 
 /// Living datanodes without a replica: first those in zones that have none, then those with the fewest replicas.
-fn choose(
+pub(crate) fn choose(
     count: usize,
     keep: &[Member],
     candidates: &[Candidate],

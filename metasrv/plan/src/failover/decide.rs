@@ -58,7 +58,7 @@ impl<'a> Look<'a> {
             region,
             policy,
             now,
-            needed: majority(region.voters.len()),
+            needed: majority(region.voters.len() + region.strangers),
             able: nodes(|v| v.verdict.beats() && v.log.is_some()),
             undecided: nodes(|v| v.verdict.is_suspect() || (v.verdict.beats() && v.log.is_none())),
         }
@@ -70,7 +70,7 @@ impl<'a> Look<'a> {
         if !nodes.is_empty() {
             return nothing(Reason::Unheard { nodes });
         }
-        if self.region.voters.len() == 1 {
+        if self.region.voters.len() + self.region.strangers == 1 {
             return nothing(Reason::ElectsItself);
         }
         // Whoever handed over has said so, and whoever took over may not have yet.

@@ -74,6 +74,7 @@ fn region(verdicts: [Verdict; 3]) -> RegionSeen {
     };
     RegionSeen {
         voters: verdicts.into_iter().zip(roles).enumerate().map(voter).collect(),
+        strangers: 0,
         tried: vec![],
     }
 }

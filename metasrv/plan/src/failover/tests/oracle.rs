@@ -61,6 +61,7 @@ fn any_region() -> impl Strategy<Value = RegionSeen> {
         RegionSeen {
             voters,
             tried: attempts.into_iter().map(attempt).collect(),
+            strangers: 0,
         }
     })
 }

@@ -1,0 +1,232 @@
+//! What a metasrv has seen of the datanodes since it leads, and what it has told about regions without a leader.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use greptime_types::{NodeId, RegionId};
+
+use crate::failover::{Attempt, Tried};
+use crate::liveness::{Connection, Redial};
+use crate::{Detector, Judgement, Observed, Policy, Verdict};
+
+/// A datanode, where it was last reached, and what was seen of it.
+#[derive(Clone, Debug)]
+struct Watched {
+    /// host:port; empty until it has registered with this leader.
+    address: String,
+    /// The session that counts.
+    serial: u64,
+    seen: Observed,
+}
+
+#[derive(Debug)]
+pub struct Watch {
+    pub policy: Policy,
+    pub leading_since: Duration,
+    detector: Detector,
+    nodes: BTreeMap<NodeId, Watched>,
+    /// As of the last look.
+    verdicts: BTreeMap<NodeId, Verdict>,
+    tried: BTreeMap<RegionId, Tries>,
+}
+
+/// What was tried since somebody led in the epoch.
+#[derive(Clone, Debug, Default)]
+struct Tries {
+    epoch: u64,
+    tried: Vec<Tried>,
+}
+
+/// The newest tries that are remembered; which of them were long ago says nothing any more.
+const MOST_TRIES: usize = 16;
+
+/// Where a datanode is, and which start of it is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub node: NodeId,
+    pub address: String,
+    pub incarnation: u64,
+}
+
+/// Who answers a redial.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The host refuses: no process listens there any more.
+    Refused,
+    /// A process that says its incarnation.
+    Process { incarnation: u64 },
+    /// Nobody, or nobody who says who he is. That proves nothing.
+    Nobody,
+}
+
+/// What a look found.
+pub struct Look {
+    pub judgement: Judgement,
+    pub redial: Vec<Place>,
+    /// Whose verdict is another than before.
+    pub news: BTreeSet<NodeId>,
+}
+
+impl Watch {
+    /// `known`: the datanodes of the catalog; whoever of them has not come yet is waited for.
+    pub fn new(policy: Policy, leading_since: Duration, known: impl Iterator<Item = NodeId>) -> Self {
+        let absent = |node| {
+            let watched = Watched {
+                address: String::new(),
+                serial: 0,
+                seen: observed(0, Connection::Never, None),
+            };
+            (node, watched)
+        };
+        Self {
+            detector: Detector::new(policy.clone(), leading_since),
+            policy,
+            leading_since,
+            nodes: known.map(absent).collect(),
+            verdicts: BTreeMap::new(),
+            tried: BTreeMap::new(),
+        }
+    }
+
+    /// A datanode has come, with a new session.
+    pub fn registered(&mut self, place: Place, serial: u64, now: Duration) {
+        let watched = Watched {
+            address: place.address,
+            serial,
+            seen: observed(place.incarnation, Connection::Up, Some(now)),
+        };
+        self.nodes.insert(place.node, watched);
+    }
+
+    /// It has beaten in the session; with how long its oldest append has waited, and whom it cannot reach.
+    pub fn beat(
+        &mut self,
+        (node, serial): (NodeId, u64),
+        oldest_append: Duration,
+        unreachable: BTreeSet<NodeId>,
+        now: Duration,
+    ) {
+        if let Some(watched) = self.nodes.get_mut(&node).filter(|w| w.serial == serial) {
+            watched.seen.last_beat = Some(now);
+            watched.seen.oldest_append = oldest_append;
+            watched.seen.unreachable = unreachable;
+        }
+    }
+
+    pub fn broken(&mut self, node: NodeId, serial: u64, now: Duration) {
+        if let Some(watched) = self.nodes.get_mut(&node).filter(|w| w.serial == serial) {
+            watched.seen.connection = Connection::Broken { since: now };
+            watched.seen.redial = Redial::Untried;
+        }
+    }
+
+    pub fn redialled(&mut self, asked: &Place, answer: Answer, now: Duration) {
+        let still = |w: &&mut Watched| w.address == asked.address && w.seen.incarnation == asked.incarnation;
+        if let Some(watched) = self.nodes.get_mut(&asked.node).filter(still) {
+            watched.seen.redial = match answer {
+                Answer::Refused => Redial::Refused,
+                Answer::Nobody => Redial::NoAnswer,
+                Answer::Process { incarnation } if incarnation == asked.incarnation => {
+                    Redial::Accepted { at: now }
+                }
+                Answer::Process { .. } => Redial::OtherIncarnation,
+            };
+        }
+    }
+
+    /// Judges everybody.
+    pub fn look(&mut self, now: Duration) -> Look {
+        let seen = self.nodes.iter().map(|(node, w)| (*node, w.seen.clone()));
+        let judgement = self.detector.look(now, &seen.collect());
+        let kind = |verdict: &Verdict| std::mem::discriminant(verdict);
+        let is_news =
+            |(node, verdict): &(&NodeId, &Verdict)| self.verdicts.get(*node).map(kind) != Some(kind(verdict));
+        let news = judgement.verdicts.iter().filter(is_news);
+        let news = news.map(|(node, _)| *node).collect();
+        self.verdicts.clone_from(&judgement.verdicts);
+        Look {
+            redial: self.ask_anew(&judgement.redial),
+            judgement,
+            news,
+        }
+    }
+
+    fn ask_anew(&mut self, nodes: &BTreeSet<NodeId>) -> Vec<Place> {
+        let mut asked = Vec::new();
+        for node in nodes {
+            let Some(watched) = self.nodes.get_mut(node).filter(|w| !w.address.is_empty()) else {
+                continue;
+            };
+            watched.seen.redial = Redial::Pending;
+            asked.push(place(*node, watched));
+        }
+        asked
+    }
+
+    pub fn verdict(&self, node: NodeId) -> Option<&Verdict> {
+        self.verdicts.get(&node)
+    }
+
+    /// When a node last said something.
+    pub fn last_beat(&self, node: NodeId) -> Option<Duration> {
+        self.nodes.get(&node)?.seen.last_beat
+    }
+
+    /// Whether those who are there have had the time to come: who is told of fewer peers than there are takes the others
+    /// for gone, and breaks with them.
+    pub fn knows_who_is_there(&self, now: Duration) -> bool {
+        let everybody = self.nodes.values().all(|w| !w.address.is_empty());
+        everybody || now >= self.leading_since + self.policy.introduction
+    }
+
+    /// Where the datanodes are, as they are told of each other.
+    pub fn peers(&self) -> Vec<Place> {
+        let known = self.nodes.iter().filter(|(_, w)| !w.address.is_empty());
+        known.map(|(node, watched)| place(*node, watched)).collect()
+    }
+
+    /// What was tried since somebody led in the newest epoch.
+    pub fn tried(&mut self, region: RegionId, epoch: Option<u64>) -> Vec<Tried> {
+        let Some(tries) = self.tried.get_mut(&region) else {
+            return Vec::new();
+        };
+        if epoch.is_some_and(|epoch| epoch > tries.epoch) {
+            self.tried.remove(&region);
+            return Vec::new();
+        }
+        tries.tried.clone()
+    }
+
+    pub fn note_try(&mut self, region: RegionId, epoch: u64, what: Attempt, to: NodeId, at: Duration) {
+        let tries = self.tried.entry(region).or_default();
+        tries.epoch = tries.epoch.max(epoch);
+        tries.tried.push(Tried { what, to, at });
+        if tries.tried.len() > MOST_TRIES {
+            tries.tried.remove(0);
+        }
+    }
+
+    /// Forgets regions that are not there any more.
+    pub fn keep_regions(&mut self, is_there: impl Fn(RegionId) -> bool) {
+        self.tried.retain(|region, _| is_there(*region));
+    }
+}
+
+fn place(node: NodeId, watched: &Watched) -> Place {
+    Place {
+        node,
+        address: watched.address.clone(),
+        incarnation: watched.seen.incarnation,
+    }
+}
+
+fn observed(incarnation: u64, connection: Connection, last_beat: Option<Duration>) -> Observed {
+    Observed {
+        incarnation,
+        connection,
+        redial: Redial::Untried,
+        last_beat,
+        oldest_append: Duration::ZERO,
+        unreachable: BTreeSet::new(),
+    }
+}

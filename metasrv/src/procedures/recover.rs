@@ -1,0 +1,207 @@
+//! `ADMIN force_recover_region`: of a group that lost its majority for good, one replica goes on alone.
+//!
+//! Everything that was flushed is on the object store, whoever is lost. Of what was not, the survivor has what reached it;
+//! what only the others had is lost, though it may have been acknowledged. So metasrv does this for a person who asks for
+//! it, and refuses where it need not be, or where somebody else has more.
+
+use greptime_metasrv_plan::{Verdict, majority};
+use greptime_proto::v1::{self, push};
+use greptime_types::format::FORMAT_VERSION;
+use greptime_types::{Error, NodeId, NodeRole, RegionId, Result, TableState};
+use tracing::warn;
+
+use super::start::{begun, put_members};
+use super::{ForceRecoverRegion, Procedure, Work};
+use crate::catalog::{Catalog, Edit, Member};
+use crate::repair::{leader_of, planned};
+use crate::server::{Metasrv, State};
+
+/// An order to go on alone.
+pub(super) struct Recover {
+    pub(super) region: RegionId,
+    node: NodeId,
+    body: v1::RecoverRegion,
+}
+
+impl Recover {
+    pub(super) fn say(&self, state: &State) {
+        if let Some(session) = state.sessions.get(NodeRole::Datanode, self.node) {
+            session.say(push::Body::Recover(self.body));
+        }
+    }
+}
+
+/// What the survivor is to be told, unless it leads alone already.
+pub(super) fn order(state: &State, work: &ForceRecoverRegion) -> Option<Recover> {
+    (!is_recovered(state, work)).then_some(Recover {
+        region: work.region,
+        node: work.node,
+        body: v1::RecoverRegion {
+            region_id: work.region.as_u64(),
+            raft_id: work.raft_id,
+            seen_term: work.seen_term,
+        },
+    })
+}
+
+fn is_recovered(state: &State, work: &ForceRecoverRegion) -> bool {
+    leader_of(state, work.region).is_some_and(|led| {
+        led.raft_id == work.raft_id && led.epoch > work.seen_term && led.voters == [work.raft_id].into()
+    })
+}
+
+impl Metasrv {
+    pub(crate) async fn force_recover_region(
+        &self,
+        request: v1::ForceRecoverRegion,
+    ) -> Result<v1::DdlResponse> {
+        let region = RegionId::from_u64(request.region_id);
+        let mut procedure = None;
+        let catalog = self
+            .change(|catalog| {
+                let is_same = |p: &&Procedure| match &p.work {
+                    Work::ForceRecoverRegion(work) => (work.region, work.node) == (region, request.survivor_node),
+                    _ => false,
+                };
+                if let Some(running) = catalog.running().find(is_same) {
+                    procedure = Some((running.id.clone(), false));
+                    return Ok(vec![]);
+                }
+                let state = self.state.lock();
+                let survivor = Survivor::choose(&state, catalog, region, request.survivor_node)?;
+                let work = ForceRecoverRegion {
+                    region,
+                    node: survivor.member.node,
+                    raft_id: survivor.member.raft_id,
+                    seen_term: survivor.seen_term,
+                };
+                let record = Procedure {
+                    reason: Some(survivor.what_is_kept()),
+                    ..self.record(i64::MAX, Work::ForceRecoverRegion(work))
+                };
+                warn!(%region, node = request.survivor_node, procedure = %record.id, "a replica goes on alone");
+                procedure = Some((record.id.clone(), true));
+                let mut edits = put_members(catalog, [(region, vec![planned(&survivor.member)])]);
+                edits.push(Edit::PutProcedure(record));
+                Ok(edits)
+            })
+            .await?;
+        Ok(begun(&catalog, region.table(), procedure))
+    }
+
+    /// Ends those whose replica leads alone. From then on the group gets its other members anew.
+    pub(super) async fn end_recoveries(&self) -> Result<()> {
+        let ended = |catalog: &Catalog| -> Vec<Edit> {
+            let state = self.state.lock();
+            let is_over = |p: &&Procedure| match &p.work {
+                Work::ForceRecoverRegion(work) => {
+                    is_recovered(&state, work) || !catalog.tables.contains_key(&work.region.table())
+                }
+                _ => false,
+            };
+            let over = catalog.running().filter(is_over).map(|p| Procedure {
+                format: FORMAT_VERSION,
+                ended_ms: Some(self.options.clock.wall_ms()),
+                ..p.clone()
+            });
+            over.map(Edit::PutProcedure).collect()
+        };
+        let is_any = match self.catalog() {
+            Ok(catalog) => !ended(&catalog).is_empty(),
+            Err(_) => false,
+        };
+        if is_any {
+            self.change(|catalog| Ok(ended(catalog))).await?;
+        }
+        Ok(())
+    }
+}
+
+/// The replica that goes on.
+struct Survivor {
+    member: Member,
+    seen_term: u64,
+    last_index: u64,
+    flushed_index: u64,
+}
+
+impl Survivor {
+    fn choose(state: &State, catalog: &Catalog, region: RegionId, node: NodeId) -> Result<Self> {
+        let table = catalog
+            .tables
+            .get(&region.table())
+            .filter(|t| t.state == TableState::Ready);
+        if table.is_none_or(|t| t.regions().all(|r| r != region)) {
+            return Err(Error::not_found(format!("region {region} does not exist")));
+        }
+        let members = catalog.members(region);
+        let Some(member) = members.iter().find(|m| m.node == node) else {
+            let nodes: Vec<NodeId> = members.iter().map(|m| m.node).collect();
+            return Err(Error::invalid(format!(
+                "region {region} is not on datanode {node}; it is on {nodes:?}"
+            )));
+        };
+        let report = |member: &Member| {
+            let session = state.sessions.get(NodeRole::Datanode, member.node)?;
+            let report = session.reports.get(&region)?;
+            let is_whole = report.role() != v1::RegionRole::Failed && report.raft_id == member.raft_id;
+            is_whole.then_some(report)
+        };
+        let alive: Vec<&Member> = members.iter().filter(|m| report(m).is_some()).collect();
+        let own = report(member).ok_or_else(|| {
+            Error::invalid(format!(
+                "datanode {node} is away, or has no replica of region {region} any more"
+            ))
+        })?;
+        if alive.len() >= majority(members.len()) {
+            return Err(Error::invalid(format!(
+                "a majority of region {region} is there ({}); it needs no recovery",
+                names(&alive)
+            )));
+        }
+        let position = |r: &v1::RegionReport| (r.last_term, r.last_index);
+        if let Some(better) = alive
+            .iter()
+            .find(|m| report(m).is_some_and(|r| position(r) > position(own)))
+        {
+            return Err(Error::invalid(format!(
+                "datanode {} has more of region {region}; let that one survive",
+                better.node
+            )));
+        }
+        let is_gone = |m: &&Member| {
+            let verdict = state.watch.as_ref().and_then(|watch| watch.verdict(m.node));
+            matches!(verdict, Some(Verdict::Dead { .. }))
+                || state.sessions.get(NodeRole::Datanode, m.node).is_some()
+        };
+        let lost = members.iter().filter(|m| report(m).is_none());
+        if let Some(unsure) = lost.clone().find(|m| !is_gone(m)) {
+            return Err(Error::unavailable(format!(
+                "datanode {} has not been found to be dead yet; try again in a moment",
+                unsure.node
+            )));
+        }
+        let terms = members
+            .iter()
+            .filter_map(report)
+            .map(|r| r.epoch.max(r.last_term));
+        Ok(Self {
+            member: member.clone(),
+            seen_term: terms.max().unwrap_or(0),
+            last_index: own.last_index,
+            flushed_index: own.flushed_index,
+        })
+    }
+
+    fn what_is_kept(&self) -> String {
+        format!(
+            "kept: every row up to entry {} (up to {} in files); lost: what only the other replicas had after it",
+            self.last_index, self.flushed_index
+        )
+    }
+}
+
+fn names(members: &[&Member]) -> String {
+    let names: Vec<String> = members.iter().map(|m| format!("datanode {}", m.node)).collect();
+    names.join(", ")
+}
