@@ -1,9 +1,9 @@
 //! Writers by schedule: each region gets its writes at their times, however long those before them take.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -14,10 +14,12 @@ use tokio::time::Instant;
 use crate::cluster::Cluster;
 
 /// Requests under way for one region; more wait, and count as late.
-const UNDER_WAY: usize = 1024;
+const UNDER_WAY: usize = 4096;
 const TABLE: &str = "chaos";
 /// One host for each region, by the rules of the table.
 pub const HOSTS: [&str; 3] = ["a", "b", "c"];
+const FIRST_TIME: i64 = 1_700_000_000_000;
+const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Makes the table: a region for each host, and every row that is applied stays, so that one that is applied twice
 /// shows.
@@ -29,40 +31,87 @@ pub async fn create_table(cluster: &Cluster) -> Result<()> {
     cluster.sql(&statement).await.map(drop)
 }
 
-/// What became of one writer's requests.
-#[derive(Default)]
-struct Outcome {
-    /// When each was acknowledged, and its row's time.
-    acknowledged: Mutex<Vec<(Instant, i64)>>,
+/// A write that was answered with success.
+#[derive(Clone, Copy, Debug)]
+pub struct Acknowledged {
+    /// When it was to be sent.
+    pub due: Instant,
+    pub at: Instant,
+    /// Its row's time; no other row of the region has it.
+    pub time: i64,
+}
+
+/// A stretch in which nothing was acknowledged.
+#[derive(Clone, Copy, Debug)]
+pub struct Gap {
+    pub length: Duration,
+    /// The acknowledgement that ended it.
+    pub ended: Instant,
+}
+
+/// What became of the writes to one region.
+pub struct Outcome {
+    /// In the order of the answers.
+    acknowledged: Mutex<Vec<Acknowledged>>,
     errors: AtomicU64,
+    /// The time of the row that comes next.
+    next: AtomicI64,
+}
+
+impl Default for Outcome {
+    fn default() -> Self {
+        Self {
+            acknowledged: Mutex::default(),
+            errors: AtomicU64::default(),
+            next: AtomicI64::new(FIRST_TIME),
+        }
+    }
+}
+
+impl Outcome {
+    fn lock(&self) -> MutexGuard<'_, Vec<Acknowledged>> {
+        // Nobody panics while holding it.
+        self.acknowledged
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// The times of the rows that were acknowledged last.
+    pub fn newest(&self, rows: usize) -> Vec<i64> {
+        let acknowledged = self.lock();
+        let newest = acknowledged.iter().rev().take(rows);
+        newest.map(|a| a.time).collect()
+    }
+
+    fn between(&self, from: Instant, to: Instant) -> Vec<Acknowledged> {
+        let acknowledged = self.lock();
+        let first = acknowledged.partition_point(|a| a.at < from);
+        let end = acknowledged.partition_point(|a| a.at <= to);
+        acknowledged[first..end.max(first)].to_vec()
+    }
 }
 
 pub struct Load {
     writers: Vec<JoinHandle<()>>,
-    outcomes: Vec<Arc<Outcome>>,
+    pub outcomes: Vec<Arc<Outcome>>,
     stop: Arc<AtomicBool>,
+}
+
+/// Rows that are not as they were acknowledged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Damage {
+    pub lost: usize,
+    pub doubled: usize,
 }
 
 impl Load {
     /// `rate`: writes each second, to each region.
     pub fn start(cluster: &Cluster, rate: u32) -> Result<Self> {
-        let client = reqwest::Client::builder()
-            .timeout(Duration::from_secs(30))
-            .pool_max_idle_per_host(UNDER_WAY)
-            .build()?;
+        let client = client()?;
         let stop = Arc::new(AtomicBool::new(false));
-        let url = format!(
-            "{}/v1/influxdb/write?db=public&precision=ms",
-            cluster.frontend_http
-        );
         let outcomes: Vec<Arc<Outcome>> = HOSTS.iter().map(|_| Arc::default()).collect();
         let writers = HOSTS.iter().zip(&outcomes).map(|(host, outcome)| {
-            let writer = Writer {
-                client: client.clone(),
-                url: url.clone(),
-                host,
-                outcome: Arc::clone(outcome),
-            };
+            let writer = Writer::new(cluster, client.clone(), host, Arc::clone(outcome));
             tokio::spawn(writer.run(rate, Arc::clone(&stop)))
         });
         Ok(Self {
@@ -70,6 +119,32 @@ impl Load {
             outcomes,
             stop,
         })
+    }
+
+    /// A single writer that sends its next write when the last one is answered, until it is told to stop.
+    pub fn sequential(
+        cluster: &Cluster,
+        host: &'static str,
+        stop: Arc<AtomicBool>,
+    ) -> Result<(Self, JoinHandle<()>)> {
+        let outcome = Arc::new(Outcome {
+            // Times that no writer by schedule comes to.
+            next: AtomicI64::new(FIRST_TIME / 2),
+            ..Outcome::default()
+        });
+        let writer = Writer::new(cluster, client()?, host, Arc::clone(&outcome));
+        let load = Self {
+            writers: Vec::new(),
+            outcomes: vec![outcome],
+            stop: Arc::clone(&stop),
+        };
+        let run = async move {
+            while !stop.load(Ordering::SeqCst) {
+                let time = writer.outcome.next.fetch_add(1, Ordering::SeqCst);
+                writer.write(Instant::now(), time).await;
+            }
+        };
+        Ok((load, tokio::spawn(run)))
     }
 
     /// Ends the writers when what they have sent is answered.
@@ -89,51 +164,98 @@ impl Load {
     }
 
     pub fn rows_acknowledged(&self) -> usize {
-        let lengths = self.outcomes.iter().map(|o| lock(&o.acknowledged).len());
-        lengths.sum()
+        self.outcomes.iter().map(|o| o.lock().len()).sum()
     }
 
     /// When something of the region was acknowledged last.
     pub fn last(&self, region: usize) -> Option<Instant> {
-        lock(&self.outcomes[region].acknowledged)
-            .last()
-            .map(|(at, _)| *at)
+        self.outcomes[region].lock().last().map(|a| a.at)
     }
 
     /// The longest time between two acknowledgements of a region in the stretch of time.
-    pub fn longest_gap(&self, region: usize, from: Instant, to: Instant) -> Duration {
-        let acknowledged = lock(&self.outcomes[region].acknowledged);
-        let times = acknowledged.iter().map(|(at, _)| *at);
-        let times: Vec<Instant> = times.filter(|at| (from..=to).contains(at)).collect();
-        let gaps = times
-            .windows(2)
-            .map(|pair| pair[1].saturating_duration_since(pair[0]));
-        gaps.max().unwrap_or_else(|| to.saturating_duration_since(from))
+    pub fn longest_gap(&self, region: usize, from: Instant, to: Instant) -> Gap {
+        longest_gap(&self.outcomes[region].between(from, to), from, to)
     }
 
-    /// Reads everything back: rows that are lost, and rows that are there twice.
-    pub async fn verify(&self, cluster: &Cluster) -> Result<(usize, usize)> {
-        let (mut lost, mut doubled) = (0, 0);
-        for (host, outcome) in HOSTS.iter().zip(&self.outcomes) {
-            let statement = format!("SELECT CAST(ts AS BIGINT) FROM {TABLE} WHERE host = '{host}'");
-            let text = cluster.sql(&statement).await?;
+    /// When something of the region was first acknowledged since then.
+    pub fn first_since(&self, region: usize, since: Instant) -> Option<Instant> {
+        let acknowledged = self.outcomes[region].lock();
+        let first = acknowledged.partition_point(|a| a.at < since);
+        acknowledged.get(first).map(|a| a.at)
+    }
+
+    /// What was acknowledged of a region in a stretch of time.
+    pub fn between(&self, region: usize, from: Instant, to: Instant) -> Vec<Acknowledged> {
+        self.outcomes[region].between(from, to)
+    }
+
+    /// How long writes took that were due in the stretch of time and have been answered by now.
+    pub fn latencies(&self, from: Instant, to: Instant) -> Vec<Duration> {
+        let now = Instant::now();
+        let answered = self.outcomes.iter().flat_map(|o| o.between(from, now));
+        let due = answered.filter(|a| (from..to).contains(&a.due));
+        due.map(|a| a.at.saturating_duration_since(a.due)).collect()
+    }
+
+    /// For each region, the time of the row that comes next.
+    pub fn next_times(&self) -> Vec<i64> {
+        self.outcomes
+            .iter()
+            .map(|o| o.next.load(Ordering::SeqCst))
+            .collect()
+    }
+
+    /// Reads the rows of stretches of times back, one stretch for each region.
+    pub async fn verify(&self, cluster: &Cluster, from: &[i64], to: &[i64]) -> Result<Damage> {
+        let mut damage = Damage::default();
+        for (region, outcome) in self.outcomes.iter().enumerate() {
+            let stretch = from[region]..to[region];
+            let acknowledged: Vec<i64> = outcome.lock().iter().map(|a| a.time).collect();
+            let text = cluster.sql(&select(HOSTS[region], &stretch)).await?;
             let mut found = BTreeSet::new();
-            for time in text.lines().filter_map(|line| line.trim().parse::<i64>().ok()) {
-                doubled += usize::from(!found.insert(time));
+            for time in times(&text) {
+                damage.doubled += usize::from(!found.insert(time));
             }
-            let acknowledged = lock(&outcome.acknowledged);
-            lost += acknowledged
+            let missing = acknowledged
                 .iter()
-                .filter(|(_, time)| !found.contains(time))
-                .count();
+                .filter(|time| stretch.contains(time) && !found.contains(time));
+            damage.lost += missing.count();
         }
-        Ok((lost, doubled))
+        Ok(damage)
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    // Nobody panics while holding it.
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+/// Reads the times of a region's rows.
+pub fn select(host: &str, times: &Range<i64>) -> String {
+    format!(
+        "SELECT CAST(ts AS BIGINT) FROM {TABLE} WHERE host = '{host}' AND ts >= {} AND ts < {}",
+        times.start, times.end
+    )
+}
+
+pub fn times(csv: &str) -> impl Iterator<Item = i64> {
+    csv.lines().filter_map(|line| line.trim().parse().ok())
+}
+
+/// For writes: they are sent again by nobody, and fail after a while.
+fn client() -> Result<reqwest::Client> {
+    let client = reqwest::Client::builder()
+        .timeout(DEADLINE)
+        .no_proxy()
+        .pool_max_idle_per_host(UNDER_WAY);
+    Ok(client.build()?)
+}
+
+fn longest_gap(acknowledged: &[Acknowledged], from: Instant, to: Instant) -> Gap {
+    let gaps = acknowledged.windows(2).map(|pair| Gap {
+        length: pair[1].at.saturating_duration_since(pair[0].at),
+        ended: pair[1].at,
+    });
+    // Where nothing was acknowledged, the whole stretch is a gap.
+    gaps.max_by_key(|gap| gap.length).unwrap_or(Gap {
+        length: to.saturating_duration_since(from),
+        ended: to,
+    })
 }
 
 struct Writer {
@@ -144,21 +266,33 @@ struct Writer {
 }
 
 impl Writer {
+    fn new(cluster: &Cluster, client: reqwest::Client, host: &'static str, outcome: Arc<Outcome>) -> Self {
+        let url = format!(
+            "{}/v1/influxdb/write?db=public&precision=ms",
+            cluster.frontend_http
+        );
+        Self {
+            client,
+            url,
+            host,
+            outcome,
+        }
+    }
+
     async fn run(self, rate: u32, stop: Arc<AtomicBool>) {
         let writer = Arc::new(self);
         let permits = Arc::new(Semaphore::new(UNDER_WAY));
-        let mut due = tokio::time::interval(Duration::from_secs(1) / rate);
-        due.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Burst);
-        let mut time = 1_700_000_000_000;
+        let mut ticks = tokio::time::interval(Duration::from_secs(1) / rate);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Burst);
         while !stop.load(Ordering::SeqCst) {
-            due.tick().await;
-            time += 1;
+            let due = ticks.tick().await;
+            let time = writer.outcome.next.fetch_add(1, Ordering::SeqCst);
             let Ok(permit) = Arc::clone(&permits).acquire_owned().await else {
                 return;
             };
             let writer = Arc::clone(&writer);
             tokio::spawn(async move {
-                writer.write(time).await;
+                writer.write(due, time).await;
                 drop(permit);
             });
         }
@@ -167,14 +301,57 @@ impl Writer {
     }
 
     /// One write, sent once: a client that does not retry.
-    async fn write(&self, time: i64) {
+    async fn write(&self, due: Instant, time: i64) {
         let line = format!("{TABLE},host={} value=1 {time}", self.host);
         let answer = self.client.post(&self.url).body(line).send().await;
         match answer {
             Ok(answer) if answer.status().is_success() => {
-                lock(&self.outcome.acknowledged).push((Instant::now(), time));
+                let mut acknowledged = self.outcome.lock();
+                let at = Instant::now();
+                acknowledged.push(Acknowledged { due, at, time });
             }
             _ => drop(self.outcome.errors.fetch_add(1, Ordering::SeqCst)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_gap_is_found_with_its_end() {
+        let start = Instant::now();
+        let ms = |ms| start + Duration::from_millis(ms);
+        let at = |at| Acknowledged { due: at, at, time: 0 };
+        let acknowledged = [at(ms(5)), at(ms(10)), at(ms(60)), at(ms(65))];
+        let gap = longest_gap(&acknowledged, start, ms(100));
+        assert_eq!((gap.length, gap.ended), (Duration::from_millis(50), ms(60)));
+        assert_eq!(
+            longest_gap(&[], start, ms(100)).length,
+            Duration::from_millis(100)
+        );
+    }
+
+    #[test]
+    fn acknowledgements_are_found_by_when_they_came() {
+        let outcome = Outcome::default();
+        let start = Instant::now();
+        for ms in 0..10 {
+            let at = start + Duration::from_millis(ms);
+            outcome.lock().push(Acknowledged {
+                due: at,
+                at,
+                time: ms as i64,
+            });
+        }
+        let found = outcome.between(start + Duration::from_millis(3), start + Duration::from_millis(5));
+        assert_eq!(found.iter().map(|a| a.time).collect::<Vec<_>>(), [3, 4, 5]);
+        assert_eq!(outcome.newest(2), [9, 8]);
+    }
+
+    #[test]
+    fn headers_of_csv_are_no_times() {
+        assert_eq!(times("CAST(ts)\n17\n18\r\n").collect::<Vec<_>>(), [17, 18]);
     }
 }

@@ -1,23 +1,41 @@
 //! `greptime-chaos`: faults on a cluster of plain processes, many times, and how long writes wait for each.
 
 mod cluster;
+mod cpu;
+mod disk;
+mod faults;
+mod floor;
 mod load;
+mod network;
+mod numbers;
+mod owner;
+mod picture;
+mod process;
+mod reader;
 mod report;
+mod round;
+mod run;
+mod shell;
+mod steps;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Result, bail};
 use clap::{Parser, ValueEnum};
-use tokio::time::Instant;
 
-use cluster::{Cluster, Programs, RegionReport};
-use load::{HOSTS, Load};
-use report::Report;
+use cluster::Shape;
+use faults::Fault;
+use network::Network;
+use run::{Ending, Plan};
 
-/// Breaks a cluster of one etcd, one metasrv, three datanodes and a frontend while each region is written to by
-/// schedule. Prints, for each kind of fault, how long writes of a region whose leader was hit were not acknowledged, and
-/// whether every acknowledged row is there once.
+/// Breaks a cluster of one etcd, one metasrv, datanodes and a frontend while each of three regions is written to by
+/// schedule. Prints, for each kind of fault, how long writes of a region whose leader was hit were not acknowledged,
+/// whether every acknowledged row is there once, and whether a read ever lacked one.
+///
+/// As root, each process has a network of its own, so that it can be cut off. Otherwise all are on the loopback, and
+/// the faults that cut are not there.
 #[derive(Parser)]
 #[command(version, about)]
 struct Arguments {
@@ -27,157 +45,166 @@ struct Arguments {
     /// The etcd program.
     #[arg(long)]
     etcd: PathBuf,
-    /// The faults, one kind after the other.
-    #[arg(long, value_enum, default_values = ["kill", "stop", "metasrv-kill"])]
+    /// The faults, one kind after the other [default: kill, stop, metasrv-kill, and partition if it is possible].
+    #[arg(long, value_enum, value_delimiter = ',')]
     fault: Vec<Fault>,
     /// How often each kind happens.
     #[arg(long, default_value_t = 20)]
     count: usize,
     /// Writes each second, to each of three regions.
-    #[arg(long, default_value_t = 200)]
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     rate: u32,
-    /// Where the report goes.
+    /// Where the report goes; the picture goes beside it.
     #[arg(long, default_value = "reports/chaos.json")]
     report: PathBuf,
+    /// Goes on with the report that is there: what it has is not done again.
+    #[arg(long)]
+    resume: bool,
+    /// Minutes after which no more faults begin.
+    #[arg(long, default_value_t = 90)]
+    minutes: u64,
+    /// Datanodes [default: 3, and 4 when regions move].
+    #[arg(long, value_parser = clap::value_parser!(u8).range(3..=9))]
+    datanodes: Option<u8>,
+    /// Bare changes of leaders, for the floor of every gap.
+    #[arg(long, default_value_t = 5)]
+    floors: usize,
     /// Data and logs, kept afterwards; a temporary directory that is removed if it is not given.
     #[arg(long)]
     dir: Option<PathBuf>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Fault {
-    /// SIGKILL of a datanode that leads regions; it starts again when the others have taken over.
-    Kill,
-    /// SIGSTOP of a datanode that leads regions, for two seconds.
-    Stop,
-    /// SIGKILL of the metasrv; it starts again after a second.
-    MetasrvKill,
-}
+const BY_DEFAULT: [Fault; 4] = [Fault::Kill, Fault::Stop, Fault::MetasrvKill, Fault::Partition];
 
-impl Fault {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Kill => "kill",
-            Self::Stop => "stop",
-            Self::MetasrvKill => "metasrv_kill",
+fn main() -> ExitCode {
+    match chaos(Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
         }
     }
 }
 
-/// Writes that are not acknowledged for so long have failed.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// What is looked at around a fault.
-const BEFORE: Duration = Duration::from_millis(500);
-const AFTER: Duration = Duration::from_millis(500);
-
-#[tokio::main]
-async fn main() -> Result<()> {
-    let arguments = Arguments::parse();
-    let temporary = tempfile::tempdir()?;
+fn chaos(arguments: Arguments) -> Result<()> {
+    sweep();
+    let is_root = rustix::process::geteuid().is_root();
+    // Before there are threads, which would stay in the network of before.
+    let network = match is_root {
+        true => Network::own(),
+        false => Err(anyhow::anyhow!("only root may make networks")),
+    };
+    let faults = choose_faults(&arguments.fault, network.as_ref().err(), is_root)?;
+    let network = network.unwrap_or(Network::Loopback);
+    let temporary = tempfile::Builder::new().prefix(&owner::name("")).tempdir()?;
     let dir = match &arguments.dir {
-        Some(dir) => dir.clone(),
+        Some(dir) => std::path::absolute(dir)?,
         None => temporary.path().to_owned(),
     };
     std::fs::create_dir_all(&dir)?;
-    let programs = Programs {
-        node: arguments.node.clone(),
-        etcd: arguments.etcd.clone(),
+    let moves = faults.contains(&Fault::Migrate);
+    let shape = Shape {
+        node: std::path::absolute(&arguments.node)?,
+        etcd: std::path::absolute(&arguments.etcd)?,
+        dir,
+        datanodes: arguments.datanodes.map_or(if moves { 4 } else { 3 }, usize::from),
+        disks: faults.iter().any(|fault| fault.needs_disks()),
     };
-    let mut cluster = Cluster::start(&programs, &dir).await?;
-    load::create_table(&cluster).await?;
-    cluster.until_whole().await?;
-    let mut load = Load::start(&cluster, arguments.rate)?;
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    let mut reports = Vec::new();
-    for fault in &arguments.fault {
-        let mut report = Report::new(fault.name());
-        let (errors, rows) = (load.errors(), load.rows_acknowledged());
-        for round in 1..=arguments.count {
-            one_fault(*fault, &mut cluster, &load, &mut report)
-                .await
-                .with_context(|| format!("{}, round {round} of {}", fault.name(), arguments.count))?;
-            if round % 10 == 0 || round == arguments.count {
-                println!("{} {round}/{}: {report}", fault.name(), arguments.count);
+    let plan = Plan {
+        faults,
+        count: arguments.count,
+        rate: arguments.rate,
+        report: arguments.report,
+        resume: arguments.resume,
+        at_most: Duration::from_secs(60 * arguments.minutes),
+        floors: arguments.floors,
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let outcome = runtime.block_on(run::run(plan, &shape, network));
+    match outcome {
+        Ok(Ending::Whole) => Ok(()),
+        Ok(Ending::Early(why)) => bail!("{why}; what is missing can be done with --resume"),
+        Err(error) => {
+            if arguments.dir.is_none() {
+                keep(temporary)?;
             }
+            Err(error)
         }
-        report.client_errors = load.errors() - errors;
-        report.rows_acknowledged = load.rows_acknowledged() - rows;
-        reports.push(report);
     }
-    load.finish().await?;
-    let (lost, doubled) = load.verify(&cluster).await?;
-    println!(
-        "{} rows acknowledged, {lost} lost, {doubled} twice, {} errors",
-        load.rows_acknowledged(),
-        load.errors()
-    );
-    report::write(&arguments.report, &reports, lost, doubled)?;
-    anyhow::ensure!(lost == 0 && doubled == 0, "rows are lost or doubled");
+}
+
+/// Keeps data and logs of a run that has failed, under a name that no later run removes.
+fn keep(dir: tempfile::TempDir) -> Result<()> {
+    let kept = dir
+        .path()
+        .with_file_name(format!("greptime-chaos-failed-{}", std::process::id()));
+    std::fs::rename(dir.keep(), &kept)?;
+    println!("data and logs stay in {}", kept.display());
     Ok(())
 }
 
-/// One fault, from a whole cluster to a whole cluster.
-async fn one_fault(fault: Fault, cluster: &mut Cluster, load: &Load, report: &mut Report) -> Result<()> {
-    let regions = cluster.until_whole().await?;
-    tokio::time::sleep(BEFORE * 2).await;
-    let quiet = Instant::now();
-    for region in 0..HOSTS.len() {
-        report.note_ordinary(load.longest_gap(region, quiet - BEFORE * 2, quiet));
+/// The faults that are wanted, or an error that says which are possible.
+fn choose_faults(wanted: &[Fault], no_network: Option<&anyhow::Error>, is_root: bool) -> Result<Vec<Fault>> {
+    if let Some(error) = no_network {
+        println!("no networks of their own for the processes ({error:#}): all are on the loopback");
     }
-    // Another datanode each time, as far as it leads something.
-    let victim = (0..3)
-        .map(|n| (report.count() + n) % 3)
-        .find(|n| !led_by(&regions, *n).is_empty());
-    let victim = victim.context("nobody leads anything")?;
-    let hit = match fault {
-        Fault::MetasrvKill => (0..HOSTS.len()).collect(),
-        Fault::Kill | Fault::Stop => led_by(&regions, victim),
-    };
-    let began = Instant::now();
-    match fault {
-        Fault::Kill => cluster.kill_datanode(victim)?,
-        Fault::Stop => cluster.freeze_datanode(victim, true)?,
-        Fault::MetasrvKill => cluster.kill_metasrv()?,
+    let is_possible =
+        |fault: &Fault| !(fault.needs_network() && no_network.is_some() || fault.needs_disks() && !is_root);
+    if wanted.is_empty() {
+        return Ok(BY_DEFAULT.into_iter().filter(is_possible).collect());
     }
-    until_acknowledged(load, &hit, began).await?;
-    tokio::time::sleep(AFTER).await;
-    let ended = Instant::now();
-    let gaps = hit
-        .iter()
-        .map(|region| load.longest_gap(*region, began - BEFORE, ended));
-    report.note_fault(gaps.collect());
-    match fault {
-        Fault::Kill => cluster.start_datanode(victim)?,
-        Fault::Stop => {
-            tokio::time::sleep(Duration::from_secs(2)).await;
-            cluster.freeze_datanode(victim, false)?;
-        }
-        Fault::MetasrvKill => {
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            cluster.start_metasrv()?;
-        }
-    }
-    Ok(())
-}
-
-/// Regions of the table that a datanode leads, by their number.
-fn led_by(regions: &[RegionReport], node: usize) -> Vec<usize> {
-    let led = regions.iter().filter(|r| r.leader == Some(node));
-    let number = |r: &RegionReport| r.region.rsplit(':').next()?.parse().ok();
-    led.filter(|r| r.table.as_deref() == Some("public.chaos"))
-        .filter_map(number)
-        .collect()
-}
-
-/// Waits until something that was acknowledged after `began` is there for each region.
-async fn until_acknowledged(load: &Load, regions: &[usize], began: Instant) -> Result<()> {
-    let is_back = |region: &usize| load.last(*region).is_some_and(|at| at > began + AFTER / 10);
-    while !regions.iter().all(is_back) {
-        anyhow::ensure!(
-            began.elapsed() < PATIENCE,
-            "writes of regions {regions:?} are not acknowledged any more"
+    let possible = Fault::value_variants().iter().filter(|fault| is_possible(fault));
+    let possible: Vec<String> = possible.map(|fault| fault.name()).collect();
+    if let Some(fault) = wanted.iter().find(|fault| !is_possible(fault)) {
+        bail!(
+            "{} needs root and networks of its own; here there are: {}",
+            fault.name(),
+            possible.join(", ")
         );
-        tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    Ok(())
+    Ok(wanted.to_vec())
+}
+
+/// Removes what runs have left behind that were killed themselves.
+fn sweep() {
+    let disks = disk::left_behind();
+    // Whoever waits for a frozen disk cannot be killed.
+    disks.iter().for_each(disk::Leftover::thaw);
+    network::sweep();
+    disks.iter().for_each(disk::Leftover::remove);
+    let entries = std::fs::read_dir(std::env::temp_dir()).into_iter().flatten();
+    let is_left_behind = |dir: &Path| {
+        let name = dir.file_name().and_then(|name| name.to_str());
+        name.is_some_and(owner::is_left_behind)
+    };
+    for dir in entries.filter_map(|entry| Some(entry.ok()?.path())) {
+        if is_left_behind(&dir) {
+            // What cannot be removed is tried again by the next run.
+            let _ = std::fs::remove_dir_all(dir);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_networks_the_faults_that_cut_are_refused_by_name_and_left_out_by_default() {
+        let error = anyhow::anyhow!("only root");
+        let chosen = choose_faults(&[], Some(&error), false).unwrap();
+        assert_eq!(chosen, [Fault::Kill, Fault::Stop, Fault::MetasrvKill]);
+        let refused = choose_faults(&[Fault::Partition], Some(&error), false).unwrap_err();
+        let words = "here there are: kill, stop, metasrv_kill, etcd_kill, migrate, rolling_restart";
+        assert!(refused.to_string().contains(words), "{refused}");
+        let all = choose_faults(&[Fault::SlowDisk, Fault::Partition], None, true).unwrap();
+        assert_eq!(all, [Fault::SlowDisk, Fault::Partition]);
+    }
+
+    #[test]
+    fn faults_are_given_one_by_one_or_in_a_list() {
+        let words = "chaos --node n --etcd e --fault kill,node_crash --fault etcd-kill";
+        let arguments = Arguments::try_parse_from(words.split(' ')).unwrap();
+        assert_eq!(arguments.fault, [Fault::Kill, Fault::NodeCrash, Fault::EtcdKill]);
+    }
 }

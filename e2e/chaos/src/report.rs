@@ -1,125 +1,398 @@
-//! What came of one kind of fault.
+//! What came of the faults: `reports/chaos.json`, a list with one entry for each kind.
+//!
+//! An entry keeps its samples, so that a run that goes on where another ended adds to them and settles everything anew.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::Result;
-use serde_json::{Value, json};
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
 
-pub struct Report {
-    fault: &'static str,
-    faults: usize,
-    /// The longest time without an acknowledgement around each fault, of each region that was hit.
-    gaps: Vec<Duration>,
-    /// The same in as much time in which nothing happened.
-    ordinary: Vec<Duration>,
+use crate::cpu::Ticks;
+use crate::faults::{Aim, Fault};
+use crate::floor::Floor;
+use crate::numbers::{Histogram, Percentiles, median, milliseconds, rounded};
+use crate::steps::{NAMES, Steps};
+
+/// Bins of acknowledgements around a fault.
+pub const BINS_BEFORE: usize = 25;
+pub const BINS_AFTER: usize = 75;
+
+/// Writes of the 5 s after a fault may take this much longer than those of the 5 s before.
+const SLOWER_AT_MOST: f64 = 2.0;
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Entry {
+    pub fault: String,
+    pub count: usize,
+    /// Regions whose leader was hit, of all faults together.
+    pub regions_hit: usize,
+    /// The longest time without an acknowledgement around a fault, of each region that was hit.
+    pub gap_ms: Percentiles,
+    /// The same in as much time in which nothing happened, of all regions.
+    pub ordinary_ms: Percentiles,
+    /// `gap_ms` of each sort, of faults that take turns.
+    pub sorts_ms: BTreeMap<String, Percentiles>,
+    /// Each percentile of the gap less the same one of `ordinary_ms`.
+    pub excess_ms: Percentiles,
+    /// The median of bare changes of leaders between the same processes, with nothing else running.
+    pub floor_ms: Option<f64>,
+    /// `migrate`, or `idle_kill` without its detection.
+    pub floor_by: String,
+    /// The longest time without an acknowledgement of any region while what was hit came back.
+    pub return_ms: Percentiles,
     pub client_errors: u64,
     pub rows_acknowledged: usize,
+    pub rows_lost: usize,
+    pub rows_doubled: usize,
+    pub reads: u64,
+    pub read_errors: u64,
+    pub stale_reads: u64,
+    /// Of the whole machine.
+    pub cpu_percent: f64,
+    /// Medians, in milliseconds.
+    pub steps_ms: BTreeMap<String, f64>,
+    /// Regions for which metasrv had to give an order more than once.
+    pub ordered_again: usize,
+    /// Of faults that must not be felt.
+    pub writes_ms: Option<WriteTimes>,
+    /// Aims that were missed, in words.
+    pub missed: Vec<String>,
+    pub samples: Samples,
+}
+
+/// How long writes took at their 99.9th percentile: in the 5 s before a fault, in the 5 s after it, and in the 5 s in
+/// which the cluster became whole again.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct WriteTimes {
+    pub p999_before: f64,
+    pub p999_after: f64,
+    pub p999_return: f64,
+}
+
+/// In milliseconds, in the order of the faults.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Samples {
+    pub gaps: Vec<f64>,
+    pub sorts: BTreeMap<String, Vec<f64>>,
+    pub ordinary: Vec<f64>,
+    pub returns: Vec<f64>,
+    pub floors: Vec<f64>,
+    pub steps: BTreeMap<String, Vec<f64>>,
+    pub before: Histogram,
+    pub after: Histogram,
+    pub whole: Histogram,
+    /// Acknowledgements in each bin, of all regions that were hit.
+    pub timeline: Vec<u64>,
+    pub cpu_busy: u64,
+    pub cpu_all: u64,
+}
+
+/// What is seen of a region that was hit.
+pub struct Seen {
+    pub gap: Duration,
+    pub sort: Option<&'static str>,
+    pub steps: Steps,
+    /// Of metasrv, to lead it.
+    pub orders: usize,
+    pub timeline: Vec<u64>,
+}
+
+impl Entry {
+    pub fn new(fault: &str) -> Self {
+        Self {
+            fault: fault.to_owned(),
+            ..Self::default()
+        }
+    }
+
+    pub fn note(&mut self, seen: Seen) {
+        let samples = &mut self.samples;
+        let gap = milliseconds(seen.gap);
+        self.ordered_again += usize::from(seen.orders > 1);
+        samples.gaps.push(gap);
+        if let Some(sort) = seen.sort {
+            samples.sorts.entry(sort.to_owned()).or_default().push(gap);
+        }
+        for (name, ms) in seen.steps {
+            samples.steps.entry(name).or_default().push(rounded(ms));
+        }
+        samples.timeline.resize(BINS_BEFORE + BINS_AFTER, 0);
+        for (sum, acknowledged) in samples.timeline.iter_mut().zip(seen.timeline) {
+            *sum += acknowledged;
+        }
+    }
+
+    pub fn note_floor(&mut self, floor: &Floor) {
+        self.floor_by = floor.way.name().to_owned();
+        self.samples
+            .floors
+            .extend(floor.times.iter().map(|ms| rounded(*ms)));
+    }
+
+    pub fn note_cpu(&mut self, ticks: Ticks) {
+        self.samples.cpu_busy += ticks.busy;
+        self.samples.cpu_all += ticks.all;
+    }
+
+    /// Computes everything that follows from the samples.
+    pub fn settle(&mut self, fault: Fault) {
+        let samples = &self.samples;
+        self.regions_hit = samples.gaps.len();
+        self.gap_ms = Percentiles::of(&samples.gaps);
+        self.ordinary_ms = Percentiles::of(&samples.ordinary);
+        let sorts = samples.sorts.iter();
+        self.sorts_ms = sorts
+            .map(|(sort, gaps)| (sort.clone(), Percentiles::of(gaps)))
+            .collect();
+        self.excess_ms = self.gap_ms.beyond(self.ordinary_ms);
+        self.return_ms = Percentiles::of(&samples.returns);
+        self.floor_ms = (!samples.floors.is_empty()).then(|| median(&samples.floors));
+        let steps = samples.steps.iter();
+        self.steps_ms = steps.map(|(name, times)| (name.clone(), median(times))).collect();
+        let cpu = Ticks {
+            busy: samples.cpu_busy,
+            all: samples.cpu_all,
+        };
+        self.cpu_percent = rounded(cpu.percent());
+        self.writes_ms = (!samples.before.is_empty()).then(|| WriteTimes {
+            p999_before: samples.before.percentile(0.999),
+            p999_after: samples.after.percentile(0.999),
+            p999_return: samples.whole.percentile(0.999),
+        });
+        self.missed = self.missed(fault);
+    }
+
+    fn missed(&self, fault: Fault) -> Vec<String> {
+        if self.count == 0 {
+            return Vec::new();
+        }
+        let of_gap = fault.aim().map(|aim| self.missed_gaps(aim));
+        let mut missed = of_gap.unwrap_or_default();
+        if fault.allows_no_errors() && self.client_errors > 0 {
+            missed.push(format!("{} writes failed, aim 0", self.client_errors));
+        }
+        if let Some(writes) = &self.writes_ms {
+            let before = writes.p999_before;
+            for (when, p999) in [
+                ("after the fault", writes.p999_after),
+                ("until all is whole", writes.p999_return),
+            ] {
+                let times = p999 / before.max(0.1);
+                if times > SLOWER_AT_MOST {
+                    missed.push(format!(
+                        "p99.9 of writes in the 5 s {when} is {times:.1} times that before ({p999} ms, {before} ms), aim \
+                         {SLOWER_AT_MOST} times"
+                    ));
+                }
+            }
+        }
+        missed
+    }
+
+    fn missed_gaps(&self, aim: Aim) -> Vec<String> {
+        let (gap, excess) = (self.gap_ms, self.excess_ms);
+        let percentiles = [
+            ("p50", gap.p50, excess.p50, aim.p50),
+            ("p99", gap.p99, excess.p99, aim.p99),
+            ("max", gap.max, excess.max, aim.max),
+        ];
+        let missed = percentiles.into_iter().filter(|(_, gap, _, aim)| gap > aim);
+        let words = missed.map(|(name, gap, excess, aim)| {
+            let floor = self
+                .floor_ms
+                .map_or("unknown".to_owned(), |ms| format!("{ms} ms"));
+            format!("{name} is {gap} ms, aim {aim} ms (beyond ordinary commits {excess} ms, floor {floor})")
+        });
+        words.collect()
+    }
+
+    /// Whether all that was acknowledged was there, once, whenever somebody looked.
+    pub fn is_sound(&self) -> bool {
+        self.rows_lost == 0 && self.rows_doubled == 0 && self.stale_reads == 0
+    }
+
+    /// How many of the fault are still to come.
+    pub fn missing(&self, wanted: usize) -> usize {
+        wanted.saturating_sub(self.count)
+    }
+}
+
+impl fmt::Display for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let three = |p: Percentiles| format!("{:.0}/{:.0}/{:.0}", p.p50, p.p99, p.max);
+        write!(
+            f,
+            "{:<18} {:>5} {:>5} {:>16} {:>14} {:>16} {:>6} {:>6} {:>8} {:>4} {:>4} {:>5} {:>4.0}%",
+            self.fault,
+            self.count,
+            self.regions_hit,
+            three(self.gap_ms),
+            three(self.ordinary_ms),
+            three(self.excess_ms),
+            self.floor_ms.map_or("-".to_owned(), |ms| format!("{ms:.0}")),
+            self.client_errors,
+            self.rows_acknowledged,
+            self.rows_lost,
+            self.rows_doubled,
+            self.stale_reads,
+            self.cpu_percent
+        )?;
+        for (sort, gaps) in &self.sorts_ms {
+            write!(f, "\n    {sort}: {} ms", three(*gaps))?;
+        }
+        for missed in &self.missed {
+            write!(f, "\n    missed: {missed}")?;
+        }
+        if let Some(writes) = &self.writes_ms {
+            let (before, after, whole) = (writes.p999_before, writes.p999_after, writes.p999_return);
+            write!(
+                f,
+                "\n    p99.9 of writes: {before} ms in the 5 s before, {after} ms in the 5 s after, {whole} ms until whole"
+            )?;
+        }
+        if !self.samples.returns.is_empty() {
+            write!(f, "\n    while it comes back: {} ms", three(self.return_ms))?;
+        }
+        let steps = NAMES
+            .iter()
+            .filter_map(|name| Some((name, self.steps_ms.get(*name)?)));
+        let steps: Vec<String> = steps.map(|(name, ms)| format!("{name} {ms}")).collect();
+        if !steps.is_empty() {
+            write!(f, "\n    where the median goes, in ms: {}", steps.join(", "))?;
+        }
+        if self.ordered_again > 0 {
+            let (again, hit) = (self.ordered_again, self.regions_hit);
+            write!(f, "\n    metasrv had to order again for {again} of {hit} regions")?;
+        }
+        Ok(())
+    }
+}
+
+/// Above the entries when they are printed. Three numbers are p50, p99 and the longest.
+pub fn heading() -> String {
+    format!(
+        "{:<18} {:>5} {:>5} {:>16} {:>14} {:>16} {:>6} {:>6} {:>8} {:>4} {:>4} {:>5} {:>5}",
+        "fault",
+        "count",
+        "hit",
+        "gap ms",
+        "ordinary ms",
+        "excess ms",
+        "floor",
+        "errors",
+        "rows",
+        "lost",
+        "twice",
+        "stale",
+        "cpu"
+    )
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Report {
+    pub entries: Vec<Entry>,
 }
 
 impl Report {
-    pub fn new(fault: &'static str) -> Self {
-        Self {
-            fault,
-            faults: 0,
-            gaps: Vec::new(),
-            ordinary: Vec::new(),
-            client_errors: 0,
-            rows_acknowledged: 0,
+    pub fn read(file: &Path) -> Result<Self> {
+        if !file.exists() {
+            return Ok(Self::default());
         }
+        let text = std::fs::read_to_string(file)?;
+        serde_json::from_str(&text)
+            .with_context(|| format!("{} is not a report that can be continued", file.display()))
     }
 
-    pub fn count(&self) -> usize {
-        self.faults
+    /// The entry of a fault, made if it is not there.
+    pub fn entry(&mut self, fault: Fault) -> &mut Entry {
+        let name = fault.name();
+        let place = self.entries.iter().position(|e| e.fault == name);
+        let place = place.unwrap_or_else(|| {
+            self.entries.push(Entry::new(&name));
+            self.entries.len() - 1
+        });
+        &mut self.entries[place]
     }
 
-    pub fn note_fault(&mut self, gaps: Vec<Duration>) {
-        self.faults += 1;
-        self.gaps.extend(gaps);
-    }
-
-    pub fn note_ordinary(&mut self, gap: Duration) {
-        self.ordinary.push(gap);
-    }
-}
-
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (gap, ordinary) = (Percentiles::of(&self.gaps), Percentiles::of(&self.ordinary));
-        write!(
-            f,
-            "gap p50 {:.0} p99 {:.0} max {:.0} ms of {} regions hit; without a fault p50 {:.0} p99 {:.0} max {:.0} ms",
-            gap.p50,
-            gap.p99,
-            gap.max,
-            self.gaps.len(),
-            ordinary.p50,
-            ordinary.p99,
-            ordinary.max
-        )
-    }
-}
-
-/// In milliseconds.
-struct Percentiles {
-    p50: f64,
-    p99: f64,
-    max: f64,
-}
-
-impl Percentiles {
-    fn of(times: &[Duration]) -> Self {
-        let mut sorted: Vec<f64> = times.iter().map(|t| t.as_secs_f64() * 1000.0).collect();
-        sorted.sort_by(f64::total_cmp);
-        // The smallest that so many are not above.
-        let at = |share: f64| {
-            let rank = (share * sorted.len() as f64).ceil() as usize;
-            sorted.get(rank.saturating_sub(1)).copied().unwrap_or(0.0)
-        };
-        Self {
-            p50: at(0.5),
-            p99: at(0.99),
-            max: at(1.0),
+    /// In the place of an older one, which is there until this one is whole.
+    pub fn write(&self, file: &Path) -> Result<()> {
+        if let Some(dir) = file.parent() {
+            std::fs::create_dir_all(dir)?;
         }
+        let unfinished = file.with_extension("json.new");
+        std::fs::write(&unfinished, serde_json::to_string_pretty(self)? + "\n")?;
+        Ok(std::fs::rename(unfinished, file)?)
     }
-
-    fn json(&self) -> Value {
-        let round = |ms: f64| (ms * 10.0).round() / 10.0;
-        json!({"p50": round(self.p50), "p99": round(self.p99), "max": round(self.max)})
-    }
-}
-
-pub fn write(file: &Path, reports: &[Report], lost: usize, doubled: usize) -> Result<()> {
-    let entry = |report: &Report| {
-        json!({
-            "fault": report.fault,
-            "count": report.faults,
-            "regions_hit": report.gaps.len(),
-            "gap_ms": Percentiles::of(&report.gaps).json(),
-            "ordinary_ms": Percentiles::of(&report.ordinary).json(),
-            "client_errors": report.client_errors,
-            "rows_acknowledged": report.rows_acknowledged,
-            "rows_lost": lost,
-            "rows_doubled": doubled,
-        })
-    };
-    let entries: Vec<Value> = reports.iter().map(entry).collect();
-    if let Some(dir) = file.parent() {
-        std::fs::create_dir_all(dir)?;
-    }
-    Ok(std::fs::write(file, serde_json::to_string_pretty(&entries)?)?)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn some_kills() -> Entry {
+        let mut entry = Entry::new("kill");
+        for gap in [40, 50, 500] {
+            entry.count += 1;
+            let steps = Steps::from([("detect".to_owned(), gap as f64 / 2.0)]);
+            entry.note(Seen {
+                gap: Duration::from_millis(gap),
+                sort: Fault::Migrate.sort(entry.count),
+                steps,
+                orders: entry.count,
+                timeline: vec![1, 2],
+            });
+        }
+        entry.samples.ordinary = vec![10.0, 12.0];
+        entry.samples.floors = vec![8.0, 30.0, 9.0];
+        entry
+    }
+
     #[test]
-    fn percentiles_are_times_that_were_seen() {
-        let times: Vec<Duration> = (1..=200).map(Duration::from_millis).collect();
-        let all = Percentiles::of(&times);
-        assert_eq!((all.p50, all.p99, all.max), (100.0, 198.0, 200.0));
-        assert_eq!(Percentiles::of(&[]).max, 0.0);
+    fn an_entry_is_judged_by_its_aim_its_floor_and_ordinary_commits() {
+        let mut entry = some_kills();
+        entry.settle(Fault::Kill);
+        assert_eq!((entry.gap_ms.p50, entry.excess_ms.p50), (50.0, 40.0));
+        assert_eq!((entry.floor_ms, entry.steps_ms["detect"]), (Some(9.0), 25.0));
+        assert_eq!(entry.missed.len(), 2, "{:?}", entry.missed);
+        assert!(
+            entry.missed[0].starts_with("p99 is 500 ms, aim 150 ms"),
+            "{:?}",
+            entry.missed
+        );
+        assert_eq!(entry.samples.timeline[..3], [3, 6, 0]);
+        assert_eq!(entry.sorts_ms["to an outsider"].max, 50.0);
+        assert_eq!(entry.ordered_again, 2);
+    }
+
+    #[test]
+    fn a_failed_write_and_slow_writes_are_missed_aims_of_metasrv_kill() {
+        let mut entry = Entry::new("metasrv_kill");
+        entry.count = 1;
+        entry.client_errors = 1;
+        entry.samples.before.add(Duration::from_millis(10));
+        entry.samples.after.add(Duration::from_millis(30));
+        entry.settle(Fault::MetasrvKill);
+        assert_eq!(entry.missed.len(), 2, "{:?}", entry.missed);
+    }
+
+    #[test]
+    fn a_report_goes_on_where_it_ended() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("reports/chaos.json");
+        assert!(Report::read(&file).unwrap().entries.is_empty());
+        let mut report = Report::default();
+        *report.entry(Fault::Kill) = some_kills();
+        report.write(&file).unwrap();
+        let mut again = Report::read(&file).unwrap();
+        assert_eq!(again.entry(Fault::Kill).missing(5), 2);
+        assert_eq!(again.entry(Fault::Kill).missing(3), 0);
+        assert_eq!(again.entry(Fault::Stop).missing(3), 3);
+        assert_eq!(again.entry(Fault::Kill).samples.gaps, [40.0, 50.0, 500.0]);
+        std::fs::write(&file, "[{\"fault\": 1}]").unwrap();
+        assert!(Report::read(&file).is_err());
     }
 }

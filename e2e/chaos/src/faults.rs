@@ -1,0 +1,212 @@
+//! The faults: how each is done, and undone.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::ValueEnum;
+
+use crate::cluster::Cluster;
+use crate::network::Cut;
+use crate::steps::Moment;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Fault {
+    /// SIGKILL of a datanode that leads regions; it starts again when the others have taken over.
+    Kill,
+    /// SIGSTOP of a datanode that leads regions, for two seconds.
+    Stop,
+    /// A datanode that leads regions is killed and its address is silent: nobody is told that its connections are gone.
+    #[value(alias = "node_crash")]
+    NodeCrash,
+    /// No packet reaches a datanode that leads regions or leaves it, for two seconds.
+    Partition,
+    /// The same in one direction: by turns, it does not hear the others, and they do not hear it.
+    #[value(alias = "partition_one_way")]
+    PartitionOneWay,
+    /// No packet passes between metasrv and a datanode that leads regions, for two seconds.
+    #[value(alias = "partition_metasrv")]
+    PartitionMetasrv,
+    /// The disk of a datanode that leads regions hangs for three seconds.
+    #[value(alias = "slow_disk")]
+    SlowDisk,
+    /// SIGKILL of metasrv; it starts again after a second.
+    #[value(alias = "metasrv_kill")]
+    MetasrvKill,
+    /// SIGKILL of etcd; it starts again after two seconds.
+    #[value(alias = "etcd_kill")]
+    EtcdKill,
+    /// A region moves while it is written to: by turns, to a datanode outside of its group and to one of its followers.
+    Migrate,
+    /// SIGTERM of each datanode in turn, which starts again when it has ended.
+    #[value(alias = "rolling_restart")]
+    RollingRestart,
+}
+
+/// How a fault is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// It hits one datanode, and the regions that this one leads.
+    OneDatanode,
+    /// It hits what nobody needs in order to write, and so all regions.
+    Control,
+    Move,
+    EachDatanode,
+}
+
+/// Aims for the gap, in milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Aim {
+    pub p50: f64,
+    pub p99: f64,
+    pub max: f64,
+}
+
+impl Fault {
+    /// In reports.
+    pub fn name(self) -> String {
+        let value = self.to_possible_value();
+        value.map_or_else(String::new, |value| value.get_name().replace('-', "_"))
+    }
+
+    pub fn kind(self) -> Kind {
+        match self {
+            Self::MetasrvKill | Self::EtcdKill => Kind::Control,
+            Self::Migrate => Kind::Move,
+            Self::RollingRestart => Kind::EachDatanode,
+            _ => Kind::OneDatanode,
+        }
+    }
+
+    pub fn needs_network(self) -> bool {
+        matches!(
+            self,
+            Self::NodeCrash | Self::Partition | Self::PartitionOneWay | Self::PartitionMetasrv
+        )
+    }
+
+    pub fn needs_disks(self) -> bool {
+        self == Self::SlowDisk
+    }
+
+    /// For how long it lasts at the least, and at the most if the others do not take over.
+    pub fn lasts(self) -> (Duration, Duration) {
+        let (least, most) = match self {
+            Self::Kill => (0, 10_000),
+            Self::NodeCrash | Self::MetasrvKill => (1_000, 10_000),
+            // It is frozen for this time, and not until something happens.
+            Self::SlowDisk => (3_000, 3_000),
+            _ => (2_000, 10_000),
+        };
+        (Duration::from_millis(least), Duration::from_millis(most))
+    }
+
+    /// What sort of it comes in a turn, of faults that take turns.
+    pub fn sort(self, turn: usize) -> Option<&'static str> {
+        let (even, odd) = match self {
+            Self::PartitionOneWay => ("does not hear", "is not heard"),
+            Self::Migrate => ("to an outsider", "to a follower"),
+            _ => return None,
+        };
+        Some(if turn.is_multiple_of(2) { even } else { odd })
+    }
+
+    /// The width of the bins in which acknowledgements around it are shown: 75 of them come after it.
+    pub fn bin(self) -> Duration {
+        Duration::from_millis(match self {
+            // Who takes metasrv's place does so after some seconds.
+            Self::MetasrvKill | Self::EtcdKill => 120,
+            Self::SlowDisk | Self::RollingRestart => 40,
+            _ => 20,
+        })
+    }
+
+    /// About how long a round takes, until some have been seen.
+    pub fn usual_round(self) -> Duration {
+        Duration::from_secs(match self {
+            Self::Kill | Self::Migrate => 4,
+            Self::MetasrvKill | Self::EtcdKill => 14,
+            Self::RollingRestart => 15,
+            _ => 6,
+        })
+    }
+
+    pub fn aim(self) -> Option<Aim> {
+        let (p50, p99, max) = match self {
+            Self::Kill => (60.0, 150.0, 300.0),
+            Self::Stop | Self::NodeCrash | Self::Partition | Self::PartitionOneWay | Self::SlowDisk => {
+                (400.0, 800.0, 1_000.0)
+            }
+            Self::Migrate => (5.0, 20.0, 50.0),
+            _ => return None,
+        };
+        Some(Aim { p50, p99, max })
+    }
+
+    /// Whether no write may fail.
+    pub fn allows_no_errors(self) -> bool {
+        matches!(self, Self::MetasrvKill | Self::EtcdKill | Self::Migrate)
+    }
+}
+
+/// Does it to a datanode, or to what the fault is about; when it began. `turn`: for faults that take turns.
+pub fn inflict(fault: Fault, cluster: &mut Cluster, victim: usize, turn: usize) -> Result<Moment> {
+    let asked = Moment::now();
+    match fault {
+        Fault::Kill => cluster.kill_datanode(victim)?,
+        Fault::Stop => cluster.freeze_datanode(victim, true)?,
+        Fault::SlowDisk => cluster.freeze_disk(victim, true)?,
+        Fault::MetasrvKill => cluster.kill_metasrv()?,
+        Fault::EtcdKill => cluster.kill_etcd()?,
+        Fault::Migrate | Fault::RollingRestart => {}
+        Fault::NodeCrash | Fault::Partition | Fault::PartitionOneWay | Fault::PartitionMetasrv => {
+            cut(fault, cluster, victim, turn)?;
+            // The command that cuts takes a while, and has done it at its end.
+            let began = Moment::now();
+            if fault == Fault::NodeCrash {
+                cluster.kill_datanode(victim)?;
+            }
+            return Ok(began);
+        }
+    }
+    Ok(asked)
+}
+
+fn cut(fault: Fault, cluster: &Cluster, victim: usize, turn: usize) -> Result<()> {
+    let cut = match fault {
+        Fault::PartitionMetasrv => return cluster.cut_datanode_from_metasrv(victim),
+        Fault::PartitionOneWay if turn.is_multiple_of(2) => Cut::Incoming,
+        Fault::PartitionOneWay => Cut::Outgoing,
+        _ => Cut::Everything,
+    };
+    cluster.cut_datanode(victim, cut)
+}
+
+pub fn undo(fault: Fault, cluster: &mut Cluster, victim: usize) -> Result<()> {
+    match fault {
+        Fault::Kill => cluster.start_datanode(victim),
+        Fault::Stop => cluster.freeze_datanode(victim, false),
+        Fault::NodeCrash => {
+            cluster.heal_network()?;
+            cluster.start_datanode(victim)
+        }
+        Fault::Partition | Fault::PartitionOneWay | Fault::PartitionMetasrv => cluster.heal_network(),
+        Fault::SlowDisk => cluster.freeze_disk(victim, false),
+        Fault::MetasrvKill => cluster.start_metasrv(),
+        Fault::EtcdKill => cluster.start_etcd(),
+        Fault::Migrate | Fault::RollingRestart => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reports_name_faults_with_underscores_and_the_command_line_takes_both() {
+        for fault in Fault::value_variants() {
+            let name = fault.name();
+            assert!(!name.is_empty() && !name.contains('-'));
+            assert_eq!(Fault::from_str(&name, false).as_ref(), Ok(fault), "{name}");
+        }
+    }
+}
