@@ -13,7 +13,7 @@ CARGO_ALL := --workspace --profile $(PROFILE)
 
 # Each group of `make test` and the seconds that it may take on 2 cores, from cold caches. `scripts/test-group`
 # enforces them. Warm, everything together takes a fraction.
-BUDGETS := packages=300 build=3000 tools=1800 lint=900 unit=900 chaos=300 lab=180 e2e=1200
+BUDGETS := packages=300 build=3000 tools=1800 lint=900 unit=900 sim=600 chaos=300 lab=180 e2e=1200
 
 budget = $(patsubst $(1)=%,%,$(filter $(1)=%,$(BUDGETS)))
 group  = scripts/test-group $(1) $(call budget,$(1))
@@ -45,7 +45,8 @@ test: ## From formatting to a real Kubernetes; last line: N passed, N failed
 	@$(call group,tools) $(LAB) tools
 	@$(call group,lint) $(MAKE) --no-print-directory lint
 	@$(call group,unit) cargo test --locked $(CARGO_ALL) --exclude greptime-e2e-cluster --bins --lib --tests --no-fail-fast
-	@$(call group,chaos) $(BIN)/greptime-chaos --node $(BIN)/greptime-node --etcd $(ETCD) --count 3 --rate 50
+	@$(call group,sim) scripts/test-sim $(BIN)
+	@$(call group,chaos) $(BIN)/greptime-chaos --node $(BIN)/greptime-node --etcd $(ETCD) --count 3 --rate 50 --fault $(SHORT_FAULTS)
 	@$(call group,lab) env -u KUBECONFIG scripts/test-lab $(LAB)
 	@$(call group,e2e) env -u KUBECONFIG scripts/test-e2e $(BIN)
 	@scripts/test-summary $(foreach budget,$(BUDGETS),$(firstword $(subst =, ,$(budget))))
@@ -77,15 +78,28 @@ HOSTS       ?= $(if $(QUICK),100,400)
 BENCH_QUICK := --runs 5
 BENCH_FULL  := --more-hosts 4000,10000 --memory --cold-files 10000
 
-# KILLS=1000 how often each kind of fault happens, CHAOS_ARGS="…" any other argument.
+# KILLS=1000 how often each kind of fault happens, FAULTS=kill,stop some kinds only, RESUME=1 goes on with the report that
+# is there, CHAOS_ARGS="…" any other argument.
 .PHONY: chaos
 chaos: tools ## Faults on a cluster of plain processes, many times, in release builds: how long writes wait for each
 	cargo build --locked --workspace --profile dist --bin greptime-node --bin greptime-chaos
-	$(DIST)/greptime-chaos --node $(DIST)/greptime-node --etcd $(ETCD) --count $(KILLS) $(CHAOS_ARGS)
+	$(DIST)/greptime-chaos --node $(DIST)/greptime-node --etcd $(ETCD) --count $(KILLS) --fault $(FAULTS) $(if $(RESUME),--resume) $(CHAOS_ARGS)
 
+SHORT_FAULTS := kill,stop,metasrv-kill,partition,migrate
+FAULTS ?= kill,stop,node-crash,partition,partition-one-way,slow-disk,metasrv-kill,etcd-kill,migrate,rolling-restart
 DIST  := $(CARGO_TARGET_DIR)/dist
 ETCD  := $(CACHE)/tools/bin/etcd
 KILLS ?= 20
+
+# FROM=5000 other seeds, SIM_ARGS="…" any other argument: `--seed 17 --trace` shows one, `--each-is-missed` takes every
+# rule away that seeds can show.
+.PHONY: test-sim
+test-sim: ## A whole cluster in simulated time, SEEDS times, each with other faults; numbers in reports/sim.json
+	cargo build --locked $(CARGO_ALL) --bin greptime-sim
+	$(BIN)/greptime-sim --seeds $(SEEDS) --from $(FROM) --report reports/sim.json $(SIM_ARGS)
+
+SEEDS ?= 1000
+FROM  ?= 0
 
 .PHONY: lint
 lint: ## Formatting, clippy, shell scripts, links and tables of the documents

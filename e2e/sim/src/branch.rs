@@ -1,0 +1,84 @@
+//! The branches of rules that the seeds must reach, by name.
+
+macro_rules! branches {
+    ($($name:ident,)+) => {
+        /// A branch of a rule, in the code under test or beside it.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum Branch {
+            $($name,)+
+        }
+
+        impl Branch {
+            pub const ALL: &[Self] = &[$(Self::$name,)+];
+
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Self::$name => stringify!($name),)+
+                }
+            }
+        }
+    };
+}
+
+branches! {
+    Brake,
+    CampaignOrdered,
+    CatalogIsTakenOver,
+    CatalogOutcomeUnknown,
+    ClaimBeforeDeleting,
+    CopyUnderWayIsRefused,
+    DeadByFact,
+    DeadBySilence,
+    DuplicateRequest,
+    EditIsPutAgain,
+    FailedWriteEndsTheNode,
+    FallbackElection,
+    FlushFails,
+    FlushIsAdopted,
+    FollowerTakesNoRowsAhead,
+    FollowerTakesView,
+    FullDiskRefuses,
+    HigherEpochStops,
+    LateCampaignIgnored,
+    LateCopyIsRefused,
+    LateEntryIsNotApplied,
+    LatenessIsCredited,
+    LeaderSuspect,
+    LeaseIsGivenUp,
+    LeaseIsGranted,
+    LeaseIsRefused,
+    LeaseIsWithheld,
+    MajorityLost,
+    MemberIsReplaced,
+    MembersAreRecordedAnew,
+    MergeIsAdopted,
+    MergeIsOvertaken,
+    MetasrvIsElected,
+    MissingFileIsLookedForAnew,
+    NobodyHeard,
+    OlderEpochIsRefused,
+    OlderRouteIsIgnored,
+    Orphaned,
+    OrphansAreDeleted,
+    OthersEditIsNotOwn,
+    OutcomeIsUnknown,
+    OwnEditIsAdopted,
+    PeerNamesItsNode,
+    PutHappenedAndFailed,
+    ReadIsConfirmed,
+    ReadIsNotConfirmed,
+    ReadUnderLease,
+    RemovedFilesAreDeleted,
+    ReplicaJoins,
+    ReplicaLeaves,
+    RequestIsHeld,
+    SecondProcessRefused,
+    SilentSessionEnds,
+    SnapshotByCheckpoint,
+    TransferOrdered,
+    TrimFollowed,
+    TrimFollowsTheEdit,
+    UnsyncedIsLost,
+    Unwell,
+    WaitForLease,
+}

@@ -1,0 +1,85 @@
+//! What goes on in the background: flushes, merges, deletions, loads of manifests.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::Datanode;
+use crate::region::{Region, State};
+use crate::trace::Branch;
+
+/// Four times as long as in earnest, which nobody notices, and cheaper.
+const TICK: Duration = Duration::from_millis(200);
+const FLUSH_ROWS: usize = 30;
+const FIRST_RETRY: Duration = Duration::from_millis(200);
+const LAST_RETRY: Duration = Duration::from_secs(10);
+
+impl Datanode {
+    pub(super) async fn maintain(self: Rc<Self>) {
+        loop {
+            let now = self.sim.clock(self.me);
+            for region in self.regions() {
+                if region.read(State::leading_epoch).is_err() {
+                    continue;
+                }
+                let age = region.read(|s| s.oldest_row()).map(|at| now.saturating_sub(at));
+                let is_due = age.is_some_and(|age| age >= self.machine.flush_age)
+                    || region.read(|s| s.is_flushing() || s.rows() >= FLUSH_ROWS)
+                    || (self.is_full() && region.read(|s| s.rows() > 0));
+                if is_due && region.files.is_free() {
+                    self.flush_in_background(&region);
+                }
+                self.tidy_in_background(&region);
+            }
+            self.sim.sleep(TICK).await;
+        }
+    }
+
+    fn flush_in_background(self: &Rc<Self>, region: &Rc<Region>) {
+        if region.is_flushing.replace(true) {
+            return;
+        }
+        let (node, region) = (Rc::clone(self), Rc::clone(region));
+        self.sim.spawn(self.me, async move {
+            if node.flush(&region).await.is_err() {
+                node.sim.hit(Branch::FlushFails);
+                node.sim.sleep(FIRST_RETRY).await;
+            }
+            region.is_flushing.set(false);
+        });
+    }
+
+    fn tidy_in_background(self: &Rc<Self>, region: &Rc<Region>) {
+        if region.is_compacting.replace(true) {
+            return;
+        }
+        let (node, region) = (Rc::clone(self), Rc::clone(region));
+        self.sim.spawn(self.me, async move {
+            // What fails is tried again with the next look.
+            let _ = node.compact(&region).await;
+            let _ = node.clean(&region).await;
+            node.sim.sleep(FIRST_RETRY).await;
+            region.is_compacting.set(false);
+        });
+    }
+
+    /// Loads the manifest if it should be known here.
+    pub(super) fn look_at_manifest(self: &Rc<Self>, region: &Rc<Region>) {
+        if !region.read(State::wants_manifest) || region.is_loading.replace(true) {
+            return;
+        }
+        let (node, region) = (Rc::clone(self), Rc::clone(region));
+        self.sim.spawn(self.me, async move {
+            let mut retry = FIRST_RETRY;
+            loop {
+                region.is_loading.set(false);
+                if !region.read(State::wants_manifest) || region.is_loading.replace(true) {
+                    return;
+                }
+                if node.load_manifest(&region).await.is_err() {
+                    node.sim.sleep(retry).await;
+                    retry = (retry * 2).min(LAST_RETRY);
+                }
+            }
+        });
+    }
+}

@@ -1,0 +1,276 @@
+//! Who is connected, and what they last said, as `sessions` of metasrv keeps it.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use greptime_metasrv_plan::assignment::Replica;
+use greptime_metasrv_plan::watch::Place;
+use greptime_metasrv_plan::{Command, Reported};
+use greptime_types::{NodeId, RegionId};
+
+use super::{Metasrv, SESSION_TIMEOUT};
+use crate::message::{Push, RegionReport, RegionRole, Register, Said, Tick};
+use crate::process::Address;
+use crate::trace::Branch;
+
+const SAY_AGAIN: Duration = Duration::from_secs(2);
+const SECOND_PROCESS: Duration = Duration::from_secs(2);
+
+pub struct Session {
+    pub connection: u64,
+    pub incarnation: u64,
+    pub last_beat: Duration,
+    pub reports: BTreeMap<RegionId, RegionReport>,
+    told: BTreeMap<RegionId, (Command, Duration)>,
+    /// When the ticks came whose answers may not have come yet.
+    arrivals: BTreeMap<u64, Duration>,
+    /// When the newest tick came whose answer the node has.
+    pub in_touch: Option<Duration>,
+}
+
+impl Session {
+    /// Whether `command` is news for the node, or old enough to be repeated.
+    pub fn should_say(&mut self, region: RegionId, command: &Command, now: Duration) -> bool {
+        let told = self.told.get(&region);
+        let again = told.is_none_or(|(last, at)| last != command || now.saturating_sub(*at) >= SAY_AGAIN);
+        if again {
+            self.told.insert(region, (command.clone(), now));
+        }
+        again
+    }
+
+    pub fn reported(&self) -> BTreeMap<RegionId, Reported> {
+        let reported = |report: &RegionReport| Reported {
+            schema_version: report.schema_version,
+            leading: report.role == RegionRole::Leader,
+            hot: report.hot,
+            // Nobody has caches to fill.
+            warm: true,
+        };
+        self.reports
+            .iter()
+            .map(|(region, report)| (*region, reported(report)))
+            .collect()
+    }
+
+    pub fn replica(&self, region: RegionId) -> Replica {
+        match self.reports.get(&region) {
+            None => Replica::Missing,
+            Some(report) if report.role == RegionRole::Leader => Replica::Leading { epoch: report.epoch },
+            Some(_) => Replica::Opening,
+        }
+    }
+}
+
+#[derive(Default)]
+pub struct Sessions {
+    pub datanodes: BTreeMap<NodeId, Session>,
+    /// Connections of frontends, with when they last beat.
+    frontends: BTreeMap<Address, (u64, Duration)>,
+}
+
+impl Sessions {
+    pub fn connections(&self) -> Vec<u64> {
+        let datanodes = self.datanodes.values().map(|s| s.connection);
+        datanodes
+            .chain(self.frontends.values().map(|(c, _)| *c))
+            .collect()
+    }
+
+    pub fn frontends(&self) -> Vec<u64> {
+        self.frontends
+            .values()
+            .map(|(connection, _)| *connection)
+            .collect()
+    }
+
+    pub fn occupied(&self, node: NodeId, incarnation: u64, now: Duration) -> bool {
+        let session = self.datanodes.get(&node);
+        session
+            .is_some_and(|s| s.incarnation != incarnation && now.saturating_sub(s.last_beat) < SECOND_PROCESS)
+    }
+}
+
+fn by_region(reports: &[RegionReport]) -> BTreeMap<RegionId, RegionReport> {
+    reports.iter().map(|r| (r.region, r.clone())).collect()
+}
+
+impl Metasrv {
+    pub(super) fn push(&self, connection: u64, push: Push) {
+        self.sim.say(connection, self.me, Said::Push(push));
+    }
+
+    /// Somebody has said something on a connection.
+    pub fn said(self: &Rc<Self>, from: Address, connection: u64, said: Said) {
+        match said {
+            Said::Register(register) => self.register(from, connection, register),
+            Said::Tick(tick) if from.is_datanode() => self.tick(from.node(), connection, tick),
+            Said::Tick(tick) => {
+                let now = self.now();
+                let mut state = self.state.borrow_mut();
+                let known = state.sessions.frontends.get_mut(&from);
+                if let Some(known) = known.filter(|(c, _)| *c == connection) {
+                    known.1 = now;
+                    drop(state);
+                    let tock = Push::Tock {
+                        number: tick.number,
+                        lease_ms: 0,
+                        without_lease: vec![],
+                    };
+                    self.push(connection, tock);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn register(self: &Rc<Self>, from: Address, connection: u64, register: Register) {
+        let Some(catalog) = self.catalog() else {
+            self.push(connection, Push::NotLeader);
+            return;
+        };
+        if from.is_datanode() {
+            let admitted = Rc::clone(self).admit(from.node(), connection, register);
+            self.sim.spawn(self.me, admitted);
+            return;
+        }
+        let now = self.now();
+        let (older, routes) = {
+            let mut state = self.state.borrow_mut();
+            let older = state.sessions.frontends.insert(from, (connection, now));
+            (older, state.routes.values().cloned().collect())
+        };
+        older
+            .into_iter()
+            .for_each(|(older, _)| self.sim.hang_up(older, self.me));
+        let metasrv_epoch = catalog.root.metasrv_epoch;
+        self.push(connection, Push::Welcome { metasrv_epoch });
+        self.push(
+            connection,
+            Push::Routes {
+                is_complete: true,
+                routes,
+            },
+        );
+    }
+
+    pub(super) fn welcome(&self, node: NodeId, connection: u64, register: &Register) {
+        let now = self.now();
+        let mut guard = self.state.borrow_mut();
+        let state = &mut *guard;
+        let (Some(catalog), Some(watch)) = (&state.catalog, &mut state.watch) else {
+            drop(guard);
+            self.sim.hang_up(connection, self.me);
+            return;
+        };
+        let metasrv_epoch = catalog.root.metasrv_epoch;
+        let session = Session {
+            connection,
+            incarnation: register.incarnation,
+            last_beat: now,
+            reports: by_region(&register.reports),
+            told: BTreeMap::new(),
+            arrivals: BTreeMap::new(),
+            in_touch: None,
+        };
+        let older = state.sessions.datanodes.insert(node, session);
+        let place = Place {
+            node,
+            address: Address::datanode(node).to_string(),
+            incarnation: register.incarnation,
+        };
+        watch.registered(place, connection, now);
+        state.peers_told.clear();
+        drop(guard);
+        older
+            .into_iter()
+            .for_each(|s| self.sim.hang_up(s.connection, self.me));
+        self.push(connection, Push::Welcome { metasrv_epoch });
+        self.note_change();
+    }
+
+    fn tick(&self, node: NodeId, connection: u64, tick: Tick) {
+        let now = self.now();
+        let mut guard = self.state.borrow_mut();
+        let state = &mut *guard;
+        let oldest = Duration::from_millis(tick.oldest_append_ms);
+        if let Some(watch) = state.watch.as_mut() {
+            let unreachable = tick.unreachable.iter().copied().collect();
+            watch.beat((node, connection), oldest, unreachable, now);
+        }
+        let session = state.sessions.datanodes.get_mut(&node);
+        let Some(session) = session.filter(|s| s.connection == connection) else {
+            return;
+        };
+        session.last_beat = now;
+        session.arrivals.insert(tick.number, now);
+        if let Some(arrived) = session.arrivals.get(&tick.answered) {
+            session.in_touch = Some(*arrived);
+            session.arrivals = session.arrivals.split_off(&tick.answered);
+        }
+        let mut changed = false;
+        if let Some(reports) = &tick.reports {
+            let reports = by_region(reports);
+            changed = reports != session.reports;
+            session.reports = reports;
+        }
+        let (lease_ms, without_lease) = self.leases(state, node, now);
+        drop(guard);
+        let number = tick.number;
+        self.push(
+            connection,
+            Push::Tock {
+                number,
+                lease_ms,
+                without_lease,
+            },
+        );
+        if changed {
+            self.note_change();
+        }
+    }
+
+    /// A connection is gone.
+    pub fn broken(&self, connection: u64) {
+        let now = self.now();
+        let mut guard = self.state.borrow_mut();
+        let state = &mut *guard;
+        state.sessions.frontends.retain(|_, (c, _)| *c != connection);
+        let found = state
+            .sessions
+            .datanodes
+            .iter()
+            .find(|(_, s)| s.connection == connection);
+        let Some(node) = found.map(|(node, _)| *node) else {
+            return;
+        };
+        state.sessions.datanodes.remove(&node);
+        if let Some(watch) = state.watch.as_mut() {
+            watch.broken(node, connection, now);
+        }
+        drop(guard);
+        self.note_change();
+    }
+
+    /// Cuts off whoever has been silent for long.
+    pub(super) fn expire(&self) {
+        let now = self.now();
+        let silent = |at: Duration| now.saturating_sub(at) > SESSION_TIMEOUT;
+        let gone: Vec<u64> = {
+            let state = self.state.borrow();
+            let datanodes = state
+                .sessions
+                .datanodes
+                .values()
+                .map(|s| (s.connection, s.last_beat));
+            let all = datanodes.chain(state.sessions.frontends.values().copied());
+            all.filter(|(_, at)| silent(*at)).map(|(c, _)| c).collect()
+        };
+        for connection in gone {
+            self.sim.hit(Branch::SilentSessionEnds);
+            self.sim.hang_up(connection, self.me);
+            self.broken(connection);
+        }
+    }
+}

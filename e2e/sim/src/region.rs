@@ -1,0 +1,429 @@
+//! What a region knows on one datanode, as `region::state` of the datanode does, with the plainest of memtables.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use greptime_log::{CommittedEntry, GroupStatus, Membership};
+use greptime_rules::{
+    Checkpoint, Cleaning, FlushedState, Lead, Lease, NotServing, RequestTable, Seen, Standing, Trimmed, View,
+    keeps_view,
+};
+use greptime_types::{Error, RegionId, RequestId, Result, TableInfo};
+
+use crate::message::{RegionReport, RegionRole, Row, Written};
+use crate::oracle::Applied;
+use crate::rules::holds;
+use crate::sim::{Lock, Sim};
+use crate::trace::Branch;
+
+/// Rows by sequence.
+pub type Memory = BTreeMap<u64, Row>;
+
+/// A write, as an entry of the log says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WriteEntry {
+    pub request: RequestId,
+    pub lowest_unfinished: u64,
+    pub row: Row,
+}
+
+impl WriteEntry {
+    pub fn encode(&self) -> Bytes {
+        let RequestId { incarnation, number } = self.request;
+        let words = [
+            incarnation,
+            number,
+            self.lowest_unfinished,
+            u64::from(self.row.key),
+            self.row.value,
+        ];
+        words.iter().flat_map(|word| word.to_le_bytes()).collect()
+    }
+
+    /// `None` for the entry with which a leader begins.
+    pub fn decode(data: &[u8]) -> Option<Self> {
+        let word = |n: usize| Some(u64::from_le_bytes(data.get(n * 8..n * 8 + 8)?.try_into().ok()?));
+        Some(Self {
+            request: RequestId {
+                incarnation: word(0)?,
+                number: word(1)?,
+            },
+            lowest_unfinished: word(2)?,
+            row: Row {
+                key: word(3)? as u32,
+                value: word(4)?,
+            },
+        })
+    }
+}
+
+/// Rows that are being flushed, and what the region knew as of their last sequence.
+#[derive(Clone)]
+pub struct Frozen {
+    pub rows: Rc<Memory>,
+    pub sequence: u64,
+    pub requests: RequestTable,
+}
+
+/// Files and rows of one moment.
+pub struct Snapshot {
+    pub view: Arc<View>,
+    pub memory: Vec<(u64, Row)>,
+}
+
+pub struct State {
+    id: RegionId,
+    table: Rc<TableInfo>,
+    active: Memory,
+    oldest_row: Option<Duration>,
+    frozen: Option<Frozen>,
+    requests: RequestTable,
+    under_way: BTreeSet<RequestId>,
+    applied: u64,
+    applied_term: u64,
+    term_began: u64,
+    status: GroupStatus,
+    members: Membership,
+    deposed_in: u64,
+    trimmed: Trimmed,
+    manifest: Option<Arc<View>>,
+    failed: Option<String>,
+    pub lease: Lease,
+}
+
+impl State {
+    fn new(id: RegionId, checkpoint: Checkpoint, manifest: Option<View>) -> Self {
+        let trimmed = Trimmed::of(&checkpoint);
+        Self {
+            id,
+            table: Rc::new(checkpoint.table),
+            active: Memory::new(),
+            oldest_row: None,
+            frozen: None,
+            requests: checkpoint.requests,
+            under_way: BTreeSet::new(),
+            applied: checkpoint.flushed_seq,
+            applied_term: 0,
+            term_began: 0,
+            status: GroupStatus::default(),
+            members: Membership::default(),
+            deposed_in: 0,
+            trimmed,
+            manifest: manifest.map(Arc::new),
+            failed: None,
+            lease: Lease::default(),
+        }
+    }
+
+    pub fn table(&self) -> &Rc<TableInfo> {
+        &self.table
+    }
+
+    pub fn applied(&self) -> u64 {
+        self.applied
+    }
+
+    pub fn status(&self) -> GroupStatus {
+        self.status
+    }
+
+    pub fn view(&self) -> Option<&Arc<View>> {
+        self.manifest.as_ref()
+    }
+
+    pub fn requests(&self) -> &RequestTable {
+        &self.requests
+    }
+
+    /// The region without its rows, with the requests of some moment.
+    pub fn built(&self, requests: RequestTable) -> FlushedState {
+        FlushedState {
+            table: self.table.as_ref().clone(),
+            requests,
+        }
+    }
+
+    pub fn failed(&self) -> Option<&str> {
+        self.failed.as_deref()
+    }
+
+    /// A version of the manifest that is known to be there.
+    pub fn known_version(&self) -> u64 {
+        self.manifest
+            .as_ref()
+            .map_or(self.trimmed.version, |view| view.version)
+    }
+
+    pub fn standing(&self, epoch: u64) -> Standing {
+        Standing {
+            epoch,
+            applied: self.applied,
+            term_began: self.term_began,
+            is_first: self.manifest.is_none(),
+        }
+    }
+
+    pub fn rows(&self) -> usize {
+        self.active.len()
+    }
+
+    pub fn oldest_row(&self) -> Option<Duration> {
+        self.oldest_row
+    }
+
+    pub fn is_flushing(&self) -> bool {
+        self.frozen.is_some()
+    }
+
+    pub fn leading_epoch(&self) -> Result<u64> {
+        let lead = Lead {
+            leads: self.status.leads,
+            term: self.status.term,
+            applied_term: self.applied_term,
+            deposed_in: self.deposed_in,
+        };
+        let why = match (&self.failed, lead.serves()) {
+            (None, Ok(epoch)) => return Ok(epoch),
+            (Some(_), _) => "has failed here",
+            (None, Err(NotServing::Follows)) => "is not led here",
+            (None, Err(NotServing::Deposed)) => "has another leader",
+            (None, Err(NotServing::Opening)) => "is opening",
+        };
+        Err(Error::unavailable(format!("region {} {why}", self.id)))
+    }
+
+    pub fn is_replicated(&self) -> bool {
+        !self.members.voters.is_empty() && !self.members.is_alone(self.status.raft_id)
+    }
+
+    pub fn follows(&self) -> bool {
+        self.failed.is_none() && !self.status.leads && self.is_replicated()
+    }
+
+    /// Whether the files should be known here, and are not.
+    pub fn wants_manifest(&self) -> bool {
+        let is_needed = self.leading_epoch().is_ok() || (self.follows() && self.status.is_hot);
+        is_needed && self.failed.is_none() && self.trimmed.wants_view(self.manifest.as_deref())
+    }
+
+    pub fn begin(&mut self, request: RequestId, sim: &Sim) -> Result<Seen> {
+        match self.requests.look_up(request) {
+            Seen::New if self.under_way.contains(&request) && holds("CopyUnderWayIsRefused") => {
+                sim.hit(Branch::CopyUnderWayIsRefused);
+                Err(Error::unavailable("the same request is being written"))
+            }
+            Seen::New => {
+                self.under_way.insert(request);
+                Ok(Seen::New)
+            }
+            seen => Ok(seen),
+        }
+    }
+
+    pub fn refused(&mut self, request: RequestId) {
+        self.under_way.remove(&request);
+    }
+
+    /// What the entry did, and what its proposer is told.
+    pub fn apply(&mut self, entry: &CommittedEntry, now: Duration) -> (Applied, Result<Written>) {
+        let (applied, result) = self.apply_entry(entry, now);
+        if entry.term != self.applied_term {
+            self.term_began = entry.index;
+        }
+        self.applied = entry.index;
+        self.applied_term = entry.term;
+        (applied, result)
+    }
+
+    fn apply_entry(&mut self, entry: &CommittedEntry, now: Duration) -> (Applied, Result<Written>) {
+        let mut written = Written {
+            epoch: entry.term,
+            sequence: entry.index,
+            duplicate: false,
+        };
+        let Some(write) = WriteEntry::decode(&entry.data) else {
+            return (Applied::Nothing, Ok(written));
+        };
+        self.under_way.remove(&write.request);
+        let seen = self.requests.first_time(write.request);
+        match seen {
+            Seen::Finished => return (Applied::Late, Err(Error::conflict("this copy is late"))),
+            Seen::Applied => written.duplicate = true,
+            Seen::New => {
+                self.active.insert(entry.index, write.row);
+                self.oldest_row.get_or_insert(now);
+            }
+        }
+        self.requests.apply(write.request, write.lowest_unfinished);
+        let applied = match seen {
+            Seen::New => Applied::Row(write.row),
+            _ => Applied::Duplicate,
+        };
+        (applied, Ok(written))
+    }
+
+    pub fn fail(&mut self, reason: String) {
+        self.failed.get_or_insert(reason);
+    }
+
+    pub fn depose(&mut self) {
+        self.deposed_in = self.status.term;
+    }
+
+    pub fn adopt(&mut self, view: View) {
+        if !view.replaces(self.manifest.as_deref()) {
+            return;
+        }
+        self.forget_through(view.in_files());
+        self.manifest = Some(Arc::new(view));
+    }
+
+    /// Rows up to a sequence leave memory.
+    fn forget_through(&mut self, through: u64) {
+        self.active = self.active.split_off(&(through + 1));
+        if let Some(frozen) = self.frozen.as_mut() {
+            match frozen.sequence <= through {
+                true => self.frozen = None,
+                false => Rc::make_mut(&mut frozen.rows).retain(|sequence, _| *sequence > through),
+            }
+        }
+        if self.active.is_empty() {
+            self.oldest_row = None;
+        }
+    }
+
+    pub fn freeze(&mut self) -> Option<Frozen> {
+        if self.frozen.is_none() && !self.active.is_empty() {
+            self.oldest_row = None;
+            self.frozen = Some(Frozen {
+                rows: Rc::new(std::mem::take(&mut self.active)),
+                sequence: self.applied,
+                requests: self.requests.clone(),
+            });
+        }
+        self.frozen.clone()
+    }
+
+    /// The checkpoint that belongs to the view, if it is newer than the one on disk.
+    pub fn next_checkpoint(&mut self) -> Option<Checkpoint> {
+        self.leading_epoch().ok()?;
+        let view = self.manifest.as_ref()?;
+        self.trimmed.next(view, self.applied)
+    }
+
+    pub fn trimmed(&mut self, checkpoint: &Checkpoint) {
+        let through = self.trimmed.told(checkpoint);
+        if through > 0 {
+            self.forget_through(through);
+        }
+    }
+
+    /// Begins anew from a checkpoint.
+    pub fn restore(&mut self, checkpoint: Checkpoint) {
+        let manifest = self.manifest.take().filter(|view| keeps_view(view, &checkpoint));
+        let next = Self {
+            status: self.status,
+            members: self.members.clone(),
+            deposed_in: self.deposed_in,
+            manifest,
+            failed: self.failed.take(),
+            lease: self.lease,
+            ..Self::new(self.id, checkpoint, None)
+        };
+        *self = next;
+    }
+
+    pub fn snapshot(&self) -> Result<Snapshot> {
+        self.leading_epoch()?;
+        let view = View::shown(self.manifest.as_ref(), 0);
+        let view = view.ok_or_else(|| Error::unavailable("the files are not known yet"))?;
+        let frozen = self.frozen.iter().flat_map(|f| f.rows.iter());
+        let memory = frozen
+            .chain(&self.active)
+            .map(|(sequence, row)| (*sequence, *row));
+        Ok(Snapshot {
+            memory: memory.collect(),
+            view,
+        })
+    }
+
+    pub fn report(&self) -> RegionReport {
+        let role = match (&self.failed, self.leading_epoch()) {
+            (Some(_), _) => RegionRole::Failed,
+            (None, Err(_)) if self.follows() => RegionRole::Follower,
+            (None, Err(_)) => RegionRole::Opening,
+            (None, Ok(_)) => RegionRole::Leader,
+        };
+        RegionReport {
+            region: self.id,
+            raft_id: self.status.raft_id,
+            role,
+            epoch: self.status.term,
+            last_index: self.status.last_index,
+            last_term: self.status.last_term,
+            schema_version: self.table.schema.version,
+            voters: self.members.voters.clone(),
+            learners: self.members.learners.clone(),
+            hot: self.status.is_hot,
+        }
+    }
+}
+
+/// A region that a datanode holds.
+pub struct Region {
+    pub id: RegionId,
+    pub state: RefCell<State>,
+    /// One flush, manifest load or edit at a time.
+    pub files: Lock,
+    pub is_loading: Cell<bool>,
+    pub is_flushing: Cell<bool>,
+    pub is_compacting: Cell<bool>,
+    pub cleaning: RefCell<Cleaning>,
+}
+
+impl Region {
+    pub fn new(id: RegionId, checkpoint: Checkpoint, manifest: Option<View>) -> Rc<Self> {
+        Rc::new(Self {
+            id,
+            state: RefCell::new(State::new(id, checkpoint, manifest)),
+            files: Lock::default(),
+            is_loading: Cell::new(false),
+            is_flushing: Cell::new(false),
+            is_compacting: Cell::new(false),
+            cleaning: RefCell::default(),
+        })
+    }
+
+    pub fn read<T>(&self, read: impl FnOnce(&State) -> T) -> T {
+        read(&self.state.borrow())
+    }
+
+    pub fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        change(&mut self.state.borrow_mut())
+    }
+
+    pub fn set_status(&self, status: GroupStatus) {
+        self.change(|state| state.status = status);
+    }
+
+    pub fn set_members(&self, members: Membership) {
+        self.change(|state| state.members = members);
+    }
+
+    /// Whether this datanode leads the region in an epoch that the caller may ask for.
+    pub fn admit(&self, epoch: u64, sim: &Sim) -> Result<u64> {
+        let current = self.read(State::leading_epoch)?;
+        if epoch != 0 && epoch < current && holds("OlderEpochIsRefused") {
+            sim.hit(Branch::OlderEpochIsRefused);
+            return Err(Error::conflict("the request is for an earlier epoch"));
+        }
+        if epoch > current && holds("NewerEpochIsRefused") {
+            return Err(Error::unavailable("the request is for a later epoch"));
+        }
+        Ok(current)
+    }
+}

@@ -1,0 +1,347 @@
+//! All processes of a cluster, and what happens to them.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::time::Duration;
+
+use greptime_types::RegionId;
+
+use crate::bucket::Bucket;
+use crate::datanode::{Datanode, Machine};
+use crate::disk::Disk;
+use crate::etcd::Etcd;
+use crate::frontend::{self, Frontend};
+use crate::message::{Answer, Body, Envelope, Request, Said};
+use crate::metasrv::Metasrv;
+use crate::process::{Address, BUCKET, Clock, ETCD};
+use crate::sim::{Event, MS, Micros, Sim};
+use crate::tables::{APPENDED, OVERWRITTEN, REGIONS};
+use crate::trace::Branch;
+
+pub struct World {
+    pub sim: Sim,
+    pub regions: Vec<RegionId>,
+    metasrvs: RefCell<BTreeMap<Address, Rc<Metasrv>>>,
+    datanodes: RefCell<BTreeMap<Address, Rc<Datanode>>>,
+    frontends: RefCell<BTreeMap<Address, Rc<Frontend>>>,
+    machines: RefCell<BTreeMap<Address, Machine>>,
+    pub etcd: Etcd,
+    pub bucket: Rc<Bucket>,
+    /// Replicas whose disk is lost, by region and Raft id.
+    lost: RefCell<BTreeSet<(RegionId, u64)>>,
+    disks: Cell<u64>,
+}
+
+/// All regions of the simulated tables.
+pub fn regions() -> Vec<RegionId> {
+    let tables = [APPENDED, OVERWRITTEN].into_iter();
+    tables
+        .flat_map(|table| (0..REGIONS).map(move |n| RegionId::new(table, n)))
+        .collect()
+}
+
+impl World {
+    /// A cluster that has just been started.
+    pub fn start(sim: Sim) -> Rc<Self> {
+        let world = Rc::new(Self {
+            sim,
+            regions: regions(),
+            metasrvs: RefCell::default(),
+            datanodes: RefCell::default(),
+            frontends: RefCell::default(),
+            machines: RefCell::default(),
+            etcd: Etcd::default(),
+            bucket: Rc::default(),
+            lost: RefCell::default(),
+            disks: Cell::new(0),
+        });
+        for at in [ETCD, BUCKET] {
+            world.sim.process(at, |p| p.is_up = true);
+        }
+        for at in Address::datanodes() {
+            let machine = world.new_machine();
+            world.machines.borrow_mut().insert(at, machine);
+        }
+        let all = Address::metasrvs()
+            .chain(Address::datanodes())
+            .chain(Address::frontends());
+        for at in all {
+            let clock = world.draw_clock();
+            world.sim.process(at, |p| p.clock = clock);
+            world.begin(at);
+        }
+        world
+    }
+
+    fn new_machine(&self) -> Machine {
+        self.disks.set(self.disks.get() + 1);
+        let mut dice = self.sim.dice.borrow_mut();
+        let is_slow = dice.per_mille(250);
+        let usual = if is_slow {
+            dice.between(2 * MS, 30 * MS)
+        } else {
+            900
+        };
+        let flush_age = Duration::from_millis(if dice.per_mille(300) { 300 } else { 1500 });
+        Machine {
+            usual,
+            flush_age,
+            disk: Disk::empty(),
+            disk_id: format!("disk-{}", self.disks.get()),
+            slow: Rc::default(),
+        }
+    }
+
+    /// Mostly good clocks; some drift by a thousandth.
+    fn draw_clock(&self) -> Clock {
+        let mut dice = self.sim.dice.borrow_mut();
+        let most = if dice.per_mille(100) { 1_000 } else { 100 };
+        Clock {
+            drift: dice.below(2 * most + 1) as i64 - most as i64,
+            wall_offset: dice.below(2_001) as i64 - 1_000,
+        }
+    }
+
+    // ---------------------------------------------------------------------------------------------- processes
+
+    /// Starts the process at an address, if there is none.
+    pub fn begin(&self, at: Address) {
+        let sim = &self.sim;
+        if sim.process(at, |p| std::mem::replace(&mut p.is_up, true)) {
+            return;
+        }
+        sim.process(at, |p| {
+            p.life += 1;
+            p.host_refuses = true;
+            p.is_paused = false;
+        });
+        sim.note(|| format!("{at} starts"));
+        if Address::metasrvs().any(|m| m == at) {
+            self.metasrvs.borrow_mut().insert(at, Metasrv::start(sim, at));
+        } else if at.is_datanode() {
+            let machine = self.machines.borrow().get(&at).cloned();
+            let machine = machine.unwrap_or_else(|| self.new_machine());
+            self.datanodes
+                .borrow_mut()
+                .insert(at, Datanode::start(sim, at, machine));
+        } else {
+            let frontend = Frontend::start(sim, at, &self.regions);
+            self.frontends.borrow_mut().insert(at, frontend);
+        }
+    }
+
+    /// Ends a process. `is_heard`: its machine goes on, and says that nobody is there.
+    pub fn end(&self, at: Address, is_heard: bool) {
+        let sim = &self.sim;
+        if !sim.process(at, |p| std::mem::replace(&mut p.is_up, false)) {
+            return;
+        }
+        sim.note(|| format!("{at} is gone, heard {is_heard}"));
+        sim.process(at, |p| {
+            p.host_refuses = is_heard;
+            p.is_paused = false;
+        });
+        sim.end_tasks(at);
+        sim.break_all(at, is_heard);
+        self.metasrvs.borrow_mut().remove(&at);
+        self.frontends.borrow_mut().remove(&at);
+        if self.datanodes.borrow_mut().remove(&at).is_some() {
+            let keeps = sim.dice.borrow_mut().per_mille(500);
+            if let Some(machine) = self.machines.borrow_mut().get_mut(&at) {
+                if machine.disk.has_pending() && !keeps {
+                    sim.hit(Branch::UnsyncedIsLost);
+                }
+                machine.disk = machine.disk.after_crash(keeps);
+            }
+        }
+    }
+
+    /// Takes the disk of a datanode away, if no region loses a second copy by that; whether it did.
+    pub fn lose_disk(&self, at: Address) -> bool {
+        let node = at.node();
+        let mut gone = Vec::new();
+        for region in &self.regions {
+            let mut voters = BTreeMap::new();
+            for other in self.datanodes.borrow().values() {
+                if let Some(members) = other.membership(*region) {
+                    let known = members.voters.iter().chain(&members.learners);
+                    voters.extend(known.map(|id| (*id, members.nodes.get(id).copied())));
+                }
+            }
+            if voters
+                .keys()
+                .any(|id| self.lost.borrow().contains(&(*region, *id)))
+            {
+                return false;
+            }
+            let here = voters.into_iter().filter(|(_, at)| *at == Some(node));
+            gone.extend(here.map(|(id, _)| (*region, id)));
+        }
+        // Only of a cluster that is whole otherwise: whoever is away may know of members that nobody else knows.
+        if Address::datanodes().any(|other| !self.sim.process(other, |p| p.is_up)) {
+            return false;
+        }
+        self.end(at, false);
+        self.lost.borrow_mut().extend(gone);
+        let machine = self.new_machine();
+        self.sim
+            .note(|| format!("{at} has lost its disk, and has {}", machine.disk_id));
+        self.machines.borrow_mut().insert(at, machine);
+        true
+    }
+
+    pub fn machine(&self, at: Address) -> Option<Machine> {
+        self.machines.borrow().get(&at).cloned()
+    }
+
+    pub fn pause(&self, at: Address) {
+        self.sim.note(|| format!("{at} is paused"));
+        self.sim.process(at, |p| p.is_paused = true);
+    }
+
+    pub fn resume(&self, at: Address) {
+        if !self
+            .sim
+            .process(at, |p| std::mem::replace(&mut p.is_paused, false))
+        {
+            return;
+        }
+        self.sim.note(|| format!("{at} goes on"));
+        if at == ETCD {
+            self.etcd.renew_leases(self.sim.now());
+        }
+        let all = std::mem::take(&mut *self.sim.deferred.borrow_mut());
+        let (mine, others): (Vec<_>, Vec<_>) = all.into_iter().partition(|(to, _)| *to == at);
+        *self.sim.deferred.borrow_mut() = others;
+        let now = self.sim.now();
+        mine.into_iter()
+            .for_each(|(_, event)| self.sim.schedule(now, event));
+    }
+
+    // ------------------------------------------------------------------------------------------------- events
+
+    /// Lets everything happen up to `end`, or to the first violation.
+    pub fn run(self: &Rc<Self>, end: Micros) {
+        self.sim.run_ready();
+        while let Some(event) = self.sim.next(end) {
+            match event {
+                Event::Deliver(envelope) => self.deliver(*envelope),
+                Event::Wake(task) => self.sim.wake(task),
+                Event::Act(act) => act(),
+            }
+            self.sim.run_ready();
+            for at in self.sim.take_restarts() {
+                self.end(at, true);
+                let (world, wait) = (
+                    Rc::clone(self),
+                    self.sim.dice.borrow_mut().between(200 * MS, 1500 * MS),
+                );
+                self.sim.act(self.sim.now() + wait, move || world.begin(at));
+                self.sim.run_ready();
+            }
+            if self.sim.trace.borrow().has_violations() {
+                return;
+            }
+        }
+    }
+
+    fn deliver(&self, envelope: Envelope) {
+        let (from, to) = (envelope.from, envelope.to);
+        let (is_up, is_paused, refuses) = self.sim.process(to, |p| (p.is_up, p.is_paused, p.host_refuses));
+        if is_paused {
+            self.sim
+                .deferred
+                .borrow_mut()
+                .push((to, Event::Deliver(Box::new(envelope))));
+            return;
+        }
+        if !is_up {
+            if refuses {
+                self.refuse(envelope);
+            }
+            return;
+        }
+        if to == BUCKET {
+            self.bucket.take(&self.sim, envelope);
+            return;
+        }
+        match envelope.body {
+            Body::Answer { call, answer } => self.sim.answered(call, answer),
+            Body::Request { call, request } => self.ask((from, to), call, request),
+            Body::Said { connection, said } => self.say((from, to), connection, said),
+            Body::Broken { connection } => self.broken(to, connection),
+        }
+    }
+
+    /// No process is there, and its machine says so.
+    fn refuse(&self, envelope: Envelope) {
+        if let Some(answer) = envelope.answer(Answer::Refused) {
+            self.sim.send(answer);
+        } else if let Some(connection) = envelope.connection() {
+            self.sim.hang_up(connection, envelope.to);
+        }
+    }
+
+    fn ask(&self, (from, to): (Address, Address), call: u64, request: Request) {
+        let answer = move |answer| crate::message::answer_to((to, from), call, answer);
+        if to == ETCD {
+            if let Request::Etcd(request) = request {
+                let answered = self.etcd.answer(&self.sim, request);
+                self.sim.send(answer(Answer::Etcd(answered)));
+            }
+            return;
+        }
+        let Some(node) = self.datanodes.borrow().get(&to).cloned() else {
+            return;
+        };
+        let sim = self.sim.clone();
+        match request {
+            Request::Identify => {
+                let incarnation = node.incarnation;
+                sim.send(answer(Answer::Identity { incarnation }));
+            }
+            Request::Write(write) => self.sim.spawn(to, async move {
+                let written = node.write(write).await;
+                sim.send(answer(Answer::Write(written)));
+            }),
+            Request::Query(query) => self.sim.spawn(to, async move {
+                let rows = node.query(query).await;
+                sim.send(answer(Answer::Query(rows)));
+            }),
+            Request::Etcd(_) | Request::Bucket(_) => {}
+        }
+    }
+
+    fn say(&self, (from, to): (Address, Address), connection: u64, said: Said) {
+        if let Some(metasrv) = self.metasrvs.borrow().get(&to) {
+            metasrv.said(from, connection, said);
+        } else if let Some(node) = self.datanodes.borrow().get(&to) {
+            node.said(from, connection, said);
+        } else if let (Some(frontend), Said::Push(push)) = (self.frontends.borrow().get(&to), said) {
+            frontend.session_event(frontend::SessionEvent::Push(connection, push));
+        }
+    }
+
+    fn broken(&self, to: Address, connection: u64) {
+        if let Some(metasrv) = self.metasrvs.borrow().get(&to) {
+            metasrv.broken(connection);
+        } else if let Some(node) = self.datanodes.borrow().get(&to) {
+            node.broken(connection);
+        } else if let Some(frontend) = self.frontends.borrow().get(&to) {
+            frontend.session_event(frontend::SessionEvent::Broken(connection));
+        }
+    }
+
+    /// What everybody says of a region, for a person.
+    pub fn state_of(&self, region: RegionId) -> String {
+        let datanodes = self.datanodes.borrow();
+        let of_nodes = datanodes
+            .iter()
+            .filter_map(|(at, node)| Some(format!("{at}: {}", node.describe(region)?)));
+        let metasrvs = self.metasrvs.borrow();
+        let of_metasrv = metasrvs.iter().filter(|(_, m)| m.is_leading());
+        let of_metasrv = of_metasrv.map(|(at, m)| format!("{at} has recorded {:?}", m.recorded(region)));
+        of_metasrv.chain(of_nodes).collect::<Vec<_>>().join("; ")
+    }
+}
