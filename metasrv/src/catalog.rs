@@ -6,6 +6,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use greptime_metasrv_plan::assignment;
+use greptime_metasrv_plan::repair::Retarget;
 use greptime_types::catalog::DEFAULT_DATABASE;
 use greptime_types::format::{FORMAT_VERSION, NEWEST_CLUSTER_FORMAT, OLDEST_CLUSTER_FORMAT};
 use greptime_types::{
@@ -51,6 +53,25 @@ pub struct Root {
 pub struct Member {
     pub raft_id: u64,
     pub node: NodeId,
+}
+
+impl Member {
+    /// As plans know it.
+    pub fn planned(&self) -> assignment::Member {
+        assignment::Member {
+            raft_id: self.raft_id,
+            node: self.node,
+        }
+    }
+}
+
+impl From<assignment::Member> for Member {
+    fn from(planned: assignment::Member) -> Self {
+        Self {
+            raft_id: planned.raft_id,
+            node: planned.node,
+        }
+    }
 }
 
 /// Which datanodes should hold the regions of a table. Written by the table's creation and by changes of
@@ -242,6 +263,54 @@ impl Catalog {
         membership
             .and_then(|m| m.regions.get(&region.number()))
             .map_or(&[], Vec::as_slice)
+    }
+
+    /// Records other members for regions: one edit for each table of which something changes.
+    pub fn put_members(
+        &self,
+        regions: impl IntoIterator<Item = (RegionId, Vec<assignment::Member>)>,
+    ) -> Vec<Edit> {
+        let mut memberships = BTreeMap::new();
+        for (region, members) in regions {
+            let Some(recorded) = self.memberships.get(&region.table()) else {
+                continue;
+            };
+            let membership = memberships
+                .entry(region.table())
+                .or_insert_with(|| recorded.clone());
+            membership.format = FORMAT_VERSION;
+            let members = members.into_iter().map(Member::from).collect();
+            membership.regions.insert(region.number(), members);
+        }
+        memberships.retain(|table, new| self.memberships.get(table) != Some(new));
+        memberships
+            .into_iter()
+            .map(|(table, new)| Edit::PutMembership(table, new))
+            .collect()
+    }
+
+    /// Records what a repair has planned, with new raft ids for the replicas that come.
+    pub fn retarget(&self, plan: &[Retarget]) -> Vec<Edit> {
+        let mut next_raft_id = self.root.next_raft_id;
+        let mut regions = Vec::new();
+        for change in plan
+            .iter()
+            .filter(|c| self.memberships.contains_key(&c.region.table()))
+        {
+            let mut members = change.keep.clone();
+            for node in &change.add {
+                members.push(assignment::Member {
+                    raft_id: next_raft_id,
+                    node: *node,
+                });
+                next_raft_id += 1;
+            }
+            regions.push((change.region, members));
+        }
+        let puts = self.put_members(regions);
+        let rafts = next_raft_id - self.root.next_raft_id;
+        let ids = (rafts > 0).then_some(Edit::TakeIds { tables: 0, rafts });
+        ids.into_iter().chain(puts).collect()
     }
 
     /// Procedures that have not ended.

@@ -14,7 +14,7 @@ use tracing::{debug, info, warn};
 use crate::catalog::{Catalog, Edit, Member};
 use crate::failover::HOT;
 use crate::formats;
-use crate::repair::{leader_of, planned, spoken};
+use crate::repair::{leader_of, spoken};
 use crate::server::{Metasrv, State};
 use crate::view;
 
@@ -203,13 +203,13 @@ fn assignment(
     Assignment {
         region,
         raft_id: member.raft_id,
-        voters: members.iter().map(planned).collect(),
+        voters: members.iter().map(Member::planned).collect(),
         hot: is_heir || place.is_some_and(|place| place < HOT),
         warm: is_heir,
         schema_version: table.map_or(0, |t| t.schema.version),
         initialised,
         // Of one that is there nobody asks.
-        joins: initialised && !is_there && joins(&planned(member), leader_of(state, region).as_ref()),
+        joins: initialised && !is_there && joins(&member.planned(), leader_of(state, region).as_ref()),
     }
 }
 

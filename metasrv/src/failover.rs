@@ -4,16 +4,18 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use greptime_metasrv_plan::assignment::Member;
 use greptime_metasrv_plan::failover::{
     Attempt, LogEnd, Plan, RegionSeen, Report, Snapshot, Voter, VoterRole, plan,
 };
 use greptime_metasrv_plan::lease::surely_ends;
+use greptime_metasrv_plan::members::{Electorate, Said, who_votes};
 use greptime_metasrv_plan::{Judgement, Verdict};
 use greptime_proto::v1::{self, push};
 use greptime_types::{NodeId, NodeRole, RegionId, TableState};
 use tracing::{info, warn};
 
-use crate::catalog::{Catalog, Member};
+use crate::catalog::{self, Catalog};
 use crate::server::Metasrv;
 use crate::sessions::Sessions;
 use crate::watch::{Look, ToRedial, Watch};
@@ -113,12 +115,12 @@ impl Cluster<'_> {
         let heirs = self.catalog.heirs();
         for table in tables.filter(|t| t.state != TableState::Dropping) {
             for region in table.regions() {
-                let (members, strangers) = self.who_votes(region);
-                if members.len() + strangers < 2 {
+                let Electorate { voters, strangers } = self.who_votes(region);
+                if voters.len() + strangers < 2 {
                     // A single voter elects itself, or nobody does.
                     continue;
                 }
-                let voters = members.iter().map(|(place, member)| {
+                let voters = voters.iter().map(|(place, member)| {
                     let verdict = judgement.verdicts.get(&member.node).cloned();
                     let role = match heirs.contains(&(region, member.raft_id)) {
                         true => VoterRole::Hot,
@@ -142,35 +144,22 @@ impl Cluster<'_> {
         plan(&snapshot, &self.watch.policy, now)
     }
 
-    /// Members that have a vote, with their places in the record, and how many others have one. Who is recorded may be
-    /// learning still, and who is not may not have left.
-    fn who_votes(&self, region: RegionId) -> (Vec<(usize, Member)>, usize) {
-        let recorded = self.catalog.members(region);
-        let datanodes = self.sessions.of_role(NodeRole::Datanode);
-        let reports = datanodes.filter_map(|(node, session)| Some((node, session.reports.get(&region)?)));
-        let reports: Vec<(NodeId, &v1::RegionReport)> = reports.collect();
-        let knows = |report: &&v1::RegionReport| !report.voters.is_empty();
-        let newest = reports.iter().map(|(_, report)| *report).filter(knows);
-        let Some(newest) = newest.max_by_key(|r| (r.last_term, r.last_index)) else {
-            return (recorded.iter().cloned().enumerate().collect(), 0);
-        };
-        let found = |raft_id: &u64| {
-            let member = |place: usize| (place, recorded[place].clone());
-            if let Some(place) = recorded.iter().position(|m| m.raft_id == *raft_id) {
-                return Some(member(place));
-            }
-            let (node, _) = reports.iter().find(|(_, r)| r.raft_id == *raft_id)?;
-            let member = Member {
-                raft_id: *raft_id,
-                node: *node,
-            };
-            // Behind all who are recorded.
-            Some((recorded.len(), member))
-        };
-        let mut members: Vec<(usize, Member)> = newest.voters.iter().filter_map(found).collect();
-        let strangers = newest.voters.len() - members.len();
-        members.sort_by_key(|(place, member)| (*place, member.raft_id));
-        (members, strangers)
+    fn who_votes(&self, region: RegionId) -> Electorate {
+        let recorded: Vec<Member> = self
+            .catalog
+            .members(region)
+            .iter()
+            .map(catalog::Member::planned)
+            .collect();
+        let said = self.sessions.reports_of(region).map(|(node, report)| Said {
+            member: Member {
+                raft_id: report.raft_id,
+                node,
+            },
+            position: (report.last_term, report.last_index),
+            voters: &report.voters,
+        });
+        who_votes(&recorded, &said.collect::<Vec<_>>())
     }
 
     fn voter(&self, region: RegionId, member: &Member, role: VoterRole, verdict: Option<Verdict>) -> Voter {

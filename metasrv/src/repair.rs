@@ -9,11 +9,11 @@ use greptime_metasrv_plan::assignment::Member;
 use greptime_metasrv_plan::members::{self, Led, MemberStep, Membership, Waiting};
 use greptime_metasrv_plan::repair::{Blocked, RepairPolicy, Replicas, Retarget, repair};
 use greptime_proto::v1::{self, push};
-use greptime_types::format::{FORMAT_VERSION, QUORUM_FORMAT};
+use greptime_types::format::QUORUM_FORMAT;
 use greptime_types::{NodeId, NodeRole, RegionId, Result, TableState};
 use tracing::{debug, info};
 
-use crate::catalog::{self, Catalog, Edit};
+use crate::catalog::{self, Catalog};
 use crate::server::{Metasrv, State};
 
 /// How often members are looked at without news.
@@ -73,7 +73,11 @@ fn replicated(catalog: &Catalog) -> impl Iterator<Item = RegionId> + '_ {
 pub(crate) fn membership(state: &State, catalog: &Catalog, region: RegionId) -> Membership {
     let reached = reports(state, region).map(|r| (r.raft_id, r.last_index));
     Membership {
-        recorded: catalog.members(region).iter().map(planned).collect(),
+        recorded: catalog
+            .members(region)
+            .iter()
+            .map(catalog::Member::planned)
+            .collect(),
         led: leader_of(state, region),
         reached: reached.collect(),
     }
@@ -81,8 +85,7 @@ pub(crate) fn membership(state: &State, catalog: &Catalog, region: RegionId) -> 
 
 /// What datanodes say of the region.
 fn reports(state: &State, region: RegionId) -> impl Iterator<Item = &v1::RegionReport> {
-    let datanodes = state.sessions.of_role(NodeRole::Datanode);
-    datanodes.filter_map(move |(_, session)| session.reports.get(&region))
+    state.sessions.reports_of(region).map(|(_, report)| report)
 }
 
 /// Who leads a region, as its leader says.
@@ -103,13 +106,6 @@ pub(crate) fn leader_of(state: &State, region: RegionId) -> Option<Led> {
     })
 }
 
-pub(crate) fn planned(member: &catalog::Member) -> Member {
-    Member {
-        raft_id: member.raft_id,
-        node: member.node,
-    }
-}
-
 pub(crate) fn spoken(member: &Member) -> v1::RegionMember {
     v1::RegionMember {
         raft_id: member.raft_id,
@@ -119,7 +115,7 @@ pub(crate) fn spoken(member: &Member) -> v1::RegionMember {
 
 /// Tells the leader; `false` if there is nothing to tell.
 fn say(state: &State, catalog: &Catalog, region: RegionId, led: &Led, step: &MemberStep) -> bool {
-    let all = catalog.members(region).iter().map(planned);
+    let all = catalog.members(region).iter().map(catalog::Member::planned);
     let mut order = v1::ChangeMembers {
         region_id: region.as_u64(),
         epoch: led.epoch,
@@ -166,7 +162,10 @@ async fn retarget(metasrv: &Metasrv) -> Result<()> {
     // Decided again inside, from the newest catalog.
     let changed = metasrv.change(|catalog| {
         let (plan, _) = plan(metasrv, &metasrv.state.lock(), catalog);
-        Ok(edits(catalog, &plan))
+        for change in &plan {
+            info!(region = %change.region, add = ?change.add, "the region gets other members");
+        }
+        Ok(catalog.retarget(&plan))
     });
     changed.await.map(drop)
 }
@@ -214,40 +213,4 @@ fn has_lost_its_disk(state: &State, region: RegionId, member: &Member, led: Opti
     let session = state.sessions.get(NodeRole::Datanode, member.node);
     let is_missing = session.is_some_and(|s| !s.reports.contains_key(&region));
     is_missing && led.is_some_and(|led| led.raft_id != member.raft_id && led.voters.contains(&member.raft_id))
-}
-
-fn edits(catalog: &Catalog, plan: &[Retarget]) -> Vec<Edit> {
-    let mut next_raft_id = catalog.root.next_raft_id;
-    let mut memberships = BTreeMap::new();
-    for change in plan {
-        let table = change.region.table();
-        let Some(recorded) = catalog.memberships.get(&table) else {
-            continue;
-        };
-        let membership = memberships.entry(table).or_insert_with(|| recorded.clone());
-        let kept = change.keep.iter().map(|m| (m.raft_id, m.node));
-        let added = change.add.iter().map(|node| {
-            next_raft_id += 1;
-            (next_raft_id - 1, *node)
-        });
-        let members = kept
-            .chain(added)
-            .map(|(raft_id, node)| catalog::Member { raft_id, node });
-        membership.format = FORMAT_VERSION;
-        membership
-            .regions
-            .insert(change.region.number(), members.collect());
-        info!(region = %change.region, add = ?change.add, "the region gets other members");
-    }
-    if memberships.is_empty() {
-        return vec![];
-    }
-    let ids = Edit::TakeIds {
-        tables: 0,
-        rafts: next_raft_id - catalog.root.next_raft_id,
-    };
-    let puts = memberships
-        .into_iter()
-        .map(|(table, membership)| Edit::PutMembership(table, membership));
-    std::iter::once(ids).chain(puts).collect()
 }

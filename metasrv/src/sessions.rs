@@ -197,6 +197,12 @@ impl Sessions {
             .map(|(k, s)| (k.id, s))
     }
 
+    /// What datanodes say of a region.
+    pub(crate) fn reports_of(&self, region: RegionId) -> impl Iterator<Item = (NodeId, &v1::RegionReport)> {
+        let datanodes = self.of_role(NodeRole::Datanode);
+        datanodes.filter_map(move |(node, session)| Some((node, session.reports.get(&region)?)))
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = (NodeKey, &Session)> {
         self.by_node.iter().map(|(k, s)| (*k, s))
     }

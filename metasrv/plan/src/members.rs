@@ -83,6 +83,52 @@ impl fmt::Display for Waiting {
     }
 }
 
+/// What a replica says of its group.
+#[derive(Clone, Copy, Debug)]
+pub struct Said<V> {
+    pub member: Member,
+    /// Term and index of its last entry.
+    pub position: (u64, u64),
+    /// Raft ids, as of the last change that it knows; empty if it knows none.
+    pub voters: V,
+}
+
+/// Who has a vote in a group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Electorate {
+    /// With their places in the record; those who are not recorded any more come behind all who are.
+    pub voters: Vec<(usize, Member)>,
+    /// How many others have one, of whom nothing is known.
+    pub strangers: usize,
+}
+
+/// Who votes: what the replica with the longest log says, and what is recorded as long as nobody says anything. Who is
+/// recorded may be learning still, and who is not may not have left.
+pub fn who_votes<'a, V>(recorded: &[Member], said: &[Said<V>]) -> Electorate
+where
+    V: IntoIterator<Item = &'a u64> + Copy,
+{
+    let knows = |said: &&Said<V>| said.voters.into_iter().next().is_some();
+    let Some(newest) = said.iter().filter(knows).max_by_key(|s| s.position) else {
+        return Electorate {
+            voters: recorded.iter().copied().enumerate().collect(),
+            strangers: 0,
+        };
+    };
+    let (mut voters, mut strangers) = (Vec::new(), 0);
+    for id in newest.voters {
+        let place = recorded.iter().position(|m| m.raft_id == *id);
+        let others = said.iter().map(|s| s.member);
+        match (place, others.into_iter().find(|m| m.raft_id == *id)) {
+            (Some(place), _) => voters.push((place, recorded[place])),
+            (None, Some(member)) => voters.push((recorded.len(), member)),
+            (None, None) => strangers += 1,
+        }
+    }
+    voters.sort_by_key(|(place, member)| (*place, member.raft_id));
+    Electorate { voters, strangers }
+}
+
 /// Whether a replica that does not have the region is to join it: it is recorded, and was never a member.
 pub fn joins(member: &Member, led: Option<&Led>) -> bool {
     led.is_some_and(|led| !led.has(member.raft_id))
@@ -244,6 +290,25 @@ mod tests {
             remove: vec![],
         };
         assert_eq!(moved, promote);
+    }
+
+    #[test]
+    fn who_votes_is_what_the_longest_log_says() {
+        let said = |id: u64, position: u64, voters: &'static [u64]| Said {
+            member: member(id),
+            position: (3, position),
+            voters,
+        };
+        let recorded = members(&[4, 2, 3]);
+        let nobody = who_votes(&recorded, &[said(2, 9, &[])]);
+        assert_eq!(nobody.voters.len(), 3, "as recorded");
+        // 4 is recorded and learns; 1 is not, and has not left; nothing is known of 5.
+        let told = [said(1, 7, &[1, 2]), said(2, 9, &[1, 2, 3, 5]), said(4, 0, &[])];
+        let expected = Electorate {
+            voters: vec![(1, member(2)), (2, member(3)), (3, member(1))],
+            strangers: 1,
+        };
+        assert_eq!(who_votes(&recorded, &told), expected);
     }
 
     #[test]

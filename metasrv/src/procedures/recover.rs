@@ -7,13 +7,13 @@
 use greptime_metasrv_plan::{Verdict, majority};
 use greptime_proto::v1::{self, push};
 use greptime_types::format::FORMAT_VERSION;
-use greptime_types::{Error, NodeId, NodeRole, RegionId, Result, TableState};
+use greptime_types::{Error, NodeId, NodeRole, RegionId, Result};
 use tracing::warn;
 
-use super::start::{begun, put_members};
+use super::start::{begun, member_on, members_of};
 use super::{ForceRecoverRegion, Procedure, Work};
 use crate::catalog::{Catalog, Edit, Member};
-use crate::repair::{leader_of, planned};
+use crate::repair::leader_of;
 use crate::server::{Metasrv, State};
 
 /// An order to go on alone.
@@ -81,7 +81,7 @@ impl Metasrv {
                 };
                 warn!(%region, node = request.survivor_node, procedure = %record.id, "a replica goes on alone");
                 procedure = Some((record.id.clone(), true));
-                let mut edits = put_members(catalog, [(region, vec![planned(&survivor.member)])]);
+                let mut edits = catalog.put_members([(region, vec![survivor.member.planned()])]);
                 edits.push(Edit::PutProcedure(record));
                 Ok(edits)
             })
@@ -91,30 +91,36 @@ impl Metasrv {
 
     /// Ends those whose replica leads alone. From then on the group gets its other members anew.
     pub(super) async fn end_recoveries(&self) -> Result<()> {
-        let ended = |catalog: &Catalog| -> Vec<Edit> {
+        let is_any = {
             let state = self.state.lock();
-            let is_over = |p: &&Procedure| match &p.work {
-                Work::ForceRecoverRegion(work) => {
-                    is_recovered(&state, work) || !catalog.tables.contains_key(&work.region.table())
-                }
-                _ => false,
-            };
-            let over = catalog.running().filter(is_over).map(|p| Procedure {
+            let catalog = state.catalog.as_ref();
+            catalog.is_some_and(|catalog| over(&state, catalog).next().is_some())
+        };
+        if !is_any {
+            return Ok(());
+        }
+        // Decided again inside, from the newest catalog.
+        let changed = self.change(|catalog| {
+            let ended = |p: &Procedure| Procedure {
                 format: FORMAT_VERSION,
                 ended_ms: Some(self.options.clock.wall_ms()),
                 ..p.clone()
-            });
-            over.map(Edit::PutProcedure).collect()
-        };
-        let is_any = match self.catalog() {
-            Ok(catalog) => !ended(&catalog).is_empty(),
-            Err(_) => false,
-        };
-        if is_any {
-            self.change(|catalog| Ok(ended(catalog))).await?;
-        }
-        Ok(())
+            };
+            let state = self.state.lock();
+            Ok(over(&state, catalog).map(ended).map(Edit::PutProcedure).collect())
+        });
+        changed.await.map(drop)
     }
+}
+
+/// Recoveries whose replica leads alone, or whose table is gone.
+fn over<'a>(state: &'a State, catalog: &'a Catalog) -> impl Iterator<Item = &'a Procedure> {
+    catalog.running().filter(|p| match &p.work {
+        Work::ForceRecoverRegion(work) => {
+            is_recovered(state, work) || !catalog.tables.contains_key(&work.region.table())
+        }
+        _ => false,
+    })
 }
 
 /// The replica that goes on.
@@ -127,20 +133,8 @@ struct Survivor {
 
 impl Survivor {
     fn choose(state: &State, catalog: &Catalog, region: RegionId, node: NodeId) -> Result<Self> {
-        let table = catalog
-            .tables
-            .get(&region.table())
-            .filter(|t| t.state == TableState::Ready);
-        if table.is_none_or(|t| t.regions().all(|r| r != region)) {
-            return Err(Error::not_found(format!("region {region} does not exist")));
-        }
-        let members = catalog.members(region);
-        let Some(member) = members.iter().find(|m| m.node == node) else {
-            let nodes: Vec<NodeId> = members.iter().map(|m| m.node).collect();
-            return Err(Error::invalid(format!(
-                "region {region} is not on datanode {node}; it is on {nodes:?}"
-            )));
-        };
+        let members = members_of(catalog, region)?;
+        let member = member_on(members, region, node)?;
         let report = |member: &Member| {
             let session = state.sessions.get(NodeRole::Datanode, member.node)?;
             let report = session.reports.get(&region)?;

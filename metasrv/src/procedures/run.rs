@@ -11,10 +11,9 @@ use greptime_types::{NodeRole, RegionId, Result, TableState};
 use tracing::{debug, info};
 
 use super::recover::{self, Recover};
-use super::start::put_members;
 use super::{AT_ONCE, Entered, Procedure, Work};
-use crate::catalog::{Catalog, Edit};
-use crate::repair::{LAG, leader_of, membership, planned};
+use crate::catalog::{Catalog, Edit, Member};
+use crate::repair::{LAG, leader_of, membership};
 use crate::server::{Metasrv, State};
 
 /// How often procedures are looked at without news.
@@ -66,7 +65,8 @@ struct Look {
 async fn step(metasrv: &Metasrv) -> Result<()> {
     let look = {
         let mut state = metasrv.state.lock();
-        let Some(catalog) = state.catalog.as_ref() else {
+        let Some(catalog) = state.catalog.as_ref().filter(|c| c.running().next().is_some()) else {
+            state.waits.clear();
             return Ok(());
         };
         let mut look = look(metasrv, &state, catalog);
@@ -239,7 +239,7 @@ fn enter(metasrv: &Metasrv, catalog: &Catalog, due: &[Due]) -> Vec<Edit> {
         if !has_table(catalog, migration.region) {
             to = Phase::Aborted;
         } else {
-            let recorded = catalog.members(migration.region).iter().map(planned);
+            let recorded = catalog.members(migration.region).iter().map(Member::planned);
             members.push((
                 migration.region,
                 migration.members_in(to, &recorded.collect::<Vec<_>>()),
@@ -259,7 +259,7 @@ fn enter(metasrv: &Metasrv, catalog: &Catalog, due: &[Due]) -> Vec<Edit> {
         }
         records.push(record);
     }
-    let mut edits = put_members(catalog, members);
+    let mut edits = catalog.put_members(members);
     edits.extend(records.into_iter().map(Edit::PutProcedure));
     edits
 }

@@ -1,8 +1,5 @@
 //! Begins procedures, and calls them off.
 
-use std::collections::BTreeMap;
-
-use greptime_metasrv_plan::assignment::Member;
 use greptime_metasrv_plan::migration::{Migration, Phase};
 use greptime_proto::v1;
 use greptime_types::format::{FORMAT_VERSION, QUORUM_FORMAT};
@@ -10,9 +7,9 @@ use greptime_types::{Error, NodeId, NodeRole, RegionId, Result, TableState};
 use tracing::info;
 
 use super::{AT_ONCE, Entered, MigrateNode, MigrateRegion, Procedure, REMEMBERED, Work};
-use crate::catalog::{self, Catalog, Edit};
+use crate::catalog::{Catalog, Edit, Member};
 use crate::ddl::response;
-use crate::repair::{leader_of, planned};
+use crate::repair::leader_of;
 use crate::server::{Metasrv, State};
 
 const DEFAULT_TIMEOUT_MS: u64 = 300_000;
@@ -158,15 +155,14 @@ impl Metasrv {
     ) -> Result<(String, Vec<Edit>)> {
         check_format(catalog)?;
         let migration = migration(state, catalog, wanted)?;
-        let recorded: Vec<Member> = catalog.members(wanted.region).iter().map(planned).collect();
+        let members = catalog.members(wanted.region).iter();
+        let recorded: Vec<_> = members.map(Member::planned).collect();
         let mut edits = forget(catalog);
         if migration.is_new {
             edits.push(Edit::TakeIds { tables: 0, rafts: 1 });
         }
-        edits.extend(put_members(
-            catalog,
-            [(wanted.region, migration.members_in(migration.phase, &recorded))],
-        ));
+        let members = migration.members_in(migration.phase, &recorded);
+        edits.extend(catalog.put_members([(wanted.region, members)]));
         let entered = Entered {
             phase: migration.phase,
             at_ms: self.options.clock.wall_ms(),
@@ -187,27 +183,14 @@ impl Metasrv {
 /// What is to be done, or why it cannot be.
 fn migration(state: &State, catalog: &Catalog, wanted: &Wanted) -> Result<Migration> {
     let (region, from, to) = (wanted.region, wanted.from, wanted.to);
-    let table = catalog
-        .tables
-        .get(&region.table())
-        .filter(|t| t.state == TableState::Ready);
-    if table.is_none_or(|t| t.regions().all(|r| r != region)) {
-        return Err(Error::not_found(format!("region {region} does not exist")));
-    }
+    let members = members_of(catalog, region)?;
     if let Some(other) = catalog.migration_of(region) {
         return Err(Error::invalid(format!(
             "region {region} moves already, by procedure {}; wait for it, or abort it",
             other.id
         )));
     }
-    let members = catalog.members(region);
-    let on = |node: NodeId| members.iter().find(|m| m.node == node);
-    let source = on(from).ok_or_else(|| {
-        let nodes: Vec<NodeId> = members.iter().map(|m| m.node).collect();
-        Error::invalid(format!(
-            "region {region} is not on datanode {from}; it is on {nodes:?}"
-        ))
-    })?;
+    let source = member_on(members, region, from)?;
     if from == to {
         return Err(Error::invalid(format!(
             "region {region} is on datanode {to} already"
@@ -222,7 +205,7 @@ fn migration(state: &State, catalog: &Catalog, wanted: &Wanted) -> Result<Migrat
         )));
     }
     let is_source_there = state.sessions.get(NodeRole::Datanode, from).is_some();
-    let target = on(to);
+    let target = members.iter().find(|m| m.node == to);
     let led = leader_of(state, region);
     if target.is_some() && is_source_there && led.is_none_or(|led| led.raft_id != source.raft_id) {
         return Err(Error::invalid(format!(
@@ -243,6 +226,25 @@ fn migration(state: &State, catalog: &Catalog, wanted: &Wanted) -> Result<Migrat
         comes: target.map_or(catalog.root.next_raft_id, |m| m.raft_id),
         is_new: target.is_none(),
         phase,
+    })
+}
+
+/// The recorded members of a region of a table that is there.
+pub(super) fn members_of(catalog: &Catalog, region: RegionId) -> Result<&[Member]> {
+    let table = catalog.tables.get(&region.table());
+    let is_there = table.is_some_and(|t| t.state == TableState::Ready && t.regions().any(|r| r == region));
+    match is_there {
+        true => Ok(catalog.members(region)),
+        false => Err(Error::not_found(format!("region {region} does not exist"))),
+    }
+}
+
+pub(super) fn member_on(members: &[Member], region: RegionId, node: NodeId) -> Result<&Member> {
+    members.iter().find(|m| m.node == node).ok_or_else(|| {
+        let nodes: Vec<NodeId> = members.iter().map(|m| m.node).collect();
+        Error::invalid(format!(
+            "region {region} is not on datanode {node}; it is on {nodes:?}"
+        ))
     })
 }
 
@@ -282,34 +284,6 @@ pub(super) fn begun(catalog: &Catalog, table: u32, procedure: Option<(String, bo
         procedure_id,
         ..response(catalog, table, changed)
     }
-}
-
-/// Other members for regions, one record for each table.
-pub(super) fn put_members(
-    catalog: &Catalog,
-    regions: impl IntoIterator<Item = (RegionId, Vec<Member>)>,
-) -> Vec<Edit> {
-    let mut memberships = BTreeMap::new();
-    for (region, members) in regions {
-        let Some(recorded) = catalog.memberships.get(&region.table()) else {
-            continue;
-        };
-        let membership = memberships
-            .entry(region.table())
-            .or_insert_with(|| recorded.clone());
-        let members = members.iter().map(|m| catalog::Member {
-            raft_id: m.raft_id,
-            node: m.node,
-        });
-        membership.format = FORMAT_VERSION;
-        membership.regions.insert(region.number(), members.collect());
-    }
-    let changed = memberships
-        .into_iter()
-        .filter(|(table, new)| catalog.memberships.get(table) != Some(new));
-    changed
-        .map(|(table, new)| Edit::PutMembership(table, new))
-        .collect()
 }
 
 /// Forgets the oldest procedures that have ended, but for parts of one that has not.

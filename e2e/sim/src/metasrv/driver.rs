@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
-use greptime_metasrv_plan::assignment::{self, Replica};
+use greptime_metasrv_plan::assignment::Replica;
 use greptime_metasrv_plan::members::joins;
 use greptime_metasrv_plan::placement::place_replicated;
 use greptime_metasrv_plan::{Assignment, Command, RegionState, region_state, tell};
@@ -236,23 +236,16 @@ fn assignment(state: &State, catalog: &Catalog, region: RegionId, member: &Membe
     let initialised = table.is_some_and(|t| t.state == TableState::Ready);
     let session = state.sessions.datanodes.get(&member.node);
     let is_there = session.is_some_and(|s| s.reports.contains_key(&region));
-    let joins = || joins(&planned(member), leader_of(state, region).as_ref());
+    let joins = || joins(&member.planned(), leader_of(state, region).as_ref());
     Assignment {
         region,
         raft_id: member.raft_id,
-        voters: members.iter().map(planned).collect(),
+        voters: members.iter().map(Member::planned).collect(),
         hot: place.is_some_and(|place| place < HOT),
         warm: false,
         schema_version: table.map_or(0, |t| t.schema.version),
         initialised,
         joins: initialised && !is_there && joins(),
-    }
-}
-
-pub(super) fn planned(member: &Member) -> assignment::Member {
-    assignment::Member {
-        raft_id: member.raft_id,
-        node: member.node,
     }
 }
 

@@ -3,16 +3,18 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use greptime_metasrv_plan::assignment::Member;
 use greptime_metasrv_plan::failover::{
     Attempt, LogEnd, Plan, Reason, RegionSeen, Report, Snapshot, Step, Voter, VoterRole, plan,
 };
 use greptime_metasrv_plan::lease::surely_ends;
+use greptime_metasrv_plan::members::{Electorate, Said, who_votes};
 use greptime_metasrv_plan::watch::{Answer as Redialled, Look, Place};
 use greptime_metasrv_plan::{Judgement, Verdict};
 use greptime_types::{NodeId, RegionId, TableState};
 
 use super::{Metasrv, State};
-use crate::catalog::{Catalog, Member};
+use crate::catalog::{self, Catalog};
 use crate::message::{Answer, Push, RegionReport, RegionRole, Request};
 use crate::process::Address;
 use crate::sim::Signal;
@@ -208,8 +210,8 @@ fn seen(
     table: TableState,
     judgement: &Judgement,
 ) -> RegionSeen {
-    let (members, strangers) = who_votes(state, catalog, region);
-    let voters: Vec<Voter> = members
+    let Electorate { voters, strangers } = electorate(state, catalog, region);
+    let voters: Vec<Voter> = voters
         .iter()
         .map(|(place, member)| {
             let verdict = judgement.verdicts.get(&member.node).cloned();
@@ -229,36 +231,23 @@ fn seen(
     }
 }
 
-/// Members that have a vote, with their places in the record, and how many others have one. Who is recorded may be
-/// learning still, and who is not may not have left.
-pub(super) fn who_votes(state: &State, catalog: &Catalog, region: RegionId) -> (Vec<(usize, Member)>, usize) {
-    let recorded = catalog.members(region);
+pub(super) fn electorate(state: &State, catalog: &Catalog, region: RegionId) -> Electorate {
+    let recorded: Vec<Member> = catalog
+        .members(region)
+        .iter()
+        .map(catalog::Member::planned)
+        .collect();
     let datanodes = state.sessions.datanodes.iter();
     let reports = datanodes.filter_map(|(node, session)| Some((*node, session.reports.get(&region)?)));
-    let reports: Vec<(NodeId, &RegionReport)> = reports.collect();
-    let newest = reports
-        .iter()
-        .map(|(_, report)| *report)
-        .filter(|r| !r.voters.is_empty());
-    let Some(newest) = newest.max_by_key(|r| (r.last_term, r.last_index)) else {
-        return (recorded.iter().cloned().enumerate().collect(), 0);
-    };
-    let found = |raft_id: &u64| {
-        if let Some(place) = recorded.iter().position(|m| m.raft_id == *raft_id) {
-            return Some((place, recorded[place].clone()));
-        }
-        let (node, _) = reports.iter().find(|(_, r)| r.raft_id == *raft_id)?;
-        let member = Member {
-            raft_id: *raft_id,
-            node: *node,
-        };
-        // Behind all who are recorded.
-        Some((recorded.len(), member))
-    };
-    let mut members: Vec<(usize, Member)> = newest.voters.iter().filter_map(found).collect();
-    let strangers = newest.voters.len() - members.len();
-    members.sort_by_key(|(place, member)| (*place, member.raft_id));
-    (members, strangers)
+    let said = reports.map(|(node, report)| Said {
+        member: Member {
+            raft_id: report.raft_id,
+            node,
+        },
+        position: (report.last_term, report.last_index),
+        voters: &report.voters,
+    });
+    who_votes(&recorded, &said.collect::<Vec<_>>())
 }
 
 fn voter(

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use greptime_metasrv_plan::lease::may_lease;
+use greptime_metasrv_plan::members::Electorate;
 use greptime_types::{NodeId, RegionId};
 
-use super::failover::who_votes;
+use super::failover::electorate;
 use super::{Metasrv, State};
 use crate::message::RegionRole;
 use crate::trace::Branch;
@@ -40,7 +41,10 @@ impl Metasrv {
             self.sim.hit(Branch::LeaseIsWithheld);
             return false;
         }
-        let (members, strangers) = who_votes(state, catalog, region);
+        let Electorate {
+            voters: members,
+            strangers,
+        } = electorate(state, catalog, region);
         let voters: Vec<NodeId> = members.iter().map(|(_, member)| member.node).collect();
         let sessions = state.sessions.datanodes.iter();
         let in_touch: BTreeMap<NodeId, Duration> = sessions

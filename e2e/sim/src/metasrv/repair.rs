@@ -8,12 +8,11 @@ use greptime_metasrv_plan::Verdict;
 use greptime_metasrv_plan::assignment::Member;
 use greptime_metasrv_plan::members::{self, Led, MemberStep, Membership, Waiting};
 use greptime_metasrv_plan::repair::{RepairPolicy, Replicas, Retarget, repair};
-use greptime_types::format::FORMAT_VERSION;
 use greptime_types::{NodeId, RegionId, TableState};
 
-use super::driver::{candidates, planned};
+use super::driver::candidates;
 use super::{Metasrv, REPLACE_AFTER, REPLICAS, State};
-use crate::catalog::{self, Catalog, Edit};
+use crate::catalog::{self, Catalog};
 use crate::message::{ChangeMembers, Push, RegionReport, RegionRole};
 use crate::trace::Branch;
 
@@ -41,7 +40,7 @@ impl Metasrv {
                     self.sim.hit(Branch::MembersAreRecordedAnew);
                     self.sim
                         .note(|| format!("{} records other members: {plan:?}", self.me));
-                    Ok(edits(catalog, &plan))
+                    Ok(catalog.retarget(&plan))
                 })
                 .await;
         }
@@ -95,7 +94,11 @@ fn reports(state: &State, region: RegionId) -> impl Iterator<Item = &RegionRepor
 fn membership(state: &State, catalog: &Catalog, region: RegionId) -> Membership {
     let reached = reports(state, region).map(|r| (r.raft_id, r.last_index));
     Membership {
-        recorded: catalog.members(region).iter().map(planned).collect(),
+        recorded: catalog
+            .members(region)
+            .iter()
+            .map(catalog::Member::planned)
+            .collect(),
         led: leader_of(state, region),
         reached: reached.collect(),
     }
@@ -125,7 +128,11 @@ fn order(catalog: &Catalog, region: RegionId, led: &Led, step: &MemberStep) -> O
         learners: vec![],
         voters: vec![],
         remove: vec![],
-        members: catalog.members(region).iter().map(planned).collect(),
+        members: catalog
+            .members(region)
+            .iter()
+            .map(catalog::Member::planned)
+            .collect(),
     };
     Some(match step {
         MemberStep::Nothing(_) => return None,
@@ -181,38 +188,4 @@ fn has_lost_its_disk(state: &State, region: RegionId, member: &Member, led: Opti
     let session = state.sessions.datanodes.get(&member.node);
     let is_missing = session.is_some_and(|s| !s.reports.contains_key(&region));
     is_missing && led.is_some_and(|led| led.raft_id != member.raft_id && led.voters.contains(&member.raft_id))
-}
-
-fn edits(catalog: &Catalog, plan: &[Retarget]) -> Vec<Edit> {
-    let mut next_raft_id = catalog.root.next_raft_id;
-    let mut memberships = BTreeMap::new();
-    for change in plan {
-        let table = change.region.table();
-        let Some(recorded) = catalog.memberships.get(&table) else {
-            continue;
-        };
-        let membership = memberships.entry(table).or_insert_with(|| recorded.clone());
-        let kept = change.keep.iter().map(|m| (m.raft_id, m.node));
-        let added = change.add.iter().map(|node| {
-            next_raft_id += 1;
-            (next_raft_id - 1, *node)
-        });
-        let members = kept
-            .chain(added)
-            .map(|(raft_id, node)| catalog::Member { raft_id, node });
-        membership.format = FORMAT_VERSION;
-        membership
-            .regions
-            .insert(change.region.number(), members.collect());
-    }
-    if memberships.is_empty() {
-        return vec![];
-    }
-    let rafts = next_raft_id - catalog.root.next_raft_id;
-    let puts = memberships
-        .into_iter()
-        .map(|(table, membership)| Edit::PutMembership(table, membership));
-    std::iter::once(Edit::TakeIds { tables: 0, rafts })
-        .chain(puts)
-        .collect()
 }
