@@ -78,12 +78,12 @@ HOSTS       ?= $(if $(QUICK),100,400)
 BENCH_QUICK := --runs 5
 BENCH_FULL  := --more-hosts 4000,10000 --memory --cold-files 10000
 
-# KILLS=1000 how often each kind of fault happens, FAULTS=kill,stop some kinds only, RESUME=1 goes on with the report that
-# is there, CHAOS_ARGS="…" any other argument.
+# KILLS=1000 how often each kind of fault happens, FAULTS=kill,stop some kinds only, LEADERS=1000 how many regions the
+# victim of mass-kill leads, RESUME=1 goes on with the report that is there, CHAOS_ARGS="…" any other argument.
 .PHONY: chaos
 chaos: tools ## Faults on a cluster of plain processes, many times, in release builds: how long writes wait for each
 	cargo build --locked --workspace --profile dist --bin greptime-node --bin greptime-chaos
-	$(DIST)/greptime-chaos --node $(DIST)/greptime-node --etcd $(ETCD) --count $(KILLS) --fault $(FAULTS) $(if $(RESUME),--resume) $(CHAOS_ARGS)
+	$(DIST)/greptime-chaos --node $(DIST)/greptime-node --etcd $(ETCD) --count $(KILLS) --fault $(FAULTS) $(if $(LEADERS),--leaders $(LEADERS)) $(if $(RESUME),--resume) $(CHAOS_ARGS)
 
 SHORT_FAULTS := kill,stop,metasrv-kill,partition,migrate
 FAULTS ?= kill,stop,node-crash,partition,partition-one-way,slow-disk,metasrv-kill,etcd-kill,migrate,rolling-restart

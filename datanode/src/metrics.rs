@@ -28,6 +28,7 @@ pub struct DatanodeMetrics {
     pub flush_failures: Counter,
     pub region_count: Gauge<u64, AtomicU64>,
     pub queries: Counter,
+    pub queries_under_lease: Counter,
     pub flush_bytes: Counter,
     pub compactions: Counter,
     pub compaction_failures: Counter,
@@ -57,6 +58,7 @@ impl DatanodeMetrics {
             flush_failures: Counter::default(),
             region_count: Gauge::default(),
             queries: Counter::default(),
+            queries_under_lease: Counter::default(),
             flush_bytes: Counter::default(),
             compactions: Counter::default(),
             compaction_failures: Counter::default(),
@@ -123,6 +125,11 @@ impl DatanodeMetrics {
             all.region_count.clone(),
         );
         metrics.register("greptime_datanode_queries", "Plans executed", all.queries.clone());
+        metrics.register(
+            "greptime_datanode_queries_under_lease",
+            "Plans executed without asking a majority who leads, by a lease",
+            all.queries_under_lease.clone(),
+        );
         all
     }
 

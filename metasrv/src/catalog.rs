@@ -87,6 +87,9 @@ pub struct Membership {
 pub struct DatanodeRecord {
     pub format: u32,
     pub disk_id: String,
+    /// Where it fails together with others, if it says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone: Option<String>,
 }
 
 /// The catalog in memory, as of one revision of the store.
@@ -461,8 +464,14 @@ mod tests {
         let datanode = DatanodeRecord {
             format: 1,
             disk_id: "disk".into(),
+            zone: None,
         };
         check(include_str!("../tests/golden/datanode-1.json"), &datanode);
+        let zoned = DatanodeRecord {
+            zone: Some("eu-1a".into()),
+            ..datanode
+        };
+        check(include_str!("../tests/golden/datanode-1-zone.json"), &zoned);
         let database = DatabaseInfo {
             format: 1,
             name: "public".into(),

@@ -11,7 +11,7 @@ use greptime_types::{
 };
 use tracing::{info, warn};
 
-use crate::catalog::{Catalog, Edit, Member, Membership};
+use crate::catalog::{Catalog, DatanodeRecord, Edit, Member, Membership};
 use crate::driver::MOST_TABLES;
 use crate::server::{Metasrv, State};
 
@@ -223,15 +223,15 @@ impl Metasrv {
             leaders.insert(node, regions.iter().filter(leads).count());
         }
         let drained = catalog.drained();
-        let candidate = |node: &NodeId| Candidate {
+        let candidate = |(node, record): (&NodeId, &DatanodeRecord)| Candidate {
             node: *node,
             // Nothing goes to one that is being emptied.
             alive: state.sessions.get(NodeRole::Datanode, *node).is_some() && !drained.contains(node),
-            zone: None,
+            zone: record.zone.clone(),
             replicas: replicas.get(node).copied().unwrap_or(0),
             leaders: leaders.get(node).copied().unwrap_or(0),
         };
-        catalog.datanodes.keys().map(candidate).collect()
+        catalog.datanodes.iter().map(candidate).collect()
     }
 
     /// Waits until every region of the table leads; the caller has the deadline.

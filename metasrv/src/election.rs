@@ -1,6 +1,7 @@
 //! Who leads among the metasrv.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -29,6 +30,9 @@ pub enum Leadership {
 #[async_trait]
 pub trait Election: Send + Sync + 'static {
     async fn run(&self, tell: watch::Sender<Leadership>, shutdown: CancellationToken);
+
+    /// By the clock of this metasrv: until then nobody else leads, if this one does.
+    fn surely_leads_until(&self) -> Duration;
 }
 
 /// The only metasrv there is: standalone, and tests.
@@ -40,6 +44,10 @@ impl Election for Alone {
     async fn run(&self, tell: watch::Sender<Leadership>, shutdown: CancellationToken) {
         tell.send_replace(Leadership::Leader);
         shutdown.cancelled().await;
+    }
+
+    fn surely_leads_until(&self) -> Duration {
+        Duration::MAX
     }
 }
 
@@ -56,6 +64,8 @@ pub struct EtcdElection {
     /// host:port of this metasrv, which followers hand to their clients.
     address: String,
     clock: SharedClock,
+    /// When etcd may forget the key, in microseconds of the clock.
+    session_ends: AtomicU64,
 }
 
 impl EtcdElection {
@@ -64,18 +74,30 @@ impl EtcdElection {
             store,
             address,
             clock,
+            session_ends: AtomicU64::new(0),
         }
+    }
+
+    /// etcd has kept the lease when it was asked at `sent`, or later.
+    fn renewed(&self, sent: Duration) {
+        let ends = sent + Duration::from_secs(SESSION_SECONDS as u64);
+        self.session_ends.store(ends.as_micros() as u64, Ordering::SeqCst);
+    }
+
+    fn ended(&self) {
+        self.session_ends.store(0, Ordering::SeqCst);
     }
 
     /// One term: waits for the key, then leads until the lease cannot be renewed.
     async fn term(&self, tell: &watch::Sender<Leadership>, shutdown: &CancellationToken) -> Result<()> {
         let mut client = self.store.client().await?;
+        let mut renewed = self.clock.now();
         let lease = client
             .lease_grant(SESSION_SECONDS, None)
             .await
             .map_err(|e| away(&e))?
             .id();
-        let mut renewed = self.clock.now();
+        self.renewed(renewed);
         let (mut keeper, mut answers) = client.lease_keep_alive(lease).await.map_err(|e| away(&e))?;
         loop {
             if *tell.borrow() != Leadership::Leader {
@@ -100,6 +122,7 @@ impl EtcdElection {
                 () = tokio::time::sleep(KEEP_ALIVE) => {}
                 () = shutdown.cancelled() => {
                     // The next leader need not wait for the lease to end.
+                    self.ended();
                     let _ = client.lease_revoke(lease).await;
                     return Ok(());
                 }
@@ -114,7 +137,10 @@ impl EtcdElection {
             };
             let left = GIVE_UP.saturating_sub(self.clock.now().saturating_sub(renewed));
             match tokio::time::timeout(left, renewal).await {
-                Ok(Ok(_)) => renewed = sent,
+                Ok(Ok(_)) => {
+                    renewed = sent;
+                    self.renewed(sent);
+                }
                 Ok(Err(error)) => return Err(error),
                 Err(_) => return Err(Error::unavailable("etcd did not renew the lease in time")),
             }
@@ -163,6 +189,7 @@ impl Election for EtcdElection {
     async fn run(&self, tell: watch::Sender<Leadership>, shutdown: CancellationToken) {
         while !shutdown.is_cancelled() {
             let ended = self.term(&tell, &shutdown).await;
+            self.ended();
             let led = tell.send_replace(Leadership::Unknown) == Leadership::Leader;
             if let Err(error) = ended {
                 warn!(%error, led, "election is interrupted");
@@ -172,5 +199,9 @@ impl Election for EtcdElection {
                 () = shutdown.cancelled() => {}
             }
         }
+    }
+
+    fn surely_leads_until(&self) -> Duration {
+        Duration::from_micros(self.session_ends.load(Ordering::SeqCst))
     }
 }

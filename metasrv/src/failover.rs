@@ -8,7 +8,7 @@ use greptime_metasrv_plan::assignment::Member;
 use greptime_metasrv_plan::failover::{
     Attempt, LogEnd, Plan, RegionSeen, Report, Snapshot, Voter, VoterRole, plan,
 };
-use greptime_metasrv_plan::lease::surely_ends;
+use greptime_metasrv_plan::lease::Leases;
 use greptime_metasrv_plan::members::{Electorate, Said, who_votes};
 use greptime_metasrv_plan::{Judgement, Verdict};
 use greptime_proto::v1::{self, push};
@@ -61,8 +61,10 @@ fn look_once(metasrv: &Arc<Metasrv>, changed: bool) {
             catalog,
             sessions: &state.sessions,
             watch,
+            leases: &mut state.leases,
         };
         let (plan, report) = cluster.plan(&judgement, now);
+        cluster.leases.follow(&plan);
         cluster.carry_out(metasrv, &plan, now);
         state.unserved = !report.unserved.is_empty() || !report.misplaced.is_empty();
         state.waiting = report.unserved;
@@ -106,6 +108,7 @@ struct Cluster<'a> {
     catalog: &'a Catalog,
     sessions: &'a Sessions,
     watch: &'a mut Watch,
+    leases: &'a mut Leases,
 }
 
 impl Cluster<'_> {
@@ -115,7 +118,7 @@ impl Cluster<'_> {
         let heirs = self.catalog.heirs();
         for table in tables.filter(|t| t.state != TableState::Dropping) {
             for region in table.regions() {
-                let Electorate { voters, strangers } = self.who_votes(region);
+                let Electorate { voters, strangers } = electorate(self.sessions, self.catalog, region);
                 if voters.len() + strangers < 2 {
                     // A single voter elects itself, or nobody does.
                     continue;
@@ -131,35 +134,20 @@ impl Cluster<'_> {
                 let voters: Vec<Voter> = voters.collect();
                 let epoch = voters.iter().filter_map(|v| v.leads).max();
                 let tried = self.watch.tried(region, epoch);
+                let led = self.watch.led(region, epoch);
                 let seen = RegionSeen {
                     voters,
+                    led,
                     strangers,
                     tried,
                 };
                 snapshot.regions.insert(region, seen);
             }
         }
-        self.watch
-            .keep_regions(|region| snapshot.regions.contains_key(&region));
+        let is_there = |region| snapshot.regions.contains_key(&region);
+        self.watch.keep_regions(is_there);
+        self.leases.keep_regions(is_there);
         plan(&snapshot, &self.watch.policy, now)
-    }
-
-    fn who_votes(&self, region: RegionId) -> Electorate {
-        let recorded: Vec<Member> = self
-            .catalog
-            .members(region)
-            .iter()
-            .map(catalog::Member::planned)
-            .collect();
-        let said = self.sessions.reports_of(region).map(|(node, report)| Said {
-            member: Member {
-                raft_id: report.raft_id,
-                node,
-            },
-            position: (report.last_term, report.last_index),
-            voters: &report.voters,
-        });
-        who_votes(&recorded, &said.collect::<Vec<_>>())
     }
 
     fn voter(&self, region: RegionId, member: &Member, role: VoterRole, verdict: Option<Verdict>) -> Voter {
@@ -186,8 +174,13 @@ impl Cluster<'_> {
             }),
             log,
             leads,
-            // No leases are granted yet: reads ask a majority.
-            lease_ends: surely_ends(None, self.watch.leading_since, &self.watch.policy),
+            elected: report
+                .filter(|r| r.role() == v1::RegionRole::Opening && r.leader_raft_id == r.raft_id)
+                .filter(|r| r.raft_id != 0)
+                .map(|r| r.epoch),
+            lease_ends: self
+                .leases
+                .surely_end(member.node, self.watch.leading_since, &self.watch.policy),
         }
     }
 
@@ -232,6 +225,21 @@ impl Cluster<'_> {
             session.say(order);
         }
     }
+}
+
+/// Who votes in a region, as far as records and datanodes say.
+pub(crate) fn electorate(sessions: &Sessions, catalog: &Catalog, region: RegionId) -> Electorate {
+    let members = catalog.members(region).iter();
+    let recorded: Vec<Member> = members.map(catalog::Member::planned).collect();
+    let said = sessions.reports_of(region).map(|(node, report)| Said {
+        member: Member {
+            raft_id: report.raft_id,
+            node,
+        },
+        position: (report.last_term, report.last_index),
+        voters: &report.voters,
+    });
+    who_votes(&recorded, &said.collect::<Vec<_>>())
 }
 
 /// The first of a new region leads it, so that leaders are spread as they were placed.

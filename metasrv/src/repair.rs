@@ -48,6 +48,7 @@ fn move_on(metasrv: &Metasrv) {
         return;
     };
     orders.retain(|_, (_, at)| now.saturating_sub(*at) < SAY_AGAIN);
+    let mut handed_over = Vec::new();
     for region in replicated(catalog) {
         let membership = membership(state, catalog, region);
         let step = members::step(&membership, LAG);
@@ -57,10 +58,17 @@ fn move_on(metasrv: &Metasrv) {
         };
         if say(state, catalog, region, &led, &step) {
             info!(%region, ?step, "members change");
+            if let MemberStep::HandOver { to } = &step {
+                handed_over.push((region, led.epoch, to.node));
+            }
             orders.insert(region, (step, now));
         }
     }
     state.member_orders = orders;
+    // For a moment nobody leads, and nobody else is to be told to.
+    for (region, epoch, to) in handed_over {
+        state.note_transfer(region, epoch, to, now);
+    }
 }
 
 /// Regions of tables that are there.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use greptime_metasrv_plan::assignment::Replica;
+use greptime_metasrv_plan::lease::Touch;
 use greptime_metasrv_plan::{Command, Reported};
 use greptime_proto::v1::{self, push};
 use greptime_types::{NodeId, NodeRole, RegionId};
@@ -31,6 +32,7 @@ pub(crate) struct Session {
     pub(crate) push: mpsc::Sender<v1::Push>,
     pub(crate) last_beat: Duration,
     pub(crate) oldest_append_ms: u64,
+    pub(crate) touch: Touch,
     pub(crate) reports: BTreeMap<RegionId, v1::RegionReport>,
     pub(crate) dependencies: Vec<v1::Dependency>,
     /// What was said last about each region, and when.
@@ -122,6 +124,7 @@ impl Sessions {
             push,
             last_beat: now,
             oldest_append_ms: 0,
+            touch: Touch::default(),
             reports,
             dependencies: Vec::new(),
             told: BTreeMap::new(),
@@ -131,26 +134,21 @@ impl Sessions {
         serial
     }
 
-    /// Takes in a tick; returns whether anything but the time of the beat changed.
-    pub(crate) fn tick(&mut self, key: NodeKey, serial: u64, tick: v1::Tick, now: Duration) -> bool {
-        let Some(session) = self.by_node.get_mut(&key).filter(|s| s.serial == serial) else {
-            return false;
-        };
+    /// Takes in a tick; returns whether anything but the time of the beat changed, or nothing if the connection has
+    /// ended.
+    pub(crate) fn tick(&mut self, key: NodeKey, serial: u64, tick: v1::Tick, now: Duration) -> Option<bool> {
+        let session = self.by_node.get_mut(&key).filter(|s| s.serial == serial)?;
         session.last_beat = now;
         session.oldest_append_ms = tick.oldest_append_ms;
         session.dependencies = tick.dependencies;
-        let number = tick.number;
-        session.say(push::Body::Tock(v1::Tock {
-            number,
-            ..v1::Tock::default()
-        }));
+        session.touch.beat(tick.number, tick.answered, now);
         if !tick.regions_complete {
-            return false;
+            return Some(false);
         }
         let reports = by_region(&tick.regions);
         let changed = reports != session.reports;
         session.reports = reports;
-        changed
+        Some(changed)
     }
 
     /// Ends one connection; a later one of the same node stays.

@@ -215,6 +215,7 @@ fn nodes(state: &State, now: std::time::Duration) -> Vec<serde_json::Value> {
                 "alive": true,
                 "incarnation": session.incarnation(),
                 "version": session.register.version,
+                "zone": session.register.zone,
                 "leaders": leaders(session),
                 "regions": session.reports.len(),
                 "last_beat_ms_ago": now.saturating_sub(session.last_beat).as_millis() as u64,

@@ -32,6 +32,9 @@ impl Watch {
         let oldest_append = Duration::from_millis(tick.oldest_append_ms);
         let unreachable = tick.unreachable.iter().copied().collect();
         self.0.beat((node, serial), oldest_append, unreachable, now);
+        if tick.stopping {
+            self.0.stops((node, serial));
+        }
     }
 
     /// Where the datanodes are, as they are told of each other.

@@ -31,6 +31,7 @@ struct FakeNode {
     refused: Mutex<Option<String>>,
     /// The newest format that it speaks.
     speaks: AtomicU32,
+    zone: Mutex<String>,
 }
 
 impl FakeNode {
@@ -52,6 +53,7 @@ impl FakeNode {
             told: Mutex::default(),
             refused: Mutex::default(),
             speaks: AtomicU32::new(1),
+            zone: Mutex::default(),
         })
     }
 
@@ -109,6 +111,7 @@ impl SessionHandler for FakeNode {
             min_format: 1,
             max_format: self.speaks.load(Ordering::SeqCst),
             regions: self.reports(),
+            zone: self.zone.lock().clone(),
         }
     }
 
@@ -289,6 +292,7 @@ fn upgraded(old: &FakeNode, incarnation: u64) -> Arc<FakeNode> {
         told: Mutex::default(),
         refused: Mutex::default(),
         speaks: AtomicU32::new(2),
+        zone: Mutex::default(),
     })
 }
 
@@ -383,6 +387,26 @@ async fn a_datanode_that_comes_back_without_its_disk_is_not_given_an_empty_regio
     world.ddl(drop_table("cpu")).await.unwrap();
 }
 
+#[tokio::test]
+async fn replicas_are_in_distinct_zones() {
+    let world = World::start(Arc::new(MemoryStore::default())).await;
+    let zones = ["a", "a", "b", "c"];
+    let nodes: Vec<_> = (0..4).map(|id| FakeNode::datanode(id, "a", 1 + id)).collect();
+    for (node, zone) in nodes.iter().zip(zones) {
+        node.speaks.store(QUORUM_FORMAT, Ordering::SeqCst);
+        *node.zone.lock() = zone.into();
+        world.join(node);
+    }
+    world
+        .until(|| nodes.iter().all(|n| n.format() == Some(QUORUM_FORMAT)))
+        .await;
+    world.ddl(create("cpu")).await.unwrap();
+    let held = || -> Vec<usize> { nodes.iter().map(|n| n.reports().len()).collect() };
+    world.until(|| held().iter().sum::<usize>() == 6).await;
+    let held = held();
+    assert_eq!((held[0] + held[1], held[2], held[3]), (2, 2, 2));
+}
+
 /// A datanode that has just started may not know yet which replicas it has.
 #[tokio::test]
 async fn a_replica_that_has_not_said_which_one_it_is_is_not_taken_for_one_that_has_left() {
@@ -433,6 +457,7 @@ async fn a_second_process_and_a_foreign_disk_are_refused_with_the_reason() {
         told: Mutex::default(),
         refused: Mutex::default(),
         speaks: AtomicU32::new(1),
+        zone: Mutex::default(),
     });
     world.join(&foreign);
     world.until(|| says(&foreign, "belongs to cluster another")).await;

@@ -51,6 +51,9 @@ pub struct Node {
     pub id: u64,
     /// host:port that other nodes dial; the gRPC address if empty.
     pub advertise_address: String,
+    /// Where this node fails together with others, such as a zone of the cloud: replicas of a region are spread over
+    /// zones. Empty if it is not known.
+    pub zone: String,
     pub data_dir: PathBuf,
 }
 
@@ -59,6 +62,7 @@ impl Default for Node {
         Self {
             id: 0,
             advertise_address: String::new(),
+            zone: String::new(),
             data_dir: "./greptime-data".into(),
         }
     }

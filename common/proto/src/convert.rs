@@ -1,6 +1,8 @@
 //! Errors and small values between the wire and `greptime_types`.
 
-use greptime_types::{Error, ErrorKind, NodeRole, RequestId};
+use std::ops::RangeInclusive;
+
+use greptime_types::{Error, ErrorKind, Finished, NodeRole, RequestId};
 use tonic::{Code, Status};
 
 use crate::v1;
@@ -13,11 +15,13 @@ pub fn status_from_error(error: Error) -> Status {
     Status::new(Code::from_i32(error.kind.codes().grpc), error.message)
 }
 
-/// Back from gRPC. Codes that we never send (`Unknown`, `Cancelled`) mean that the connection broke, so whether
-/// the request was done is unknown: `Unavailable`, to be retried under the same request id.
+/// Back from gRPC. What this side made of an error of the transport (it has a source), and codes that we never send
+/// (`Unknown`, `Cancelled`), mean that the connection broke, so whether the request was done is unknown: `Unavailable`, to
+/// be retried under the same request id.
 pub fn error_from_status(status: &Status) -> Error {
     let kind = match status.code() {
         Code::Unknown | Code::Cancelled => ErrorKind::Unavailable,
+        _ if std::error::Error::source(status).is_some() => ErrorKind::Unavailable,
         code => ErrorKind::from_grpc(code as i32),
     };
     Error::new(kind, status.message())
@@ -64,9 +68,43 @@ impl From<v1::RequestId> for RequestId {
     }
 }
 
+impl From<RangeInclusive<u64>> for v1::NumberRange {
+    fn from(numbers: RangeInclusive<u64>) -> Self {
+        Self {
+            first: *numbers.start(),
+            last: *numbers.end(),
+        }
+    }
+}
+
+impl From<v1::NumberRange> for RangeInclusive<u64> {
+    fn from(numbers: v1::NumberRange) -> Self {
+        numbers.first..=numbers.last
+    }
+}
+
+impl v1::WriteRequest {
+    /// What the frontend that sent it has finished.
+    pub fn finished(&self) -> Finished {
+        Finished {
+            lowest_unfinished: self.lowest_unfinished,
+            given_up: self.given_up.iter().copied().map(Into::into).collect(),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_broken_connection_is_retried_whatever_the_library_calls_it() {
+        let mut broken = Status::internal("h2 protocol error: http2 error");
+        broken.set_source(std::sync::Arc::new(std::io::Error::other("reset")));
+        assert!(error_from_status(&broken).is_retryable());
+        let said = Status::internal("a bug");
+        assert_eq!(error_from_status(&said).kind, ErrorKind::Internal);
+    }
 
     #[test]
     fn an_error_survives_the_wire() {

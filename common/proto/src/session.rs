@@ -39,9 +39,9 @@ pub trait SessionHandler: Send + Sync + 'static {
     }
     /// Everything but session keeping (`Welcome` is passed on too).
     fn told(&self, push: push::Body);
-    /// metasrv has answered the tick that was sent at `sent`.
-    fn answered(&self, tock: &v1::Tock, sent: Instant) {
-        let _ = (tock, sent);
+    /// metasrv has answered a tick of this session, as the first answer to it or a later one.
+    fn answered(&self, tock: &v1::Tock) {
+        let _ = tock;
     }
     /// The session ended; the reason is for the log.
     fn disconnected(&self, reason: &str);
@@ -109,7 +109,7 @@ async fn one_session(
     let mut interval = DEFAULT_INTERVAL;
     let mut ticks = Ticks::default();
     let mut heard = Instant::now();
-    let mut next_beat = heard;
+    let mut next_beat = NextBeat::at(heard);
     let news = handler.news();
     loop {
         tokio::select! {
@@ -129,9 +129,9 @@ async fn one_session(
                             && let Some(sent) = ticks.answered(tock.number)
                         {
                             if tock.number == ticks.number {
-                                next_beat = sent + interval;
+                                next_beat.answered(sent + interval);
                             }
-                            handler.answered(tock, sent);
+                            handler.answered(tock);
                         }
                         if let push::Body::Welcome(welcome) = &body {
                             *welcomed = true;
@@ -141,7 +141,7 @@ async fn one_session(
                     }
                 }
             }
-            () = tokio::time::sleep_until(next_beat), if *welcomed => {
+            () = tokio::time::sleep_until(next_beat.at), if *welcomed => {
                 // Taken before it is sent: what is promised in the answer counts from no later moment.
                 let sent = Instant::now();
                 let number = ticks.begin(sent);
@@ -149,12 +149,38 @@ async fn one_session(
                 if beats.try_send(v1::Beat { body: Some(beat::Body::Tick(tick)) }).is_err() {
                     return End::Broken("metasrv does not take beats".into());
                 }
-                next_beat = sent + interval.min(HURRIED);
+                next_beat = NextBeat::at(sent + interval.min(HURRIED));
             }
-            () = news.notified(), if *welcomed => next_beat = Instant::now(),
+            () = news.notified(), if *welcomed => next_beat = NextBeat::with_news(Instant::now()),
             () = tokio::time::sleep_until(heard + SILENCE) => {
                 return End::Broken("metasrv is silent".into());
             }
+        }
+    }
+}
+
+/// When the next beat is due.
+#[derive(Clone, Copy, Debug)]
+struct NextBeat {
+    at: Instant,
+    has_news: bool,
+}
+
+impl NextBeat {
+    fn at(at: Instant) -> Self {
+        let has_news = false;
+        Self { at, has_news }
+    }
+
+    fn with_news(at: Instant) -> Self {
+        let has_news = true;
+        Self { at, has_news }
+    }
+
+    /// The last one was answered, so that there is no hurry; but what has happened since it was sent is not in it.
+    fn answered(&mut self, then: Instant) {
+        if !self.has_news {
+            self.at = then;
         }
     }
 }
@@ -193,6 +219,18 @@ impl Ticks {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn news_do_not_wait_because_the_beat_before_them_is_answered() {
+        let now = Instant::now();
+        let later = now + DEFAULT_INTERVAL;
+        let mut hurried = NextBeat::at(now + HURRIED);
+        hurried.answered(later);
+        assert_eq!(hurried.at, later);
+        let mut news = NextBeat::with_news(now);
+        news.answered(later);
+        assert_eq!(news.at, now);
+    }
 
     #[test]
     fn an_answer_belongs_to_the_moment_at_which_its_tick_was_sent() {

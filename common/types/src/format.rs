@@ -14,7 +14,9 @@ pub const SERIES_FORMAT: u32 = 2;
 pub const PREPARED_FORMAT: u32 = 3;
 /// From this one on, regions may have several voters.
 pub const QUORUM_FORMAT: u32 = 4;
-pub const NEWEST_CLUSTER_FORMAT: u32 = QUORUM_FORMAT;
+/// From this one on, log entries name the requests that were given up.
+pub const GIVEN_UP_FORMAT: u32 = 5;
+pub const NEWEST_CLUSTER_FORMAT: u32 = GIVEN_UP_FORMAT;
 
 /// Refuses what a newer program wrote, naming both versions.
 pub fn check(what: &str, version: u32) -> Result<()> {

@@ -8,6 +8,7 @@ pub mod error;
 pub mod format;
 pub mod id;
 pub mod partition;
+pub mod requests;
 pub mod schema;
 pub mod ttl;
 
@@ -16,5 +17,6 @@ pub use catalog::{DatabaseInfo, MergeMode, TableInfo, TableOptions, TableState};
 pub use error::{Error, ErrorKind, Result};
 pub use id::{ClusterId, NodeId, NodeRole, RegionId, RequestId, TableId};
 pub use partition::{Partition, PartitionExpr, PartitionRule, Value};
+pub use requests::{Finished, Requests};
 pub use schema::{ColumnSchema, ColumnType, Semantic, TableSchema, TimeUnit};
 pub use ttl::Ttl;

@@ -406,6 +406,9 @@ impl LogCore {
         }
         for region in output.initialised.clone() {
             self.open_group(region, 0)?;
+            if Defence::FollowerCallsAgain.holds() {
+                self.with(region, Group::call_everybody);
+            }
         }
         self.reopen_recovered(&recovered, &mut output)?;
         for (region, ready) in readies {

@@ -17,10 +17,12 @@ greptime_defences::defences! {
     OnlyVotersCampaign => ["tests::simulated::a_replica_without_a_vote_does_not_campaign"],
     /// A trim does not take back what a snapshot has trimmed in the same turn; the log would look damaged.
     TrimIsKnownAtOnce => ["tests::simulated::a_trim_and_a_snapshot_that_goes_further_share_a_turn"],
-    /// A follower that reaches its leader again says so; what it had answered is lost, and the leader would wait for it.
+    /// A follower that reaches its leader again, or that has just begun, says so; what it had answered, or was told, is
+    /// lost, and the leader would wait for it.
     FollowerCallsAgain => [
         "tests::simulated::a_leader_whose_followers_could_not_answer_goes_on_when_they_can",
         "tests::simulated::a_leader_that_could_not_be_told_of_a_newer_term_learns_of_it",
+        "tests::quorum::a_replica_that_begins_late_catches_up",
     ],
     /// An order to campaign that comes late unseats nobody.
     OldCampaignIsIgnored => ["tests::quorum::an_old_order_to_campaign_changes_nothing"],

@@ -7,8 +7,9 @@ use greptime_types::RegionId;
 
 use super::io::{Committed, CommittedEntry, Output};
 
-/// Read at once when something was missed.
-pub(crate) const CHUNK_BYTES: u64 = 4 << 20;
+/// Read at once when something was missed. Small, since a turn ends when all of it is applied, and a leader may be told
+/// to hand over meanwhile.
+pub(crate) const CHUNK_BYTES: u64 = 256 << 10;
 
 #[derive(Debug)]
 pub(crate) struct Feed {

@@ -1,6 +1,6 @@
 //! One group within a turn: what it must write, and what follows once that is on disk.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use greptime_types::{Error, NodeId, RegionId};
@@ -191,12 +191,24 @@ impl Group {
         !there.is_empty()
     }
 
+    /// It has just begun. What a leader has said to it before was lost, and the leader waits for an answer.
+    pub fn call_everybody(&mut self) {
+        let nodes: BTreeSet<NodeId> = self.raw.store().record.nodes.values().copied().collect();
+        for node in nodes {
+            self.call_leader_on(node);
+        }
+    }
+
     /// Takes in a message of another replica.
     pub fn receive(&mut self, message: Message) {
         let raft = &self.raw.raft;
         let (kind, term) = (message.get_msg_type(), raft.term);
         if message.term != 0 && message.term < term {
-            self.answer_older_term(&message);
+            match kind {
+                // It calls ([`Self::call_leader_on`]), and does not know who leads.
+                MessageType::MsgHeartbeatResponse if self.leads() => self.raw.ping(),
+                _ => self.answer_older_term(&message),
+            }
             return;
         }
         if matches!(

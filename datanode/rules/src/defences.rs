@@ -5,6 +5,8 @@ greptime_defences::defences! {
     TruncatedFilesAreHidden => ["model::truncations", "view::tests::files_whose_rows_are_all_truncated_are_hidden"],
     /// Rule 8: a copy from below the low mark is refused; it would overwrite newer rows.
     LateCopyIsRefused => ["model::copies_of_requests", "requests::tests::an_applied_request_is_known_until_its_frontend_finishes_it"],
+    /// Rule 8: so is one of a request that was given up, while an older one keeps the mark low.
+    GivenUpIsRefused => ["model::requests_that_are_given_up", "requests::tests::what_was_given_up_is_finished_unless_it_was_applied"],
     /// Rule 8: a mark that comes late does not lower it.
     LowMarkOnlyGrows => ["model::copies_of_requests", "requests::tests::a_late_low_mark_does_not_bring_back_what_was_forgotten"],
     /// Rule 16a: an edit that is damaged is refused; a flipped bit would hide rows, or name files that are
@@ -72,8 +74,8 @@ greptime_defences::defences! {
     RestoreForgetsNewerFiles => ["model::a_follower_comes_to_lead"],
     /// A lease counts from when its beat was sent; metasrv counts from its arrival, and would wait too short a time.
     LeaseCountsFromItsBeat => ["model::leases"],
-    /// A lease is of the term in which it was asked for; metasrv waits for the leader that it knows of.
-    LeaseIsOfItsTerm => ["model::leases"],
+    /// A lease is of the term in which it was asked for; only in that have the voters been asked.
+    LeaseIsOfItsTerm => ["lease::tests::a_lease_is_of_its_term"],
     /// A leader gives its lease up before it hands over; its heir would serve while it lasts.
     LeaseIsGivenUpFirst => ["model::leases"],
 }

@@ -56,3 +56,36 @@ impl Lease {
         is_of_term && term > self.given_up_in && now < self.until
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_is_of_its_term() {
+        const fn ms(ms: u64) -> Duration {
+            Duration::from_millis(ms)
+        }
+        let grant = |term, sent| Grant {
+            term,
+            sent: ms(sent),
+            received: ms(sent + 5),
+            length: ms(300),
+        };
+        let mut lease = Lease::default();
+        lease.granted(grant(3, 100));
+        assert!(lease.covers(3, ms(399)) && !lease.covers(3, ms(400)));
+        assert!(!lease.covers(2, ms(200)) && !lease.covers(4, ms(200)));
+        lease.granted(grant(2, 200));
+        assert!(
+            !lease.covers(3, ms(400)),
+            "an answer in an earlier term came late"
+        );
+        lease.granted(grant(4, 200));
+        assert!(lease.covers(4, ms(499)) && !lease.covers(3, ms(300)));
+        lease.give_up(4);
+        assert!(!lease.covers(4, ms(300)));
+        lease.granted(grant(4, 300));
+        assert!(!lease.covers(4, ms(400)));
+    }
+}

@@ -3,8 +3,9 @@
 //! All replicas must agree on this table, so it changes only by applying entries, and no clock is involved.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 
-use greptime_types::{Error, RequestId, Result};
+use greptime_types::{Error, Finished, RequestId, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::defences::Defence;
@@ -37,6 +38,33 @@ struct Incarnation {
     lowest: u64,
     /// Applied numbers from `lowest` on.
     applied: BTreeSet<u64>,
+    /// Of those from `lowest` on: ranges of finished ones, from their first to their last, some of which were given up.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    given_up: BTreeMap<u64, u64>,
+}
+
+impl Incarnation {
+    fn has_finished(&self, number: u64) -> bool {
+        let below = number < self.lowest && Defence::LateCopyIsRefused.holds();
+        let range = self.given_up.range(..=number).next_back();
+        let within = range.is_some_and(|(_, last)| number <= *last) && Defence::GivenUpIsRefused.holds();
+        below || within
+    }
+
+    fn give_up(&mut self, numbers: &RangeInclusive<u64>) {
+        let (mut first, mut last) = (*numbers.start(), *numbers.end());
+        if first > last {
+            return;
+        }
+        self.given_up.retain(|other_first, other_last| {
+            let is_apart = *other_last < first || last < *other_first;
+            if !is_apart {
+                (first, last) = (first.min(*other_first), last.max(*other_last));
+            }
+            is_apart
+        });
+        self.given_up.insert(first, last);
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -48,7 +76,7 @@ impl RequestTable {
     pub fn look_up(&self, id: RequestId) -> Seen {
         match self.incarnations.get(&id.incarnation) {
             Some(known) if known.applied.contains(&id.number) => Seen::Applied,
-            Some(known) if id.number < known.lowest && Defence::LateCopyIsRefused.holds() => Seen::Finished,
+            Some(known) if known.has_finished(id.number) => Seen::Finished,
             _ => Seen::New,
         }
     }
@@ -62,13 +90,17 @@ impl RequestTable {
     }
 
     /// Records an applied entry, and forgets what its frontend has finished.
-    pub fn apply(&mut self, id: RequestId, lowest_unfinished: u64) {
+    pub fn apply(&mut self, id: RequestId, finished: &Finished) {
         let known = self.incarnations.entry(id.incarnation).or_default();
-        if lowest_unfinished > known.lowest || !Defence::LowMarkOnlyGrows.holds() {
-            known.lowest = lowest_unfinished;
+        if finished.lowest_unfinished > known.lowest || !Defence::LowMarkOnlyGrows.holds() {
+            known.lowest = finished.lowest_unfinished;
         }
         known.applied.insert(id.number);
         known.applied = known.applied.split_off(&known.lowest);
+        for numbers in &finished.given_up {
+            known.give_up(numbers);
+        }
+        known.given_up.retain(|_, last| *last >= known.lowest);
     }
 
     /// Remembered numbers, for limits and tests.
@@ -95,11 +127,11 @@ mod tests {
     #[test]
     fn an_applied_request_is_known_until_its_frontend_finishes_it() {
         let mut table = RequestTable::default();
-        table.apply(id(1), 1);
-        table.apply(id(3), 1);
+        table.apply(id(1), &Finished::below(1));
+        table.apply(id(3), &Finished::below(1));
         assert_eq!(table.look_up(id(1)), Seen::Applied);
         assert_eq!(table.look_up(id(2)), Seen::New);
-        table.apply(id(4), 3);
+        table.apply(id(4), &Finished::below(3));
         assert_eq!(table.look_up(id(1)), Seen::Finished);
         assert_eq!(table.look_up(id(2)), Seen::Finished);
         assert_eq!(table.look_up(id(3)), Seen::Applied);
@@ -109,8 +141,37 @@ mod tests {
     #[test]
     fn a_late_low_mark_does_not_bring_back_what_was_forgotten() {
         let mut table = RequestTable::default();
-        table.apply(id(9), 9);
-        table.apply(id(10), 2);
+        table.apply(id(9), &Finished::below(9));
+        table.apply(id(10), &Finished::below(2));
         assert_eq!(table.look_up(id(5)), Seen::Finished);
+    }
+
+    fn given_up(lowest_unfinished: u64, given_up: &[RangeInclusive<u64>]) -> Finished {
+        let given_up = given_up.to_vec();
+        Finished {
+            lowest_unfinished,
+            given_up,
+        }
+    }
+
+    #[test]
+    fn what_was_given_up_is_finished_unless_it_was_applied() {
+        let mut table = RequestTable::default();
+        table.apply(id(3), &Finished::below(1));
+        table.apply(id(6), &given_up(1, &[3..=4]));
+        let seen = |table: &RequestTable| [1, 2, 3, 4, 5].map(|number| table.look_up(id(number)));
+        let (new, applied, finished) = (Seen::New, Seen::Applied, Seen::Finished);
+        assert_eq!(seen(&table), [new, new, applied, finished, new]);
+        table.apply(id(7), &given_up(1, &[2..=5]));
+        assert_eq!(seen(&table), [new, finished, applied, finished, finished]);
+        // An older attempt's word comes later.
+        table.apply(id(8), &given_up(1, &[3..=4]));
+        assert_eq!(seen(&table), [new, finished, applied, finished, finished]);
+        let kept = serde_json::to_string(&table).unwrap();
+        assert_eq!(serde_json::from_str::<RequestTable>(&kept).unwrap(), table);
+        table.apply(id(9), &Finished::below(9));
+        let mut fresh = RequestTable::default();
+        fresh.apply(id(9), &Finished::below(9));
+        assert_eq!(table, fresh, "the mark has passed them all");
     }
 }

@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use greptime_rows::Encoded;
-use greptime_types::format::SERIES_FORMAT;
-use greptime_types::{Error, RequestId, Result, TableInfo, format};
+use greptime_types::format::{FORMAT_VERSION, GIVEN_UP_FORMAT, SERIES_FORMAT};
+use greptime_types::{Error, Finished, RequestId, Result, TableInfo, format};
 use prost::Message as _;
 
 use crate::defences::Defence;
@@ -27,8 +27,8 @@ impl RowOp {
 #[derive(Clone, Debug, PartialEq)]
 pub struct WriteEntry {
     pub request: RequestId,
-    /// Requests of this incarnation below it are finished and may be forgotten.
-    pub lowest_unfinished: u64,
+    /// Requests of this incarnation that may be forgotten, and that are refused from here on.
+    pub finished: Finished,
     pub schema_version: u64,
     pub op: RowOp,
     /// All rows have the index of the entry as their sequence; the later row wins. `series` is empty in entries of
@@ -48,11 +48,11 @@ pub enum RegionEntry {
 }
 
 /// A truncation is asked for like a write, and happens once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TruncateEntry {
     pub request: RequestId,
-    /// See [`WriteEntry::lowest_unfinished`].
-    pub lowest_unfinished: u64,
+    /// See [`WriteEntry::finished`].
+    pub finished: Finished,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -89,6 +89,16 @@ struct WriteBytes {
     rows: Bytes,
     #[prost(bytes = "bytes", tag = "7")]
     series: Bytes,
+    #[prost(message, repeated, tag = "8")]
+    given_up: Vec<NumbersBytes>,
+}
+
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+struct NumbersBytes {
+    #[prost(uint64, tag = "1")]
+    first: u64,
+    #[prost(uint64, tag = "2")]
+    last: u64,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -106,6 +116,25 @@ struct TruncateBytes {
     number: u64,
     #[prost(uint64, tag = "3")]
     lowest_unfinished: u64,
+    #[prost(message, repeated, tag = "4")]
+    given_up: Vec<NumbersBytes>,
+}
+
+fn given_up(finished: &Finished) -> Vec<NumbersBytes> {
+    let numbers = finished.given_up.iter();
+    numbers
+        .map(|n| NumbersBytes {
+            first: *n.start(),
+            last: *n.end(),
+        })
+        .collect()
+}
+
+fn finished(lowest_unfinished: u64, given_up: &[NumbersBytes]) -> Finished {
+    Finished {
+        lowest_unfinished,
+        given_up: given_up.iter().map(|n| n.first..=n.last).collect(),
+    }
 }
 
 impl RegionEntry {
@@ -115,11 +144,12 @@ impl RegionEntry {
             Self::Write(write) => BodyBytes::Write(WriteBytes {
                 incarnation: write.request.incarnation,
                 number: write.request.number,
-                lowest_unfinished: write.lowest_unfinished,
+                lowest_unfinished: write.finished.lowest_unfinished,
                 schema_version: write.schema_version,
                 op: u32::from(write.op.code()),
                 rows: write.rows.rows.clone(),
                 series: write.rows.series.clone(),
+                given_up: given_up(&write.finished),
             }),
             Self::Alter(table) => BodyBytes::Alter(AlterBytes {
                 table_json: serde_json::to_string(table).map_err(|e| Error::internal(e.to_string()))?,
@@ -127,22 +157,33 @@ impl RegionEntry {
             Self::Truncate(truncate) => BodyBytes::Truncate(TruncateBytes {
                 incarnation: truncate.request.incarnation,
                 number: truncate.request.number,
-                lowest_unfinished: truncate.lowest_unfinished,
+                lowest_unfinished: truncate.finished.lowest_unfinished,
+                given_up: given_up(&truncate.finished),
             }),
         };
-        let format = match self {
-            // A program that does not know series must not take them for rows without tags.
-            Self::Write(write) if !write.rows.series.is_empty() && Defence::SeriesHaveAFormat.holds() => {
-                SERIES_FORMAT
-            }
-            _ => format::FORMAT_VERSION,
-        };
         Ok(EntryBytes {
-            format,
+            format: self.format(),
             body: Some(body),
         }
         .encode_to_vec()
         .into())
+    }
+
+    /// The oldest that has a word for all of it.
+    fn format(&self) -> u32 {
+        match self {
+            // All replicas must refuse the same copies.
+            Self::Write(WriteEntry { finished, .. }) | Self::Truncate(TruncateEntry { finished, .. })
+                if !finished.given_up.is_empty() =>
+            {
+                GIVEN_UP_FORMAT
+            }
+            // A program that does not know series must not take them for rows without tags.
+            Self::Write(write) if !write.rows.series.is_empty() && Defence::SeriesHaveAFormat.holds() => {
+                SERIES_FORMAT
+            }
+            _ => FORMAT_VERSION,
+        }
     }
 
     pub fn decode(data: Bytes) -> Result<Self> {
@@ -151,14 +192,14 @@ impl RegionEntry {
         }
         let entry =
             EntryBytes::decode(data).map_err(|e| Error::corruption(format!("this is no log entry: {e}")))?;
-        format::check_up_to("a log entry", entry.format, SERIES_FORMAT)?;
+        format::check_up_to("a log entry", entry.format, GIVEN_UP_FORMAT)?;
         match entry.body {
             Some(BodyBytes::Write(write)) => Ok(Self::Write(WriteEntry {
                 request: RequestId {
                     incarnation: write.incarnation,
                     number: write.number,
                 },
-                lowest_unfinished: write.lowest_unfinished,
+                finished: finished(write.lowest_unfinished, &write.given_up),
                 schema_version: write.schema_version,
                 op: match write.op {
                     0 => RowOp::Put,
@@ -180,7 +221,7 @@ impl RegionEntry {
                     incarnation: truncate.incarnation,
                     number: truncate.number,
                 },
-                lowest_unfinished: truncate.lowest_unfinished,
+                finished: finished(truncate.lowest_unfinished, &truncate.given_up),
             })),
             None => Err(Error::corruption(
                 "a log entry has a body that this version does not know",

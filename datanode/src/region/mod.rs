@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use greptime_log::{Applied, CommittedEntry, GroupStatus, Membership};
 use greptime_rows::SeriesBatch;
+use greptime_rules::Grant;
 use greptime_types::{Error, RegionId, RequestId, Result, TableInfo};
 use parking_lot::Mutex;
 
@@ -217,6 +218,21 @@ impl Region {
     /// Why the manifest could not be loaded yet, for people.
     pub fn manifest_failed(&self, reason: String) {
         self.change(|state| state.manifest_failed(reason));
+    }
+
+    /// metasrv promises that nobody else leads for a while.
+    pub fn lease(&self, grant: Grant) {
+        self.change(|state| state.lease(grant));
+    }
+
+    /// No promise counts any more in the term that the region is in.
+    pub fn give_up_lease(&self) {
+        self.change(RegionState::give_up_lease);
+    }
+
+    /// Whether nobody else leads now, if this node leads in `epoch`.
+    pub fn is_leased(&self, epoch: u64, now: Duration) -> bool {
+        self.with_state(|state| state.is_leased(epoch, now))
     }
 
     /// Takes the rows in memory for a flush; `None` if there are none.

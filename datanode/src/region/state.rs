@@ -7,7 +7,7 @@ use std::time::Duration;
 use greptime_log::{Applied, CommittedEntry, GroupStatus, Membership};
 use greptime_proto::v1::{RegionReport, RegionRole};
 use greptime_rows::SeriesBatch;
-use greptime_rules::{Lead, NotServing, Standing, Trimmed};
+use greptime_rules::{Grant, Lead, Lease, NotServing, Standing, Trimmed};
 use greptime_types::{Error, MergeMode, RegionId, RequestId, Result, TableInfo, Ttl};
 
 use super::entry::{RegionEntry, WriteEntry};
@@ -70,6 +70,7 @@ pub struct RegionState {
     members: Membership,
     /// The last term in which this node was found not to lead any more.
     deposed_in: u64,
+    lease: Lease,
     /// Of the checkpoint on disk, or of the last trim that was asked for.
     trimmed: Trimmed,
     /// Files that readers use; `None` until the manifest was loaded.
@@ -104,6 +105,7 @@ impl RegionState {
             status: GroupStatus::default(),
             members: Membership::default(),
             deposed_in: 0,
+            lease: Lease::default(),
             manifest: manifest.map(Arc::new),
             manifest_problem: None,
             failed: None,
@@ -207,6 +209,18 @@ impl RegionState {
         self.status = status;
     }
 
+    pub fn lease(&mut self, grant: Grant) {
+        self.lease.granted(grant);
+    }
+
+    pub fn give_up_lease(&mut self) {
+        self.lease.give_up(self.status.term);
+    }
+
+    pub fn is_leased(&self, epoch: u64, now: Duration) -> bool {
+        self.lease.covers(epoch, now)
+    }
+
     pub fn begin(&mut self, request: RequestId, rows: SeriesBatch) -> Result<Seen> {
         match self.requests.look_up(request) {
             Seen::New if self.under_way.contains_key(&request) && Defence::CopyUnderWayIsRefused.holds() => {
@@ -286,7 +300,7 @@ impl RegionState {
                 if seen == Seen::New {
                     self.truncate(entry.index, now);
                 }
-                self.requests.apply(request, truncate.lowest_unfinished);
+                self.requests.apply(request, &truncate.finished);
             }
             RegionEntry::Write(write) => {
                 let rows = self.under_way.remove(&write.request);
@@ -299,7 +313,7 @@ impl RegionState {
                     }
                     self.insert(&write, rows, entry.index, now)?;
                 }
-                self.requests.apply(write.request, write.lowest_unfinished);
+                self.requests.apply(write.request, &write.finished);
             }
         }
         Ok(applied)

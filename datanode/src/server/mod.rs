@@ -4,6 +4,7 @@ mod compact;
 mod fallback;
 mod grpc;
 mod identity;
+mod leases;
 mod maintain;
 mod open;
 mod peers;
@@ -21,7 +22,8 @@ pub use open::DatanodeParts;
 pub use regions::Regions;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
 
 use datafusion::prelude::SessionContext;
 use greptime_clock::SharedClock;
@@ -37,11 +39,12 @@ use crate::budget::Budget;
 use crate::compaction::Compactor;
 use crate::config::DatanodeConfig;
 use crate::metrics::DatanodeMetrics;
-use crate::region::Flusher;
+use crate::region::{Flusher, Region};
 use crate::sst::FileSource;
 use compact::CompactionBook;
 use fallback::Heard;
 use identity::DataDir;
+use leases::SentBeats;
 use maintain::FlushBook;
 use peers::PeerBook;
 use prepared::PreparedPlans;
@@ -52,6 +55,7 @@ use write::within;
 pub struct Datanode {
     config: DatanodeConfig,
     address: String,
+    zone: String,
     incarnation: u64,
     data_dir: DataDir,
     identity: Mutex<Identity>,
@@ -88,11 +92,14 @@ pub struct Datanode {
     readiness: Readiness,
     /// Reports that this session's metasrv has.
     reported: Mutex<Option<Vec<RegionReport>>>,
+    beats: SentBeats,
     /// Why the bucket does not answer, if so.
     bucket_problem: Mutex<Option<String>>,
     /// Why this process must end, if so.
     fatal: watch::Sender<Option<String>>,
     tasks: Tasks,
+    /// Others are to lead what this node leads.
+    is_stopping: AtomicBool,
     shutdown: CancellationToken,
 }
 
@@ -148,6 +155,36 @@ impl Datanode {
                 Ok(reason) => reason.clone().unwrap_or_default(),
                 Err(_) => "the datanode is gone".into(),
             },
+        }
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.is_stopping.load(Ordering::SeqCst)
+    }
+
+    /// Before [`Self::shutdown`], while everything is still served: asks metasrv for others to lead what this node leads,
+    /// and waits for that, but not for longer than `patience`. What has nobody else is led to the end.
+    pub async fn hand_over(&self, patience: Duration) {
+        self.is_stopping.store(true, Ordering::SeqCst);
+        let started = self.clock.now();
+        let leads = |region: &Arc<Region>| region.with_state(|s| s.is_replicated() && s.status().leads);
+        let led = self.regions.all().iter().filter(|r| leads(r)).count();
+        loop {
+            let left = self.regions.all().iter().filter(|r| leads(r)).count();
+            let took = self.clock.now().saturating_sub(started);
+            if left == 0 || took >= patience {
+                // Connections may outlive the listener.
+                self.give_up_all_leases();
+                tracing::info!(
+                    led,
+                    left,
+                    took_ms = took.as_millis() as u64,
+                    "handed over before the stop"
+                );
+                return;
+            }
+            self.regions.news().notify_one();
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
 

@@ -50,6 +50,8 @@ pub struct DatanodeParts {
     pub node_id: NodeId,
     /// host:port that peers dial.
     pub address: String,
+    /// Where it fails together with others; empty if that is not known.
+    pub zone: String,
     pub data_dir: PathBuf,
     pub bucket: Bucket,
     pub clock: SharedClock,
@@ -178,6 +180,7 @@ impl Datanode {
             prepared: PreparedPlans::default(),
             files: flusher.files.clone(),
             address: parts.address,
+            zone: parts.zone,
             incarnation: parts.ids.random_u64(),
             data_dir,
             identity: Mutex::new(identity),
@@ -208,9 +211,11 @@ impl Datanode {
             assigned: AtomicBool::new(false),
             readiness: Readiness::default(),
             reported: Mutex::default(),
+            beats: Default::default(),
             bucket_problem: Mutex::default(),
             fatal: watch::Sender::new(None),
             tasks: Tasks::new(shutdown.clone()),
+            is_stopping: AtomicBool::new(false),
             shutdown,
             config,
         });

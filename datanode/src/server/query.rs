@@ -49,13 +49,18 @@ impl Datanode {
         })
     }
 
-    /// Where others have a vote, one of them may have been made the leader without this node knowing: it asks.
+    /// Where others have a vote, one of them may have been made the leader without this node knowing. metasrv may have
+    /// promised that nobody is; else a majority is asked.
     async fn confirm_lead(&self, request: &v1::QueryRequest, deadline: Option<Duration>) -> Result<()> {
         let region = self.regions.get(RegionId::from_u64(request.region_id))?;
         if !region.with_state(RegionState::is_replicated) || !Defence::ReadsAreConfirmed.holds() {
             return Ok(());
         }
-        region.admit(request.epoch, request.schema_version)?;
+        let admitted = region.admit(request.epoch, request.schema_version)?;
+        if region.is_leased(admitted.epoch, self.clock.now()) {
+            self.metrics.queries_under_lease.inc();
+            return Ok(());
+        }
         let left = deadline.unwrap_or(CONFIRM).min(CONFIRM);
         match tokio::time::timeout(left, self.log.read_index(region.id())).await {
             Ok(confirmed) => confirmed.map(drop),

@@ -98,6 +98,10 @@ impl Apply for Regions {
         if let Some(region) = self.find(region) {
             let before = region.with_state(|s| s.status());
             region.set_status(status);
+            if before.leads != status.leads {
+                let (leads, term) = (status.leads, status.term);
+                tracing::info!(region = %region.id(), leads, term, "leadership of a region has changed");
+            }
             if (before.leads, before.term, before.is_hot) != (status.leads, status.term, status.is_hot) {
                 self.look_at_manifest(&region);
                 self.news.notify_one();

@@ -30,9 +30,11 @@ const FIRST_INDEX: u64 = 1;
 impl SessionHandler for Datanode {
     fn register(&self) -> v1::Register {
         *self.reported.lock() = None;
+        self.beats.clear();
         v1::Register {
             identity: Some(self.me()),
             address: self.address.clone(),
+            zone: self.zone.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
             min_format: format::OLDEST_CLUSTER_FORMAT,
             max_format: format::NEWEST_CLUSTER_FORMAT,
@@ -41,7 +43,9 @@ impl SessionHandler for Datanode {
     }
 
     fn tick(&self, number: u64) -> v1::Tick {
+        let began = self.clock.now();
         let reports = self.reports();
+        self.beats.begin(number, began, &reports);
         let mut reported = self.reported.lock();
         let changed = reported.as_ref() != Some(&reports);
         if changed {
@@ -61,11 +65,16 @@ impl SessionHandler for Datanode {
             unreachable: self.peers.unreachable(),
             // The session's to say.
             answered: 0,
+            stopping: self.is_stopping(),
         }
     }
 
     fn news(&self) -> Arc<Notify> {
         self.regions.news()
+    }
+
+    fn answered(&self, tock: &v1::Tock) {
+        self.take_leases(tock);
     }
 
     fn told(&self, push: push::Body) {
@@ -109,7 +118,11 @@ impl Datanode {
     fn tell_log(&self, order: push::Body) {
         let epoch = self.metasrv_epoch.load(Ordering::SeqCst);
         if let push::Body::Transfer(transfer) = &order {
-            self.abort_later(RegionId::from_u64(transfer.region_id));
+            let id = RegionId::from_u64(transfer.region_id);
+            if let Some(region) = self.regions.find(id) {
+                region.give_up_lease();
+            }
+            self.abort_later(id);
         }
         if self.words.try_send(word(order, epoch)).is_err() {
             tracing::warn!("too many orders of metasrv wait; one was dropped");

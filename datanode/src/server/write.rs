@@ -8,8 +8,8 @@ use bytes::Bytes;
 use greptime_log::{Proposal, full_disk};
 use greptime_proto::v1;
 use greptime_rows::{Encoded, SeriesBatch};
-use greptime_types::format::SERIES_FORMAT;
-use greptime_types::{Error, RegionId, RequestId, Result, TableSchema};
+use greptime_types::format::{GIVEN_UP_FORMAT, SERIES_FORMAT};
+use greptime_types::{Error, Finished, RegionId, RequestId, Result, TableSchema};
 
 use super::Datanode;
 use crate::defences::Defence;
@@ -53,6 +53,7 @@ impl Datanode {
         if Defence::StaleRowsAreRefusedAtOnce.holds() {
             check_version(region.id(), request.schema_version, &admitted.table)?;
         }
+        let finished = self.finished(&request);
         let encoded = Encoded {
             series: request.series,
             rows: request.rows,
@@ -75,7 +76,7 @@ impl Datanode {
         let reservation = self.budget.reserve(size)?;
         let entry = RegionEntry::Write(WriteEntry {
             request: id,
-            lowest_unfinished: request.lowest_unfinished,
+            finished,
             schema_version: request.schema_version,
             op,
             rows: encoded,
@@ -104,6 +105,15 @@ impl Datanode {
         answer.sequence = applied.index;
         answer.duplicate = applied.duplicate;
         Ok(answer)
+    }
+
+    /// What the frontend has finished, as far as all nodes of the cluster understand it: replicas must agree on it.
+    fn finished(&self, request: &v1::WriteRequest) -> Finished {
+        let newest = self.cluster_format.load(Ordering::SeqCst);
+        match newest >= GIVEN_UP_FORMAT || !Defence::EntriesAreOfTheClusterFormat.holds() {
+            true => request.finished(),
+            false => Finished::below(request.lowest_unfinished),
+        }
     }
 
     /// Rows for the log, as all nodes of the cluster read them.
@@ -135,7 +145,7 @@ impl Datanode {
         let admitted = region.admit(request.epoch, request.schema_version)?;
         let entry = RegionEntry::Truncate(TruncateEntry {
             request: id,
-            lowest_unfinished: request.lowest_unfinished,
+            finished: self.finished(&request),
         });
         let mut answer = v1::WriteResponse {
             affected_rows: 0,

@@ -36,6 +36,8 @@ pub fn row(host: &str, ts: i64, usage: f64) -> Row {
 pub struct WriteOptions {
     pub number: u64,
     pub lowest_unfinished: u64,
+    /// First and last of what was given up above.
+    pub given_up: Option<(u64, u64)>,
     pub schema_version: u64,
     pub op: v1::WriteOp,
     pub epoch: u64,
@@ -277,6 +279,7 @@ impl Node {
         WriteOptions {
             number,
             lowest_unfinished: 1,
+            given_up: None,
             schema_version: self.table.schema.version,
             op,
             epoch: 0,
@@ -319,6 +322,11 @@ impl Node {
             op: options.op.into(),
             rows: rows.rows,
             series: rows.series,
+            given_up: options
+                .given_up
+                .map(|(first, last)| v1::NumberRange { first, last })
+                .into_iter()
+                .collect(),
         };
         self.datanode.write(request).await
     }
@@ -415,6 +423,7 @@ pub async fn start_node(
         config: config.clone(),
         node_id: place.id,
         address: place.address(),
+        zone: String::new(),
         data_dir: dir.path().to_owned(),
         bucket: Bucket {
             store: Arc::clone(store) as _,

@@ -50,6 +50,9 @@ impl RegionReport {
 #[derive(Clone, Debug, Deserialize)]
 struct NodeReport {
     role: String,
+    id: usize,
+    /// Of its process; another one after each start.
+    incarnation: Option<u64>,
     /// metasrv has a session with it, perhaps still that of a process that is gone.
     alive: bool,
     last_beat_ms_ago: Option<u64>,
@@ -90,11 +93,13 @@ struct Addresses {
 }
 
 impl Cluster {
-    /// Starts everything and waits until a statement is answered.
+    /// Starts everything and waits until a statement is answered and all datanodes are there. Regions that were made
+    /// before would be on fewer, and get others afterwards.
     pub async fn start(shape: &Shape, network: Network) -> Result<Self> {
         let mut cluster = Self::lay_out(shape, network)?;
         cluster.start_missing()?;
         cluster.until_answered("SELECT 1").await?;
+        cluster.until_all_beat().await?;
         Ok(cluster)
     }
 
@@ -179,6 +184,15 @@ impl Cluster {
         self.processes().try_for_each(Process::check)
     }
 
+    /// What came of something, and if it failed and a process has ended by itself, that this is why.
+    pub fn explained(&mut self, outcome: Result<()>) -> Result<()> {
+        let ended = self.check_processes();
+        outcome.map_err(|error| match ended {
+            Err(ended) if ended.to_string() != error.to_string() => error.context(ended.to_string()),
+            _ => error,
+        })
+    }
+
     async fn until_answered(&self, statement: &str) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -189,6 +203,22 @@ impl Cluster {
                 }
                 Err(_) => tokio::time::sleep(LOOK_EVERY).await,
             }
+        }
+    }
+
+    async fn until_all_beat(&self) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let beating = self.report().await.unwrap_or_default().beating().count();
+            if beating == self.datanodes.len() {
+                return Ok(());
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "{beating} of {} datanodes come",
+                self.datanodes.len()
+            );
+            tokio::time::sleep(LOOK_EVERY).await;
         }
     }
 
@@ -222,6 +252,24 @@ impl Cluster {
                 Instant::now() < deadline,
                 "the cluster does not become whole: {lacks}"
             );
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// The datanode's process, as metasrv knows it; nothing if it knows none.
+    pub async fn incarnation(&self, node: usize) -> Result<Option<u64>> {
+        Ok(self.report().await?.incarnation(node))
+    }
+
+    /// Waits until metasrv knows another process of a datanode than that of before.
+    pub async fn until_another(&self, node: usize, before: Option<u64>) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let now = self.incarnation(node).await?;
+            if now.is_some() && now != before {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "datanode {node} does not come back");
             tokio::time::sleep(LOOK_EVERY).await;
         }
     }
@@ -296,25 +344,7 @@ impl Cluster {
 
     /// Moves a region and waits until that is done.
     pub async fn migrate(&self, region: &str, from: usize, to: usize) -> Result<()> {
-        let id = self
-            .sql(&format!("ADMIN migrate_region('{region}', {from}, {to})"))
-            .await?;
-        let id = id.trim().lines().last().unwrap_or_default().trim_matches('"');
-        let ask = format!("ADMIN procedure_state('{id}')");
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let answer = self.sql(&ask).await?;
-            match state_of(&answer) {
-                Some("done") => return Ok(()),
-                Some("running") => {}
-                _ => bail!("moving region {region} from {from} to {to}: {answer}"),
-            }
-            ensure!(
-                Instant::now() < deadline,
-                "the move of {region} does not end: {answer}"
-            );
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
+        migrate(&self.client, &self.frontend_http, region, from, to).await
     }
 }
 
@@ -326,9 +356,18 @@ impl Drop for Cluster {
 }
 
 impl ClusterReport {
+    fn incarnation(&self, node: usize) -> Option<u64> {
+        let is_it = |n: &&NodeReport| n.role == "datanode" && n.id == node;
+        self.nodes.iter().find(is_it)?.incarnation
+    }
+
+    fn beating(&self) -> impl Iterator<Item = &NodeReport> {
+        self.nodes.iter().filter(|n| n.role == "datanode" && n.beats())
+    }
+
     /// What it lacks to be whole; nothing if it is.
     fn lacks(&self, datanodes: usize) -> Option<String> {
-        let beat = self.nodes.iter().filter(|n| n.role == "datanode" && n.beats());
+        let beat = self.beating();
         let (beating, replicas) = beat.fold((0, 0), |(nodes, regions), n| (nodes + 1, regions + n.regions));
         if beating < datanodes {
             return Some(format!("{beating} of {datanodes} datanodes beat"));
@@ -401,6 +440,34 @@ pub async fn sql(client: &reqwest::Client, frontend: &str, statement: &str) -> R
     Ok(text)
 }
 
+/// Moves a region and waits until that is done.
+pub async fn migrate(
+    client: &reqwest::Client,
+    frontend: &str,
+    region: &str,
+    from: usize,
+    to: usize,
+) -> Result<()> {
+    let order = format!("ADMIN migrate_region('{region}', {from}, {to})");
+    let id = sql(client, frontend, &order).await?;
+    let id = id.trim().lines().last().unwrap_or_default().trim_matches('"');
+    let ask = format!("ADMIN procedure_state('{id}')");
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let answer = sql(client, frontend, &ask).await?;
+        match state_of(&answer) {
+            Some("done") => return Ok(()),
+            Some("running") => {}
+            _ => bail!("moving region {region} from {from} to {to}: {answer}"),
+        }
+        ensure!(
+            Instant::now() < deadline,
+            "the move of {region} does not end: {answer}"
+        );
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
 /// The field "state" of a JSON text that may be quoted as a field of CSV.
 fn state_of(answer: &str) -> Option<&'static str> {
     let states = ["running", "done", "aborted", "failed"];
@@ -426,17 +493,21 @@ mod tests {
     fn a_cluster_whose_datanode_is_away_is_not_whole() {
         let report = |second: &str| {
             let text = format!(
-                r#"{{"nodes": [{{"role": "datanode", "alive": true, "last_beat_ms_ago": 20, "regions": 3}}, {second}],
+                r#"{{"nodes": [{{"role": "datanode", "id": 0, "incarnation": 7, "alive": true, "last_beat_ms_ago": 20, "regions": 3}}, {second}],
                 "regions": [{{"region": "1024:0", "table": "t", "leader": 0, "voters": [0, 1, 2], "hot": [0, 1]}}]}}"#
             );
             serde_json::from_str::<ClusterReport>(&text).unwrap()
         };
-        let there = report(r#"{"role": "datanode", "alive": true, "last_beat_ms_ago": 90, "regions": 1}"#);
+        let there =
+            report(r#"{"role": "datanode", "id": 1, "alive": true, "last_beat_ms_ago": 90, "regions": 1}"#);
         assert_eq!(there.lacks(2), None);
         assert_eq!(there.regions[0].number(), Some(0));
-        let away = report(r#"{"role": "datanode", "alive": false}"#);
+        let away = report(r#"{"role": "datanode", "id": 1, "alive": false}"#);
         assert_eq!(away.lacks(2).unwrap(), "1 of 2 datanodes beat");
-        let silent = report(r#"{"role": "datanode", "alive": true, "last_beat_ms_ago": 900, "regions": 1}"#);
+        assert_eq!((there.beating().count(), away.beating().count()), (2, 1));
+        assert_eq!((away.incarnation(0), away.incarnation(1)), (Some(7), None));
+        let silent =
+            report(r#"{"role": "datanode", "id": 1, "alive": true, "last_beat_ms_ago": 900, "regions": 1}"#);
         assert!(
             silent.lacks(2).is_some(),
             "its session is that of a process that may be gone"

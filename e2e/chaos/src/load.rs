@@ -18,7 +18,7 @@ const UNDER_WAY: usize = 4096;
 const TABLE: &str = "chaos";
 /// One host for each region, by the rules of the table.
 pub const HOSTS: [&str; 3] = ["a", "b", "c"];
-const FIRST_TIME: i64 = 1_700_000_000_000;
+pub const FIRST_TIME: i64 = 1_700_000_000_000;
 const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Makes the table: a region for each host, and every row that is applied stays, so that one that is applied twice
@@ -48,6 +48,9 @@ pub struct Gap {
     /// The acknowledgement that ended it.
     pub ended: Instant,
 }
+
+/// Writes of a region whose failures are told.
+const TOLD: u64 = 5;
 
 /// What became of the writes to one region.
 pub struct Outcome {
@@ -237,8 +240,16 @@ pub fn times(csv: &str) -> impl Iterator<Item = i64> {
     csv.lines().filter_map(|line| line.trim().parse().ok())
 }
 
+/// Where line protocol goes, with times in milliseconds.
+pub fn write_url(cluster: &Cluster) -> String {
+    format!(
+        "{}/v1/influxdb/write?db=public&precision=ms",
+        cluster.frontend_http
+    )
+}
+
 /// For writes: they are sent again by nobody, and fail after a while.
-fn client() -> Result<reqwest::Client> {
+pub fn client() -> Result<reqwest::Client> {
     let client = reqwest::Client::builder()
         .timeout(DEADLINE)
         .no_proxy()
@@ -267,13 +278,9 @@ struct Writer {
 
 impl Writer {
     fn new(cluster: &Cluster, client: reqwest::Client, host: &'static str, outcome: Arc<Outcome>) -> Self {
-        let url = format!(
-            "{}/v1/influxdb/write?db=public&precision=ms",
-            cluster.frontend_http
-        );
         Self {
             client,
-            url,
+            url: write_url(cluster),
             host,
             outcome,
         }
@@ -310,7 +317,19 @@ impl Writer {
                 let at = Instant::now();
                 acknowledged.push(Acknowledged { due, at, time });
             }
-            _ => drop(self.outcome.errors.fetch_add(1, Ordering::SeqCst)),
+            Ok(answer) => {
+                let status = answer.status();
+                let body = answer.text().await.unwrap_or_default();
+                self.failed(time, &format!("{status}: {body}"));
+            }
+            Err(error) => self.failed(time, &format!("{:#}", anyhow::Error::new(error))),
+        }
+    }
+
+    /// Counts it, and says the first few.
+    fn failed(&self, time: i64, why: &str) {
+        if self.outcome.errors.fetch_add(1, Ordering::SeqCst) < TOLD {
+            eprintln!("write {time} of {}: {why}", self.host);
         }
     }
 }

@@ -6,6 +6,7 @@ mod disk;
 mod faults;
 mod floor;
 mod load;
+mod mass;
 mod network;
 mod numbers;
 mod owner;
@@ -33,6 +34,8 @@ use run::{Ending, Plan};
 /// Breaks a cluster of one etcd, one metasrv, datanodes and a frontend while each of three regions is written to by
 /// schedule. Prints, for each kind of fault, how long writes of a region whose leader was hit were not acknowledged,
 /// whether every acknowledged row is there once, and whether a read ever lacked one.
+///
+/// `mass-kill` is another run: a datanode that leads very many regions is killed, and each of them is written to once.
 ///
 /// As root, each process has a network of its own, so that it can be cut off. Otherwise all are on the loopback, and
 /// the faults that cut are not there.
@@ -63,6 +66,9 @@ struct Arguments {
     /// Minutes after which no more faults begin.
     #[arg(long, default_value_t = 90)]
     minutes: u64,
+    /// Regions that the datanode leads which mass-kill kills.
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u16).range(2..=10_000))]
+    leaders: u16,
     /// Datanodes [default: 3, and 4 when regions move].
     #[arg(long, value_parser = clap::value_parser!(u8).range(3..=9))]
     datanodes: Option<u8>,
@@ -118,6 +124,7 @@ fn chaos(arguments: Arguments) -> Result<()> {
         resume: arguments.resume,
         at_most: Duration::from_secs(60 * arguments.minutes),
         floors: arguments.floors,
+        leaders: usize::from(arguments.leaders),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let outcome = runtime.block_on(run::run(plan, &shape, network));
@@ -162,6 +169,14 @@ fn choose_faults(wanted: &[Fault], no_network: Option<&anyhow::Error>, is_root: 
             possible.join(", ")
         );
     }
+    if wanted.contains(&Fault::MassKill)
+        && let Some(other) = wanted.iter().find(|fault| **fault != Fault::MassKill)
+    {
+        bail!(
+            "mass_kill has a cluster of its own: {} is for another run, which adds to the report by --resume",
+            other.name()
+        );
+    }
     Ok(wanted.to_vec())
 }
 
@@ -199,6 +214,17 @@ mod tests {
         assert!(refused.to_string().contains(words), "{refused}");
         let all = choose_faults(&[Fault::SlowDisk, Fault::Partition], None, true).unwrap();
         assert_eq!(all, [Fault::SlowDisk, Fault::Partition]);
+    }
+
+    #[test]
+    fn the_kill_of_many_leaders_is_for_a_run_of_its_own() {
+        let refused = choose_faults(&[Fault::Kill, Fault::MassKill], None, true).unwrap_err();
+        assert!(
+            refused.to_string().contains("kill is for another run"),
+            "{refused}"
+        );
+        let alone = choose_faults(&[Fault::MassKill], Some(&anyhow::anyhow!("only root")), false);
+        assert_eq!(alone.unwrap(), [Fault::MassKill]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The report as an SVG picture: for each kind of fault, its outages as a distribution, and acknowledged writes over
 //! time around it.
 
-use crate::faults::Fault;
+use crate::faults::{Fault, Kind};
 use crate::report::{BINS_AFTER, BINS_BEFORE, Entry};
 use clap::ValueEnum;
 
@@ -32,6 +32,13 @@ const LINE: &str = "#e3e6ea";
 pub fn draw(entries: &[Entry], rate: f64) -> String {
     let height = TOP + ROW * entries.len() as f64 + 14.0;
     let mut body = legend();
+    if entries
+        .iter()
+        .any(|entry| kind_of(entry) == Some(Kind::ManyLeaders))
+    {
+        let words = "mass_kill: the share of the regions that have taken a row since";
+        body.push_str(&text(TIMES, 52.0, "start", words));
+    }
     for (number, entry) in entries.iter().enumerate() {
         let top = TOP + ROW * number as f64;
         body.push_str(&labels(entry, top));
@@ -136,7 +143,7 @@ fn marks(entry: &Entry, top: f64) -> String {
     let fault = Fault::from_str(&entry.fault, false).ok();
     let mut out = String::new();
     if let Some(aim) = fault.and_then(Fault::aim) {
-        for ms in [aim.p50, aim.p99, aim.max] {
+        for ms in [aim.p50, aim.p99, Some(aim.max)].into_iter().flatten() {
             out += &line(place(ms), top, place(ms), top + 0.5 * PLOT, AIM, "");
         }
     }
@@ -153,39 +160,80 @@ fn marks(entry: &Entry, top: f64) -> String {
     out
 }
 
-/// Bars of the mean rate of the regions that were hit.
+fn kind_of(entry: &Entry) -> Option<Kind> {
+    Fault::from_str(&entry.fault, false).ok().map(Fault::kind)
+}
+
+/// What is drawn over time.
+struct Curve {
+    values: Vec<f64>,
+    /// The height of the dashed line, and its words.
+    dashed: f64,
+    word: String,
+    most: f64,
+}
+
+impl Curve {
+    /// The mean rate of the regions that were hit; `rate`: as offered.
+    fn of_rates(entry: &Entry, bin: f64, rate: f64) -> Self {
+        let regions = entry.samples.gaps.len().max(1) as f64;
+        let per_second = |count: &u64| *count as f64 / regions / bin;
+        Self {
+            values: entry.samples.timeline.iter().map(per_second).collect(),
+            dashed: rate,
+            word: format!("{rate:.0}"),
+            // The writes that waited come all at once: what is higher is cut off, so that the rest is seen.
+            most: 2.5 * rate,
+        }
+    }
+
+    /// The share of the regions that have acknowledged something by then.
+    fn of_shares(entry: &Entry) -> Self {
+        let regions = entry.regions_hit.max(1) as f64;
+        let mut sum = 0;
+        let reached = entry.samples.timeline.iter().map(|count| {
+            sum += count;
+            sum as f64 / regions
+        });
+        Self {
+            values: reached.collect(),
+            dashed: 1.0,
+            word: "all".to_owned(),
+            most: 1.15,
+        }
+    }
+}
+
 fn timeline(entry: &Entry, top: f64, rate: f64) -> String {
-    let bins = &entry.samples.timeline;
     let fault = Fault::from_str(&entry.fault, false).unwrap_or(Fault::Kill);
     let bin = fault.bin().as_secs_f64();
-    let regions = entry.samples.gaps.len().max(1) as f64;
-    let per_second = |count: u64| count as f64 / regions / bin;
-    let rates: Vec<f64> = bins.iter().map(|count| per_second(*count)).collect();
-    // The writes that waited come all at once: what is higher is cut off, so that the rest is seen.
-    let most = 2.5 * rate;
+    let curve = match fault.kind() {
+        Kind::ManyLeaders => Curve::of_shares(entry),
+        _ => Curve::of_rates(entry, bin, rate),
+    };
     let (width, bottom) = (TIMES_WIDTH / (BINS_BEFORE + BINS_AFTER) as f64, top + PLOT);
-    let height = |rate: f64| PLOT * (rate / most).min(1.0);
+    let height = |value: f64| PLOT * (value / curve.most).min(1.0);
     let mut out = String::new();
-    for (number, rate) in rates.iter().enumerate() {
+    for (number, value) in curve.values.iter().enumerate() {
         out += &format!(
             "<rect x=\"{:.1}\" y=\"{:.1}\" width=\"{:.1}\" height=\"{:.1}\" fill=\"{FAULT}\" fill-opacity=\"0.7\"/>\n",
             TIMES + width * number as f64,
-            bottom - height(*rate),
+            bottom - height(*value),
             width - 0.6,
-            height(*rate)
+            height(*value)
         );
     }
-    let offered = bottom - height(rate);
+    let dashed = bottom - height(curve.dashed);
     out += &line(
         TIMES,
-        offered,
+        dashed,
         TIMES + TIMES_WIDTH,
-        offered,
+        dashed,
         ORDINARY,
         " stroke-dasharray=\"3 3\"",
     );
     out += &line(TIMES, bottom, TIMES + TIMES_WIDTH, bottom, ORDINARY, "");
-    out += &text(TIMES - 4.0, offered + 4.0, "end", &format!("{rate:.0}"));
+    out += &text(TIMES - 4.0, dashed + 4.0, "end", &curve.word);
     for mark in 0..=4 {
         let bins = 25.0 * f64::from(mark);
         let (x, seconds) = (TIMES + width * bins, bin * (bins - BINS_BEFORE as f64));
@@ -237,5 +285,16 @@ mod tests {
         let svg = draw(&[entry.clone(), entry], 200.0);
         assert_eq!(svg.matches("kill, 0 times").count(), 2);
         assert!(svg.ends_with("</svg>\n"));
+    }
+
+    #[test]
+    fn lost_leaders_are_shown_as_the_share_that_is_back() {
+        let mut entry = Entry::new("mass_kill");
+        entry.samples.timeline = vec![0, 1, 2, 0];
+        entry.regions_hit = 4;
+        assert_eq!(Curve::of_shares(&entry).values, [0.0, 0.25, 0.75, 0.75]);
+        let svg = draw(&[entry], 200.0);
+        assert!(svg.contains(">all</text>") && svg.contains("mass_kill: the share"));
+        assert_eq!(svg.matches(AIM).count(), 2, "the legend, and one aim");
     }
 }

@@ -7,10 +7,20 @@ use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 use tokio::time::Instant;
 
 use crate::network::Site;
+
+/// Lets this program, and the processes that it starts from then on, have as many open files as the system allows.
+pub fn allow_many_files() -> Result<()> {
+    let most = getrlimit(Resource::Nofile).maximum;
+    let limit = Rlimit {
+        current: most,
+        maximum: most,
+    };
+    setrlimit(Resource::Nofile, limit).context("the limit of open files cannot be raised")
+}
 
 /// It is killed when this is dropped.
 pub struct Process {

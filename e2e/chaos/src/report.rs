@@ -7,7 +7,7 @@ use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::cpu::Ticks;
@@ -58,9 +58,77 @@ pub struct Entry {
     pub ordered_again: usize,
     /// Of faults that must not be felt.
     pub writes_ms: Option<WriteTimes>,
+    /// Of datanodes that led very many regions, in the order of the kills.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub leaders_lost: Vec<LeadersLost>,
     /// Aims that were missed, in words.
     pub missed: Vec<String>,
     pub samples: Samples,
+}
+
+/// A datanode was killed, and each region that it led was written to once.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LeadersLost {
+    /// Regions that it led.
+    pub leaders: usize,
+    /// From the kill to the acknowledgement, of those regions that gave one; nothing if none did.
+    pub writable_ms: Option<Writable>,
+    /// Regions whose write failed.
+    pub errors: usize,
+    /// From its new start until it had all replicas and every region had a second one ready to lead; nothing if that
+    /// did not come.
+    pub whole_after_ms: Option<f64>,
+}
+
+/// When regions took a row: the first one, so many, and the last one.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Writable {
+    pub first: f64,
+    pub p50: f64,
+    pub p99: f64,
+    pub last: f64,
+}
+
+impl LeadersLost {
+    /// `times`: of the acknowledgements, in milliseconds.
+    pub fn of(leaders: usize, times: &[f64], errors: usize) -> Self {
+        let Percentiles { p50, p99, max: last } = Percentiles::of(times);
+        let first = times.iter().copied().min_by(f64::total_cmp);
+        Self {
+            leaders,
+            writable_ms: first.map(|first| Writable {
+                first,
+                p50,
+                p99,
+                last,
+            }),
+            errors,
+            whole_after_ms: None,
+        }
+    }
+}
+
+impl fmt::Display for LeadersLost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} leaders lost: ", self.leaders)?;
+        match self.writable_ms {
+            Some(Writable {
+                first,
+                p50,
+                p99,
+                last,
+            }) => write!(
+                f,
+                "the first region was writable after {first} ms, p50 {p50}, p99 {p99}, the last after {last} ms"
+            )?,
+            None => write!(f, "no region was writable")?,
+        }
+        write!(f, "; {} writes failed", self.errors)?;
+        match self.whole_after_ms {
+            Some(ms) => write!(f, "; whole {:.1} s after the new start", ms / 1000.0),
+            None => write!(f, "; not whole again"),
+        }
+    }
 }
 
 /// How long writes took at their 99.9th percentile: in the 5 s before a fault, in the 5 s after it, and in the 5 s in
@@ -140,7 +208,9 @@ impl Entry {
     /// Computes everything that follows from the samples.
     pub fn settle(&mut self, fault: Fault) {
         let samples = &self.samples;
-        self.regions_hit = samples.gaps.len();
+        // One whose write has failed has no gap, and was hit all the same.
+        let without_gap: usize = self.leaders_lost.iter().map(|lost| lost.errors).sum();
+        self.regions_hit = samples.gaps.len() + without_gap;
         self.gap_ms = Percentiles::of(&samples.gaps);
         self.ordinary_ms = Percentiles::of(&samples.ordinary);
         let sorts = samples.sorts.iter();
@@ -197,9 +267,11 @@ impl Entry {
         let percentiles = [
             ("p50", gap.p50, excess.p50, aim.p50),
             ("p99", gap.p99, excess.p99, aim.p99),
-            ("max", gap.max, excess.max, aim.max),
+            ("max", gap.max, excess.max, Some(aim.max)),
         ];
-        let missed = percentiles.into_iter().filter(|(_, gap, _, aim)| gap > aim);
+        let missed = percentiles
+            .into_iter()
+            .filter_map(|(name, gap, excess, aim)| Some((name, gap, excess, aim.filter(|aim| gap > *aim)?)));
         let words = missed.map(|(name, gap, excess, aim)| {
             let floor = self
                 .floor_ms
@@ -243,6 +315,9 @@ impl fmt::Display for Entry {
         for (sort, gaps) in &self.sorts_ms {
             write!(f, "\n    {sort}: {} ms", three(*gaps))?;
         }
+        for lost in &self.leaders_lost {
+            write!(f, "\n    {lost}")?;
+        }
         for missed in &self.missed {
             write!(f, "\n    missed: {missed}")?;
         }
@@ -269,6 +344,16 @@ impl fmt::Display for Entry {
         }
         Ok(())
     }
+}
+
+/// An acknowledgement that came so long after a fault, in the bins around it.
+pub fn bin_of(after: Duration, bin: Duration) -> Vec<u64> {
+    let mut bins = vec![0; BINS_BEFORE + BINS_AFTER];
+    let place = BINS_BEFORE + (after.as_secs_f64() / bin.as_secs_f64()) as usize;
+    if let Some(count) = bins.get_mut(place) {
+        *count = 1;
+    }
+    bins
 }
 
 /// Above the entries when they are printed. Three numbers are p50, p99 and the longest.
@@ -316,6 +401,17 @@ impl Report {
             self.entries.len() - 1
         });
         &mut self.entries[place]
+    }
+
+    /// An error if anything is lost, doubled or stale.
+    pub fn check_sound(&self) -> Result<()> {
+        let unsound: Vec<&Entry> = self.entries.iter().filter(|e| !e.is_sound()).collect();
+        ensure!(
+            unsound.is_empty(),
+            "rows are lost or doubled, or reads were stale: {:?}",
+            unsound.iter().map(|e| &e.fault).collect::<Vec<_>>()
+        );
+        Ok(())
     }
 
     /// In the place of an older one, which is there until this one is whole.
@@ -377,6 +473,75 @@ mod tests {
         entry.samples.after.add(Duration::from_millis(30));
         entry.settle(Fault::MetasrvKill);
         assert_eq!(entry.missed.len(), 2, "{:?}", entry.missed);
+    }
+
+    #[test]
+    fn leaders_lost_are_judged_by_the_last_region_and_by_every_error() {
+        let mut entry = Entry::new("mass_kill");
+        entry.count = 1;
+        let times = [900.0, 400.0, 1_600.0];
+        for ms in times {
+            let gap = Duration::from_millis(ms as u64);
+            entry.note(Seen {
+                gap,
+                sort: None,
+                steps: Steps::new(),
+                orders: 1,
+                timeline: bin_of(gap, Fault::MassKill.bin()),
+            });
+        }
+        entry.leaders_lost.push(LeadersLost::of(3, &times, 0));
+        entry.settle(Fault::MassKill);
+        let writable = entry.leaders_lost[0].writable_ms.unwrap();
+        assert_eq!(
+            (writable.first, writable.p50, writable.last),
+            (400.0, 900.0, 1_600.0)
+        );
+        assert_eq!(entry.missed.len(), 1, "{:?}", entry.missed);
+        assert!(entry.missed[0].starts_with("max is 1600 ms, aim 1500 ms"));
+        assert_eq!(entry.samples.timeline[BINS_BEFORE + 10], 1);
+        entry.leaders_lost.push(LeadersLost::of(2, &[], 2));
+        entry.client_errors = 2;
+        entry.settle(Fault::MassKill);
+        assert_eq!(
+            (entry.regions_hit, entry.missed.len()),
+            (5, 2),
+            "{:?}",
+            entry.missed
+        );
+        let told = entry.leaders_lost[1].to_string();
+        assert_eq!(
+            told,
+            "2 leaders lost: no region was writable; 2 writes failed; not whole again"
+        );
+    }
+
+    #[test]
+    fn what_comes_after_all_bins_is_in_none() {
+        assert_eq!(bin_of(Duration::ZERO, Duration::from_millis(40))[BINS_BEFORE], 1);
+        let late = bin_of(Duration::from_secs(3), Duration::from_millis(40));
+        assert_eq!(late.iter().sum::<u64>(), 0);
+    }
+
+    #[test]
+    fn a_report_of_before_there_were_leaders_lost_can_be_continued() {
+        let text = serde_json::to_string(&Entry::new("kill")).unwrap();
+        assert!(!text.contains("leaders_lost"));
+        assert!(
+            serde_json::from_str::<Entry>(&text)
+                .unwrap()
+                .leaders_lost
+                .is_empty()
+        );
+    }
+
+    #[test]
+    fn a_report_with_a_lost_row_is_not_sound() {
+        let mut report = Report::default();
+        assert!(report.check_sound().is_ok());
+        report.entry(Fault::MassKill).rows_lost = 1;
+        let unsound = report.check_sound().unwrap_err();
+        assert!(unsound.to_string().contains("mass_kill"), "{unsound}");
     }
 
     #[test]

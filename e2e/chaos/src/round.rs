@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::cluster::{Cluster, RegionReport};
@@ -48,6 +48,7 @@ impl Round<'_> {
             Kind::Control => self.control().await?,
             Kind::Move => self.migrate().await?,
             Kind::EachDatanode => self.each_datanode().await?,
+            Kind::ManyLeaders => bail!("{} needs other regions than these", self.fault.name()),
         }
         self.entry.count += 1;
         Ok(())

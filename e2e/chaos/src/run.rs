@@ -12,6 +12,7 @@ use crate::cpu::Ticks;
 use crate::faults::Fault;
 use crate::floor::{self, Floor};
 use crate::load::{self, Load};
+use crate::mass::MassRun;
 use crate::network::Network;
 use crate::reader::{Counts, Readers};
 use crate::report::{self, Entry, Report};
@@ -35,6 +36,33 @@ pub struct Plan {
     pub resume: bool,
     pub at_most: Duration,
     pub floors: usize,
+    /// Regions that the one leads that is killed for the sake of all of them.
+    pub leaders: usize,
+}
+
+impl Plan {
+    /// Writes the report of what was done, and its picture.
+    pub fn write(&self, report: &Report) -> Result<()> {
+        let done = |entry: &&Entry| entry.count > 0;
+        let report = Report {
+            entries: report.entries.iter().filter(done).cloned().collect(),
+        };
+        report.write(&self.report)?;
+        let file = self.report.with_extension("svg");
+        Ok(std::fs::write(
+            file,
+            picture::draw(&report.entries, f64::from(self.rate)),
+        )?)
+    }
+}
+
+/// Faults on a cluster that has started.
+pub trait Course {
+    /// Does them all.
+    async fn all(&mut self) -> Result<Ending>;
+
+    /// Reads back what was written, and writes the report. An error if anything is lost, doubled or stale.
+    async fn finish(&mut self) -> Result<()>;
 }
 
 /// How a run ended that found nothing wrong.
@@ -51,12 +79,19 @@ pub async fn run(plan: Plan, shape: &Shape, network: Network) -> Result<Ending> 
         true => Report::read(&plan.report)?,
         false => Report::default(),
     };
-    let mut run = tokio::select! {
-        run = Run::start(plan, shape, network, report) => run?,
+    match plan.faults.contains(&Fault::MassKill) {
+        true => carry_out(MassRun::start(plan, shape, network, report), &mut stop).await,
+        false => carry_out(Run::start(plan, shape, network, report), &mut stop).await,
+    }
+}
+
+async fn carry_out<C: Course>(start: impl Future<Output = Result<C>>, stop: &mut Stop) -> Result<Ending> {
+    let mut course = tokio::select! {
+        course = start => course?,
         () = stop.wanted() => return Ok(Ending::Early("interrupted before the first fault")),
     };
     let outcome = tokio::select! {
-        outcome = run.all() => outcome,
+        outcome = course.all() => outcome,
         () = stop.wanted() => Ok(Ending::Early("interrupted")),
     };
     match &outcome {
@@ -65,7 +100,7 @@ pub async fn run(plan: Plan, shape: &Shape, network: Network) -> Result<Ending> 
         Err(error) => println!("{error:#}; the report will be of what was done"),
     }
     tokio::select! {
-        finished = run.finish() => finished?,
+        finished = course.finish() => finished?,
         () = stop.wanted() => bail!("interrupted again, without a report"),
     }
     outcome
@@ -157,20 +192,6 @@ impl Run {
         })
     }
 
-    async fn all(&mut self) -> Result<Ending> {
-        for fault in self.plan.faults.clone() {
-            let missing = self.report.entry(fault).missing(self.plan.count);
-            if missing == 0 {
-                println!("{}: {} are in the report already", fault.name(), self.plan.count);
-                continue;
-            }
-            if let early @ Ending::Early(_) = self.one_kind(fault, missing).await? {
-                return Ok(early);
-            }
-        }
-        Ok(Ending::Whole)
-    }
-
     async fn one_kind(&mut self, fault: Fault, missing: usize) -> Result<Ending> {
         let from = self.load.next_times();
         let entry = self.report.entry(fault);
@@ -190,12 +211,7 @@ impl Run {
             }
             let outcome = self.one_round(fault).await;
             self.settle(fault, &mut marks)?;
-            // If a process has ended by itself, that is why.
-            let ended = self.cluster.check_processes();
-            let outcome = outcome.map_err(|error| match ended {
-                Err(ended) if ended.to_string() != error.to_string() => error.context(ended.to_string()),
-                _ => error,
-            });
+            let outcome = self.cluster.explained(outcome);
             outcome.with_context(|| format!("{}, round {} of {missing}", fault.name(), round + 1))?;
             self.tell(fault, round + 1, missing, began.elapsed());
             if self.checked.elapsed() > CHECK_EVERY {
@@ -272,7 +288,7 @@ impl Run {
         if let Some(last) = self.stretches.len().checked_sub(1) {
             self.verify(last).await?;
         }
-        self.write()
+        self.plan.write(&self.report)
     }
 
     async fn verify(&mut self, stretch: usize) -> Result<()> {
@@ -284,43 +300,6 @@ impl Run {
         let entry = self.report.entry(stretch.fault);
         entry.rows_lost = stretch.lost_before + damage.lost;
         entry.rows_doubled = stretch.doubled_before + damage.doubled;
-        Ok(())
-    }
-
-    fn write(&mut self) -> Result<()> {
-        let done = |entry: &&Entry| entry.count > 0;
-        let report = Report {
-            entries: self.report.entries.iter().filter(done).cloned().collect(),
-        };
-        report.write(&self.plan.report)?;
-        let rate = f64::from(self.plan.rate);
-        let file = self.plan.report.with_extension("svg");
-        Ok(std::fs::write(file, picture::draw(&report.entries, rate))?)
-    }
-
-    /// Ends the load, reads everything back, and writes the report. An error if anything is lost, doubled or stale.
-    async fn finish(&mut self) -> Result<()> {
-        let busy = Ticks::now()?.since(self.began).percent();
-        self.cluster.mend()?;
-        if let Err(error) = self.cluster.until_whole().await {
-            println!("{error:#}");
-        }
-        self.readers.finish().await?;
-        self.load.finish().await?;
-        let mut unread = Ok(());
-        for stretch in 0..self.stretches.len() {
-            unread = unread.and(self.verify(stretch).await);
-        }
-        // A report says what was done, whatever has become of the cluster.
-        self.write()?;
-        self.print(busy);
-        unread.context("what was written could not be read back")?;
-        let unsound: Vec<&Entry> = self.report.entries.iter().filter(|e| !e.is_sound()).collect();
-        ensure!(
-            unsound.is_empty() && self.readers.counts().stale == 0,
-            "rows are lost or doubled, or reads were stale: {:?}",
-            unsound.iter().map(|e| &e.fault).collect::<Vec<_>>()
-        );
         Ok(())
     }
 
@@ -345,5 +324,43 @@ impl Run {
                  with those of ordinary commits and with the floor"
             );
         }
+    }
+}
+
+impl Course for Run {
+    async fn all(&mut self) -> Result<Ending> {
+        for fault in self.plan.faults.clone() {
+            let missing = self.report.entry(fault).missing(self.plan.count);
+            if missing == 0 {
+                println!("{}: {} are in the report already", fault.name(), self.plan.count);
+                continue;
+            }
+            if let early @ Ending::Early(_) = self.one_kind(fault, missing).await? {
+                return Ok(early);
+            }
+        }
+        Ok(Ending::Whole)
+    }
+
+    async fn finish(&mut self) -> Result<()> {
+        let busy = Ticks::now()?.since(self.began).percent();
+        self.cluster.mend()?;
+        if let Err(error) = self.cluster.until_whole().await {
+            println!("{error:#}");
+        }
+        self.readers.finish().await?;
+        self.load.finish().await?;
+        let mut unread = Ok(());
+        for stretch in 0..self.stretches.len() {
+            unread = unread.and(self.verify(stretch).await);
+        }
+        // A report says what was done, whatever has become of the cluster.
+        self.plan.write(&self.report)?;
+        self.print(busy);
+        unread.context("what was written could not be read back")?;
+        self.report.check_sound()?;
+        // What belongs to no entry is there too.
+        ensure!(self.readers.counts().stale == 0, "reads were stale");
+        Ok(())
     }
 }

@@ -80,19 +80,23 @@ pub type Steps = BTreeMap<String, f64>;
 /// Of an outage, in their order.
 const STEPS: [&str; 4] = ["detect", "campaign", "elect", "resend"];
 /// All that there are, in the order in which they are told. `end` is from SIGTERM to the end of a process, `move` from
-/// the order to move a region until it is done, of which the others are phases.
-pub const NAMES: [&str; 10] = [
+/// the order to move a region until it is done, of which the others are phases. [`TAKE_OVER`] is `elect` and `resend`
+/// together, where nobody asks who leads.
+pub const NAMES: [&str; 11] = [
     "end",
     "detect",
     "campaign",
     "elect",
     "resend",
+    TAKE_OVER,
     "move",
     "joining",
     "warming",
     "handing_over",
     "leaving",
 ];
+
+pub const TAKE_OVER: &str = "take_over";
 
 /// The outage of one region.
 pub struct Outage<'a> {

@@ -22,7 +22,7 @@ const HOLD: HoldPolicy = HoldPolicy {
 };
 /// Shorter than in earnest, so that outcomes become unknown often.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// Of some, where that is uneven.
+/// Of some writes: a request may be given up while an older one of the same frontend goes on.
 const MUCH_PATIENCE: Duration = Duration::from_secs(9);
 
 /// Clients that write to a region through one frontend.
@@ -185,10 +185,9 @@ impl Frontend {
     async fn deliver<T>(
         &self,
         region: RegionId,
+        patience: Duration,
         attempt: impl AsyncFn(u64, NodeId, Micros) -> Result<T>,
     ) -> Result<T> {
-        let is_patient = self.sim.has_uneven_patience.get() && self.sim.dice.borrow_mut().per_mille(250);
-        let patience = if is_patient { MUCH_PATIENCE } else { PATIENCE };
         let deadline = self.sim.clock(self.me) + patience;
         let until = self.sim.after(self.me, patience);
         let mut hold = Hold::new(HOLD, region, deadline);
@@ -225,12 +224,14 @@ impl Frontend {
 
     async fn write(&self, region: RegionId, row: Row) -> Result<Written> {
         let unfinished = self.ids.begin();
-        self.deliver(region, async |epoch, node, until| {
+        let is_patient = self.sim.dice.borrow_mut().per_mille(250);
+        let patience = if is_patient { MUCH_PATIENCE } else { PATIENCE };
+        let written = self.deliver(region, patience, async |epoch, node, until| {
             let write = Write {
                 region,
                 epoch,
                 request: unfinished.id(),
-                lowest_unfinished: self.ids.lowest_unfinished(),
+                finished: self.ids.finished(),
                 row,
                 deadline_ms: until.saturating_sub(self.sim.now()).max(1000) / 1000,
             };
@@ -242,12 +243,14 @@ impl Frontend {
                 None if self.has_newer(region, epoch) => Err(Error::unavailable("it has a new leader")),
                 None => Err(Error::deadline("no answer in time")),
             }
-        })
-        .await
+        });
+        let written = written.await?;
+        unfinished.answered();
+        Ok(written)
     }
 
     async fn query(&self, region: RegionId) -> Result<Rows> {
-        self.deliver(region, async |epoch, node, until| {
+        self.deliver(region, PATIENCE, async |epoch, node, until| {
             let query = Query {
                 region,
                 epoch,
@@ -289,8 +292,11 @@ impl Frontend {
             let pause = self.sim.dice.borrow_mut().between(150, 900);
             self.sim.sleep(Duration::from_millis(pause)).await;
             let expected = self.sim.expect_of_read(region);
-            if let Ok(rows) = self.query(region).await {
-                self.sim.saw_read(self.me, region, &expected, &rows);
+            match self.query(region).await {
+                Ok(rows) => self.sim.saw_read(self.me, region, &expected, &rows),
+                Err(error) => self
+                    .sim
+                    .note(|| format!("{} cannot read {region}: {error}", self.me)),
             }
         }
     }

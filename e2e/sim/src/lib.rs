@@ -48,5 +48,5 @@ mod ids;
 mod procedures;
 
 pub use faults::Kind;
-pub use run::{Outcome, quiet_panics, run, run_with};
+pub use run::{Outcome, quiet_panics, run};
 pub use trace::Violation;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use clap::Parser;
 use greptime_sim::report::Report;
-use greptime_sim::{Outcome, missed, quiet_panics, run_with};
+use greptime_sim::{Outcome, missed, quiet_panics, run};
 
 /// A whole cluster in simulated time, with faults drawn from a seed.
 #[derive(Parser)]
@@ -22,9 +22,6 @@ struct Args {
     /// Say everything that happened.
     #[arg(long)]
     trace: bool,
-    /// Let some clients wait much longer than others, which breaks a rule that is not kept yet.
-    #[arg(long)]
-    uneven_patience: bool,
     /// Stop at the first violation.
     #[arg(long)]
     first: bool,
@@ -76,7 +73,7 @@ fn each_is_missed(seeds: u64) -> Result<()> {
 }
 
 fn one(seed: u64, args: &Args) -> Result<()> {
-    let outcome = run_with(seed, args.trace, args.uneven_patience);
+    let outcome = run(seed, args.trace);
     outcome.lines.iter().for_each(|line| println!("{line}"));
     let seconds = outcome.simulated as f64 / 1e6;
     println!(
@@ -103,7 +100,7 @@ fn many(args: &Args) -> Result<()> {
     let clock = stopwatch();
     let mut report = Report::default();
     for seed in args.from..args.from + args.seeds {
-        let outcome = run_with(seed, false, args.uneven_patience);
+        let outcome = run(seed, false);
         report.add(&outcome);
         for violation in &outcome.violations {
             println!(
@@ -135,7 +132,7 @@ fn many(args: &Args) -> Result<()> {
         }
         return Ok(());
     };
-    let traced = run_with(first.seed, true, args.uneven_patience);
+    let traced = run(first.seed, true);
     let skipped = traced.lines.len().saturating_sub(LAST_LINES);
     traced.lines[skipped..].iter().for_each(|line| println!("{line}"));
     let seeds: std::collections::BTreeSet<u64> = report.violations.iter().map(|v| v.seed).collect();

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use greptime_log::Outgoing;
 use greptime_metasrv_plan::assignment::Member;
 use greptime_rules::Edit;
-use greptime_types::{Error, NodeId, RegionId, RequestId};
+use greptime_types::{Error, Finished, NodeId, RegionId, RequestId};
 
 use crate::process::Address;
 use crate::store::{Change, Expect, Versioned};
@@ -95,7 +95,7 @@ pub struct Write {
     pub region: RegionId,
     pub epoch: u64,
     pub request: RequestId,
-    pub lowest_unfinished: u64,
+    pub finished: Finished,
     pub row: Row,
     /// Milliseconds that the sender will wait.
     pub deadline_ms: u64,
@@ -249,6 +249,8 @@ pub struct RegionReport {
     pub voters: BTreeSet<u64>,
     pub learners: BTreeSet<u64>,
     pub hot: bool,
+    /// It leads its group and does not serve yet.
+    pub is_elected: bool,
 }
 
 #[derive(Clone, Debug)]

@@ -9,11 +9,12 @@ mod repair;
 mod sessions;
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
 use greptime_metasrv_plan::Policy;
+use greptime_metasrv_plan::lease::Leases;
 use greptime_metasrv_plan::members::MemberStep;
 use greptime_metasrv_plan::watch::Watch;
 use greptime_types::{NodeId, RegionId};
@@ -44,10 +45,7 @@ struct State {
     peers_told: Vec<Peer>,
     is_unserved: bool,
     member_orders: BTreeMap<RegionId, (MemberStep, Duration)>,
-    /// Regions whose next leader is being made.
-    withheld: BTreeSet<RegionId>,
-    /// Arrival of the newest tick of each datanode that was answered with a lease.
-    granted: BTreeMap<NodeId, Duration>,
+    leases: Leases,
 }
 
 pub struct Metasrv {

@@ -12,6 +12,7 @@ pub const FOUND: &[&str] = &[
     "OlderTermIsAnswered",
     "FollowerCallsAgain",
     "LateCopyIsRefused",
+    "GivenUpIsRefused",
     "OwnTermIsApplied",
     "EditHasTheIdsOfItsRows",
     "TrimFollowsTheEdit",

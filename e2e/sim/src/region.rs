@@ -12,7 +12,7 @@ use greptime_rules::{
     Checkpoint, Cleaning, FlushedState, Lead, Lease, NotServing, RequestTable, Seen, Standing, Trimmed, View,
     keeps_view,
 };
-use greptime_types::{Error, RegionId, RequestId, Result, TableInfo};
+use greptime_types::{Error, Finished, RegionId, RequestId, Result, TableInfo};
 
 use crate::message::{RegionReport, RegionRole, Row, Written};
 use crate::oracle::Applied;
@@ -24,10 +24,10 @@ use crate::trace::Branch;
 pub type Memory = BTreeMap<u64, Row>;
 
 /// A write, as an entry of the log says it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WriteEntry {
     pub request: RequestId,
-    pub lowest_unfinished: u64,
+    pub finished: Finished,
     pub row: Row,
 }
 
@@ -37,22 +37,29 @@ impl WriteEntry {
         let words = [
             incarnation,
             number,
-            self.lowest_unfinished,
+            self.finished.lowest_unfinished,
             u64::from(self.row.key),
             self.row.value,
         ];
-        words.iter().flat_map(|word| word.to_le_bytes()).collect()
+        let given_up = self.finished.given_up.iter();
+        let given_up = given_up.flat_map(|numbers| [*numbers.start(), *numbers.end()]);
+        let words = words.into_iter().chain(given_up);
+        words.flat_map(u64::to_le_bytes).collect()
     }
 
     /// `None` for the entry with which a leader begins.
     pub fn decode(data: &[u8]) -> Option<Self> {
         let word = |n: usize| Some(u64::from_le_bytes(data.get(n * 8..n * 8 + 8)?.try_into().ok()?));
+        let ranges = (5..).step_by(2);
         Some(Self {
             request: RequestId {
                 incarnation: word(0)?,
                 number: word(1)?,
             },
-            lowest_unfinished: word(2)?,
+            finished: Finished {
+                lowest_unfinished: word(2)?,
+                given_up: ranges.map_while(|n| Some(word(n)?..=word(n + 1)?)).collect(),
+            },
             row: Row {
                 key: word(3)? as u32,
                 value: word(4)?,
@@ -258,7 +265,7 @@ impl State {
                 self.oldest_row.get_or_insert(now);
             }
         }
-        self.requests.apply(write.request, write.lowest_unfinished);
+        self.requests.apply(write.request, &write.finished);
         let applied = match seen {
             Seen::New => Applied::Row(write.row),
             _ => Applied::Duplicate,
@@ -369,6 +376,7 @@ impl State {
             voters: self.members.voters.clone(),
             learners: self.members.learners.clone(),
             hot: self.status.is_hot,
+            is_elected: self.status.leads && role == RegionRole::Opening,
         }
     }
 }

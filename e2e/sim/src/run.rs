@@ -54,15 +54,7 @@ pub fn quiet_panics() {
 
 /// Runs a seed; `traced`: says what happened.
 pub fn run(seed: u64, traced: bool) -> Outcome {
-    run_with(seed, traced, false)
-}
-
-/// The same, with clients of which some wait much longer than others, if `has_uneven_patience`. Not among the seeds of
-/// CI: a write that is given up while an older one of the same frontend goes on is not below the mark of finished ones, and
-/// a late copy of it lands on what was acknowledged since.
-pub fn run_with(seed: u64, traced: bool, has_uneven_patience: bool) -> Outcome {
     let sim = Sim::new(seed, traced);
-    sim.has_uneven_patience.set(has_uneven_patience);
     let world = World::start(sim.clone());
     let (trouble_ends, drawn) = {
         let mut dice = sim.dice.borrow_mut();

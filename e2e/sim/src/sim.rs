@@ -84,8 +84,6 @@ pub struct Shared {
     pub trace: RefCell<Trace>,
     pub hits: RefCell<Hits>,
     pub oracle: RefCell<Oracle>,
-    /// Clients differ in how long they wait.
-    pub has_uneven_patience: Cell<bool>,
     /// Processes that have ended by themselves.
     ended: RefCell<Vec<Address>>,
     calls: RefCell<BTreeMap<u64, (TaskId, Option<Answer>)>>,
@@ -120,7 +118,6 @@ impl Sim {
             trace: RefCell::new(Trace::new(traced)),
             hits: RefCell::default(),
             oracle: RefCell::default(),
-            has_uneven_patience: Cell::new(false),
             ended: RefCell::default(),
             calls: RefCell::default(),
             next_call: Cell::new(1),

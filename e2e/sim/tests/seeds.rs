@@ -1,6 +1,6 @@
 //! The simulation itself, and seeds that once broke a rule.
 
-use greptime_sim::{Outcome, quiet_panics, run, run_with};
+use greptime_sim::{Outcome, quiet_panics, run};
 
 fn check(outcome: &Outcome) {
     let first = outcome.violations.first();
@@ -51,22 +51,15 @@ fn seeds_that_broke_a_rule() {
     let campaigns_without_a_vote = [22, 73, 96];
     // A trim and a snapshot in one turn: the log looked damaged afterwards.
     let trims_and_snapshots = [70, 126];
+    // While an older request of its frontend went on, a late copy of one that was given up landed on a newer row.
+    let late_copies = [627];
     let all = [
         messages_to_another_replica.as_slice(),
         &campaigns_without_a_vote,
         &trims_and_snapshots,
+        &late_copies,
     ];
     for seed in all.concat() {
         check(&run(seed, false));
-    }
-}
-
-/// Rule 8 of the protocol, where clients of one frontend do not wait equally long.
-#[test]
-#[ignore = "the mark of finished requests does not pass one that goes on"]
-fn a_late_copy_of_a_write_that_was_given_up_lands_on_nothing_newer() {
-    quiet_panics();
-    for seed in 0..600 {
-        check(&run_with(seed, false, true));
     }
 }

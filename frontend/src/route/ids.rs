@@ -1,22 +1,15 @@
-//! Request ids of writes (`incarnation`, number), and the lowest that is not finished.
+//! Request ids of writes (`incarnation`, number), and which of them are finished.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use greptime_types::RequestId;
+use greptime_types::{Finished, RequestId, Requests};
 use parking_lot::Mutex;
-
-#[derive(Debug)]
-struct State {
-    next: u64,
-    unfinished: BTreeSet<u64>,
-}
 
 /// Gives numbers to the writes of one frontend process.
 #[derive(Clone, Debug)]
 pub struct RequestIds {
     incarnation: u64,
-    state: Arc<Mutex<State>>,
+    requests: Arc<Mutex<Requests>>,
 }
 
 impl RequestIds {
@@ -24,36 +17,31 @@ impl RequestIds {
     pub fn new(incarnation: u64) -> Self {
         Self {
             incarnation,
-            state: Arc::new(Mutex::new(State {
-                next: 1,
-                unfinished: BTreeSet::new(),
-            })),
+            requests: Arc::default(),
         }
     }
 
     /// A number that counts as unfinished until the guard is dropped. All attempts of one write share it.
     pub fn begin(&self) -> Unfinished {
-        let mut state = self.state.lock();
-        let number = state.next;
-        state.next += 1;
-        state.unfinished.insert(number);
         Unfinished {
+            number: self.requests.lock().begin(),
+            is_answered: false,
             ids: self.clone(),
-            number,
         }
     }
 
-    /// Below it regions may forget: no attempt of a lower number will be sent any more.
-    pub fn lowest_unfinished(&self) -> u64 {
-        let state = self.state.lock();
-        state.unfinished.first().copied().unwrap_or(state.next)
+    /// What regions may forget, and whose late copies they are to refuse.
+    pub fn finished(&self) -> Finished {
+        self.requests.lock().finished()
     }
 }
 
+/// Dropped without an answer, it is given up.
 #[derive(Debug)]
 pub struct Unfinished {
     ids: RequestIds,
     number: u64,
+    is_answered: bool,
 }
 
 impl Unfinished {
@@ -63,11 +51,20 @@ impl Unfinished {
             number: self.number,
         }
     }
+
+    /// The region has said that it was applied.
+    pub fn answered(mut self) {
+        self.is_answered = true;
+    }
 }
 
 impl Drop for Unfinished {
     fn drop(&mut self) {
-        self.ids.state.lock().unfinished.remove(&self.number);
+        let mut requests = self.ids.requests.lock();
+        match self.is_answered {
+            true => requests.answered(self.number),
+            false => requests.give_up(self.number),
+        }
     }
 }
 
@@ -76,21 +73,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_mark_stays_at_the_oldest_unfinished_write() {
+    fn what_is_dropped_without_an_answer_was_given_up() {
         let ids = RequestIds::new(9);
-        assert_eq!(ids.lowest_unfinished(), 1);
         let first = ids.begin();
-        let second = ids.begin();
+        let id = RequestId {
+            incarnation: 9,
+            number: 1,
+        };
+        assert_eq!(first.id(), id);
+        ids.begin().answered();
+        assert_eq!(ids.finished(), Finished::below(1));
+        drop(ids.begin());
+        let given_up = vec![2..=3];
+        let lowest_unfinished = 1;
         assert_eq!(
-            first.id(),
-            RequestId {
-                incarnation: 9,
-                number: 1
+            ids.finished(),
+            Finished {
+                lowest_unfinished,
+                given_up
             }
         );
-        drop(second);
-        assert_eq!(ids.lowest_unfinished(), 1);
-        drop(first);
-        assert_eq!(ids.lowest_unfinished(), 3);
+        first.answered();
+        assert_eq!(ids.finished(), Finished::below(4));
     }
 }

@@ -149,8 +149,11 @@ impl Router {
         let unfinished = self.ids.begin();
         let bytes = (write.encoded.series.len() + write.encoded.rows.len()) as u64;
         let attempt = |target: Target| self.write_once(&write, unfinished.id(), target, deadline).boxed();
-        self.deliver((write.region, None), bytes, deadline, &attempt)
-            .await
+        let answer = self
+            .deliver((write.region, None), bytes, deadline, &attempt)
+            .await?;
+        unfinished.answered();
+        Ok(answer)
     }
 
     async fn write_once(
@@ -163,12 +166,14 @@ impl Router {
         let catalog = self.view.catalog();
         let newest = catalog.table_by_id(write.region.table());
         let (schema_version, encoded) = write.under(newest, self.view.format())?;
+        let finished = self.ids.finished();
         let request = WriteRequest {
             header: Some(self.header(&target, deadline)),
             region_id: write.region.as_u64(),
             epoch: target.epoch,
             request_id: Some(id.into()),
-            lowest_unfinished: self.ids.lowest_unfinished(),
+            lowest_unfinished: finished.lowest_unfinished,
+            given_up: finished.given_up.into_iter().map(Into::into).collect(),
             schema_version,
             op: write.op.into(),
             rows: encoded.rows,

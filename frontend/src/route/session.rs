@@ -70,6 +70,7 @@ impl SessionHandler for FrontendSession {
             min_format: format::OLDEST_CLUSTER_FORMAT,
             max_format: format::NEWEST_CLUSTER_FORMAT,
             regions: vec![],
+            zone: String::new(),
         }
     }
 

@@ -7,7 +7,10 @@
 //! * The leader's process is gone for sure: a campaign at once.
 //! * The leader is dead by silence: a campaign when its lease has surely ended, since it may live and answer reads.
 //! * The leader is unwell: a transfer, which it does itself and gives up its lease before. If transfers have no
-//!   effect, it is treated as a silent one: no lease any more, then a campaign.
+//!   effect, or if its disk hangs, so that it can do nothing, it is treated as a silent one: no lease any more, then a
+//!   campaign.
+//! * Who is elected and does not serve yet is left in peace for a while: it has to read what it has not applied. A log-only
+//!   one hands over at once to a hot follower that has almost all of it.
 //! * Nobody leads: a campaign, as soon as every voter is either heard or dead. One that is not heard may lead.
 //! * Without a majority of voters that beat and have the region open, nothing is sent: a campaign could not win.
 //! * A log-only leader hands back to a hot follower that keeps up.
@@ -36,6 +39,8 @@ pub use plan::{Campaign, Plan, Report, Snapshot, Transfer, plan};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RegionSeen {
     pub voters: Vec<Voter>,
+    /// The highest epoch in which somebody was seen to lead. Who still says so of an earlier one has not heard.
+    pub led: u64,
     /// Others that have a vote and of which nothing is known: they are taken out of the group, but have not left yet.
     pub strangers: usize,
     /// What was sent about it since somebody last led in a new epoch, oldest first.
@@ -53,6 +58,8 @@ pub struct Voter {
     pub log: Option<LogEnd>,
     /// The epoch in which it leads, as it said last.
     pub leads: Option<u64>,
+    /// The term in which the others have elected it, if it does not serve yet.
+    pub elected: Option<u64>,
     /// When every lease that its process may hold on the region has ended for sure
     /// ([`lease::surely_ends`](crate::lease::surely_ends)).
     pub lease_ends: Duration,
@@ -156,6 +163,11 @@ pub enum Reason {
         to: NodeId,
         until: Duration,
     },
+    /// It is elected and has yet to serve; others are tried from then on.
+    Opening {
+        node: NodeId,
+        until: Duration,
+    },
     /// The leader is unwell, and nobody is better.
     NobodyBetter {
         leader: NodeId,
@@ -183,7 +195,9 @@ impl Step {
     pub fn withholds_lease(&self) -> bool {
         match self {
             Self::WaitForLease { .. } | Self::Campaign { .. } => true,
-            Self::Nothing { reason } => matches!(reason, Reason::CampaignUnderWay { .. }),
+            Self::Nothing { reason } => {
+                matches!(reason, Reason::CampaignUnderWay { .. } | Reason::Opening { .. })
+            }
             Self::Transfer { .. } | Self::MajorityLost { .. } => false,
         }
     }
@@ -233,6 +247,12 @@ impl fmt::Display for Reason {
             }
             Self::TransferUnderWay { to, until } => {
                 write!(f, "it is handed over to datanode {to}; repeated at {until:?}")
+            }
+            Self::Opening { node, until } => {
+                write!(
+                    f,
+                    "datanode {node} is elected and opens it; others are tried at {until:?}"
+                )
             }
             Self::NobodyBetter { leader } => {
                 write!(

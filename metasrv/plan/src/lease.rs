@@ -4,7 +4,8 @@
 //! answer to a beat and counted from when that beat was *sent*, so no clock is compared, only durations measured.
 //! Three things could make a second leader while the lease lasts, and each is kept out:
 //!
-//! * metasrv lets another replica campaign: it waits until [`surely_ends`];
+//! * metasrv lets another replica campaign: it waits until what was promised has [surely ended](Leases::surely_end), and
+//!   promises nothing more to a leader in whose term it has told another to campaign: the order may arrive late;
 //! * another metasrv leader does: the lease ends before this one's session in the store can;
 //! * replicas elect by themselves, being without metasrv: a lease is granted only while a majority of the voters is
 //!   known to have heard this metasrv so recently that their patience outlasts the lease. Else a leader on metasrv's
@@ -12,17 +13,24 @@
 //!
 //! Safety of writes depends on none of this.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
-use greptime_types::NodeId;
+use greptime_types::{NodeId, RegionId};
 
+use crate::failover::Plan;
 use crate::{Policy, majority};
 
 /// Why no lease is granted now. Reads then take a round of the quorum; nothing is lost but time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
+    /// Another leader is being made, or was to be made by an order that may still arrive.
+    AnotherIsMade,
+    /// A voter is in a later term than the leader: it may have voted for another.
+    LaterTerm { node: NodeId, term: u64 },
+    /// Of some who vote nothing is known.
+    Strangers { count: usize },
     /// Too few voters have heard of metasrv recently: the others may be electing.
     OutOfTouch {
         in_touch: Vec<NodeId>,
@@ -36,6 +44,14 @@ pub enum Refusal {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::AnotherIsMade => f.write_str("another is told to lead"),
+            Self::LaterTerm { node, term } => {
+                write!(
+                    f,
+                    "datanode {node} is in term {term} and may have voted for another"
+                )
+            }
+            Self::Strangers { count } => write!(f, "nothing is known of {count} of the voters"),
             Self::OutOfTouch {
                 in_touch,
                 needed,
@@ -53,60 +69,195 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// Whether the leader of a region with these voters may be granted a lease in the answer to its beat.
-///
-/// `in_touch`: for each node, when the newest beat arrived here *whose answer the node has received*, as a later
-/// beat says. The arrival of a beat alone proves nothing: where beats get through and answers do not, a voter loses
-/// patience while it still beats. Beats to a former metasrv leader do not count.
-///
-/// `session_ends`: until when this metasrv surely leads.
-pub fn may_lease(
-    voters: &[NodeId],
-    in_touch: &BTreeMap<NodeId, Duration>,
-    session_ends: Duration,
-    now: Duration,
-    policy: &Policy,
-) -> Result<(), Refusal> {
-    if now + policy.lease + policy.clock_margin > session_ends {
-        return Err(Refusal::SessionEnds { at: session_ends });
+/// A region that the sender of a beat leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Led {
+    pub region: RegionId,
+    pub epoch: u64,
+    pub voters: Vec<Elector>,
+    /// Others that have a vote and of which nothing is known.
+    pub strangers: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Elector {
+    pub node: NodeId,
+    /// See [`Touch::heard`]. The arrival of a beat alone proves nothing: where beats get through and answers do not, a
+    /// voter loses patience while it still beats. Beats to a former metasrv leader do not count.
+    pub heard: Option<Duration>,
+    /// The replica's term, as its newest beat said.
+    pub term: u64,
+}
+
+impl Led {
+    /// Whether its leader may be promised anything, as far as voters go. `session_ends`: until when this metasrv surely
+    /// leads.
+    pub fn may_lease(&self, session_ends: Duration, now: Duration, policy: &Policy) -> Result<(), Refusal> {
+        if now + policy.lease + policy.clock_margin > session_ends {
+            return Err(Refusal::SessionEnds { at: session_ends });
+        }
+        if self.strangers > 0 {
+            return Err(Refusal::Strangers {
+                count: self.strangers,
+            });
+        }
+        // Whoever votes for another says so in its next beat, and after that one refuses what an earlier metasrv ordered.
+        if let Some(voter) = self.voters.iter().find(|v| v.term > self.epoch) {
+            let (node, term) = (voter.node, voter.term);
+            return Err(Refusal::LaterTerm { node, term });
+        }
+        // A voter elects at the earliest `fallback_min` after it heard of us; the lease must have ended by then.
+        let within = policy
+            .fallback_min
+            .saturating_sub(policy.lease + policy.clock_margin);
+        let recently = |at: Duration| now.saturating_sub(at) < within;
+        let patient = self.voters.iter().filter(|v| v.heard.is_some_and(recently));
+        let in_touch: Vec<NodeId> = patient.map(|v| v.node).collect();
+        let needed = majority(self.voters.len());
+        if in_touch.len() < needed {
+            return Err(Refusal::OutOfTouch {
+                in_touch,
+                needed,
+                within,
+            });
+        }
+        Ok(())
     }
-    // A voter elects at the earliest `fallback_min` after it heard of us; the lease must have ended by then.
-    let within = policy
-        .fallback_min
-        .saturating_sub(policy.lease + policy.clock_margin);
-    let recently = |at: &Duration| now.saturating_sub(*at) < within;
-    let patient: Vec<NodeId> = voters
-        .iter()
-        .filter(|v| in_touch.get(v).is_some_and(recently))
-        .copied()
-        .collect();
-    let needed = majority(voters.len());
-    if patient.len() < needed {
-        return Err(Refusal::OutOfTouch {
-            in_touch: patient,
-            needed,
-            within,
-        });
+}
+
+/// How recently a datanode has surely heard this metasrv, by the numbers of its beats.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Touch {
+    /// Arrivals of the beats whose answers may not have come yet, by number.
+    arrivals: BTreeMap<u64, Duration>,
+    heard: Option<Duration>,
+}
+
+/// Beats without an answer that are remembered; answers to older ones prove nothing any more.
+const OPEN_BEATS: usize = 256;
+
+impl Touch {
+    /// A beat has come. `answered`: the newest whose answer the datanode has.
+    pub fn beat(&mut self, number: u64, answered: u64, now: Duration) {
+        self.arrivals.insert(number, now);
+        if let Some(arrived) = self.arrivals.get(&answered) {
+            self.heard = Some(*arrived);
+            self.arrivals = self.arrivals.split_off(&answered);
+        }
+        while self.arrivals.len() > OPEN_BEATS {
+            self.arrivals.pop_first();
+        }
     }
-    Ok(())
+
+    /// When the newest beat came whose answer it has.
+    pub fn heard(&self) -> Option<Duration> {
+        self.heard
+    }
+}
+
+/// The leases of one metasrv while it leads.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Leases {
+    /// Arrival of the newest beat of each datanode that was answered with a lease.
+    granted: BTreeMap<NodeId, Duration>,
+    /// Regions that are to have another leader now.
+    withheld: BTreeSet<RegionId>,
+    /// The term above which replicas were told to campaign. Such an order may arrive late, whatever has become of the
+    /// leader meanwhile: nothing is promised in this term or an earlier one any more.
+    campaigned: BTreeMap<RegionId, u64>,
+}
+
+/// A beat of a datanode.
+#[derive(Clone, Debug)]
+pub struct LeaderBeat {
+    pub node: NodeId,
+    pub led: Vec<Led>,
+    pub oldest_append: Duration,
+}
+
+/// What is promised in the answer to a beat.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Granted {
+    /// Zero if nothing is.
+    pub length: Duration,
+    /// Regions that it leads and for which this is not promised.
+    pub without: Vec<RegionId>,
+}
+
+impl Leases {
+    /// What the newest plan says of regions that are to have another leader.
+    pub fn follow(&mut self, plan: &Plan) {
+        self.withheld.clone_from(&plan.withheld);
+        for campaign in &plan.campaigns {
+            let term = self.campaigned.entry(campaign.region).or_default();
+            *term = campaign.seen_term.max(*term);
+        }
+    }
+
+    /// Forgets regions that are no more.
+    pub fn keep_regions(&mut self, is_there: impl Fn(RegionId) -> bool) {
+        self.campaigned.retain(|region, _| is_there(*region));
+    }
+
+    /// Whether another leader of the region is made, or was to be, than the one in `epoch`.
+    pub fn is_withheld(&self, region: RegionId, epoch: u64) -> bool {
+        let campaigned = self.campaigned.get(&region);
+        self.withheld.contains(&region) || campaigned.is_some_and(|term| epoch <= *term)
+    }
+
+    /// The answer to a beat.
+    ///
+    /// An append that has waited from one beat to the next may hang: nothing is promised, so that others need not wait
+    /// for the end of it when they come to lead.
+    pub fn answer(
+        &mut self,
+        beat: &LeaderBeat,
+        session_ends: Duration,
+        now: Duration,
+        policy: &Policy,
+    ) -> Granted {
+        if beat.oldest_append >= policy.beat {
+            return Granted::default();
+        }
+        let is_refused = |led: &&Led| self.refusal(led, session_ends, now, policy).is_some();
+        let refused = beat.led.iter().filter(is_refused);
+        let without: Vec<RegionId> = refused.map(|led| led.region).collect();
+        if without.len() == beat.led.len() {
+            return Granted::default();
+        }
+        self.granted.insert(beat.node, now);
+        Granted {
+            length: policy.lease,
+            without,
+        }
+    }
+
+    /// Why nothing is promised to the leader of a region.
+    pub fn refusal(
+        &self,
+        led: &Led,
+        session_ends: Duration,
+        now: Duration,
+        policy: &Policy,
+    ) -> Option<Refusal> {
+        match self.is_withheld(led.region, led.epoch) {
+            true => Some(Refusal::AnotherIsMade),
+            false => led.may_lease(session_ends, now, policy).err(),
+        }
+    }
+
+    /// When everything has surely ended that was promised to the process on a node.
+    pub fn surely_end(&self, node: NodeId, leading_since: Duration, policy: &Policy) -> Duration {
+        surely_ends(self.granted.get(&node).copied(), leading_since, policy)
+    }
 }
 
 /// When every lease of a region that one process may hold has ended for sure.
 ///
 /// `granted`: the arrival of the newest beat that was answered with a lease, which is not before it was sent; `None`
 /// if this metasrv granted none. `leading_since`: leases of the metasrv leader before end by themselves after this.
-pub fn surely_ends(granted: Option<Duration>, leading_since: Duration, policy: &Policy) -> Duration {
+fn surely_ends(granted: Option<Duration>, leading_since: Duration, policy: &Policy) -> Duration {
     granted.map_or(leading_since, |at| at.max(leading_since)) + policy.lease + policy.clock_margin
-}
-
-/// Whether they have ended by now.
-pub fn surely_ended(
-    granted: Option<Duration>,
-    leading_since: Duration,
-    now: Duration,
-    policy: &Policy,
-) -> bool {
-    surely_ends(granted, leading_since, policy) <= now
 }
 
 #[cfg(test)]
@@ -114,6 +265,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::failover::Campaign;
 
     const fn ms(ms: u64) -> Duration {
         Duration::from_millis(ms)
@@ -122,12 +274,22 @@ mod tests {
     const LONG: Duration = ms(200_000);
 
     fn ask(ago: &[Option<u64>], session_ends: Duration) -> Result<(), Refusal> {
-        let voters: Vec<NodeId> = (0..ago.len() as NodeId).collect();
-        let heard = voters
-            .iter()
-            .zip(ago)
-            .filter_map(|(v, ago)| Some((*v, NOW - ms((*ago)?))));
-        may_lease(&voters, &heard.collect(), session_ends, NOW, &Policy::default())
+        led(ago).may_lease(session_ends, NOW, &Policy::default())
+    }
+
+    /// In term 5, with voters that heard metasrv so long ago.
+    fn led(ago: &[Option<u64>]) -> Led {
+        let voters = ago.iter().zip(0..).map(|(ago, node)| Elector {
+            node,
+            heard: ago.map(|ago| NOW - ms(ago)),
+            term: 5,
+        });
+        Led {
+            region: RegionId::new(1024, 0),
+            epoch: 5,
+            voters: voters.collect(),
+            strangers: 0,
+        }
     }
 
     #[test]
@@ -178,9 +340,96 @@ mod tests {
         for (granted, since, end) in table {
             let granted = granted.map(ms);
             assert_eq!(surely_ends(granted, ms(since), &policy), ms(end));
-            assert!(!surely_ended(granted, ms(since), ms(end - 1), &policy));
-            assert!(surely_ended(granted, ms(since), ms(end), &policy));
         }
+    }
+
+    #[test]
+    fn an_answer_proves_the_touch_of_the_beat_it_belongs_to() {
+        let mut touch = Touch::default();
+        touch.beat(1, 0, ms(100));
+        touch.beat(2, 0, ms(200));
+        assert_eq!(touch.heard(), None);
+        touch.beat(3, 2, ms(300));
+        assert_eq!(touch.heard(), Some(ms(200)));
+        touch.beat(4, 2, ms(400));
+        touch.beat(5, 9, ms(500));
+        assert_eq!(touch.heard(), Some(ms(200)));
+        for number in 6..10_000 {
+            touch.beat(number, 2, ms(600));
+        }
+        assert!(touch.arrivals.len() <= OPEN_BEATS);
+        touch.beat(10_000, 9_999, ms(700));
+        assert_eq!(touch.heard(), Some(ms(600)));
+    }
+
+    #[test]
+    fn voters_that_may_have_voted_for_another_keep_a_lease_away() {
+        let policy = Policy::default();
+        let mut region = led(&[Some(0), Some(0), None]);
+        assert_eq!(region.may_lease(LONG, NOW, &policy), Ok(()));
+        region.voters[2].term = 6;
+        let refusal = region.may_lease(LONG, NOW, &policy).unwrap_err();
+        assert_eq!(refusal, Refusal::LaterTerm { node: 2, term: 6 });
+        region.epoch = 6;
+        assert_eq!(region.may_lease(LONG, NOW, &policy), Ok(()));
+        region.strangers = 1;
+        let refusal = region.may_lease(LONG, NOW, &policy).unwrap_err();
+        assert_eq!(refusal, Refusal::Strangers { count: 1 });
+    }
+
+    #[test]
+    fn a_promise_is_noted_and_withheld_where_another_is_to_lead() {
+        let policy = Policy::default();
+        let one = led(&[Some(0)]);
+        let other = Led {
+            region: RegionId::new(1024, 1),
+            ..one.clone()
+        };
+        let beat = |oldest_append| LeaderBeat {
+            node: 7,
+            led: vec![one.clone(), other.clone()],
+            oldest_append,
+        };
+        let mut leases = Leases::default();
+        let ask = |leases: &mut Leases, beat: &LeaderBeat, at| {
+            let granted = leases.answer(beat, LONG, at, &policy);
+            (granted, leases.surely_end(7, ms(0), &policy))
+        };
+        let nothing = Granted::default();
+        let slow = ask(&mut leases, &beat(policy.beat), NOW);
+        assert_eq!(slow, (nothing.clone(), ms(310)));
+        let campaign = Campaign {
+            region: other.region,
+            node: 1,
+            raft_id: 1,
+            seen_term: 5,
+        };
+        leases.follow(&Plan {
+            campaigns: vec![campaign],
+            ..Plan::default()
+        });
+        // The order may still arrive.
+        leases.follow(&Plan::default());
+        let granted = Granted {
+            length: policy.lease,
+            without: vec![other.region],
+        };
+        assert_eq!(ask(&mut leases, &beat(ms(99)), NOW), (granted, NOW + ms(310)));
+        leases.follow(&Plan {
+            withheld: BTreeSet::from([one.region]),
+            ..Plan::default()
+        });
+        let later = NOW + ms(100);
+        assert_eq!(ask(&mut leases, &beat(ms(0)), later), (nothing, NOW + ms(310)));
+        let mut elected = beat(ms(0));
+        elected.led[1].epoch = 6;
+        let granted = Granted {
+            length: policy.lease,
+            without: vec![one.region],
+        };
+        assert_eq!(ask(&mut leases, &elected, later), (granted, later + ms(310)));
+        leases.keep_regions(|_| false);
+        assert!(leases.campaigned.is_empty());
     }
 
     proptest! {

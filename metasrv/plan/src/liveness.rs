@@ -58,6 +58,8 @@ pub struct Observed {
     pub oldest_append: Duration,
     /// The datanodes that it said it cannot reach.
     pub unreachable: BTreeSet<NodeId>,
+    /// It said that it is about to stop.
+    pub is_stopping: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,6 +137,18 @@ impl Verdict {
         }
     }
 
+    /// It beats, and does what a leader has to, though its disk may have been slow a moment ago.
+    pub fn could_lead(&self) -> bool {
+        let is_slow = |why: &Ailment| *why == Ailment::SlowDisk;
+        self.is_alive() || matches!(self, Self::Unwell { why, .. } if is_slow(why))
+    }
+
+    /// It beats, and cannot hand over what it leads.
+    pub fn hangs(&self) -> bool {
+        let hangs = |why: &Ailment| matches!(why, Ailment::HungDisk { .. });
+        matches!(self, Self::Unwell { why, .. } if hangs(why))
+    }
+
     /// The process is gone for sure, and whatever it was promised with it.
     pub fn is_gone(&self) -> bool {
         matches!(self, Self::Dead { why, .. } if why.is_fact())
@@ -175,13 +189,14 @@ pub enum Hold {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ailment {
-    SlowDisk {
-        oldest_append: Duration,
-    },
+    /// It wants to stop, and waits until others lead what it leads.
+    Stopping,
+    /// An append waits for its disk, and with it everything that this datanode would have to do.
+    HungDisk { oldest_append: Duration },
+    /// An append has waited, not long ago.
+    SlowDisk,
     /// A majority of the other living datanodes cannot reach it, or it cannot reach them.
-    CutOff {
-        from: Vec<NodeId>,
-    },
+    CutOff { from: Vec<NodeId> },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -250,9 +265,11 @@ impl fmt::Display for Hold {
 impl fmt::Display for Ailment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::SlowDisk { oldest_append } => {
+            Self::Stopping => f.write_str("it is about to stop"),
+            Self::HungDisk { oldest_append } => {
                 write!(f, "an append has waited {oldest_append:?} for its disk")
             }
+            Self::SlowDisk => f.write_str("an append has waited too long for its disk, not long ago"),
             Self::CutOff { from } => {
                 write!(f, "it and most of the others, {from:?}, cannot reach each other")
             }

@@ -42,7 +42,8 @@ pub struct Policy {
     pub redial_again: Duration,
     /// Datanodes that fell silent within this time of each other fell silent at once.
     pub brake_window: Duration,
-    /// An append that has waited for its disk for so long makes the datanode unwell.
+    /// An append that has waited for its disk for so long makes the datanode unwell. Writes wait as they do for one
+    /// that is silent.
     pub slow_append: Duration,
     /// A datanode that has been cut off from most of its peers for so long is unwell.
     pub unreachable_for: Duration,
@@ -53,6 +54,8 @@ pub struct Policy {
     pub steady: Duration,
     /// A campaign without effect is repeated after this time.
     pub campaign_again: Duration,
+    /// Whoever is elected may take so long to serve, before another is told to campaign.
+    pub opening: Duration,
     /// A transfer without effect is repeated after this time.
     pub transfer_again: Duration,
     /// After so many transfers without effect the leadership of an unwell leader is taken instead.
@@ -92,11 +95,12 @@ impl Default for Policy {
             introduction: ms(2_000),
             redial_again: ms(100),
             brake_window: ms(1_000),
-            slow_append: ms(1_000),
+            slow_append: ms(300),
             unreachable_for: ms(1_000),
             unwell_holds: ms(5_000),
             steady: ms(2_000),
             campaign_again: ms(200),
+            opening: ms(2_000),
             transfer_again: ms(500),
             transfer_tries: 2,
             hand_back_lag: 1_000,
@@ -195,9 +199,19 @@ impl Policy {
     }
 
     /// Relations between metasrv, its store, and the replicas that get on without it.
-    fn of_time_out(&self) -> [Relation; 6] {
+    fn of_time_out(&self) -> [Relation; 8] {
         let lease_and_window = ("lease + dead_after", self.lease + self.dead_after);
         [
+            (
+                ("campaign_again", self.campaign_again),
+                ("opening", self.opening),
+                "whoever is elected is unseated before it can serve",
+            ),
+            (
+                ("beat + pause", self.beat + self.pause),
+                ("slow_append", self.slow_append),
+                "a pause looks like a slow disk",
+            ),
             (
                 ("clock_margin", self.clock_margin),
                 ("lease", self.lease),
@@ -313,6 +327,8 @@ mod tests {
             (|p, d| p.redial_again = d, ms(0), "dialled without end"),
             (|p, d| p.brake_window = d, ms(0), "ever happens at once"),
             (|p, d| p.slow_append = d, ms(0), "every disk"),
+            (|p, d| p.opening = d, ms(200), "before it can serve"),
+            (|p, d| p.slow_append = d, ms(250), "looks like a slow disk"),
             (|p, d| p.transfer_again = d, ms(0), "repeated without end"),
             (|p, _| p.transfer_tries = 0, ms(0), "handed over"),
             (|p, _| p.campaigns_at_once = 0, ms(0), "nobody takes over"),

@@ -28,6 +28,8 @@ pub struct Watch {
     /// As of the last look.
     verdicts: BTreeMap<NodeId, Verdict>,
     tried: BTreeMap<RegionId, Tries>,
+    /// The highest epoch in which somebody was seen to lead.
+    led: BTreeMap<RegionId, u64>,
 }
 
 /// What was tried since somebody led in the epoch.
@@ -85,6 +87,7 @@ impl Watch {
             nodes: known.map(absent).collect(),
             verdicts: BTreeMap::new(),
             tried: BTreeMap::new(),
+            led: BTreeMap::new(),
         }
     }
 
@@ -110,6 +113,13 @@ impl Watch {
             watched.seen.last_beat = Some(now);
             watched.seen.oldest_append = oldest_append;
             watched.seen.unreachable = unreachable;
+        }
+    }
+
+    /// It has said in the session that it is about to stop.
+    pub fn stops(&mut self, (node, serial): (NodeId, u64)) {
+        if let Some(watched) = self.nodes.get_mut(&node).filter(|w| w.serial == serial) {
+            watched.seen.is_stopping = true;
         }
     }
 
@@ -185,6 +195,13 @@ impl Watch {
         known.map(|(node, watched)| place(*node, watched)).collect()
     }
 
+    /// The highest epoch in which somebody was seen to lead a region; `epoch`: the newest that is said now.
+    pub fn led(&mut self, region: RegionId, epoch: Option<u64>) -> u64 {
+        let led = self.led.entry(region).or_default();
+        *led = epoch.unwrap_or(0).max(*led);
+        *led
+    }
+
     /// What was tried since somebody led in the newest epoch.
     pub fn tried(&mut self, region: RegionId, epoch: Option<u64>) -> Vec<Tried> {
         let Some(tries) = self.tried.get_mut(&region) else {
@@ -209,6 +226,7 @@ impl Watch {
     /// Forgets regions that are not there any more.
     pub fn keep_regions(&mut self, is_there: impl Fn(RegionId) -> bool) {
         self.tried.retain(|region, _| is_there(*region));
+        self.led.retain(|region, _| is_there(*region));
     }
 }
 
@@ -228,5 +246,6 @@ fn observed(incarnation: u64, connection: Connection, last_beat: Option<Duration
         last_beat,
         oldest_append: Duration::ZERO,
         unreachable: BTreeSet::new(),
+        is_stopping: false,
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use greptime_metasrv_plan::members::{self, MemberStep, Membership, Waiting};
 use greptime_metasrv_plan::migration::{Migration, Next, Phase, Seen, Target, WaitingFor};
 use greptime_proto::v1::{self, push};
-use greptime_types::{NodeRole, RegionId, Result, TableState};
+use greptime_types::{NodeId, NodeRole, RegionId, Result, TableState};
 use tracing::{debug, info};
 
 use super::recover::{self, Recover};
@@ -147,14 +147,14 @@ fn say(metasrv: &Metasrv, state: &mut State, look: &Look) {
     let Some(catalog) = state.catalog.as_ref() else {
         return;
     };
-    let mut ordered = Vec::new();
+    let (mut ordered, mut handed_over) = (Vec::new(), Vec::new());
     for id in look
         .hand_over
         .iter()
         .filter(|id| !state.ordered.contains_key(*id))
     {
         if let Some(migration) = catalog.procedures.get(id).and_then(Procedure::running_migration) {
-            hand_over(state, migration);
+            handed_over.extend(hand_over(state, migration));
             ordered.push(id.clone());
         }
     }
@@ -166,6 +166,9 @@ fn say(metasrv: &Metasrv, state: &mut State, look: &Look) {
         }
     }
     state.ordered.extend(ordered.into_iter().map(|key| (key, now)));
+    for (region, epoch, to) in handed_over {
+        state.note_transfer(region, epoch, to, now);
+    }
 }
 
 fn has_table(catalog: &Catalog, region: RegionId) -> bool {
@@ -205,19 +208,18 @@ fn next(state: &State, catalog: &Catalog, procedure: &Procedure, migration: &Mig
     migration.next(&seen, &waits)
 }
 
-fn hand_over(state: &State, migration: &Migration) {
-    let Some(led) = leader_of(state, migration.region) else {
-        return;
-    };
+/// Tells the source; returns what it was told.
+fn hand_over(state: &State, migration: &Migration) -> Option<(RegionId, u64, NodeId)> {
+    let led = leader_of(state, migration.region)?;
     let order = v1::TransferRegion {
         region_id: migration.region.as_u64(),
         epoch: led.epoch,
         to_raft_id: migration.comes,
     };
     info!(region = %migration.region, from = migration.from, to = migration.to, "telling a leader to hand over");
-    if let Some(session) = state.sessions.get(NodeRole::Datanode, migration.from) {
-        session.say(push::Body::Transfer(order));
-    }
+    let session = state.sessions.get(NodeRole::Datanode, migration.from)?;
+    session.say(push::Body::Transfer(order));
+    Some((migration.region, led.epoch, migration.to))
 }
 
 /// The edits for those who are still where it was decided from.

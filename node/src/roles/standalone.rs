@@ -75,6 +75,7 @@ pub async fn run(mut settings: Settings) -> anyhow::Result<()> {
         config: settings.datanode.clone(),
         node_id: settings.node.id,
         address: "in-process".into(),
+        zone: String::new(),
         data_dir,
         bucket,
         clock: clock.clone(),

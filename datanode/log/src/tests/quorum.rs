@@ -181,6 +181,24 @@ fn a_replica_joins_votes_and_takes_the_place_of_another() {
     assert_eq!(texts(&net.replica(2).machine), ["r1", "r2", "r3"]);
 }
 
+/// The leader was elected, and has appended, before the third has its replica; nothing more is written.
+#[test]
+fn a_replica_that_begins_late_catches_up() {
+    let mut net = Net::default();
+    for node in [1, 2] {
+        net.add(node, &[1, 2, 3], &[1, 2, 3]);
+    }
+    net.lead(1);
+    let last = net.write(1, 1);
+    net.settle();
+    net.add(3, &[1, 2, 3], &[1, 2, 3]);
+    net.settle();
+    assert_eq!(net.status(3).last_index, last);
+    assert_eq!(texts(&net.replica(3).machine), ["r1"]);
+    net.kill(2);
+    net.write(1, 2);
+}
+
 #[test]
 fn a_group_of_one_grows_to_three() {
     let mut net = Net::default();

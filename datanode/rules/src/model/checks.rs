@@ -12,6 +12,7 @@ pub const ONCE: &str = "a leader shows each committed row once, and no other";
 pub const ACKNOWLEDGED: &str = "a leader shows every acknowledged row";
 pub const NO_MISSING_FILE: &str = "the manifest names no file that is missing";
 pub const TRIMMED_IN_FILES: &str = "what the log has trimmed is in files of the manifest";
+pub const NEWER_STAYS: &str = "no request lands on one that was begun when it was finished";
 pub const EPOCHS_GROW: &str = "no edit follows one of a later epoch";
 pub const LEASES: &str = "nobody leads in a later term while a lease lasts";
 pub const READERS_GO_ON: &str = "the files of a reader that is under way stay";
@@ -26,6 +27,7 @@ pub fn always() -> Vec<Property<World>> {
         Property::always(TRIMMED_IN_FILES, |_, state: &State| {
             state.processes.iter().all(|p| has_trimmed_in_files(state, p))
         }),
+        Property::always(NEWER_STAYS, |_, state: &State| newer_stays(state)),
         Property::always(EPOCHS_GROW, |_, State { bucket, .. }: &State| {
             bucket.edits.is_sorted_by_key(|edit| edit.epoch)
         }),
@@ -81,19 +83,34 @@ pub fn sometimes() -> Vec<Property<World>> {
         Property::sometimes("all requests are finished", |w: &World, s: &State| {
             s.client.finished.len() == usize::from(w.bounds.writes)
         }),
+        Property::sometimes(
+            "a request is begun after one was given up above the mark",
+            |_, s: &State| s.client.begun.iter().any(|b| !b.says.given_up.is_empty()),
+        ),
         Property::sometimes("a truncation is in files", |_, s: &State| {
             s.bucket.edits.iter().any(|e| e.truncated_seq > 0)
         }),
     ]
 }
 
-/// Numbers of the rows that the first entries have left, in order.
+/// Numbers of the rows that the first entries have left, in order. A request leaves none if it comes after one that says
+/// that it is finished.
 fn written(state: &State, applied: u64) -> Vec<u8> {
     let mut numbers = BTreeSet::new();
     let mut written = Vec::new();
     for entry in state.log.iter().take(applied as usize) {
-        match entry.body {
-            Body::Write { number, .. } if numbers.insert(number) => written.push(number),
+        match &entry.body {
+            Body::Write { number, finished } => {
+                if numbers.insert(*number) {
+                    written.push(*number);
+                }
+                let below = (1..).take_while(|n| u64::from(*n) < finished.lowest_unfinished);
+                let given_up = finished
+                    .given_up
+                    .iter()
+                    .flat_map(|range| range.clone().map(|n| n as u8));
+                numbers.extend(below.chain(given_up));
+            }
             Body::Truncate => written.clear(),
             _ => {}
         }
@@ -113,6 +130,21 @@ fn shows_acknowledged(state: &State) -> bool {
     };
     let truncated = state.log.iter().any(|entry| entry.body == Body::Truncate);
     truncated || state.client.answered.iter().all(|number| shown.contains(number))
+}
+
+/// Looks at rows in memory: files have no order of their own.
+fn newer_stays(state: &State) -> bool {
+    let begun = &state.client.begun;
+    let lands_late = |rows: &[u8]| {
+        let (last, before) = rows.split_last().expect("prefixes are not empty");
+        before
+            .iter()
+            .any(|n| begun[usize::from(*n) - 1].after.contains(last))
+    };
+    state.processes.iter().all(|process| {
+        let rows: Vec<u8> = process.memory.values().copied().collect();
+        !(1..=rows.len()).any(|n| lands_late(&rows[..n]))
+    })
 }
 
 fn names_no_missing_file(bucket: &Bucket) -> bool {

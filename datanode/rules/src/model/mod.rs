@@ -46,6 +46,7 @@ const BASE: Bounds = Bounds {
     writes: 2,
     copies: 2,
     answers: false,
+    abandoned: 0,
     truncations: 0,
     flushes: 0,
     merges: 0,
@@ -107,6 +108,25 @@ fn copies_of_requests() {
     };
     let happens = &["all requests are finished"];
     check("copies of requests", World { bounds, happens });
+}
+
+/// Copies of requests that the client has given up, while it goes on with an older one.
+#[test]
+fn requests_that_are_given_up() {
+    let bounds = Bounds {
+        processes: 1,
+        terms: 1,
+        writes: 3,
+        copies: 5,
+        answers: true,
+        abandoned: 2,
+        ..BASE
+    };
+    let happens = &[
+        "all requests are finished",
+        "a request is begun after one was given up above the mark",
+    ];
+    check("requests that are given up", World { bounds, happens });
 }
 
 /// A copy of a request that an earlier leader has taken.

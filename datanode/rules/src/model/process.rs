@@ -1,6 +1,6 @@
 //! One replica of the region: what it knows, and what it does with entries and views.
 
-use greptime_types::RequestId;
+use greptime_types::{Finished, RequestId};
 
 use super::bucket::{Bucket, Rows, Shared};
 use crate::testing::table;
@@ -22,7 +22,7 @@ pub enum Body {
     Began,
     Write {
         number: u8,
-        lowest: u8,
+        finished: Finished,
     },
     Truncate,
     Trim(Shared<Checkpoint>),
@@ -163,7 +163,7 @@ impl Process {
         self.lead.applied_term = entry.term;
         match &entry.body {
             Body::Began => None,
-            Body::Write { number, lowest } => {
+            Body::Write { number, finished } => {
                 let seen = self.requests.first_time(request(*number));
                 if seen == Seen::Finished {
                     return None;
@@ -171,7 +171,7 @@ impl Process {
                 if seen == Seen::New {
                     self.memory.insert(self.applied, *number);
                 }
-                self.requests.apply(request(*number), u64::from(*lowest));
+                self.requests.apply(request(*number), finished);
                 Some(*number)
             }
             Body::Truncate => {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::bucket::{Put, Rows, Shared};
 use super::process::{Body, Entry, Frozen, Merged, Pending, Process, Purpose, request};
-use super::world::{Action, State, spend};
+use super::world::{Action, Begun, State, spend};
 use crate::testing::{HOME, file, table};
 use crate::{
     AfterPut, Checkpoint, Edit, Flush, FlushedState, Listed, Seen, Uploads, View, after_put, is_foreign,
@@ -21,6 +21,7 @@ impl State {
             Action::Learn(p) => self.learn(p),
             Action::Write(p, number) => self.write(p, number),
             Action::Finish(number) => self.finish(number),
+            Action::Abandon(number) => self.abandon(number),
             Action::Truncate(p) => self.truncate(p),
             Action::Apply(p) => self.apply(p),
             Action::Crash(p) => self.crash(p),
@@ -81,20 +82,16 @@ impl State {
 
     /// A copy of a request arrives at a leader.
     fn write(&mut self, p: u8, number: u8) -> Option<()> {
-        let begun = self.client.begun.len() as u8;
-        if number > begun + 1 || !self.is_newest(p) {
+        if !self.is_newest(p) {
             return None;
         }
-        if number == begun + 1 {
-            let unfinished = (1..=number).find(|n| !self.client.finished.contains(n));
-            self.client.begun.push(unfinished?);
-        }
+        self.begin_request(number)?;
         self.at(p).serves()?;
         spend(&mut self.left.copies)?;
         match self.at(p).requests.look_up(request(number)) {
             Seen::New => {
-                let lowest = self.client.begun[number as usize - 1];
-                self.propose(p, Body::Write { number, lowest });
+                let finished = self.client.begun[number as usize - 1].says.clone();
+                self.propose(p, Body::Write { number, finished });
             }
             Seen::Applied => _ = self.client.answered.insert(number),
             Seen::Finished => {}
@@ -104,7 +101,36 @@ impl State {
 
     fn finish(&mut self, number: u8) -> Option<()> {
         let is_answered = self.left.answers && self.client.answered.contains(&number);
-        (is_answered && self.client.finished.insert(number)).then_some(())
+        if !is_answered || !self.client.finished.insert(number) {
+            return None;
+        }
+        self.client.numbers.answered(number.into());
+        Some(())
+    }
+
+    /// No copy of it may have arrived yet.
+    fn abandon(&mut self, number: u8) -> Option<()> {
+        spend(&mut self.left.abandoned)?;
+        self.begin_request(number)?;
+        if !self.client.finished.insert(number) {
+            return None;
+        }
+        self.client.numbers.give_up(number.into());
+        Some(())
+    }
+
+    /// Requests are begun in the order of their numbers.
+    fn begin_request(&mut self, number: u8) -> Option<()> {
+        let client = &mut self.client;
+        let begun = client.begun.len() as u8;
+        if number == begun + 1 {
+            client.numbers.begin();
+            client.begun.push(Begun {
+                says: client.numbers.finished(),
+                after: client.finished.clone(),
+            });
+        }
+        (number <= begun + 1).then_some(())
     }
 
     fn truncate(&mut self, p: u8) -> Option<()> {

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 
+use greptime_types::{Finished, Requests};
 use stateright::{Model, Property};
 
 use super::bucket::{Bucket, Put, Shared};
@@ -22,6 +23,8 @@ pub struct Bounds {
     pub copies: u8,
     /// Answers reach the client, which then finishes its requests.
     pub answers: bool,
+    /// Requests that the client gives up, though copies of them may arrive yet.
+    pub abandoned: u8,
     pub truncations: u8,
     pub flushes: u8,
     pub merges: u8,
@@ -45,10 +48,17 @@ pub struct Bounds {
 
 #[derive(Clone, Debug, Default, PartialEq, Hash)]
 pub struct Client {
-    /// For each request that was begun: the lowest that was unfinished then.
-    pub begun: Vec<u8>,
+    pub numbers: Requests,
+    pub begun: Vec<Begun>,
     pub answered: BTreeSet<u8>,
     pub finished: BTreeSet<u8>,
+}
+
+/// A request, with what was finished when it was begun: as all copies of it say it, and in truth.
+#[derive(Clone, Debug, PartialEq, Hash)]
+pub struct Begun {
+    pub says: Finished,
+    pub after: BTreeSet<u8>,
 }
 
 #[derive(Clone, Debug, PartialEq, Hash)]
@@ -71,6 +81,7 @@ pub enum Action {
     Learn(u8),
     Write(u8, u8),
     Finish(u8),
+    Abandon(u8),
     Truncate(u8),
     Apply(u8),
     Crash(u8),
@@ -125,6 +136,7 @@ impl State {
             Action::Learn(p) => process(p).lead.leads && !self.is_newest(*p),
             Action::Write(p, _) => left.copies > 0 && self.is_newest(*p),
             Action::Finish(number) => left.answers && !self.client.finished.contains(number),
+            Action::Abandon(number) => left.abandoned > 0 && !self.client.finished.contains(number),
             Action::Truncate(p) => left.truncations > 0 && self.is_newest(*p),
             Action::Apply(p) => self.is_given_next(process(p)),
             Action::Crash(_) => left.crashes > 0,
@@ -222,6 +234,7 @@ impl Model for World {
             actions.extend((1..=self.bounds.writes).map(|number| Action::Write(p, number)));
         }
         actions.extend((1..=self.bounds.writes).map(Action::Finish));
+        actions.extend((1..=self.bounds.writes).map(Action::Abandon));
         actions.extend((0..state.bucket.late.len() as u8).map(Action::Arrive));
         actions.push(Action::EndRead);
         actions.retain(|action| state.seems_possible(action));

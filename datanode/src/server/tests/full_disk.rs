@@ -66,6 +66,7 @@ async fn start(store: &Arc<FaultyStore>, dir: &Path) -> Arc<Datanode> {
         config: config.clone(),
         node_id: 0,
         address: "127.0.0.1:0".into(),
+        zone: String::new(),
         data_dir: dir.join("data"),
         bucket: Bucket {
             store: Arc::clone(store) as _,

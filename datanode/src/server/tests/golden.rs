@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 use greptime_rows::{Encoded, SeriesBatch};
-use greptime_types::{RegionId, RequestId};
+use greptime_types::{Finished, RegionId, RequestId};
 use parquet::file::reader::{FileReader, SerializedFileReader};
 
 use crate::manifest::{Edit, FileMeta, RemovedFile, View};
@@ -46,10 +46,17 @@ fn request() -> RequestId {
     }
 }
 
-fn write(rows: Encoded) -> RegionEntry {
+fn given_up() -> Finished {
+    Finished {
+        lowest_unfinished: 40,
+        given_up: vec![43..=45, 47..=47],
+    }
+}
+
+fn write(finished: Finished, rows: Encoded) -> RegionEntry {
     RegionEntry::Write(WriteEntry {
         request: request(),
-        lowest_unfinished: 40,
+        finished,
         schema_version: 1,
         op: RowOp::Put,
         rows,
@@ -62,27 +69,40 @@ fn series() -> SeriesBatch {
 
 /// Entries whose bytes are ours; rows are Arrow's.
 fn entries() -> Vec<(&'static str, RegionEntry)> {
-    let truncate = TruncateEntry {
-        request: request(),
-        lowest_unfinished: 40,
+    let truncate = |finished| {
+        RegionEntry::Truncate(TruncateEntry {
+            request: request(),
+            finished,
+        })
     };
     vec![
         ("entry-1-alter", RegionEntry::Alter(Box::new(table(1024, false)))),
-        ("entry-1-truncate", RegionEntry::Truncate(truncate)),
+        ("entry-1-truncate", truncate(Finished::below(40))),
+        ("entry-5-truncate", truncate(given_up())),
     ]
 }
 
 fn requests() -> RequestTable {
     let mut requests = RequestTable::default();
-    requests.apply(request(), 40);
+    requests.apply(request(), &Finished::below(40));
     requests.apply(
         RequestId {
             number: 44,
             ..request()
         },
-        41,
+        &Finished::below(41),
     );
     requests
+}
+
+fn checkpoint_of_given_up() -> Checkpoint {
+    let mut checkpoint = checkpoint();
+    let id = RequestId {
+        number: 46,
+        ..request()
+    };
+    checkpoint.requests.apply(id, &given_up());
+    checkpoint
 }
 
 fn checkpoint() -> Checkpoint {
@@ -148,13 +168,17 @@ async fn all() -> Vec<(&'static str, Bytes)> {
         series: Bytes::new(),
         rows: ipc(&batch(&rows())),
     };
+    let apart = series().encode().unwrap();
+    let below = || Finished::below(40);
     let mut all = vec![
-        ("entry-1-write", write(named).encode().unwrap()),
-        (
-            "entry-2-write",
-            write(series().encode().unwrap()).encode().unwrap(),
-        ),
+        ("entry-1-write", write(below(), named).encode().unwrap()),
+        ("entry-2-write", write(below(), apart.clone()).encode().unwrap()),
+        ("entry-5-write", write(given_up(), apart).encode().unwrap()),
         ("checkpoint-1", checkpoint().encode().unwrap()),
+        (
+            "checkpoint-1-given-up",
+            checkpoint_of_given_up().encode().unwrap(),
+        ),
         ("edit-1", edit().encode().unwrap()),
         ("file-1", flushed_file().await),
     ];
@@ -178,13 +202,17 @@ async fn the_golden_files_are_written_anew() {
 }
 
 #[test]
-fn writes_of_both_formats_are_read_and_written_as_ever() {
-    for name in ["entry-1-write", "entry-2-write"] {
+fn writes_of_all_formats_are_read_and_written_as_ever() {
+    for (name, finished) in [
+        ("entry-1-write", Finished::below(40)),
+        ("entry-2-write", Finished::below(40)),
+        ("entry-5-write", given_up()),
+    ] {
         let entry = RegionEntry::decode(read(name)).unwrap();
         let RegionEntry::Write(found) = entry.clone() else {
             panic!("{name} is no write");
         };
-        assert_eq!(entry, write(found.rows.clone()), "{name}");
+        assert_eq!(entry, write(finished, found.rows.clone()), "{name}");
         assert_eq!(entry.encode().unwrap(), read(name), "{name}");
         let table = table(1024, false);
         let written = read_rows(&found.rows, &table).unwrap();
@@ -205,6 +233,9 @@ fn other_entries_are_read_and_written_as_ever() {
 fn checkpoints_and_edits_are_read_and_written_as_ever() {
     assert_eq!(Checkpoint::decode(&read("checkpoint-1")).unwrap(), checkpoint());
     assert_eq!(checkpoint().encode().unwrap(), read("checkpoint-1"));
+    let given_up = read("checkpoint-1-given-up");
+    assert_eq!(Checkpoint::decode(&given_up).unwrap(), checkpoint_of_given_up());
+    assert_eq!(checkpoint_of_given_up().encode().unwrap(), given_up);
     assert_eq!(Edit::decode(&read("edit-1"), "33").unwrap(), edit());
     assert_eq!(edit().encode().unwrap(), read("edit-1"));
     let view = View {

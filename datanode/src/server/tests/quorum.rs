@@ -273,6 +273,59 @@ async fn a_leader_that_was_cut_off_gives_no_rows() {
     assert_eq!(cluster.nodes[1].read().await.unwrap(), [row("a", 1, 2.0)]);
 }
 
+/// metasrv answers a beat with the promise of a lease.
+fn promise(node: &Node, number: u64, without_lease: Vec<u64>) {
+    node.datanode.tick(number);
+    node.datanode.answered(&v1::Tock {
+        number,
+        lease_ms: 60_000,
+        without_lease,
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_with_a_lease_asks_nobody() {
+    let cluster = Cluster::new(false).await;
+    let leader = &cluster.nodes[0];
+    leader.write(&[row("a", 1, 1.0)]).await.unwrap();
+    cluster.isolate(0, Fault::Cut);
+    let asks = async || {
+        let error = leader.read().await.unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Unavailable, "{error}");
+    };
+    asks().await;
+    promise(leader, 1, vec![leader.region.as_u64()]);
+    asks().await;
+    promise(leader, 2, vec![]);
+    assert_eq!(leader.read().await.unwrap().len(), 1);
+    assert_eq!(leader.datanode.metrics.queries_under_lease.get(), 1);
+    let transfer = v1::TransferRegion {
+        region_id: leader.region.as_u64(),
+        epoch: cluster.report(0).epoch,
+        to_raft_id: 2,
+    };
+    leader.datanode.told(push::Body::Transfer(transfer));
+    asks().await;
+    // What is promised in the same term comes too late: the heir may lead any moment.
+    promise(leader, 3, vec![]);
+    asks().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_datanode_that_is_about_to_stop_takes_no_leases() {
+    let cluster = Cluster::new(false).await;
+    let leader = &cluster.nodes[0];
+    promise(leader, 1, vec![]);
+    cluster.isolate(0, Fault::Cut);
+    assert!(leader.read().await.is_ok());
+    // Nobody takes over, so it waits for as long as it may.
+    leader.datanode.hand_over(Duration::from_millis(50)).await;
+    assert!(leader.datanode.tick(2).stopping);
+    promise(leader, 3, vec![]);
+    let error = leader.read().await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Unavailable, "{error}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_that_was_cut_off_from_the_others_but_not_from_the_bucket_does_no_harm() {
     let cluster = Cluster::new(false).await;

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use greptime_log::LogStore;
 use greptime_rows::{Encoded, SeriesBatch};
-use greptime_types::{ErrorKind, RequestId};
+use greptime_types::{ErrorKind, Finished, RequestId};
 
 use crate::region::{RegionEntry, RowOp, Seen, WriteEntry};
 use crate::testing::{Node, WriteOptions, batch, ipc, row};
@@ -47,6 +47,31 @@ async fn a_late_copy_does_not_overwrite_a_newer_row() {
     assert_eq!(node.read().await.unwrap(), [row("a", 1, 2.0)]);
     let remembered = node.datanode.regions().all()[0].with_state(|s| s.requests().len());
     assert_eq!(remembered, 1, "what its frontend has finished is forgotten");
+}
+
+/// While an older request of the same frontend goes on, the mark does not pass the one that was given up.
+#[tokio::test]
+async fn a_late_copy_of_what_was_given_up_does_not_overwrite_a_newer_row() {
+    let node = Node::new().await;
+    let (_older, given_up, newer) = (node.options(), node.options(), node.options());
+    let newer = WriteOptions {
+        given_up: Some((given_up.number, given_up.number)),
+        ..newer
+    };
+    node.write_with(newer, &[row("a", 1, 2.0)]).await.unwrap();
+    let is_refused = async |node: &Node| {
+        let error = node.write_with(given_up, &[row("a", 1, 1.0)]).await.unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Conflict, "{error}");
+        assert_eq!(node.read().await.unwrap(), [row("a", 1, 2.0)]);
+    };
+    is_refused(&node).await;
+    let node = node.crash().await;
+    node.wait_until_readable().await;
+    is_refused(&node).await;
+    node.flush().await.unwrap();
+    let node = node.crash().await;
+    node.wait_until_readable().await;
+    is_refused(&node).await;
 }
 
 #[tokio::test]
@@ -93,7 +118,7 @@ async fn an_entry_that_is_in_the_log_twice_is_applied_once() {
             incarnation: 1,
             number: 1,
         },
-        lowest_unfinished: 1,
+        finished: Finished::below(1),
         schema_version: 1,
         op: RowOp::Put,
         rows: Encoded {

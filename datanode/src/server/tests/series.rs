@@ -135,7 +135,7 @@ async fn a_program_that_does_not_know_series_refuses_their_entries() {
                 incarnation: 1,
                 number: 1,
             },
-            lowest_unfinished: 1,
+            finished: greptime_types::Finished::below(1),
             schema_version: 1,
             op: RowOp::Put,
             rows,

@@ -4,10 +4,10 @@ use greptime_log::LogStore;
 use greptime_proto::SessionHandler;
 use greptime_proto::v1::{self, push};
 use greptime_rows::SeriesBatch;
-use greptime_types::format::SERIES_FORMAT;
+use greptime_types::format::{GIVEN_UP_FORMAT, QUORUM_FORMAT, SERIES_FORMAT};
 
 use crate::region::RegionEntry;
-use crate::testing::{Node, Row, batch, row};
+use crate::testing::{Node, Row, WriteOptions, batch, row};
 
 fn told(node: &Node, format_version: u32) {
     let welcome = v1::Welcome {
@@ -63,4 +63,19 @@ async fn a_node_writes_what_the_oldest_of_the_cluster_reads() {
     let node = node.crash().await;
     node.wait_until_readable().await;
     assert_eq!(node.read().await.unwrap(), rows);
+}
+
+#[tokio::test]
+async fn all_replicas_refuse_the_same_copies() {
+    let node = Node::new().await;
+    for (format, written) in [(QUORUM_FORMAT, 2), (GIVEN_UP_FORMAT, 5)] {
+        told(&node, format);
+        let options = WriteOptions {
+            given_up: Some((90, 91)),
+            ..node.options()
+        };
+        let rows = SeriesBatch::from_named(&batch(&[row("a", 1, 1.0)]), &node.table.schema).unwrap();
+        node.write_series(options, &rows).await.unwrap();
+        assert_eq!(last_entry(&node), (written, true));
+    }
 }

@@ -44,7 +44,7 @@ impl Datanode {
         }
         let entry = WriteEntry {
             request: write.request,
-            lowest_unfinished: write.lowest_unfinished,
+            finished: write.finished,
             row: write.row,
         };
         let data = entry.encode();

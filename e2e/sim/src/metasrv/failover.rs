@@ -7,7 +7,6 @@ use greptime_metasrv_plan::assignment::Member;
 use greptime_metasrv_plan::failover::{
     Attempt, LogEnd, Plan, Reason, RegionSeen, Report, Snapshot, Step, Voter, VoterRole, plan,
 };
-use greptime_metasrv_plan::lease::surely_ends;
 use greptime_metasrv_plan::members::{Electorate, Said, who_votes};
 use greptime_metasrv_plan::watch::{Answer as Redialled, Look, Place};
 use greptime_metasrv_plan::{Judgement, Verdict};
@@ -55,7 +54,7 @@ impl Metasrv {
             let (plan, report) = plan_of(state, &judgement, now);
             said = self.carry_out(state, &plan, now);
             self.count_steps(&report);
-            state.withheld.clone_from(&plan.withheld);
+            state.leases.follow(&plan);
             state.is_unserved = !report.unserved.is_empty() || !report.misplaced.is_empty();
         }
         drop(guard);
@@ -178,7 +177,7 @@ impl Metasrv {
     }
 }
 
-fn report(state: &State, region: RegionId, node: NodeId) -> Option<&RegionReport> {
+pub(super) fn report(state: &State, region: RegionId, node: NodeId) -> Option<&RegionReport> {
     state.sessions.datanodes.get(&node)?.reports.get(&region)
 }
 
@@ -199,7 +198,9 @@ fn plan_of(state: &mut State, judgement: &Judgement, now: Duration) -> (Plan, Re
     let Some(watch) = state.watch.as_mut() else {
         return Default::default();
     };
-    watch.keep_regions(|region| snapshot.regions.contains_key(&region));
+    let is_there = |region| snapshot.regions.contains_key(&region);
+    watch.keep_regions(is_there);
+    state.leases.keep_regions(is_there);
     plan(&snapshot, &watch.policy, now)
 }
 
@@ -224,8 +225,10 @@ fn seen(
         .as_mut()
         .map(|w| w.tried(region, epoch))
         .unwrap_or_default();
+    let led = state.watch.as_mut().map_or(0, |w| w.led(region, epoch));
     RegionSeen {
         voters,
+        led,
         strangers,
         tried,
     }
@@ -276,9 +279,9 @@ fn voter(
         }),
         log,
         leads,
+        elected: report.filter(|r| r.is_elected).map(|r| r.epoch),
         lease_ends: watch.map_or(Duration::ZERO, |w| {
-            let granted = state.granted.get(&member.node).copied();
-            surely_ends(granted, w.leading_since, &w.policy)
+            state.leases.surely_end(member.node, w.leading_since, &w.policy)
         }),
     }
 }

@@ -127,6 +127,7 @@ impl Metasrv {
         let record = DatanodeRecord {
             format: FORMAT_VERSION,
             disk_id: register.disk_id.clone(),
+            zone: None,
         };
         let recorded = self.change(|catalog| {
             let is_news = catalog.datanodes.get(&node) != Some(&record);

@@ -1,59 +1,67 @@
 //! Which leases go with the answer to a tick.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-use greptime_metasrv_plan::lease::may_lease;
+use greptime_metasrv_plan::lease::{Elector, Granted, LeaderBeat, Led};
 use greptime_metasrv_plan::members::Electorate;
-use greptime_types::{NodeId, RegionId};
+use greptime_types::NodeId;
 
-use super::failover::electorate;
+use super::failover::{electorate, report};
 use super::{Metasrv, State};
-use crate::message::RegionRole;
+use crate::catalog::Catalog;
+use crate::message::{RegionReport, RegionRole};
 use crate::trace::Branch;
 
 impl Metasrv {
-    /// For how long, and for which of the regions that the datanode leads not.
-    pub(super) fn leases(&self, state: &mut State, node: NodeId, now: Duration) -> (u64, Vec<RegionId>) {
-        let Some(session) = state.sessions.datanodes.get(&node) else {
-            return (0, vec![]);
+    /// What is promised to a datanode that has beaten.
+    pub(super) fn lease(
+        &self,
+        state: &mut State,
+        node: NodeId,
+        oldest_append: Duration,
+        now: Duration,
+    ) -> Granted {
+        let (Some(session), Some(catalog)) = (state.sessions.datanodes.get(&node), &state.catalog) else {
+            return Granted::default();
         };
         let leads = session.reports.values().filter(|r| r.role == RegionRole::Leader);
-        let led: Vec<RegionId> = leads.map(|r| r.region).collect();
-        let without: Vec<RegionId> = led
-            .iter()
-            .filter(|region| !self.may_lease(state, **region, now))
-            .copied()
-            .collect();
-        if without.len() == led.len() {
-            return (0, vec![]);
+        let led: Vec<Led> = leads.map(|said| led(state, catalog, said)).collect();
+        for region in &led {
+            if state.leases.is_withheld(region.region, region.epoch) {
+                self.sim.hit(Branch::LeaseIsWithheld);
+            } else if region
+                .may_lease(self.session_ends.get(), now, &self.policy)
+                .is_err()
+            {
+                self.sim.hit(Branch::LeaseIsRefused);
+            }
         }
-        self.sim.hit(Branch::LeaseIsGranted);
-        state.granted.insert(node, now);
-        (self.policy.lease.as_millis() as u64, without)
-    }
-
-    fn may_lease(&self, state: &State, region: RegionId, now: Duration) -> bool {
-        let Some(catalog) = &state.catalog else {
-            return false;
+        let beat = LeaderBeat {
+            node,
+            led,
+            oldest_append,
         };
-        if state.withheld.contains(&region) {
-            self.sim.hit(Branch::LeaseIsWithheld);
-            return false;
+        let granted = state
+            .leases
+            .answer(&beat, self.session_ends.get(), now, &self.policy);
+        if !granted.length.is_zero() {
+            self.sim.hit(Branch::LeaseIsGranted);
         }
-        let Electorate {
-            voters: members,
-            strangers,
-        } = electorate(state, catalog, region);
-        let voters: Vec<NodeId> = members.iter().map(|(_, member)| member.node).collect();
-        let sessions = state.sessions.datanodes.iter();
-        let in_touch: BTreeMap<NodeId, Duration> = sessions
-            .filter_map(|(node, session)| Some((*node, session.in_touch?)))
-            .collect();
-        let may = may_lease(&voters, &in_touch, self.session_ends.get(), now, &self.policy);
-        if may.is_err() {
-            self.sim.hit(Branch::LeaseIsRefused);
-        }
-        strangers == 0 && may.is_ok()
+        granted
+    }
+}
+
+fn led(state: &State, catalog: &Catalog, said: &RegionReport) -> Led {
+    let Electorate { voters, strangers } = electorate(state, catalog, said.region);
+    let elector = |node: NodeId| Elector {
+        node,
+        heard: state.sessions.datanodes.get(&node).and_then(|s| s.touch.heard()),
+        term: report(state, said.region, node).map_or(0, |r| r.epoch),
+    };
+    Led {
+        region: said.region,
+        epoch: said.epoch,
+        voters: voters.iter().map(|(_, member)| elector(member.node)).collect(),
+        strangers,
     }
 }

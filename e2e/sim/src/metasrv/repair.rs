@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use greptime_metasrv_plan::Verdict;
 use greptime_metasrv_plan::assignment::Member;
+use greptime_metasrv_plan::failover::Attempt;
 use greptime_metasrv_plan::members::{self, Led, MemberStep, Membership, Waiting};
 use greptime_metasrv_plan::repair::{RepairPolicy, Replicas, Retarget, repair};
 use greptime_types::{NodeId, RegionId, TableState};
@@ -53,6 +54,7 @@ impl Metasrv {
         let mut state = self.state.borrow_mut();
         let mut orders = std::mem::take(&mut state.member_orders);
         orders.retain(|_, (_, at)| now.saturating_sub(*at) < SAY_AGAIN);
+        let mut handed_over = Vec::new();
         for region in replicated(catalog) {
             let membership = membership(&state, catalog, region);
             let step = members::step(&membership, LAG);
@@ -71,10 +73,18 @@ impl Metasrv {
                 self.sim
                     .note(|| format!("{}: members of {region}: {step:?}", self.me));
                 said.push((session.connection, push));
+                if let MemberStep::HandOver { to } = &step {
+                    handed_over.push((region, led.epoch, to.node));
+                }
                 orders.insert(region, (step, now));
             }
         }
         state.member_orders = orders;
+        if let Some(watch) = state.watch.as_mut() {
+            for (region, epoch, to) in handed_over {
+                watch.note_try(region, epoch, Attempt::Transfer, to, now);
+            }
+        }
         drop(state);
         said.into_iter()
             .for_each(|(connection, push)| self.push(connection, push));

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use greptime_metasrv_plan::assignment::Replica;
+use greptime_metasrv_plan::lease::{Granted, Touch};
 use greptime_metasrv_plan::watch::Place;
 use greptime_metasrv_plan::{Command, Reported};
 use greptime_types::{NodeId, RegionId};
@@ -23,10 +24,7 @@ pub struct Session {
     pub last_beat: Duration,
     pub reports: BTreeMap<RegionId, RegionReport>,
     told: BTreeMap<RegionId, (Command, Duration)>,
-    /// When the ticks came whose answers may not have come yet.
-    arrivals: BTreeMap<u64, Duration>,
-    /// When the newest tick came whose answer the node has.
-    pub in_touch: Option<Duration>,
+    pub touch: Touch,
 }
 
 impl Session {
@@ -171,8 +169,7 @@ impl Metasrv {
             last_beat: now,
             reports: by_region(&register.reports),
             told: BTreeMap::new(),
-            arrivals: BTreeMap::new(),
-            in_touch: None,
+            touch: Touch::default(),
         };
         let older = state.sessions.datanodes.insert(node, session);
         let place = Place {
@@ -204,26 +201,22 @@ impl Metasrv {
             return;
         };
         session.last_beat = now;
-        session.arrivals.insert(tick.number, now);
-        if let Some(arrived) = session.arrivals.get(&tick.answered) {
-            session.in_touch = Some(*arrived);
-            session.arrivals = session.arrivals.split_off(&tick.answered);
-        }
+        session.touch.beat(tick.number, tick.answered, now);
         let mut changed = false;
         if let Some(reports) = &tick.reports {
             let reports = by_region(reports);
             changed = reports != session.reports;
             session.reports = reports;
         }
-        let (lease_ms, without_lease) = self.leases(state, node, now);
+        let Granted { length, without } = self.lease(state, node, oldest, now);
         drop(guard);
         let number = tick.number;
         self.push(
             connection,
             Push::Tock {
                 number,
-                lease_ms,
-                without_lease,
+                lease_ms: length.as_millis() as u64,
+                without_lease: without,
             },
         );
         if changed {

@@ -30,9 +30,12 @@ pub fn decide(region: &RegionSeen, policy: &Policy, now: Duration) -> Step {
     }
 }
 
-/// Whoever said that it leads in the highest epoch. An older one will learn that it does not.
+/// Whoever said that it leads in the highest epoch that there was. An older one will learn that it does not.
 pub(super) fn leader(region: &RegionSeen) -> Option<&Voter> {
-    let leading = region.voters.iter().filter(|v| v.leads.is_some());
+    let leading = region
+        .voters
+        .iter()
+        .filter(|v| v.leads >= Some(region.led.max(1)));
     leading.max_by_key(|v| v.leads)
 }
 
@@ -73,6 +76,9 @@ impl<'a> Look<'a> {
         if self.region.voters.len() + self.region.strangers == 1 {
             return nothing(Reason::ElectsItself);
         }
+        if let Some(step) = self.elected() {
+            return step;
+        }
         // Whoever handed over has said so, and whoever took over may not have yet.
         if let Some(under_way) = self.transfer_under_way(self.policy.campaign_again) {
             return under_way;
@@ -88,10 +94,13 @@ impl<'a> Look<'a> {
                 nodes: self.undecided.clone(),
             });
         }
+        if let Some(step) = self.elected() {
+            return step;
+        }
         let last = self.last(Attempt::Campaign);
         if let Some(tried) = last.filter(|t| self.able.contains(&t.to)) {
             let until = tried.at + self.policy.campaign_again;
-            if until > self.now {
+            if until > self.now && !self.is_lost(tried) {
                 return nothing(Reason::CampaignUnderWay {
                     node: tried.to,
                     until,
@@ -115,6 +124,50 @@ impl<'a> Look<'a> {
         }
     }
 
+    /// Of somebody who was told to lead, and was elected, and does not serve yet.
+    fn elected(&self) -> Option<Step> {
+        let newest = Some(self.seen_term());
+        let mut voters = self.region.voters.iter();
+        let elected = voters.find(|v| v.elected == newest && v.verdict.beats() && !v.verdict.hangs())?;
+        let told = self.region.tried.iter().rev().find(|t| t.to == elected.node)?;
+        let until = told.at + self.policy.opening;
+        if until <= self.now {
+            return None;
+        }
+        // It takes no writes yet, so that nobody waits while the other gets what it lacks.
+        let end = |v: &Voter| v.log.map_or(0, |log| log.last_index);
+        let keeps_up = |v: &&Voter| end(v).saturating_add(self.policy.hand_back_lag) >= end(elected);
+        let is_ready =
+            |v: &&Voter| v.role == VoterRole::Hot && v.node != elected.node && v.verdict.could_lead();
+        let hot = self.region.voters.iter().filter(is_ready).find(keeps_up);
+        Some(match hot.filter(|_| elected.role == VoterRole::LogOnly) {
+            None => nothing(Reason::Opening {
+                node: elected.node,
+                until,
+            }),
+            Some(hot) => self
+                .transfer_under_way(self.policy.campaign_again)
+                .filter(|_| self.last(Attempt::Transfer).is_some_and(|t| t.to == hot.node))
+                .unwrap_or(Step::Transfer {
+                    from: elected.node,
+                    to: hot.node,
+                }),
+        })
+    }
+
+    /// Whether a replica that was told to campaign has said since that its log is behind those of so many others that the
+    /// rest cannot elect it. What the others have is at least what they have said.
+    fn is_lost(&self, tried: &Tried) -> bool {
+        let log_of = |v: &Voter| v.log.filter(|_| self.able.contains(&v.node));
+        let candidate = self.region.voters.iter().find(|v| v.node == tried.to);
+        let Some(log) = candidate.and_then(log_of).filter(|log| log.at > tried.at) else {
+            return false;
+        };
+        let logs = self.region.voters.iter().filter_map(log_of);
+        let may_vote = logs.filter(|other| other.position() <= log.position());
+        may_vote.count() < self.needed
+    }
+
     /// Until when somebody may answer reads who does not know of a new leader: whoever is silent, or says that it
     /// leads. A process that is gone holds nothing, and one that beats and does not lead has given up.
     fn leases_end(&self) -> Duration {
@@ -131,14 +184,19 @@ impl<'a> Look<'a> {
     /// The leader is unwell: somebody better takes over.
     fn move_away(&self, leader: &Voter) -> Step {
         let transfers = self.region.tried.iter().filter(|t| t.what == Attempt::Transfer);
-        let tries = transfers.count();
-        if let Some(under_way) = self.transfer_under_way(self.policy.transfer_again) {
+        let can_hand_over = transfers.count() < self.policy.transfer_tries && !leader.verdict.hangs();
+        if let Some(under_way) = self.transfer_under_way(self.policy.transfer_again)
+            && !leader.verdict.hangs()
+        {
             return under_way;
         }
         let Some(heir) = heir(self.region, leader, self.policy.hand_back_lag) else {
             return nothing(Reason::NobodyBetter { leader: leader.node });
         };
-        if tries < self.policy.transfer_tries {
+        if leader.verdict.could_lead() && !can_hand_over {
+            return nothing(Reason::NobodyBetter { leader: leader.node });
+        }
+        if can_hand_over {
             return Step::Transfer {
                 from: leader.node,
                 to: heir.node,

@@ -46,7 +46,7 @@ pub(super) fn candidate(
         Preference {
             turn: tries + if behind { TRIES_BEFORE_ONE_BEHIND } else { 0 },
             behind,
-            unwell: !voter.verdict.is_alive(),
+            unwell: !voter.verdict.could_lead(),
             cold,
             position: Reverse(log.position()),
             node: voter.node,
@@ -65,13 +65,20 @@ struct Heir {
     node: NodeId,
 }
 
-/// Who is to take over from a leader that is unwell: somebody alive, rather hot, rather close behind.
+/// Who is to take over from a leader that is unwell: somebody alive, rather hot, rather close behind. From one that could
+/// lead itself, only a hot follower that keeps up: anybody else would serve later than that one does. From one that hangs
+/// anybody who could lead.
 pub(super) fn heir<'a>(region: &'a RegionSeen, leader: &Voter, lag: u64) -> Option<&'a Voter> {
     region
         .voters
         .iter()
-        .filter(|v| v.node != leader.node && v.verdict.is_alive())
+        .filter(|v| v.node != leader.node)
+        .filter(|v| v.verdict.is_alive() || (leader.verdict.hangs() && v.verdict.could_lead()))
         .filter_map(|v| Some((v, v.log?)))
+        .filter(|(v, log)| {
+            let is_ready = v.role == VoterRole::Hot && keeps_up(leader, log, lag);
+            is_ready || !leader.verdict.could_lead()
+        })
         .min_by_key(|(v, log)| Heir {
             tries: tries(region, Attempt::Transfer, v.node),
             lags: !keeps_up(leader, log, lag),

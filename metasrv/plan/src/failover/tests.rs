@@ -29,8 +29,22 @@ fn suspect() -> Verdict {
 fn unwell() -> Verdict {
     Verdict::Unwell {
         since: NOW,
-        why: Ailment::SlowDisk {
-            oldest_append: ms(2_000),
+        why: Ailment::CutOff { from: vec![7, 8] },
+    }
+}
+
+fn slow() -> Verdict {
+    Verdict::Unwell {
+        since: NOW,
+        why: Ailment::SlowDisk,
+    }
+}
+
+fn hung() -> Verdict {
+    Verdict::Unwell {
+        since: NOW,
+        why: Ailment::HungDisk {
+            oldest_append: ms(300),
         },
     }
 }
@@ -70,10 +84,12 @@ fn region(verdicts: [Verdict; 3]) -> RegionSeen {
         verdict,
         log: log(5, 50),
         leads: (i == 0).then_some(5),
+        elected: None,
         lease_ends: NOW,
     };
     RegionSeen {
         voters: verdicts.into_iter().zip(roles).enumerate().map(voter).collect(),
+        led: 5,
         strangers: 0,
         tried: vec![],
     }

@@ -39,8 +39,10 @@ impl Health {
             (false, since) => since.or(Some(now)),
         };
         let cut_for = self.cut_since.map(|since| now.saturating_sub(since));
-        let sign = if observed.oldest_append >= policy.slow_append {
-            Some(Ailment::SlowDisk {
+        let sign = if observed.is_stopping {
+            Some(Ailment::Stopping)
+        } else if observed.oldest_append >= policy.slow_append {
+            Some(Ailment::HungDisk {
                 oldest_append: observed.oldest_append,
             })
         } else if cut_for.is_some_and(|for_| for_ >= policy.unreachable_for) {
@@ -48,6 +50,11 @@ impl Health {
         } else {
             None
         };
+        if let Some(Ailing { why, .. }) = &mut self.ailing
+            && matches!(why, Ailment::HungDisk { .. })
+        {
+            *why = Ailment::SlowDisk;
+        }
         if let Some(why) = sign {
             let since = self.ailing.take().map_or(now, |a| a.since);
             self.ailing = Some(Ailing {

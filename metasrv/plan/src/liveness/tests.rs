@@ -26,6 +26,7 @@ impl Scene {
             last_beat: None,
             oldest_append: Duration::ZERO,
             unreachable: BTreeSet::new(),
+            is_stopping: false,
         };
         Self {
             detector: Detector::new(Policy::default(), Duration::ZERO),

@@ -78,6 +78,7 @@ fn beating() -> Observed {
         last_beat: None,
         oldest_append: Duration::ZERO,
         unreachable: BTreeSet::new(),
+        is_stopping: false,
     }
 }
 

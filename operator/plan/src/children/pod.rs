@@ -213,6 +213,11 @@ fn environment(cluster: &GreptimeCluster, role: Role) -> Vec<EnvVar> {
             ..EnvVar::default()
         },
     ];
+    if role == Role::Datanode {
+        // Kubernetes copies the label of the node to the pod, from 1.35 on; where it does not, there is no zone.
+        let label = "metadata.labels['topology.kubernetes.io/zone']";
+        environment.push(from_field("GREPTIME__NODE__ZONE", label));
+    }
     environment.extend(secret_environment(cluster, role));
     environment
 }

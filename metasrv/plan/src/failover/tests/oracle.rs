@@ -13,6 +13,8 @@ fn verdict() -> impl Strategy<Value = Verdict> {
         4 => (0u64..4_000).prop_map(|ago| Verdict::Alive { since: NOW - ms(ago) }),
         1 => Just(suspect()),
         1 => Just(unwell()),
+        1 => Just(slow()),
+        1 => Just(hung()),
         2 => Just(silent()),
         2 => Just(killed()),
     ]
@@ -38,6 +40,7 @@ fn voter(node: NodeId) -> impl Strategy<Value = Voter> {
             raft_id: node + 100,
             role: if hot { VoterRole::Hot } else { VoterRole::LogOnly },
             leads: leads.filter(|_| log.is_some()).map(|term| term + node * 10),
+            elected: None,
             verdict,
             log,
             lease_ends: NOW + ms(lease) - ms(450),
@@ -61,6 +64,7 @@ fn any_region() -> impl Strategy<Value = RegionSeen> {
         RegionSeen {
             voters,
             tried: attempts.into_iter().map(attempt).collect(),
+            led: 0,
             strangers: 0,
         }
     })
@@ -90,14 +94,12 @@ impl<'a> Truth<'a> {
         }
     }
 
-    /// A leader that transfers did not move away.
+    /// A leader that cannot hand over, or that transfers did not move away.
     fn stubborn(&self) -> Option<&Voter> {
         let transfers = self.of_kind(Attempt::Transfer).count();
-        self.leader.filter(|l| {
-            matches!(l.verdict, Verdict::Unwell { .. })
-                && transfers >= 2
-                && !self.recent(Attempt::Transfer, 500)
-        })
+        let was_tried = transfers >= 2 && !self.recent(Attempt::Transfer, 500);
+        self.leader
+            .filter(|l| l.verdict == hung() || (l.verdict == unwell() && was_tried))
     }
 
     fn of_kind(&self, what: Attempt) -> impl Iterator<Item = &Tried> {
@@ -130,7 +132,16 @@ impl<'a> Truth<'a> {
 
     fn campaign_is_under_way(&self) -> bool {
         let last = self.of_kind(Attempt::Campaign).last();
-        last.is_some_and(|t| t.at + ms(200) > NOW && self.able.iter().any(|v| v.node == t.to))
+        last.is_some_and(|t| {
+            let Some(told) = self.able.iter().find(|v| v.node == t.to) else {
+                return false;
+            };
+            let log = told.log.expect("who is able has one");
+            let refuses = |v: &&&Voter| v.log.is_some_and(|other| other.position() > log.position());
+            let refused = self.able.iter().filter(refuses).count();
+            let is_lost = log.at > t.at && self.able.len() - refused < self.needed;
+            t.at + ms(200) > NOW && !is_lost
+        })
     }
 
     /// The last lease of anybody who may still answer reads.
@@ -155,10 +166,17 @@ impl<'a> Truth<'a> {
     }
 
     fn heirs(&self) -> impl Iterator<Item = &&Voter> {
-        let leader = self.leader.map(|l| l.node);
-        self.able
-            .iter()
-            .filter(move |v| Some(v.node) != leader && v.verdict.is_alive())
+        let leader = self.leader;
+        self.able.iter().filter(move |v| match leader {
+            Some(leader) if leader.node == v.node => false,
+            Some(leader) if leader.verdict == hung() => v.verdict.is_alive() || v.verdict == slow(),
+            // It serves as well as anybody who has to read the log first.
+            Some(leader) if leader.verdict == slow() => {
+                let end = |v: &Voter| v.log.map(|l| l.last_term);
+                v.verdict.is_alive() && v.role == VoterRole::Hot && end(v) == end(leader)
+            }
+            _ => v.verdict.is_alive(),
+        })
     }
 
     fn hot_that_keeps_up(&self) -> Vec<NodeId> {
@@ -236,8 +254,10 @@ impl<'a> Truth<'a> {
                 Reason::NobodyBetter { .. } => {
                     prop_assert!(leader_is(is_unwell));
                     let short = self.stubborn().is_some() && self.electors().len() < self.needed;
-                    prop_assert!(self.heirs().next().is_none() || short);
+                    let tried = self.of_kind(Attempt::Transfer).count() >= 2 && leader_is(|v| *v == slow());
+                    prop_assert!(self.heirs().next().is_none() || short || tried);
                 }
+                Reason::Opening { .. } => prop_assert!(false, "nobody is elected"),
                 Reason::Limit { .. } => prop_assert!(false, "one region knows no limit"),
             },
             Step::MajorityLost { .. } => {}
@@ -268,9 +288,10 @@ impl<'a> Truth<'a> {
         // The first campaign: the hot follower that is not behind, or the most up-to-date.
         if self.of_kind(Attempt::Campaign).next().is_none() {
             prop_assert!(!behind(chosen));
-            let well = |v: &&&Voter| v.verdict.is_alive() && !behind(v);
+            let fit = |v: &Voter| v.verdict.is_alive() || v.verdict == slow();
+            let well = |v: &&&Voter| fit(v) && !behind(v);
             let better_hot = electors.iter().filter(well).any(|v| v.role == VoterRole::Hot);
-            prop_assert!(chosen.verdict.is_alive() || !electors.iter().any(|v| well(&v)));
+            prop_assert!(fit(chosen) || !electors.iter().any(|v| well(&v)));
             prop_assert!(chosen.role == VoterRole::Hot || !better_hot);
         }
         // Later ones: nobody who is not behind waits for another who was tried more.

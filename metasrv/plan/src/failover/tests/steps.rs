@@ -207,6 +207,27 @@ fn a_candidate_that_died_is_not_waited_for() {
 }
 
 #[test]
+fn the_next_campaigns_as_soon_as_the_last_is_seen_to_be_behind() {
+    let mut region = region([silent(), alive(), alive()]);
+    region.voters[2].log = log(5, 51);
+    region.tried.push(tried(Attempt::Campaign, 2, 30));
+    let position = |region: &mut RegionSeen, ago| {
+        let log = region.voters[1].log.as_mut().unwrap();
+        log.at = NOW - ms(ago);
+    };
+    let under_way = nothing(Reason::CampaignUnderWay {
+        node: 2,
+        until: NOW + ms(170),
+    });
+    position(&mut region, 40);
+    assert_eq!(step(&region), under_way, "it has said so before it was told");
+    position(&mut region, 10);
+    assert_eq!(step(&region), campaign(3));
+    region.voters[1].log.as_mut().unwrap().last_index = 51;
+    assert_eq!(step(&region), under_way);
+}
+
+#[test]
 fn an_unwell_leader_hands_over_to_somebody_better() {
     let mut region = region([unwell(), alive(), alive()]);
     assert_eq!(step(&region), Step::Transfer { from: 1, to: 2 });
@@ -215,7 +236,7 @@ fn an_unwell_leader_hands_over_to_somebody_better() {
     region.voters[2].log = log(5, 9_050);
     assert_eq!(step(&region), Step::Transfer { from: 1, to: 3 });
     region.voters[1].verdict = unwell();
-    region.voters[2].verdict = unwell();
+    region.voters[2].verdict = slow();
     assert_eq!(step(&region), nothing(Reason::NobodyBetter { leader: 1 }));
 }
 
@@ -237,6 +258,96 @@ fn an_unwell_leader_that_does_not_hand_over_is_unseated() {
     assert_eq!(step(&region), campaign(2));
     // The others cannot elect without it.
     region.voters[2].verdict = silent();
+    assert_eq!(step(&region), nothing(Reason::NobodyBetter { leader: 1 }));
+}
+
+#[test]
+fn a_leader_that_was_slow_hands_over_only_to_a_hot_follower_that_keeps_up() {
+    let mut region = region([slow(), alive(), alive()]);
+    assert_eq!(step(&region), Step::Transfer { from: 1, to: 2 });
+    region.tried = vec![
+        tried(Attempt::Transfer, 2, 1_100),
+        tried(Attempt::Transfer, 2, 600),
+    ];
+    assert_eq!(
+        step(&region),
+        nothing(Reason::NobodyBetter { leader: 1 }),
+        "it serves"
+    );
+    region.tried.clear();
+    region.voters[1].verdict = slow();
+    assert_eq!(step(&region), nothing(Reason::NobodyBetter { leader: 1 }));
+    region.voters[1].verdict = alive();
+    region.voters[0].log = log(5, 9_050);
+    assert_eq!(step(&region), nothing(Reason::NobodyBetter { leader: 1 }));
+}
+
+#[test]
+fn who_is_elected_is_left_in_peace_or_hands_over_to_a_hot_follower() {
+    let mut region = region([silent(), alive(), alive()]);
+    region.voters[0].leads = None;
+    region.voters[2].elected = Some(6);
+    region.voters[2].log = Some(LogEnd {
+        term: 6,
+        ..log(6, 51).unwrap()
+    });
+    region.tried.push(tried(Attempt::Campaign, 3, 30));
+    let opening = |node, ago: u64| {
+        let until = NOW + ms(2_000 - ago);
+        nothing(Reason::Opening { node, until })
+    };
+    assert_eq!(
+        step(&region),
+        Step::Transfer { from: 3, to: 2 },
+        "it lacks an entry, which it is sent first"
+    );
+    region.voters[2].log.as_mut().unwrap().last_index = 1_051;
+    assert_eq!(step(&region), opening(3, 30), "it lacks too many");
+    region.voters[2].log.as_mut().unwrap().last_index = 1_050;
+    region.voters[1].verdict = slow();
+    assert_eq!(
+        step(&region),
+        Step::Transfer { from: 3, to: 2 },
+        "it serves at once"
+    );
+    region.tried.push(tried(Attempt::Transfer, 2, 10));
+    let until = NOW + ms(190);
+    assert_eq!(step(&region), nothing(Reason::TransferUnderWay { to: 2, until }));
+    // The hot one is elected: then it is the one that is waited for.
+    region.voters[1].elected = Some(7);
+    region.voters[1].log.as_mut().unwrap().term = 7;
+    assert_eq!(step(&region), opening(2, 10));
+    region.tried.iter_mut().for_each(|t| t.at -= ms(2_000));
+    assert!(
+        matches!(step(&region), Step::Campaign { .. }),
+        "{:?}",
+        step(&region)
+    );
+}
+
+#[test]
+fn who_says_that_it_leads_in_an_epoch_before_the_newest_has_not_heard() {
+    let mut region = region([hung(), alive(), alive()]);
+    region.led = 6;
+    region.tried.push(tried(Attempt::Transfer, 3, 50));
+    let until = NOW + ms(150);
+    assert_eq!(step(&region), nothing(Reason::TransferUnderWay { to: 3, until }));
+}
+
+#[test]
+fn a_leader_whose_disk_hangs_is_unseated_at_once_if_somebody_is_better() {
+    let mut region = region([hung(), alive(), alive()]);
+    assert_eq!(step(&region), campaign(2));
+    region.tried.push(tried(Attempt::Transfer, 2, 10));
+    assert_eq!(
+        step(&region),
+        campaign(2),
+        "it will not do what it was told before"
+    );
+    region.voters[0].lease_ends = NOW + ms(200);
+    assert_eq!(step(&region), Step::WaitForLease { until: NOW + ms(200) });
+    region.voters[1].verdict = unwell();
+    region.voters[2].verdict = unwell();
     assert_eq!(step(&region), nothing(Reason::NobodyBetter { leader: 1 }));
 }
 

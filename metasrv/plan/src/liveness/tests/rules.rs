@@ -192,6 +192,15 @@ fn whoever_is_dead_stays_dead_while_metasrv_sleeps() {
 }
 
 #[test]
+fn leaders_are_moved_away_from_a_datanode_that_is_about_to_stop() {
+    let mut scene = Scene::steady(3);
+    scene.node(2).is_stopping = true;
+    scene.run(25, &[0, 1, 2]);
+    assert_eq!(scene.said(2), "unwell: it is about to stop");
+    assert!(scene.verdict(0).is_alive());
+}
+
+#[test]
 fn a_beat_that_waited_while_metasrv_slept_is_a_beat() {
     let mut scene = Scene::steady(3);
     scene.run(400, &[0, 1]);
@@ -359,15 +368,16 @@ fn after_the_brake_those_still_away_have_time_to_come_back() {
 #[test]
 fn a_stuck_disk_makes_unwell_until_it_has_been_well_for_a_while() {
     let mut scene = Scene::steady(3);
-    scene.node(1).oldest_append = ms(999);
+    scene.node(1).oldest_append = ms(299);
     scene.run(25, &[0, 1, 2]);
     assert_eq!(scene.said(1), "alive");
-    scene.node(1).oldest_append = ms(1_000);
+    scene.node(1).oldest_append = ms(300);
     scene.run(25, &[0, 1, 2]);
-    assert_eq!(scene.said(1), "unwell: an append has waited 1s for its disk");
+    assert_eq!(scene.said(1), "unwell: an append has waited 300ms for its disk");
+    assert!(scene.verdict(1).hangs());
     scene.node(1).oldest_append = ms(0);
     scene.run(4_975, &[0, 1, 2]);
-    assert!(matches!(scene.verdict(1), Verdict::Unwell { .. }));
+    assert!(matches!(scene.verdict(1), Verdict::Unwell { .. }) && !scene.verdict(1).hangs());
     scene.run(25, &[0, 1, 2]);
     assert_eq!(*scene.verdict(1), Verdict::Alive { since: ms(scene.now) });
 }

@@ -1,0 +1,55 @@
+//! What is promised to leaders in the answers to their beats.
+
+use std::time::Duration;
+
+use greptime_metasrv_plan::lease::{Elector, Granted, LeaderBeat, Led};
+use greptime_metasrv_plan::members::Electorate;
+use greptime_proto::v1::{RegionReport, RegionRole};
+use greptime_types::{NodeId, NodeRole, RegionId};
+
+use crate::catalog::Catalog;
+use crate::failover::electorate;
+use crate::server::State;
+use crate::sessions::Sessions;
+
+impl State {
+    /// The answer to a datanode's beat that came in just now. `session_ends`: until when this metasrv surely leads.
+    pub(crate) fn lease(&mut self, node: NodeId, session_ends: Duration, now: Duration) -> Granted {
+        let (Some(watch), Some(catalog)) = (&self.watch, &self.catalog) else {
+            return Granted::default();
+        };
+        let Some(session) = self.sessions.get(NodeRole::Datanode, node) else {
+            return Granted::default();
+        };
+        let leads = session
+            .reports
+            .values()
+            .filter(|r| r.role() == RegionRole::Leader);
+        let beat = LeaderBeat {
+            node,
+            led: leads.map(|said| led(&self.sessions, catalog, said)).collect(),
+            oldest_append: Duration::from_millis(session.oldest_append_ms),
+        };
+        self.leases.answer(&beat, session_ends, now, &watch.policy)
+    }
+}
+
+fn led(sessions: &Sessions, catalog: &Catalog, said: &RegionReport) -> Led {
+    let region = RegionId::from_u64(said.region_id);
+    let Electorate { voters, strangers } = electorate(sessions, catalog, region);
+    let elector = |node: NodeId| {
+        let session = sessions.get(NodeRole::Datanode, node);
+        let report = session.and_then(|s| s.reports.get(&region));
+        Elector {
+            node,
+            heard: session.and_then(|s| s.touch.heard()),
+            term: report.map_or(0, |r| r.epoch),
+        }
+    };
+    Led {
+        region,
+        epoch: said.epoch,
+        voters: voters.iter().map(|(_, member)| elector(member.node)).collect(),
+        strangers,
+    }
+}
