@@ -120,7 +120,8 @@ fn tell_peers(state: &mut State, now: Duration) {
 
 /// Says what may be written now to those who were welcomed before it was.
 fn tell_format(metasrv: &Metasrv, state: &mut State, catalog: &Catalog) {
-    if std::mem::replace(&mut state.format_told, catalog.root.format) == catalog.root.format {
+    let now = (catalog.root.format, catalog.root.metasrv_epoch);
+    if std::mem::replace(&mut state.welcomed_to, now) == now {
         return;
     }
     let welcome = push::Body::Welcome(metasrv.welcome_to(catalog));

@@ -135,9 +135,11 @@ impl Cluster<'_> {
                 let epoch = voters.iter().filter_map(|v| v.leads).max();
                 let tried = self.watch.tried(region, epoch);
                 let led = self.watch.led(region, epoch);
+                let lease_ends = self.lease_of_another(region, &voters, judgement);
                 let seen = RegionSeen {
                     voters,
                     led,
+                    lease_ends,
                     strangers,
                     tried,
                 };
@@ -178,10 +180,24 @@ impl Cluster<'_> {
                 .filter(|r| r.role() == v1::RegionRole::Opening && r.leader_raft_id == r.raft_id)
                 .filter(|r| r.raft_id != 0)
                 .map(|r| r.epoch),
-            lease_ends: self
-                .leases
-                .surely_end(member.node, self.watch.leading_since, &self.watch.policy),
+            lease_ends: self.leases.surely_end(
+                region,
+                member.node,
+                self.watch.leading_since,
+                &self.watch.policy,
+            ),
         }
+    }
+
+    /// When the lease ends of somebody who is none of the voters, and whose process may live.
+    fn lease_of_another(&self, region: RegionId, voters: &[Voter], judgement: &Judgement) -> Duration {
+        let is_gone = |node: &NodeId| judgement.verdicts.get(node).is_some_and(Verdict::is_gone);
+        let holder = self.leases.holder(region);
+        let another = holder.filter(|node| voters.iter().all(|v| v.node != *node) && !is_gone(node));
+        let (since, policy) = (self.watch.leading_since, &self.watch.policy);
+        another.map_or(Duration::ZERO, |node| {
+            self.leases.surely_end(region, node, since, policy)
+        })
     }
 
     fn report(&self, region: RegionId, node: NodeId) -> Option<&v1::RegionReport> {

@@ -89,8 +89,8 @@ pub(crate) struct State {
     pub(crate) dependencies: Vec<v1::Dependency>,
     /// Routes as frontends know them.
     pub(crate) routes: view::Routes,
-    /// The format that everybody was told.
-    pub(crate) format_told: u32,
+    /// The format, and the epoch of metasrv, that everybody was told.
+    pub(crate) welcomed_to: (u32, u64),
     /// Since when everybody speaks a newer one.
     pub(crate) newer_since: Option<Duration>,
     /// What was seen of datanodes, present while this metasrv leads.
@@ -262,7 +262,7 @@ impl Metasrv {
         state.stale = false;
         state.sessions.clear();
         state.routes = view::Routes::default();
-        state.format_told = 0;
+        state.welcomed_to = (0, 0);
         state.newer_since = None;
         state.watch = None;
         state.leases = Leases::default();
@@ -293,6 +293,10 @@ impl Metasrv {
         {
             let now = self.now();
             let mut state = self.state.lock();
+            // Under the lock, as in `install`: what was seen in another time of leading is not to be there in the next.
+            if !self.leads() {
+                return Err(self.not_leading());
+            }
             state.leading_since = now;
             // What was seen of datanodes stays true when only the catalog is loaded again.
             let policy = self.options.policy.clone();

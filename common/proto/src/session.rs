@@ -18,6 +18,8 @@ use crate::v1::{self, beat, push};
 const DEFAULT_INTERVAL: Duration = Duration::from_millis(100);
 /// From a beat that has not been answered to the next: one that is lost must not look like a death.
 const HURRIED: Duration = Duration::from_millis(25);
+/// From one beat to the next, however many news there are.
+const NEWS: Duration = Duration::from_millis(3);
 /// Between attempts to register; doubled up to the maximum, with jitter, so that a cluster does not come in waves. A new
 /// metasrv takes those for dead who let it wait for longer than a few of them.
 const FIRST_RETRY: Duration = Duration::from_millis(50);
@@ -110,6 +112,7 @@ async fn one_session(
     let mut ticks = Ticks::default();
     let mut heard = Instant::now();
     let mut next_beat = NextBeat::at(heard);
+    let mut sent_last = heard;
     let news = handler.news();
     loop {
         tokio::select! {
@@ -150,8 +153,9 @@ async fn one_session(
                     return End::Broken("metasrv does not take beats".into());
                 }
                 next_beat = NextBeat::at(sent + interval.min(HURRIED));
+                sent_last = sent;
             }
-            () = news.notified(), if *welcomed => next_beat = NextBeat::with_news(Instant::now()),
+            () = news.notified(), if *welcomed => next_beat = NextBeat::with_news(Instant::now().max(sent_last + NEWS)),
             () = tokio::time::sleep_until(heard + SILENCE) => {
                 return End::Broken("metasrv is silent".into());
             }

@@ -175,7 +175,10 @@ impl LogCore {
             Input::Tick { orphaned } => self.tick(orphaned),
             Input::MetasrvFound => {
                 self.orphaned = false;
-                self.groups.values_mut().for_each(|group| group.silent = 0);
+                for group in self.groups.values_mut() {
+                    group.silent = 0;
+                    group.campaign.take_if(|campaign| campaign.is_fallback());
+                }
             }
             Input::Trim {
                 region,
@@ -258,7 +261,7 @@ impl LogCore {
         self.with(region, |group| {
             let is_news = group.raw.raft.term <= seen_term || !Defence::OldCampaignIsIgnored.holds();
             if !group.leads() && is_news {
-                group.campaign = Some(Campaign::Told(authority));
+                group.campaign = Some(Campaign::Told { authority, seen_term });
             }
         });
     }
@@ -341,7 +344,10 @@ impl LogCore {
                     PATIENCE + mix(region.as_u64() ^ raft.id.rotate_left(32) ^ raft.term) % PATIENCE;
                 if orphaned && u64::from(group.silent) >= patience {
                     group.silent = 0;
-                    group.campaign = Some(Campaign::Told(Authority::Fallback));
+                    group.campaign = Some(Campaign::Told {
+                        authority: Authority::Fallback,
+                        seen_term: raft.term,
+                    });
                 }
             }
             self.active.insert(*region);

@@ -28,7 +28,20 @@ use checkpoints::Restoring;
 pub(crate) enum Campaign {
     /// It needs nobody's vote, if it still is alone when everything is applied.
     Alone,
-    Told(Authority),
+    /// If its term is still not above the one that whoever told it knew of.
+    Told { authority: Authority, seen_term: u64 },
+}
+
+impl Campaign {
+    pub fn is_fallback(&self) -> bool {
+        matches!(
+            self,
+            Self::Told {
+                authority: Authority::Fallback,
+                ..
+            }
+        )
+    }
 }
 
 pub(crate) struct Group {
@@ -313,7 +326,13 @@ impl Group {
         }
         match self.campaign.take() {
             Some(Campaign::Alone) if !self.needs_no_votes() => return Ok(()),
-            Some(Campaign::Told(authority)) => self.authority = authority.code(),
+            // Others may have gone on while this replica had yet to apply what is committed.
+            Some(Campaign::Told { seen_term, .. })
+                if self.raw.raft.term > seen_term && Defence::OldCampaignIsIgnored.holds() =>
+            {
+                return Ok(());
+            }
+            Some(Campaign::Told { authority, .. }) => self.authority = authority.code(),
             _ => {}
         }
         self.raw

@@ -56,13 +56,16 @@ impl Incarnation {
         if first > last {
             return;
         }
-        self.given_up.retain(|other_first, other_last| {
-            let is_apart = *other_last < first || last < *other_first;
-            if !is_apart {
-                (first, last) = (first.min(*other_first), last.max(*other_last));
+        // With those that overlap it or touch it.
+        while let Some((other_first, other_last)) = self.given_up.range(..=last.saturating_add(1)).next_back()
+        {
+            let (other_first, other_last) = (*other_first, *other_last);
+            if other_last.saturating_add(1) < first {
+                break;
             }
-            is_apart
-        });
+            (first, last) = (first.min(other_first), last.max(other_last));
+            self.given_up.remove(&other_first);
+        }
         self.given_up.insert(first, last);
     }
 }

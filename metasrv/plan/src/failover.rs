@@ -41,6 +41,8 @@ pub struct RegionSeen {
     pub voters: Vec<Voter>,
     /// The highest epoch in which somebody was seen to lead. Who still says so of an earlier one has not heard.
     pub led: u64,
+    /// When the lease has surely ended that somebody was granted who is none of the voters that are known now.
+    pub lease_ends: Duration,
     /// Others that have a vote and of which nothing is known: they are taken out of the group, but have not left yet.
     pub strangers: usize,
     /// What was sent about it since somebody last led in a new epoch, oldest first.
@@ -61,7 +63,7 @@ pub struct Voter {
     /// The term in which the others have elected it, if it does not serve yet.
     pub elected: Option<u64>,
     /// When every lease that its process may hold on the region has ended for sure
-    /// ([`lease::surely_ends`](crate::lease::surely_ends)).
+    /// ([`Leases::surely_end`](crate::lease::Leases::surely_end)).
     pub lease_ends: Duration,
 }
 

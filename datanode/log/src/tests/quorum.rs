@@ -318,6 +318,35 @@ fn an_old_order_to_campaign_changes_nothing() {
     assert!(net.status(1).leads);
 }
 
+/// A replica that has yet to apply what is committed campaigns later than it was told to.
+#[test]
+fn an_order_that_waited_while_others_went_on_is_void() {
+    let mut net = Net::of(3);
+    let term = net.status(2).term;
+    net.step(
+        2,
+        Input::Campaign {
+            region: REGION,
+            seen_term: term,
+            authority: Authority::Metasrv { epoch: 1 },
+        },
+    );
+    let mut leads = raft::eraftpb::Message::default();
+    leads.set_msg_type(raft::eraftpb::MessageType::MsgHeartbeat);
+    (leads.from, leads.to, leads.term) = (3, 2, term + 1);
+    net.step(
+        2,
+        Input::Message {
+            from: 3,
+            region: REGION,
+            message: Box::new(leads),
+            authority: 0,
+        },
+    );
+    net.settle();
+    assert_eq!(net.status(2).term, term + 1);
+}
+
 #[test]
 fn votes_are_given_in_the_name_of_the_newest_metasrv_only() {
     let mut net = Net::of(3);

@@ -243,7 +243,7 @@ impl State {
                     .chain(leader.map(|(_, term)| term))
                     .max()?;
                 let since = seconds(metasrv.since);
-                let end = |node: &NodeId| metasrv.leases.surely_end(*node, since, &policy());
+                let end = |node: &NodeId| metasrv.leases.surely_end(REGION, *node, since, &policy());
                 if VOTERS.iter().map(end).max() > Some(seconds(now)) {
                     return None;
                 }

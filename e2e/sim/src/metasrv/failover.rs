@@ -226,9 +226,18 @@ fn seen(
         .map(|w| w.tried(region, epoch))
         .unwrap_or_default();
     let led = state.watch.as_mut().map_or(0, |w| w.led(region, epoch));
+    let is_gone = |node: &NodeId| judgement.verdicts.get(node).is_some_and(Verdict::is_gone);
+    let holder = state.leases.holder(region);
+    let another = holder.filter(|node| voters.iter().all(|v| v.node != *node) && !is_gone(node));
+    let lease_ends = another.zip(state.watch.as_ref()).map(|(node, watch)| {
+        state
+            .leases
+            .surely_end(region, node, watch.leading_since, &watch.policy)
+    });
     RegionSeen {
         voters,
         led,
+        lease_ends: lease_ends.unwrap_or_default(),
         strangers,
         tried,
     }
@@ -281,7 +290,9 @@ fn voter(
         leads,
         elected: report.filter(|r| r.is_elected).map(|r| r.epoch),
         lease_ends: watch.map_or(Duration::ZERO, |w| {
-            state.leases.surely_end(member.node, w.leading_since, &w.policy)
+            state
+                .leases
+                .surely_end(region, member.node, w.leading_since, &w.policy)
         }),
     }
 }

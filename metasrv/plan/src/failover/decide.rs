@@ -169,11 +169,13 @@ impl<'a> Look<'a> {
     }
 
     /// Until when somebody may answer reads who does not know of a new leader: whoever is silent, or says that it
-    /// leads. A process that is gone holds nothing, and one that beats and does not lead has given up.
+    /// leads. A process that is gone holds nothing, and one that says that it does not lead has given up.
     fn leases_end(&self) -> Duration {
-        let may_answer = |v: &&Voter| !v.verdict.is_gone() && (!v.verdict.beats() || v.leads.is_some());
+        let follows = |v: &Voter| v.verdict.beats() && v.log.is_some() && v.leads.is_none();
+        let may_answer = |v: &&Voter| !v.verdict.is_gone() && !follows(v);
         let ends = self.region.voters.iter().filter(may_answer);
-        ends.map(|v| v.lease_ends).max().unwrap_or_default()
+        let ends = ends.map(|v| v.lease_ends);
+        ends.chain([self.region.lease_ends]).max().unwrap_or_default()
     }
 
     fn seen_term(&self) -> u64 {

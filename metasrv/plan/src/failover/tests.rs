@@ -90,6 +90,7 @@ fn region(verdicts: [Verdict; 3]) -> RegionSeen {
     RegionSeen {
         voters: verdicts.into_iter().zip(roles).enumerate().map(voter).collect(),
         led: 5,
+        lease_ends: ms(0),
         strangers: 0,
         tried: vec![],
     }

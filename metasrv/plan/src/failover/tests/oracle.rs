@@ -65,6 +65,7 @@ fn any_region() -> impl Strategy<Value = RegionSeen> {
             voters,
             tried: attempts.into_iter().map(attempt).collect(),
             led: 0,
+            lease_ends: ms(0),
             strangers: 0,
         }
     })
@@ -155,7 +156,7 @@ impl<'a> Truth<'a> {
                 }
             )
         };
-        let follows = |v: &Voter| beats(v) && v.leads.is_none();
+        let follows = |v: &Voter| beats(v) && v.leads.is_none() && v.log.is_some();
         let voters = self.region.voters.iter().filter(|v| !gone(v) && !follows(v));
         voters.map(|v| v.lease_ends).max().unwrap_or_default()
     }

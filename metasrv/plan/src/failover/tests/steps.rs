@@ -326,6 +326,28 @@ fn who_is_elected_is_left_in_peace_or_hands_over_to_a_hot_follower() {
 }
 
 #[test]
+fn the_lease_of_a_leader_that_has_left_the_record_is_waited_for() {
+    let mut region = region([killed(), alive(), alive()]);
+    region.voters[0].leads = None;
+    region.lease_ends = NOW + ms(200);
+    assert_eq!(step(&region), Step::WaitForLease { until: NOW + ms(200) });
+    region.lease_ends = NOW;
+    // One that beats and has said nothing of the region may lead it.
+    region.voters.push(Voter {
+        node: 4,
+        log: None,
+        lease_ends: NOW + ms(50),
+        ..region.voters[1].clone()
+    });
+    assert_eq!(step(&region), nothing(Reason::Undecided { nodes: [4].into() }));
+    region.voters.push(Voter {
+        node: 5,
+        ..region.voters[1].clone()
+    });
+    assert_eq!(step(&region), Step::WaitForLease { until: NOW + ms(50) });
+}
+
+#[test]
 fn who_says_that_it_leads_in_an_epoch_before_the_newest_has_not_heard() {
     let mut region = region([hung(), alive(), alive()]);
     region.led = 6;
