@@ -268,6 +268,11 @@ impl Catalog {
             .map_or(&[], Vec::as_slice)
     }
 
+    /// The same as plans know them.
+    pub fn planned_members(&self, region: RegionId) -> Vec<assignment::Member> {
+        self.members(region).iter().map(Member::planned).collect()
+    }
+
     /// Records other members for regions: one edit for each table of which something changes.
     pub fn put_members(
         &self,

@@ -54,8 +54,8 @@ impl Election for Alone {
 /// Seconds that a leader's key outlives it.
 const SESSION_SECONDS: i64 = 5;
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
-/// A leader that has not renewed for this long stops leading by itself, before etcd forgets it.
-const GIVE_UP: Duration = Duration::from_secs(SESSION_SECONDS as u64 - 1);
+/// A leader stops leading by itself so long before etcd may forget it.
+const GIVE_UP_BEFORE: Duration = Duration::from_secs(1);
 const KEY: &str = "election";
 
 /// One key under a lease; whoever creates it leads as long as the lease lives.
@@ -91,13 +91,13 @@ impl EtcdElection {
     /// One term: waits for the key, then leads until the lease cannot be renewed.
     async fn term(&self, tell: &watch::Sender<Leadership>, shutdown: &CancellationToken) -> Result<()> {
         let mut client = self.store.client().await?;
-        let mut renewed = self.clock.now();
+        let asked = self.clock.now();
         let lease = client
             .lease_grant(SESSION_SECONDS, None)
             .await
             .map_err(|e| away(&e))?
             .id();
-        self.renewed(renewed);
+        self.renewed(asked);
         let (mut keeper, mut answers) = client.lease_keep_alive(lease).await.map_err(|e| away(&e))?;
         loop {
             if *tell.borrow() != Leadership::Leader {
@@ -135,12 +135,10 @@ impl EtcdElection {
                     .filter(|a| a.ttl() > 0)
                     .ok_or_else(|| Error::unavailable("the lease has ended"))
             };
-            let left = GIVE_UP.saturating_sub(self.clock.now().saturating_sub(renewed));
+            let give_up = self.surely_leads_until().saturating_sub(GIVE_UP_BEFORE);
+            let left = give_up.saturating_sub(self.clock.now());
             match tokio::time::timeout(left, renewal).await {
-                Ok(Ok(_)) => {
-                    renewed = sent;
-                    self.renewed(sent);
-                }
+                Ok(Ok(_)) => self.renewed(sent),
                 Ok(Err(error)) => return Err(error),
                 Err(_) => return Err(Error::unavailable("etcd did not renew the lease in time")),
             }

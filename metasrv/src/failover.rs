@@ -8,14 +8,13 @@ use greptime_metasrv_plan::assignment::Member;
 use greptime_metasrv_plan::failover::{
     Attempt, LogEnd, Plan, RegionSeen, Report, Snapshot, Voter, VoterRole, plan,
 };
-use greptime_metasrv_plan::lease::Leases;
 use greptime_metasrv_plan::members::{Electorate, Said, who_votes};
 use greptime_metasrv_plan::{Judgement, Verdict};
 use greptime_proto::v1::{self, push};
 use greptime_types::{NodeId, NodeRole, RegionId, TableState};
 use tracing::{info, warn};
 
-use crate::catalog::{self, Catalog};
+use crate::catalog::Catalog;
 use crate::server::Metasrv;
 use crate::sessions::Sessions;
 use crate::watch::{Look, ToRedial, Watch};
@@ -61,10 +60,9 @@ fn look_once(metasrv: &Arc<Metasrv>, changed: bool) {
             catalog,
             sessions: &state.sessions,
             watch,
-            leases: &mut state.leases,
         };
         let (plan, report) = cluster.plan(&judgement, now);
-        cluster.leases.follow(&plan);
+        cluster.watch.leases.follow(&plan);
         cluster.carry_out(metasrv, &plan, now);
         state.unserved = !report.unserved.is_empty() || !report.misplaced.is_empty();
         state.waiting = report.unserved;
@@ -108,7 +106,6 @@ struct Cluster<'a> {
     catalog: &'a Catalog,
     sessions: &'a Sessions,
     watch: &'a mut Watch,
-    leases: &'a mut Leases,
 }
 
 impl Cluster<'_> {
@@ -135,7 +132,7 @@ impl Cluster<'_> {
                 let epoch = voters.iter().filter_map(|v| v.leads).max();
                 let tried = self.watch.tried(region, epoch);
                 let led = self.watch.led(region, epoch);
-                let lease_ends = self.lease_of_another(region, &voters, judgement);
+                let lease_ends = self.watch.lease_of_another_ends(region, &voters);
                 let seen = RegionSeen {
                     voters,
                     led,
@@ -146,9 +143,8 @@ impl Cluster<'_> {
                 snapshot.regions.insert(region, seen);
             }
         }
-        let is_there = |region| snapshot.regions.contains_key(&region);
-        self.watch.keep_regions(is_there);
-        self.leases.keep_regions(is_there);
+        self.watch
+            .keep_regions(|region| snapshot.regions.contains_key(&region));
         plan(&snapshot, &self.watch.policy, now)
     }
 
@@ -180,24 +176,8 @@ impl Cluster<'_> {
                 .filter(|r| r.role() == v1::RegionRole::Opening && r.leader_raft_id == r.raft_id)
                 .filter(|r| r.raft_id != 0)
                 .map(|r| r.epoch),
-            lease_ends: self.leases.surely_end(
-                region,
-                member.node,
-                self.watch.leading_since,
-                &self.watch.policy,
-            ),
+            lease_ends: self.watch.lease_ends(region, member.node),
         }
-    }
-
-    /// When the lease ends of somebody who is none of the voters, and whose process may live.
-    fn lease_of_another(&self, region: RegionId, voters: &[Voter], judgement: &Judgement) -> Duration {
-        let is_gone = |node: &NodeId| judgement.verdicts.get(node).is_some_and(Verdict::is_gone);
-        let holder = self.leases.holder(region);
-        let another = holder.filter(|node| voters.iter().all(|v| v.node != *node) && !is_gone(node));
-        let (since, policy) = (self.watch.leading_since, &self.watch.policy);
-        another.map_or(Duration::ZERO, |node| {
-            self.leases.surely_end(region, node, since, policy)
-        })
     }
 
     fn report(&self, region: RegionId, node: NodeId) -> Option<&v1::RegionReport> {
@@ -245,8 +225,6 @@ impl Cluster<'_> {
 
 /// Who votes in a region, as far as records and datanodes say.
 pub(crate) fn electorate(sessions: &Sessions, catalog: &Catalog, region: RegionId) -> Electorate {
-    let members = catalog.members(region).iter();
-    let recorded: Vec<Member> = members.map(catalog::Member::planned).collect();
     let said = sessions.reports_of(region).map(|(node, report)| Said {
         member: Member {
             raft_id: report.raft_id,
@@ -255,7 +233,7 @@ pub(crate) fn electorate(sessions: &Sessions, catalog: &Catalog, region: RegionI
         position: (report.last_term, report.last_index),
         voters: &report.voters,
     });
-    who_votes(&recorded, &said.collect::<Vec<_>>())
+    who_votes(&catalog.planned_members(region), &said.collect::<Vec<_>>())
 }
 
 /// The first of a new region leads it, so that leaders are spread as they were placed.

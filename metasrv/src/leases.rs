@@ -15,7 +15,7 @@ use crate::sessions::Sessions;
 impl State {
     /// The answer to a datanode's beat that came in just now. `session_ends`: until when this metasrv surely leads.
     pub(crate) fn lease(&mut self, node: NodeId, session_ends: Duration, now: Duration) -> Granted {
-        let (Some(watch), Some(catalog)) = (&self.watch, &self.catalog) else {
+        let (Some(watch), Some(catalog)) = (&mut self.watch, &self.catalog) else {
             return Granted::default();
         };
         let Some(session) = self.sessions.get(NodeRole::Datanode, node) else {
@@ -30,7 +30,7 @@ impl State {
             led: leads.map(|said| led(&self.sessions, catalog, said)).collect(),
             oldest_append: Duration::from_millis(session.oldest_append_ms),
         };
-        self.leases.answer(&beat, session_ends, now, &watch.policy)
+        watch.promise(&beat, session_ends, now)
     }
 }
 

@@ -13,7 +13,7 @@ use greptime_types::format::QUORUM_FORMAT;
 use greptime_types::{NodeId, NodeRole, RegionId, Result, TableState};
 use tracing::{debug, info};
 
-use crate::catalog::{self, Catalog};
+use crate::catalog::Catalog;
 use crate::server::{Metasrv, State};
 
 /// How often members are looked at without news.
@@ -81,11 +81,7 @@ fn replicated(catalog: &Catalog) -> impl Iterator<Item = RegionId> + '_ {
 pub(crate) fn membership(state: &State, catalog: &Catalog, region: RegionId) -> Membership {
     let reached = reports(state, region).map(|r| (r.raft_id, r.last_index));
     Membership {
-        recorded: catalog
-            .members(region)
-            .iter()
-            .map(catalog::Member::planned)
-            .collect(),
+        recorded: catalog.planned_members(region),
         led: leader_of(state, region),
         reached: reached.collect(),
     }
@@ -123,11 +119,10 @@ pub(crate) fn spoken(member: &Member) -> v1::RegionMember {
 
 /// Tells the leader; `false` if there is nothing to tell.
 fn say(state: &State, catalog: &Catalog, region: RegionId, led: &Led, step: &MemberStep) -> bool {
-    let all = catalog.members(region).iter().map(catalog::Member::planned);
     let mut order = v1::ChangeMembers {
         region_id: region.as_u64(),
         epoch: led.epoch,
-        members: all.map(|m| spoken(&m)).collect(),
+        members: catalog.planned_members(region).iter().map(spoken).collect(),
         ..Default::default()
     };
     let body = match step {

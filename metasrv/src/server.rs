@@ -9,7 +9,6 @@ use futures::stream::BoxStream;
 use greptime_clock::{SharedClock, SharedIds};
 use greptime_metasrv_plan::Policy;
 use greptime_metasrv_plan::failover::{Attempt, Step};
-use greptime_metasrv_plan::lease::Leases;
 use greptime_metasrv_plan::members::MemberStep;
 use greptime_object_store::{Bucket, ClusterMarker, check_claimed, claim};
 use greptime_proto::transport::MetaLink;
@@ -95,8 +94,6 @@ pub(crate) struct State {
     pub(crate) newer_since: Option<Duration>,
     /// What was seen of datanodes, present while this metasrv leads.
     pub(crate) watch: Option<Watch>,
-    /// What was promised to leaders.
-    pub(crate) leases: Leases,
     /// Where datanodes are, as they were told of each other.
     pub(crate) peers_told: v1::PeerUpdate,
     /// Some region is not served as it should be.
@@ -265,7 +262,6 @@ impl Metasrv {
         state.welcomed_to = (0, 0);
         state.newer_since = None;
         state.watch = None;
-        state.leases = Leases::default();
         state.peers_told = v1::PeerUpdate::default();
         state.waiting.clear();
         state.member_orders.clear();

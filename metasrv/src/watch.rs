@@ -29,12 +29,12 @@ impl Watch {
     }
 
     pub(crate) fn beat(&mut self, node: NodeId, serial: u64, tick: &v1::Tick, now: Duration) {
-        let oldest_append = Duration::from_millis(tick.oldest_append_ms);
-        let unreachable = tick.unreachable.iter().copied().collect();
-        self.0.beat((node, serial), oldest_append, unreachable, now);
-        if tick.stopping {
-            self.0.stops((node, serial));
-        }
+        let beat = watch::Beat {
+            oldest_append: Duration::from_millis(tick.oldest_append_ms),
+            unreachable: tick.unreachable.iter().copied().collect(),
+            is_stopping: tick.stopping,
+        };
+        self.0.beat((node, serial), beat, now);
     }
 
     /// Where the datanodes are, as they are told of each other.

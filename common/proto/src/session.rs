@@ -111,8 +111,7 @@ async fn one_session(
     let mut interval = DEFAULT_INTERVAL;
     let mut ticks = Ticks::default();
     let mut heard = Instant::now();
-    let mut next_beat = NextBeat::at(heard);
-    let mut sent_last = heard;
+    let mut next_beat = NextBeat::first(heard);
     let news = handler.news();
     loop {
         tokio::select! {
@@ -152,10 +151,9 @@ async fn one_session(
                 if beats.try_send(v1::Beat { body: Some(beat::Body::Tick(tick)) }).is_err() {
                     return End::Broken("metasrv does not take beats".into());
                 }
-                next_beat = NextBeat::at(sent + interval.min(HURRIED));
-                sent_last = sent;
+                next_beat.sent(sent, interval);
             }
-            () = news.notified(), if *welcomed => next_beat = NextBeat::with_news(Instant::now().max(sent_last + NEWS)),
+            () = news.notified(), if *welcomed => next_beat.has_news(Instant::now()),
             () = tokio::time::sleep_until(heard + SILENCE) => {
                 return End::Broken("metasrv is silent".into());
             }
@@ -167,18 +165,30 @@ async fn one_session(
 #[derive(Clone, Copy, Debug)]
 struct NextBeat {
     at: Instant,
+    sent_last: Instant,
     has_news: bool,
 }
 
 impl NextBeat {
-    fn at(at: Instant) -> Self {
-        let has_news = false;
-        Self { at, has_news }
+    fn first(at: Instant) -> Self {
+        Self {
+            at,
+            sent_last: at,
+            has_news: false,
+        }
     }
 
-    fn with_news(at: Instant) -> Self {
-        let has_news = true;
-        Self { at, has_news }
+    fn sent(&mut self, at: Instant, interval: Duration) {
+        *self = Self {
+            at: at + interval.min(HURRIED),
+            sent_last: at,
+            has_news: false,
+        };
+    }
+
+    fn has_news(&mut self, now: Instant) {
+        self.at = now.max(self.sent_last + NEWS);
+        self.has_news = true;
     }
 
     /// The last one was answered, so that there is no hurry; but what has happened since it was sent is not in it.
@@ -228,12 +238,19 @@ mod tests {
     fn news_do_not_wait_because_the_beat_before_them_is_answered() {
         let now = Instant::now();
         let later = now + DEFAULT_INTERVAL;
-        let mut hurried = NextBeat::at(now + HURRIED);
-        hurried.answered(later);
-        assert_eq!(hurried.at, later);
-        let mut news = NextBeat::with_news(now);
-        news.answered(later);
-        assert_eq!(news.at, now);
+        let mut next = NextBeat::first(now);
+        next.sent(now, DEFAULT_INTERVAL);
+        assert_eq!(next.at, now + HURRIED);
+        next.answered(later);
+        assert_eq!(next.at, later);
+        let at = now + NEWS * 2;
+        next.has_news(at);
+        next.answered(later);
+        assert_eq!(next.at, at);
+        // They are bounded all the same.
+        next.sent(at, DEFAULT_INTERVAL);
+        next.has_news(at);
+        assert_eq!(next.at, at + NEWS);
     }
 
     #[test]

@@ -222,12 +222,12 @@ impl Region {
 
     /// metasrv promises that nobody else leads for a while.
     pub fn lease(&self, grant: Grant) {
-        self.change(|state| state.lease(grant));
+        self.state.lock().lease(grant);
     }
 
     /// No promise counts any more in the term that the region is in.
     pub fn give_up_lease(&self) {
-        self.change(RegionState::give_up_lease);
+        self.state.lock().give_up_lease();
     }
 
     /// Whether nobody else leads now, if this node leads in `epoch`.

@@ -1,6 +1,6 @@
 //! Leases for reads, as metasrv promises them in the answers to beats.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use greptime_proto::v1::{RegionReport, RegionRole, Tock};
@@ -64,11 +64,12 @@ impl Datanode {
             return;
         }
         let received = self.clock.now();
+        let without: HashSet<u64> = tock.without_lease.iter().copied().collect();
         for (id, term) in sent.led {
             let Some(region) = self.regions.find(id) else {
                 continue;
             };
-            if !tock.without_lease.contains(&id.as_u64()) {
+            if !without.contains(&id.as_u64()) {
                 region.lease(Grant {
                     term,
                     sent: sent.at,

@@ -168,9 +168,10 @@ impl Datanode {
         self.is_stopping.store(true, Ordering::SeqCst);
         let started = self.clock.now();
         let leads = |region: &Arc<Region>| region.with_state(|s| s.is_replicated() && s.status().leads);
-        let led = self.regions.all().iter().filter(|r| leads(r)).count();
+        let count = || self.regions.all().iter().filter(|r| leads(r)).count();
+        let led = count();
         loop {
-            let left = self.regions.all().iter().filter(|r| leads(r)).count();
+            let left = count();
             let took = self.clock.now().saturating_sub(started);
             if left == 0 || took >= patience {
                 // Connections may outlive the listener.

@@ -207,16 +207,25 @@ impl Cluster {
     }
 
     async fn until_all_beat(&self) -> Result<()> {
+        let lacks = |report: &ClusterReport| report.lacks_datanodes(self.datanodes.len());
+        self.until_it_lacks_nothing(lacks).await.map(drop)
+    }
+
+    /// Waits until metasrv's report lacks nothing any more.
+    async fn until_it_lacks_nothing(
+        &self,
+        lacks: impl Fn(&ClusterReport) -> Option<String>,
+    ) -> Result<ClusterReport> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let beating = self.report().await.unwrap_or_default().beating().count();
-            if beating == self.datanodes.len() {
-                return Ok(());
-            }
+            // A metasrv that is being killed does not answer.
+            let report = self.report().await.unwrap_or_default();
+            let Some(lacks) = lacks(&report) else {
+                return Ok(report);
+            };
             ensure!(
                 Instant::now() < deadline,
-                "{beating} of {} datanodes come",
-                self.datanodes.len()
+                "the cluster does not become whole: {lacks}"
             );
             tokio::time::sleep(LOOK_EVERY).await;
         }
@@ -241,19 +250,8 @@ impl Cluster {
     /// Waits until every datanode is there with its regions, and every region is led, has three voters, and a second
     /// one is ready to lead.
     pub async fn until_whole(&self) -> Result<Vec<RegionReport>> {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            // A metasrv that is being killed does not answer.
-            let report = self.report().await.unwrap_or_default();
-            let Some(lacks) = report.lacks(self.datanodes.len()) else {
-                return Ok(report.regions);
-            };
-            ensure!(
-                Instant::now() < deadline,
-                "the cluster does not become whole: {lacks}"
-            );
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
+        let lacks = |report: &ClusterReport| report.lacks(self.datanodes.len());
+        Ok(self.until_it_lacks_nothing(lacks).await?.regions)
     }
 
     /// The datanode's process, as metasrv knows it; nothing if it knows none.
@@ -263,15 +261,12 @@ impl Cluster {
 
     /// Waits until metasrv knows another process of a datanode than that of before.
     pub async fn until_another(&self, node: usize, before: Option<u64>) -> Result<()> {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let now = self.incarnation(node).await?;
-            if now.is_some() && now != before {
-                return Ok(());
-            }
-            ensure!(Instant::now() < deadline, "datanode {node} does not come back");
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
+        let lacks = |report: &ClusterReport| {
+            let now = report.incarnation(node);
+            let is_another = now.is_some() && now != before;
+            (!is_another).then(|| format!("datanode {node} has not come back"))
+        };
+        self.until_it_lacks_nothing(lacks).await.map(drop)
     }
 
     pub fn datanodes(&self) -> usize {
@@ -365,13 +360,17 @@ impl ClusterReport {
         self.nodes.iter().filter(|n| n.role == "datanode" && n.beats())
     }
 
+    fn lacks_datanodes(&self, datanodes: usize) -> Option<String> {
+        let beating = self.beating().count();
+        (beating < datanodes).then(|| format!("{beating} of {datanodes} datanodes beat"))
+    }
+
     /// What it lacks to be whole; nothing if it is.
     fn lacks(&self, datanodes: usize) -> Option<String> {
-        let beat = self.beating();
-        let (beating, replicas) = beat.fold((0, 0), |(nodes, regions), n| (nodes + 1, regions + n.regions));
-        if beating < datanodes {
-            return Some(format!("{beating} of {datanodes} datanodes beat"));
+        if let Some(lacks) = self.lacks_datanodes(datanodes) {
+            return Some(lacks);
         }
+        let replicas: usize = self.beating().map(|n| n.regions).sum();
         let wanted = VOTERS * self.regions.len();
         if wanted == 0 || replicas < wanted {
             return Some(format!("datanodes have {replicas} of {wanted} replicas"));

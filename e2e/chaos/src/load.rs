@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -248,6 +248,18 @@ pub fn write_url(cluster: &Cluster) -> String {
     )
 }
 
+/// Sends a write, once; an error unless it is acknowledged.
+pub async fn send(write: reqwest::RequestBuilder) -> Result<()> {
+    let answer = write.send().await?;
+    let status = answer.status();
+    ensure!(
+        status.is_success(),
+        "{status}: {}",
+        answer.text().await.unwrap_or_default()
+    );
+    Ok(())
+}
+
 /// For writes: they are sent again by nobody, and fail after a while.
 pub fn client() -> Result<reqwest::Client> {
     let client = reqwest::Client::builder()
@@ -310,19 +322,13 @@ impl Writer {
     /// One write, sent once: a client that does not retry.
     async fn write(&self, due: Instant, time: i64) {
         let line = format!("{TABLE},host={} value=1 {time}", self.host);
-        let answer = self.client.post(&self.url).body(line).send().await;
-        match answer {
-            Ok(answer) if answer.status().is_success() => {
+        match send(self.client.post(&self.url).body(line)).await {
+            Ok(()) => {
                 let mut acknowledged = self.outcome.lock();
                 let at = Instant::now();
                 acknowledged.push(Acknowledged { due, at, time });
             }
-            Ok(answer) => {
-                let status = answer.status();
-                let body = answer.text().await.unwrap_or_default();
-                self.failed(time, &format!("{status}: {body}"));
-            }
-            Err(error) => self.failed(time, &format!("{:#}", anyhow::Error::new(error))),
+            Err(error) => self.failed(time, &format!("{error:#}")),
         }
     }
 

@@ -14,7 +14,6 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use greptime_metasrv_plan::Policy;
-use greptime_metasrv_plan::lease::Leases;
 use greptime_metasrv_plan::members::MemberStep;
 use greptime_metasrv_plan::watch::Watch;
 use greptime_types::{NodeId, RegionId};
@@ -45,7 +44,6 @@ struct State {
     peers_told: Vec<Peer>,
     is_unserved: bool,
     member_orders: BTreeMap<RegionId, (MemberStep, Duration)>,
-    leases: Leases,
 }
 
 pub struct Metasrv {

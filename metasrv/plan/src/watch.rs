@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use greptime_types::{NodeId, RegionId};
 
-use crate::failover::{Attempt, Tried};
+use crate::failover::{Attempt, Tried, Voter};
+use crate::lease::{Granted, LeaderBeat, Leases};
 use crate::liveness::{Connection, Redial};
 use crate::{Detector, Judgement, Observed, Policy, Verdict};
 
@@ -30,6 +31,7 @@ pub struct Watch {
     tried: BTreeMap<RegionId, Tries>,
     /// The highest epoch in which somebody was seen to lead.
     led: BTreeMap<RegionId, u64>,
+    pub leases: Leases,
 }
 
 /// What was tried since somebody led in the epoch.
@@ -48,6 +50,17 @@ pub struct Place {
     pub node: NodeId,
     pub address: String,
     pub incarnation: u64,
+}
+
+/// What a datanode says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Beat {
+    /// How long its oldest append has waited.
+    pub oldest_append: Duration,
+    /// The datanodes that it cannot reach.
+    pub unreachable: BTreeSet<NodeId>,
+    /// It is about to stop.
+    pub is_stopping: bool,
 }
 
 /// Who answers a redial.
@@ -88,6 +101,7 @@ impl Watch {
             verdicts: BTreeMap::new(),
             tried: BTreeMap::new(),
             led: BTreeMap::new(),
+            leases: Leases::default(),
         }
     }
 
@@ -101,25 +115,13 @@ impl Watch {
         self.nodes.insert(place.node, watched);
     }
 
-    /// It has beaten in the session; with how long its oldest append has waited, and whom it cannot reach.
-    pub fn beat(
-        &mut self,
-        (node, serial): (NodeId, u64),
-        oldest_append: Duration,
-        unreachable: BTreeSet<NodeId>,
-        now: Duration,
-    ) {
+    /// It has beaten in the session.
+    pub fn beat(&mut self, (node, serial): (NodeId, u64), beat: Beat, now: Duration) {
         if let Some(watched) = self.nodes.get_mut(&node).filter(|w| w.serial == serial) {
             watched.seen.last_beat = Some(now);
-            watched.seen.oldest_append = oldest_append;
-            watched.seen.unreachable = unreachable;
-        }
-    }
-
-    /// It has said in the session that it is about to stop.
-    pub fn stops(&mut self, (node, serial): (NodeId, u64)) {
-        if let Some(watched) = self.nodes.get_mut(&node).filter(|w| w.serial == serial) {
-            watched.seen.is_stopping = true;
+            watched.seen.oldest_append = beat.oldest_append;
+            watched.seen.unreachable = beat.unreachable;
+            watched.seen.is_stopping = beat.is_stopping;
         }
     }
 
@@ -223,10 +225,31 @@ impl Watch {
         }
     }
 
+    /// What is promised in the answer to a beat. `session_ends`: until when this metasrv surely leads.
+    pub fn promise(&mut self, beat: &LeaderBeat, session_ends: Duration, now: Duration) -> Granted {
+        self.leases.answer(beat, session_ends, now, &self.policy)
+    }
+
+    /// When everything has surely ended that was promised of a region to the process on a node.
+    pub fn lease_ends(&self, region: RegionId, node: NodeId) -> Duration {
+        self.leases
+            .surely_end(region, node, self.leading_since, &self.policy)
+    }
+
+    /// The same of somebody who is none of the voters, and whose process may live.
+    pub fn lease_of_another_ends(&self, region: RegionId, voters: &[Voter]) -> Duration {
+        let is_voter = |node: NodeId| voters.iter().any(|v| v.node == node);
+        let is_gone = |node: &NodeId| self.verdicts.get(node).is_some_and(Verdict::is_gone);
+        let holder = self.leases.holder(region);
+        let another = holder.filter(|node| !is_voter(*node) && !is_gone(node));
+        another.map_or(Duration::ZERO, |node| self.lease_ends(region, node))
+    }
+
     /// Forgets regions that are not there any more.
     pub fn keep_regions(&mut self, is_there: impl Fn(RegionId) -> bool) {
         self.tried.retain(|region, _| is_there(*region));
         self.led.retain(|region, _| is_there(*region));
+        self.leases.keep_regions(is_there);
     }
 }
 

@@ -9,7 +9,7 @@ use tracing::{debug, info};
 
 use super::start::Wanted;
 use super::{AT_ONCE, MigrateNode, Procedure, Work};
-use crate::catalog::{Catalog, Edit, Member};
+use crate::catalog::{Catalog, Edit};
 use crate::repair::leader_of;
 use crate::server::{Metasrv, State};
 
@@ -169,7 +169,7 @@ fn left(
     let mut left = Vec::new();
     for (region, member) in by_node.get(&work.node).into_iter().flatten() {
         let leads = leader_of(state, *region).is_some_and(|led| led.raft_id == member.raft_id);
-        let members: Vec<_> = catalog.members(*region).iter().map(Member::planned).collect();
+        let members: Vec<_> = catalog.planned_members(*region);
         let mut to = refuge(&members, work.node, leads, &load);
         if tried.contains(region) {
             // Its replica could not go, or leads again though it had handed over; once is enough.

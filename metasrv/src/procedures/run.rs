@@ -12,7 +12,7 @@ use tracing::{debug, info};
 
 use super::recover::{self, Recover};
 use super::{AT_ONCE, Entered, Procedure, Work};
-use crate::catalog::{Catalog, Edit, Member};
+use crate::catalog::{Catalog, Edit};
 use crate::repair::{LAG, leader_of, membership};
 use crate::server::{Metasrv, State};
 
@@ -241,11 +241,8 @@ fn enter(metasrv: &Metasrv, catalog: &Catalog, due: &[Due]) -> Vec<Edit> {
         if !has_table(catalog, migration.region) {
             to = Phase::Aborted;
         } else {
-            let recorded = catalog.members(migration.region).iter().map(Member::planned);
-            members.push((
-                migration.region,
-                migration.members_in(to, &recorded.collect::<Vec<_>>()),
-            ));
+            let recorded = catalog.planned_members(migration.region);
+            members.push((migration.region, migration.members_in(to, &recorded)));
         }
         info!(procedure = %record.id, region = %migration.region, phase = to.label(), "a region moves on");
         migration.phase = to;

@@ -155,8 +155,7 @@ impl Metasrv {
     ) -> Result<(String, Vec<Edit>)> {
         check_format(catalog)?;
         let migration = migration(state, catalog, wanted)?;
-        let members = catalog.members(wanted.region).iter();
-        let recorded: Vec<_> = members.map(Member::planned).collect();
+        let recorded = catalog.planned_members(wanted.region);
         let mut edits = forget(catalog);
         if migration.is_new {
             edits.push(Edit::TakeIds { tables: 0, rafts: 1 });

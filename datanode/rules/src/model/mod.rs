@@ -62,6 +62,16 @@ const BASE: Bounds = Bounds {
     hot: false,
 };
 
+/// One process, and writes that arrive more than once.
+const COPIES: Bounds = Bounds {
+    processes: 1,
+    terms: 1,
+    writes: 3,
+    copies: 5,
+    answers: true,
+    ..BASE
+};
+
 /// The manifest: a leader that was replaced and does not know it, edits whose puts are not answered, the trim.
 #[test]
 fn edits_of_two_leaders() {
@@ -98,14 +108,7 @@ fn restarts() {
 /// Copies of requests, in any order.
 #[test]
 fn copies_of_requests() {
-    let bounds = Bounds {
-        processes: 1,
-        terms: 1,
-        writes: 3,
-        copies: 5,
-        answers: true,
-        ..BASE
-    };
+    let bounds = COPIES;
     let happens = &["all requests are finished"];
     check("copies of requests", World { bounds, happens });
 }
@@ -114,13 +117,8 @@ fn copies_of_requests() {
 #[test]
 fn requests_that_are_given_up() {
     let bounds = Bounds {
-        processes: 1,
-        terms: 1,
-        writes: 3,
-        copies: 5,
-        answers: true,
         abandoned: 2,
-        ..BASE
+        ..COPIES
     };
     let happens = &[
         "all requests are finished",

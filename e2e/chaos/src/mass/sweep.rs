@@ -8,6 +8,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::tables::Place;
+use crate::load;
 use crate::numbers::rounded;
 use crate::steps::Moment;
 
@@ -45,7 +46,7 @@ pub async fn sweep(
         let permits = Arc::clone(&permits);
         writes.spawn(async move {
             let _permit = permits.acquire().await;
-            let outcome = write(request).await;
+            let outcome = load::send(request).await;
             (place, outcome, Instant::now())
         });
     }
@@ -61,15 +62,6 @@ pub async fn sweep(
         }
     }
     Ok(sweep)
-}
-
-async fn write(request: reqwest::RequestBuilder) -> Result<()> {
-    let answer = request.send().await?;
-    let status = answer.status();
-    if status.is_success() {
-        return Ok(());
-    }
-    anyhow::bail!("{status}: {}", answer.text().await.unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use greptime_metasrv_plan::{Judgement, Verdict};
 use greptime_types::{NodeId, RegionId, TableState};
 
 use super::{Metasrv, State};
-use crate::catalog::{self, Catalog};
+use crate::catalog::Catalog;
 use crate::message::{Answer, Push, RegionReport, RegionRole, Request};
 use crate::process::Address;
 use crate::sim::Signal;
@@ -54,7 +54,9 @@ impl Metasrv {
             let (plan, report) = plan_of(state, &judgement, now);
             said = self.carry_out(state, &plan, now);
             self.count_steps(&report);
-            state.leases.follow(&plan);
+            if let Some(watch) = state.watch.as_mut() {
+                watch.leases.follow(&plan);
+            }
             state.is_unserved = !report.unserved.is_empty() || !report.misplaced.is_empty();
         }
         drop(guard);
@@ -198,9 +200,7 @@ fn plan_of(state: &mut State, judgement: &Judgement, now: Duration) -> (Plan, Re
     let Some(watch) = state.watch.as_mut() else {
         return Default::default();
     };
-    let is_there = |region| snapshot.regions.contains_key(&region);
-    watch.keep_regions(is_there);
-    state.leases.keep_regions(is_there);
+    watch.keep_regions(|region| snapshot.regions.contains_key(&region));
     plan(&snapshot, &watch.policy, now)
 }
 
@@ -226,29 +226,18 @@ fn seen(
         .map(|w| w.tried(region, epoch))
         .unwrap_or_default();
     let led = state.watch.as_mut().map_or(0, |w| w.led(region, epoch));
-    let is_gone = |node: &NodeId| judgement.verdicts.get(node).is_some_and(Verdict::is_gone);
-    let holder = state.leases.holder(region);
-    let another = holder.filter(|node| voters.iter().all(|v| v.node != *node) && !is_gone(node));
-    let lease_ends = another.zip(state.watch.as_ref()).map(|(node, watch)| {
-        state
-            .leases
-            .surely_end(region, node, watch.leading_since, &watch.policy)
-    });
+    let watch = state.watch.as_ref();
+    let lease_ends = watch.map_or(Duration::ZERO, |w| w.lease_of_another_ends(region, &voters));
     RegionSeen {
         voters,
         led,
-        lease_ends: lease_ends.unwrap_or_default(),
+        lease_ends,
         strangers,
         tried,
     }
 }
 
 pub(super) fn electorate(state: &State, catalog: &Catalog, region: RegionId) -> Electorate {
-    let recorded: Vec<Member> = catalog
-        .members(region)
-        .iter()
-        .map(catalog::Member::planned)
-        .collect();
     let datanodes = state.sessions.datanodes.iter();
     let reports = datanodes.filter_map(|(node, session)| Some((*node, session.reports.get(&region)?)));
     let said = reports.map(|(node, report)| Said {
@@ -259,7 +248,7 @@ pub(super) fn electorate(state: &State, catalog: &Catalog, region: RegionId) -> 
         position: (report.last_term, report.last_index),
         voters: &report.voters,
     });
-    who_votes(&recorded, &said.collect::<Vec<_>>())
+    who_votes(&catalog.planned_members(region), &said.collect::<Vec<_>>())
 }
 
 fn voter(
@@ -289,11 +278,7 @@ fn voter(
         log,
         leads,
         elected: report.filter(|r| r.is_elected).map(|r| r.epoch),
-        lease_ends: watch.map_or(Duration::ZERO, |w| {
-            state
-                .leases
-                .surely_end(region, member.node, w.leading_since, &w.policy)
-        }),
+        lease_ends: watch.map_or(Duration::ZERO, |w| w.lease_ends(region, member.node)),
     }
 }
 

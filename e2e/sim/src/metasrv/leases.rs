@@ -21,13 +21,16 @@ impl Metasrv {
         oldest_append: Duration,
         now: Duration,
     ) -> Granted {
-        let (Some(session), Some(catalog)) = (state.sessions.datanodes.get(&node), &state.catalog) else {
+        let (Some(catalog), Some(session)) = (&state.catalog, state.sessions.datanodes.get(&node)) else {
             return Granted::default();
         };
         let leads = session.reports.values().filter(|r| r.role == RegionRole::Leader);
         let led: Vec<Led> = leads.map(|said| led(state, catalog, said)).collect();
+        let Some(watch) = state.watch.as_mut() else {
+            return Granted::default();
+        };
         for region in &led {
-            if state.leases.is_withheld(region.region, region.epoch) {
+            if watch.leases.is_withheld(region.region, region.epoch) {
                 self.sim.hit(Branch::LeaseIsWithheld);
             } else if region
                 .may_lease(self.session_ends.get(), now, &self.policy)
@@ -41,9 +44,7 @@ impl Metasrv {
             led,
             oldest_append,
         };
-        let granted = state
-            .leases
-            .answer(&beat, self.session_ends.get(), now, &self.policy);
+        let granted = watch.promise(&beat, self.session_ends.get(), now);
         if !granted.length.is_zero() {
             self.sim.hit(Branch::LeaseIsGranted);
         }

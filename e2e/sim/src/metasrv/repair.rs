@@ -13,7 +13,7 @@ use greptime_types::{NodeId, RegionId, TableState};
 
 use super::driver::candidates;
 use super::{Metasrv, REPLACE_AFTER, REPLICAS, State};
-use crate::catalog::{self, Catalog};
+use crate::catalog::Catalog;
 use crate::message::{ChangeMembers, Push, RegionReport, RegionRole};
 use crate::trace::Branch;
 
@@ -104,11 +104,7 @@ fn reports(state: &State, region: RegionId) -> impl Iterator<Item = &RegionRepor
 fn membership(state: &State, catalog: &Catalog, region: RegionId) -> Membership {
     let reached = reports(state, region).map(|r| (r.raft_id, r.last_index));
     Membership {
-        recorded: catalog
-            .members(region)
-            .iter()
-            .map(catalog::Member::planned)
-            .collect(),
+        recorded: catalog.planned_members(region),
         led: leader_of(state, region),
         reached: reached.collect(),
     }
@@ -138,11 +134,7 @@ fn order(catalog: &Catalog, region: RegionId, led: &Led, step: &MemberStep) -> O
         learners: vec![],
         voters: vec![],
         remove: vec![],
-        members: catalog
-            .members(region)
-            .iter()
-            .map(catalog::Member::planned)
-            .collect(),
+        members: catalog.planned_members(region),
     };
     Some(match step {
         MemberStep::Nothing(_) => return None,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use greptime_metasrv_plan::assignment::Replica;
 use greptime_metasrv_plan::lease::{Granted, Touch};
-use greptime_metasrv_plan::watch::Place;
+use greptime_metasrv_plan::watch::{Beat, Place};
 use greptime_metasrv_plan::{Command, Reported};
 use greptime_types::{NodeId, RegionId};
 
@@ -193,8 +193,12 @@ impl Metasrv {
         let state = &mut *guard;
         let oldest = Duration::from_millis(tick.oldest_append_ms);
         if let Some(watch) = state.watch.as_mut() {
-            let unreachable = tick.unreachable.iter().copied().collect();
-            watch.beat((node, connection), oldest, unreachable, now);
+            let beat = Beat {
+                oldest_append: oldest,
+                unreachable: tick.unreachable.iter().copied().collect(),
+                is_stopping: false,
+            };
+            watch.beat((node, connection), beat, now);
         }
         let session = state.sessions.datanodes.get_mut(&node);
         let Some(session) = session.filter(|s| s.connection == connection) else {

@@ -185,29 +185,28 @@ impl<'a> Look<'a> {
 
     /// The leader is unwell: somebody better takes over.
     fn move_away(&self, leader: &Voter) -> Step {
-        let transfers = self.region.tried.iter().filter(|t| t.what == Attempt::Transfer);
-        let can_hand_over = transfers.count() < self.policy.transfer_tries && !leader.verdict.hangs();
-        if let Some(under_way) = self.transfer_under_way(self.policy.transfer_again)
-            && !leader.verdict.hangs()
-        {
+        let nobody_better = nothing(Reason::NobodyBetter { leader: leader.node });
+        let hangs = leader.verdict.hangs();
+        if !hangs && let Some(under_way) = self.transfer_under_way(self.policy.transfer_again) {
             return under_way;
         }
         let Some(heir) = heir(self.region, leader, self.policy.hand_back_lag) else {
-            return nothing(Reason::NobodyBetter { leader: leader.node });
+            return nobody_better;
         };
-        if leader.verdict.could_lead() && !can_hand_over {
-            return nothing(Reason::NobodyBetter { leader: leader.node });
-        }
-        if can_hand_over {
+        let transfers = self.region.tried.iter().filter(|t| t.what == Attempt::Transfer);
+        if !hangs && transfers.count() < self.policy.transfer_tries {
             return Step::Transfer {
                 from: leader.node,
                 to: heir.node,
             };
         }
+        if leader.verdict.could_lead() {
+            return nobody_better;
+        }
         match self.take_over(Some(leader.node), Duration::ZERO) {
             Step::Nothing {
                 reason: Reason::Undecided { .. },
-            } => nothing(Reason::NobodyBetter { leader: leader.node }),
+            } => nobody_better,
             step => step,
         }
     }
