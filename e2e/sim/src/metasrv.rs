@@ -42,6 +42,8 @@ struct State {
     routes: BTreeMap<RegionId, Route>,
     watch: Option<Watch>,
     peers_told: Vec<Peer>,
+    /// The epoch that everybody was told.
+    welcomed_to: u64,
     is_unserved: bool,
     member_orders: BTreeMap<RegionId, (MemberStep, Duration)>,
 }

@@ -53,6 +53,7 @@ impl Metasrv {
         if let Some(edits) = self.creation(&catalog) {
             return edits;
         }
+        self.tell_epoch(&catalog);
         self.tell_peers();
         self.tell_datanodes(&catalog);
         let states = region_states(&self.state.borrow(), &catalog);
@@ -104,9 +105,26 @@ impl Metasrv {
         Some(edits)
     }
 
-    fn tell_peers(&self) {
+    /// The catalog was loaded again: orders are in the name of another epoch from now on.
+    fn tell_epoch(&self, catalog: &Catalog) {
+        let metasrv_epoch = catalog.root.metasrv_epoch;
         let mut state = self.state.borrow_mut();
-        let Some(watch) = &state.watch else { return };
+        if std::mem::replace(&mut state.welcomed_to, metasrv_epoch) == metasrv_epoch {
+            return;
+        }
+        let all = state.sessions.connections();
+        drop(state);
+        for connection in all {
+            self.push(connection, Push::Welcome { metasrv_epoch });
+        }
+    }
+
+    fn tell_peers(&self) {
+        let now = self.now();
+        let mut state = self.state.borrow_mut();
+        let Some(watch) = state.watch.as_ref().filter(|w| w.knows_who_is_there(now)) else {
+            return;
+        };
         let peer = |place: greptime_metasrv_plan::watch::Place| Peer {
             node: place.node,
             incarnation: place.incarnation,

@@ -66,6 +66,9 @@ impl Metasrv {
             .note(|| format!("{} leads with the catalog in epoch {epoch}", self.me));
         self.sim.saw_metasrv(self.me, epoch);
         {
+            if !self.leads.get() {
+                return Err(not_leading());
+            }
             let now = self.now();
             let mut state = self.state.borrow_mut();
             state.leading_since = now;
