@@ -5,6 +5,10 @@ CACHE          ?= $(or $(GREPTIME_CACHE),$(HOME)/.cache/greptimecluster)
 export GREPTIME_CACHE   := $(CACHE)
 export CARGO_TARGET_DIR ?= $(CACHE)/target
 export CARGO_TERM_COLOR ?= never
+# Only if it is given: each test has a count of its own, and so has `test-sim` below.
+ifdef SEEDS
+export GREPTIME_TEST_SEEDS ?= $(SEEDS)
+endif
 PROFILE  ?= ci
 BIN      := $(CARGO_TARGET_DIR)/$(PROFILE)
 LAB      := $(BIN)/greptime-lab
@@ -52,7 +56,7 @@ test: ## From formatting to a real Kubernetes; last line: N passed, N failed
 	@scripts/test-summary $(foreach budget,$(BUDGETS),$(firstword $(subst =, ,$(budget))))
 
 .PHONY: test-unit
-test-unit: ## The tests that need no cluster
+test-unit: ## The tests that need no cluster; SEEDS=500 for so many seeds in each test that has seeds
 	cargo test --locked $(CARGO_ALL) --exclude greptime-e2e-cluster --bins --lib --tests --no-fail-fast
 
 .PHONY: test-e2e
@@ -62,6 +66,11 @@ test-e2e: build ## The scenarios on a real cluster: a laboratory on this machine
 .PHONY: test-long
 test-long: build ## The full counts of everything that `test` runs in a short form
 	PROPTEST_CASES=10000 GREPTIME_TEST_SEEDS=2000 GREPTIME_TEST_ROUNDS=10 $(MAKE) --no-print-directory test-unit test-e2e
+
+.PHONY: profile
+profile: ## Where the server's processor time goes, as text: reports/profile.txt; needs perf
+	cargo build --locked --workspace --profile dist --bin greptime-node --bin greptime-bench
+	e2e/bench/profile.sh $(CARGO_TARGET_DIR)/dist reports/profile.txt
 
 # HOSTS=4000 another number of hosts, QUICK=1 less of everything, SAVE=1 also into docs/benchmarks, BENCH_ARGS="…" any
 # other argument of `greptime-bench run`. What the node exporter says is recorded once, for five minutes.
@@ -78,15 +87,16 @@ HOSTS       ?= $(if $(QUICK),100,400)
 BENCH_QUICK := --runs 5
 BENCH_FULL  := --more-hosts 4000,10000 --memory --cold-files 10000
 
-# KILLS=1000 how often each kind of fault happens, FAULTS=kill,stop some kinds only, LEADERS=1000 how many regions the
-# victim of mass-kill leads, RESUME=1 goes on with the report that is there, CHAOS_ARGS="…" any other argument.
+# KILLS=1000 how often kills and migrations happen, and by that the others, FAULTS=kill,stop some kinds only,
+# LEADERS=1000 how many regions the victim of mass-kill leads, RESUME=1 goes on with the report that is there,
+# CHAOS_ARGS="…" any other argument.
 .PHONY: chaos
 chaos: tools ## Faults on a cluster of plain processes, many times, in release builds: how long writes wait for each
 	cargo build --locked --workspace --profile dist --bin greptime-node --bin greptime-chaos
 	$(DIST)/greptime-chaos --node $(DIST)/greptime-node --etcd $(ETCD) --count $(KILLS) --fault $(FAULTS) $(if $(LEADERS),--leaders $(LEADERS)) $(if $(RESUME),--resume) $(CHAOS_ARGS)
 
 SHORT_FAULTS := kill,stop,metasrv-kill,partition,migrate
-FAULTS ?= kill,stop,node-crash,partition,partition-one-way,slow-disk,metasrv-kill,etcd-kill,migrate,rolling-restart
+FAULTS ?= kill,stop,node-crash,partition,partition-one-way,partition-peers,partition-metasrv,slow-disk,metasrv-kill,etcd-kill,migrate,rolling-restart
 DIST  := $(CARGO_TARGET_DIR)/dist
 ETCD  := $(CACHE)/tools/bin/etcd
 KILLS ?= 20

@@ -1,101 +1,73 @@
-//! A cluster of plain processes: etcd, metasrv, datanodes, a frontend.
+//! A cluster of plain processes: etcd, some metasrv, datanodes, a frontend.
+
+mod metasrvs;
+mod report;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::Signal;
-use serde::Deserialize;
 use tokio::time::Instant;
 
 use crate::disk::Disk;
+use crate::metrics::Metrics;
 use crate::network::{Cut, Network, Site};
 use crate::process::Process;
+use crate::steps::LogTail;
+use metasrvs::{Member, Metasrvs};
+use report::ClusterReport;
+pub use report::RegionReport;
 
 /// A cluster that takes longer for anything has failed.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
-const VOTERS: usize = 3;
-/// Datanodes beat every 100 ms.
-const JUST_NOW_MS: u64 = 300;
 
 /// What a cluster is made of.
+#[derive(Clone)]
 pub struct Shape {
     pub node: PathBuf,
     pub etcd: PathBuf,
     /// Data and logs.
     pub dir: PathBuf,
+    pub metasrvs: usize,
     pub datanodes: usize,
+    /// Of each region: 1 or 3.
+    pub voters: usize,
     /// Each datanode has a disk of its own, which can hang.
     pub disks: bool,
-}
-
-/// What `GET /v1/cluster` says of a region.
-#[derive(Clone, Debug, Deserialize)]
-pub struct RegionReport {
-    pub region: String,
-    pub table: Option<String>,
-    pub leader: Option<usize>,
-    pub voters: Vec<usize>,
-    pub hot: Vec<usize>,
-}
-
-impl RegionReport {
-    /// Its number in its table.
-    pub fn number(&self) -> Option<usize> {
-        self.region.rsplit(':').next()?.parse().ok()
-    }
-}
-
-#[derive(Clone, Debug, Deserialize)]
-struct NodeReport {
-    role: String,
-    id: usize,
-    /// Of its process; another one after each start.
-    incarnation: Option<u64>,
-    /// metasrv has a session with it, perhaps still that of a process that is gone.
-    alive: bool,
-    last_beat_ms_ago: Option<u64>,
-    #[serde(default)]
-    regions: usize,
-}
-
-impl NodeReport {
-    fn beats(&self) -> bool {
-        self.alive && self.last_beat_ms_ago.is_some_and(|ms| ms < JUST_NOW_MS)
-    }
-}
-
-#[derive(Debug, Default, Deserialize)]
-struct ClusterReport {
-    nodes: Vec<NodeReport>,
-    regions: Vec<RegionReport>,
 }
 
 /// Fields are dropped in their order: processes end before their disks and their network go.
 pub struct Cluster {
     datanodes: Vec<Process>,
+    /// Where each datanode answers by HTTP.
+    datanodes_http: Vec<String>,
+    bucket: PathBuf,
     frontend: Process,
-    metasrv: Process,
+    metasrvs: Metasrvs,
     etcd: Process,
     disks: Vec<Disk>,
-    network: Network,
+    network: Arc<Network>,
     client: reqwest::Client,
-    metasrv_http: String,
+    voters: usize,
     pub frontend_http: String,
 }
 
 /// Addresses of what others dial.
 struct Addresses {
     etcd_url: String,
-    meta_grpc: String,
+    /// Those of all metasrv, as arguments.
+    metasrvs: String,
+    /// Where objects are, as arguments.
     bucket: String,
 }
 
 impl Cluster {
     /// Starts everything and waits until a statement is answered and all datanodes are there. Regions that were made
     /// before would be on fewer, and get others afterwards.
-    pub async fn start(shape: &Shape, network: Network) -> Result<Self> {
+    pub async fn start(shape: &Shape, network: Arc<Network>) -> Result<Self> {
         let mut cluster = Self::lay_out(shape, network)?;
         cluster.start_missing()?;
         cluster.until_answered("SELECT 1").await?;
@@ -103,55 +75,58 @@ impl Cluster {
         Ok(cluster)
     }
 
-    fn lay_out(shape: &Shape, mut network: Network) -> Result<Self> {
+    fn lay_out(shape: &Shape, network: Arc<Network>) -> Result<Self> {
         let dir = &shape.dir;
-        std::fs::create_dir_all(dir.join("bucket"))?;
+        let bucket = dir.join("bucket");
+        std::fs::create_dir_all(&bucket)?;
         let (etcd, etcd_url) = etcd(shape, network.site("etcd")?)?;
-        let site = network.site("meta")?;
-        let [grpc, http] = site.ports()?;
-        let addresses = Addresses {
+        let mut addresses = Addresses {
             etcd_url,
-            meta_grpc: site.address(grpc),
+            metasrvs: String::new(),
             bucket: format!(
                 "--set object_store.kind=local --set object_store.dir={}",
-                dir.join("bucket").display()
+                bucket.display()
             ),
         };
-        let metasrv_http = format!("http://{}", site.address(http));
-        let metasrv = metasrv(shape, site, &addresses, http);
-        let (mut datanodes, mut disks) = (Vec::new(), Vec::new());
+        let mut members = Vec::new();
+        for number in 0..shape.metasrvs {
+            let member = metasrv(shape, network.site(&format!("meta{number}"))?, &addresses, number)?;
+            addresses.metasrvs += &format!(" --metasrv {}", member.grpc);
+            members.push(member);
+        }
+        let (mut datanodes, mut datanodes_http, mut disks) = (Vec::new(), Vec::new(), Vec::new());
         for id in 0..shape.datanodes {
             if shape.disks {
                 disks.push(Disk::make(id, dir, &data_dir(dir, id))?);
             }
-            datanodes.push(datanode(
-                shape,
-                network.site(&format!("dn{id}"))?,
-                &addresses,
-                id,
-            )?);
+            let site = network.site(&format!("dn{id}"))?;
+            let (process, http) = datanode(shape, site, &addresses, id)?;
+            datanodes.push(process);
+            datanodes_http.push(http);
         }
         let site = network.site("front")?;
         let [http, mysql, postgres] = site.ports()?;
         let frontend_http = format!("http://{}", site.address(http));
         let arguments = format!(
-            "frontend --http-addr {} --mysql-addr {} --postgres-addr {} --metasrv {} --set log.format=json",
+            "frontend --http-addr {} --mysql-addr {} --postgres-addr {}{} --set log.format=json",
             site.address(http),
             site.address(mysql),
             site.address(postgres),
-            addresses.meta_grpc
+            addresses.metasrvs
         );
         let frontend = Process::new(&shape.node, site, dir.join("frontend.log"), &arguments);
         let client = reqwest::Client::builder().timeout(PATIENCE).no_proxy().build()?;
         Ok(Self {
             datanodes,
+            datanodes_http,
+            bucket,
             frontend,
-            metasrv,
+            metasrvs: Metasrvs::new(members, client.clone()),
             etcd,
             disks,
             network,
             client,
-            metasrv_http,
+            voters: shape.voters,
             frontend_http,
         })
     }
@@ -162,8 +137,9 @@ impl Cluster {
     }
 
     fn processes(&mut self) -> impl Iterator<Item = &mut Process> {
-        [&mut self.etcd, &mut self.metasrv]
+        [&mut self.etcd]
             .into_iter()
+            .chain(self.metasrvs.processes())
             .chain(&mut self.datanodes)
             .chain([&mut self.frontend])
     }
@@ -218,8 +194,8 @@ impl Cluster {
     ) -> Result<ClusterReport> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            // A metasrv that is being killed does not answer.
-            let report = self.report().await.unwrap_or_default();
+            // While nobody leads, nobody can tell.
+            let report = self.metasrvs.report().await.unwrap_or_default();
             let Some(lacks) = lacks(&report) else {
                 return Ok(report);
             };
@@ -238,25 +214,20 @@ impl Cluster {
 
     /// The regions as metasrv sees them now.
     pub async fn regions(&self) -> Result<Vec<RegionReport>> {
-        Ok(self.report().await?.regions)
+        Ok(self.metasrvs.report().await?.regions)
     }
 
-    async fn report(&self) -> Result<ClusterReport> {
-        let url = format!("{}/v1/cluster", self.metasrv_http);
-        let text = self.client.get(url).send().await?.text().await?;
-        Ok(serde_json::from_str(&text)?)
-    }
-
-    /// Waits until every datanode is there with its regions, and every region is led, has three voters, and a second
-    /// one is ready to lead.
+    /// Waits until every metasrv knows who leads, every datanode is there with its regions, and every region is led,
+    /// has all voters, and a second one is ready to lead.
     pub async fn until_whole(&self) -> Result<Vec<RegionReport>> {
-        let lacks = |report: &ClusterReport| report.lacks(self.datanodes.len());
+        self.metasrvs.until_whole().await?;
+        let lacks = |report: &ClusterReport| report.lacks(self.datanodes.len(), self.voters);
         Ok(self.until_it_lacks_nothing(lacks).await?.regions)
     }
 
     /// The datanode's process, as metasrv knows it; nothing if it knows none.
     pub async fn incarnation(&self, node: usize) -> Result<Option<u64>> {
-        Ok(self.report().await?.incarnation(node))
+        Ok(self.metasrvs.report().await?.incarnation(node))
     }
 
     /// Waits until metasrv knows another process of a datanode than that of before.
@@ -271,6 +242,27 @@ impl Cluster {
 
     pub fn datanodes(&self) -> usize {
         self.datanodes.len()
+    }
+
+    /// What a datanode counts.
+    pub async fn datanode_metrics(&self, node: usize) -> Result<Metrics> {
+        let url = format!("http://{}/metrics", self.datanodes_http[node]);
+        Ok(Metrics(self.client.get(url).send().await?.text().await?))
+    }
+
+    /// The most memory that a datanode's process ever had, in bytes.
+    pub fn peak_memory(&self, node: usize) -> Result<u64> {
+        self.datanodes[node].peak_memory()
+    }
+
+    /// Bytes that the frontend has sent, with their headers; nothing where they are not counted.
+    pub fn sent_by_frontend(&self) -> Result<Option<u64>> {
+        self.frontend.site.sent()
+    }
+
+    /// The directory that is the object store.
+    pub fn bucket(&self) -> &Path {
+        &self.bucket
     }
 
     pub fn kill_datanode(&mut self, node: usize) -> Result<()> {
@@ -295,7 +287,14 @@ impl Cluster {
     }
 
     pub fn cut_datanode_from_metasrv(&self, node: usize) -> Result<()> {
-        self.cut_datanode(node, Cut::From(&self.metasrv.site))
+        self.cut_datanode(node, Cut::From(&self.metasrvs.sites()))
+    }
+
+    /// From the other datanodes.
+    pub fn cut_datanode_from_others(&self, node: usize) -> Result<()> {
+        let others = self.datanodes.iter().enumerate().filter(|(n, _)| *n != node);
+        let sites: Vec<&Site> = others.map(|(_, process)| &process.site).collect();
+        self.cut_datanode(node, Cut::From(&sites))
     }
 
     pub fn heal_network(&self) -> Result<()> {
@@ -317,12 +316,17 @@ impl Cluster {
         }
     }
 
-    pub fn kill_metasrv(&mut self) -> Result<()> {
-        self.metasrv.kill()
+    /// Which metasrv leads; an error while none does.
+    pub async fn leading_metasrv(&self) -> Result<usize> {
+        self.metasrvs.leader().await
     }
 
-    pub fn start_metasrv(&mut self) -> Result<()> {
-        self.metasrv.start()
+    pub fn kill_metasrv(&mut self, number: usize) -> Result<()> {
+        self.metasrvs.kill(number)
+    }
+
+    pub fn start_metasrv(&mut self, number: usize) -> Result<()> {
+        self.metasrvs.start(number)
     }
 
     pub fn kill_etcd(&mut self) -> Result<()> {
@@ -333,8 +337,9 @@ impl Cluster {
         self.etcd.start()
     }
 
-    pub fn metasrv_log(&self) -> &Path {
-        self.metasrv.log()
+    /// What all metasrv log from now on.
+    pub fn metasrv_log(&self) -> LogTail {
+        self.metasrvs.log()
     }
 
     /// Moves a region and waits until that is done.
@@ -347,37 +352,6 @@ impl Drop for Cluster {
     fn drop(&mut self) {
         // A process that waits for a frozen disk cannot be killed.
         self.disks.iter().for_each(Disk::thaw);
-    }
-}
-
-impl ClusterReport {
-    fn incarnation(&self, node: usize) -> Option<u64> {
-        let is_it = |n: &&NodeReport| n.role == "datanode" && n.id == node;
-        self.nodes.iter().find(is_it)?.incarnation
-    }
-
-    fn beating(&self) -> impl Iterator<Item = &NodeReport> {
-        self.nodes.iter().filter(|n| n.role == "datanode" && n.beats())
-    }
-
-    fn lacks_datanodes(&self, datanodes: usize) -> Option<String> {
-        let beating = self.beating().count();
-        (beating < datanodes).then(|| format!("{beating} of {datanodes} datanodes beat"))
-    }
-
-    /// What it lacks to be whole; nothing if it is.
-    fn lacks(&self, datanodes: usize) -> Option<String> {
-        if let Some(lacks) = self.lacks_datanodes(datanodes) {
-            return Some(lacks);
-        }
-        let replicas: usize = self.beating().map(|n| n.regions).sum();
-        let wanted = VOTERS * self.regions.len();
-        if wanted == 0 || replicas < wanted {
-            return Some(format!("datanodes have {replicas} of {wanted} replicas"));
-        }
-        let is_whole = |r: &&RegionReport| r.leader.is_some() && r.voters.len() == VOTERS && r.hot.len() >= 2;
-        let broken = self.regions.iter().find(|region| !is_whole(region))?;
-        Some(format!("{broken:?}"))
     }
 }
 
@@ -396,31 +370,38 @@ fn etcd(shape: &Shape, site: Site) -> Result<(Process, String)> {
     Ok((Process::new(&shape.etcd, site, log, &arguments), url))
 }
 
-fn metasrv(shape: &Shape, site: Site, addresses: &Addresses, http: u16) -> Process {
+fn metasrv(shape: &Shape, site: Site, addresses: &Addresses, number: usize) -> Result<Member> {
+    let [grpc, http] = site.ports()?;
+    let (grpc, http) = (site.address(grpc), site.address(http));
     let arguments = format!(
-        "metasrv --grpc-addr {} --http-addr {} --set store.etcd.endpoints=[{}] {} --set log.format=json",
-        addresses.meta_grpc,
-        site.address(http),
-        addresses.etcd_url,
-        addresses.bucket
+        "metasrv --node-id {number} --grpc-addr {grpc} --http-addr {http} --set store.etcd.endpoints=[{}] {} --set \
+         metasrv.replicas={} --set log.format=json",
+        addresses.etcd_url, addresses.bucket, shape.voters
     );
-    Process::new(&shape.node, site, shape.dir.join("metasrv.log"), &arguments)
+    let log = shape.dir.join(format!("metasrv-{number}.log"));
+    Ok(Member {
+        process: Process::new(&shape.node, site, log, &arguments),
+        grpc,
+        http,
+    })
 }
 
-fn datanode(shape: &Shape, site: Site, addresses: &Addresses, id: usize) -> Result<Process> {
+/// The process, and where it answers by HTTP.
+fn datanode(shape: &Shape, site: Site, addresses: &Addresses, id: usize) -> Result<(Process, String)> {
     let [grpc, http] = site.ports()?;
     let arguments = format!(
-        "datanode --node-id {id} --data-dir {} --grpc-addr {} --http-addr {} --metasrv {} {} --set \
+        "datanode --node-id {id} --data-dir {} --grpc-addr {} --http-addr {}{} {} --set \
          datanode.cache_disk=0B --set log.format=json",
         // A file system has files of its own at its root.
         data_dir(&shape.dir, id).join("data").display(),
         site.address(grpc),
         site.address(http),
-        addresses.meta_grpc,
+        addresses.metasrvs,
         addresses.bucket
     );
     let log = shape.dir.join(format!("datanode-{id}.log"));
-    Ok(Process::new(&shape.node, site, log, &arguments))
+    let http = site.address(http);
+    Ok((Process::new(&shape.node, site, log, &arguments), http))
 }
 
 fn data_dir(dir: &Path, id: usize) -> PathBuf {
@@ -486,30 +467,5 @@ mod tests {
         assert_eq!(state_of(answer), Some("done"));
         assert_eq!(state_of("{\"state\":\"running\"}"), Some("running"));
         assert_eq!(state_of("nothing"), None);
-    }
-
-    #[test]
-    fn a_cluster_whose_datanode_is_away_is_not_whole() {
-        let report = |second: &str| {
-            let text = format!(
-                r#"{{"nodes": [{{"role": "datanode", "id": 0, "incarnation": 7, "alive": true, "last_beat_ms_ago": 20, "regions": 3}}, {second}],
-                "regions": [{{"region": "1024:0", "table": "t", "leader": 0, "voters": [0, 1, 2], "hot": [0, 1]}}]}}"#
-            );
-            serde_json::from_str::<ClusterReport>(&text).unwrap()
-        };
-        let there =
-            report(r#"{"role": "datanode", "id": 1, "alive": true, "last_beat_ms_ago": 90, "regions": 1}"#);
-        assert_eq!(there.lacks(2), None);
-        assert_eq!(there.regions[0].number(), Some(0));
-        let away = report(r#"{"role": "datanode", "id": 1, "alive": false}"#);
-        assert_eq!(away.lacks(2).unwrap(), "1 of 2 datanodes beat");
-        assert_eq!((there.beating().count(), away.beating().count()), (2, 1));
-        assert_eq!((away.incarnation(0), away.incarnation(1)), (Some(7), None));
-        let silent =
-            report(r#"{"role": "datanode", "id": 1, "alive": true, "last_beat_ms_ago": 900, "regions": 1}"#);
-        assert!(
-            silent.lacks(2).is_some(),
-            "its session is that of a process that may be gone"
-        );
     }
 }

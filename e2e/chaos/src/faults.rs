@@ -9,7 +9,7 @@ use crate::cluster::Cluster;
 use crate::network::Cut;
 use crate::steps::Moment;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum Fault {
     /// SIGKILL of a datanode that leads regions; it starts again when the others have taken over.
     Kill,
@@ -23,13 +23,17 @@ pub enum Fault {
     /// The same in one direction: by turns, it does not hear the others, and they do not hear it.
     #[value(alias = "partition_one_way")]
     PartitionOneWay,
-    /// No packet passes between metasrv and a datanode that leads regions, for two seconds.
+    /// No packet passes between any metasrv and a datanode that leads regions, for two seconds.
     #[value(alias = "partition_metasrv")]
     PartitionMetasrv,
+    /// No packet passes between a datanode that leads regions and the other datanodes, for two seconds; metasrv and the
+    /// frontend hear it as ever.
+    #[value(alias = "partition_peers")]
+    PartitionPeers,
     /// The disk of a datanode that leads regions hangs for three seconds.
     #[value(alias = "slow_disk")]
     SlowDisk,
-    /// SIGKILL of metasrv; it starts again after a second.
+    /// SIGKILL of the metasrv that leads; it starts again after a second.
     #[value(alias = "metasrv_kill")]
     MetasrvKill,
     /// SIGKILL of etcd; it starts again after two seconds.
@@ -44,7 +48,13 @@ pub enum Fault {
     /// was written to.
     #[value(alias = "mass_kill")]
     MassKill,
+    /// No fault: what it costs to keep the log on three datanodes, in clusters of its own.
+    #[value(alias = "replication_cost", alias = "replication")]
+    ReplicationCost,
 }
+
+/// However few kills there are, a kind happens so often, or as often as they do: fewer have no percentiles.
+const FEWEST: usize = 20;
 
 /// How a fault is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +67,8 @@ pub enum Kind {
     EachDatanode,
     /// It hits regions of which there are too many to be written to by schedule, and so has a run of its own.
     ManyLeaders,
+    /// It hits nothing.
+    Cost,
 }
 
 /// Aims for the gap, in milliseconds.
@@ -70,6 +82,9 @@ pub struct Aim {
 impl Fault {
     /// In reports.
     pub fn name(self) -> String {
+        if self == Self::ReplicationCost {
+            return "replication".to_owned();
+        }
         let value = self.to_possible_value();
         value.map_or_else(String::new, |value| value.get_name().replace('-', "_"))
     }
@@ -80,19 +95,45 @@ impl Fault {
             Self::Migrate => Kind::Move,
             Self::RollingRestart => Kind::EachDatanode,
             Self::MassKill => Kind::ManyLeaders,
+            Self::ReplicationCost => Kind::Cost,
             _ => Kind::OneDatanode,
         }
+    }
+
+    /// How often it happens in a run with so many kills: what is quick and has the tightest aims most often, what takes
+    /// long and must not be felt at all least often.
+    pub fn times(self, kills: usize) -> usize {
+        let share = match self {
+            Self::Kill | Self::Migrate | Self::MassKill | Self::ReplicationCost => 1,
+            Self::MetasrvKill | Self::EtcdKill | Self::RollingRestart | Self::PartitionMetasrv => 50,
+            _ => 5,
+        };
+        (kills / share).max(kills.min(FEWEST))
+    }
+
+    /// Whether it has a run of its own.
+    pub fn is_alone(self) -> bool {
+        matches!(self.kind(), Kind::ManyLeaders | Kind::Cost)
     }
 
     pub fn needs_network(self) -> bool {
         matches!(
             self,
-            Self::NodeCrash | Self::Partition | Self::PartitionOneWay | Self::PartitionMetasrv
+            Self::NodeCrash
+                | Self::Partition
+                | Self::PartitionOneWay
+                | Self::PartitionMetasrv
+                | Self::PartitionPeers
         )
     }
 
     pub fn needs_disks(self) -> bool {
         self == Self::SlowDisk
+    }
+
+    /// Whether a datanode's process is another one afterwards. What it said before may be believed for a while.
+    pub fn ends_datanode(self) -> bool {
+        matches!(self, Self::Kill | Self::NodeCrash | Self::MassKill)
     }
 
     /// For how long it lasts at the least, and at the most if the others do not take over.
@@ -122,6 +163,8 @@ impl Fault {
         Duration::from_millis(match self {
             // Who takes metasrv's place does so after some seconds.
             Self::MetasrvKill | Self::EtcdKill => 120,
+            // Most of these are over soon, and the next one waits for the end of what is shown.
+            Self::Kill | Self::Migrate => 10,
             // Three seconds after it: of a mass kill, twice the aim.
             Self::SlowDisk | Self::RollingRestart | Self::MassKill => 40,
             _ => 20,
@@ -131,10 +174,11 @@ impl Fault {
     /// About how long a round takes, until some have been seen.
     pub fn usual_round(self) -> Duration {
         Duration::from_secs(match self {
-            Self::Kill | Self::Migrate => 4,
-            Self::MetasrvKill | Self::EtcdKill => 14,
+            Self::Kill | Self::Migrate => 3,
+            Self::MetasrvKill | Self::EtcdKill => 16,
             Self::RollingRestart => 15,
             Self::MassKill => 120,
+            Self::ReplicationCost => 40,
             _ => 6,
         })
     }
@@ -150,9 +194,12 @@ impl Fault {
                 });
             }
             Self::Kill => (60.0, 150.0, 300.0),
-            Self::Stop | Self::NodeCrash | Self::Partition | Self::PartitionOneWay | Self::SlowDisk => {
-                (400.0, 800.0, 1_000.0)
-            }
+            Self::Stop
+            | Self::NodeCrash
+            | Self::Partition
+            | Self::PartitionOneWay
+            | Self::PartitionPeers
+            | Self::SlowDisk => (400.0, 800.0, 1_000.0),
             Self::Migrate => (5.0, 20.0, 50.0),
             _ => return None,
         };
@@ -167,22 +214,26 @@ impl Fault {
     pub fn allows_no_errors(self) -> bool {
         matches!(
             self,
-            Self::MetasrvKill | Self::EtcdKill | Self::Migrate | Self::MassKill
+            Self::MetasrvKill | Self::EtcdKill | Self::Migrate | Self::MassKill | Self::ReplicationCost
         )
     }
 }
 
-/// Does it to a datanode, or to what the fault is about; when it began. `turn`: for faults that take turns.
+/// Does it to a datanode, to a metasrv, or to what the fault is about; when it began. `turn`: for faults that take turns.
 pub fn inflict(fault: Fault, cluster: &mut Cluster, victim: usize, turn: usize) -> Result<Moment> {
     let asked = Moment::now();
     match fault {
         Fault::Kill | Fault::MassKill => cluster.kill_datanode(victim)?,
         Fault::Stop => cluster.freeze_datanode(victim, true)?,
         Fault::SlowDisk => cluster.freeze_disk(victim, true)?,
-        Fault::MetasrvKill => cluster.kill_metasrv()?,
+        Fault::MetasrvKill => cluster.kill_metasrv(victim)?,
         Fault::EtcdKill => cluster.kill_etcd()?,
-        Fault::Migrate | Fault::RollingRestart => {}
-        Fault::NodeCrash | Fault::Partition | Fault::PartitionOneWay | Fault::PartitionMetasrv => {
+        Fault::Migrate | Fault::RollingRestart | Fault::ReplicationCost => {}
+        Fault::NodeCrash
+        | Fault::Partition
+        | Fault::PartitionOneWay
+        | Fault::PartitionMetasrv
+        | Fault::PartitionPeers => {
             cut(fault, cluster, victim, turn)?;
             // The command that cuts takes a while, and has done it at its end.
             let began = Moment::now();
@@ -198,6 +249,7 @@ pub fn inflict(fault: Fault, cluster: &mut Cluster, victim: usize, turn: usize) 
 fn cut(fault: Fault, cluster: &Cluster, victim: usize, turn: usize) -> Result<()> {
     let cut = match fault {
         Fault::PartitionMetasrv => return cluster.cut_datanode_from_metasrv(victim),
+        Fault::PartitionPeers => return cluster.cut_datanode_from_others(victim),
         Fault::PartitionOneWay if turn.is_multiple_of(2) => Cut::Incoming,
         Fault::PartitionOneWay => Cut::Outgoing,
         _ => Cut::Everything,
@@ -213,17 +265,28 @@ pub fn undo(fault: Fault, cluster: &mut Cluster, victim: usize) -> Result<()> {
             cluster.heal_network()?;
             cluster.start_datanode(victim)
         }
-        Fault::Partition | Fault::PartitionOneWay | Fault::PartitionMetasrv => cluster.heal_network(),
+        Fault::Partition | Fault::PartitionOneWay | Fault::PartitionMetasrv | Fault::PartitionPeers => {
+            cluster.heal_network()
+        }
         Fault::SlowDisk => cluster.freeze_disk(victim, false),
-        Fault::MetasrvKill => cluster.start_metasrv(),
+        Fault::MetasrvKill => cluster.start_metasrv(victim),
         Fault::EtcdKill => cluster.start_etcd(),
-        Fault::Migrate | Fault::RollingRestart => Ok(()),
+        Fault::Migrate | Fault::RollingRestart | Fault::ReplicationCost => Ok(()),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn long_faults_are_rarer_but_never_too_few() {
+        let times = |kills| [Fault::Kill, Fault::Stop, Fault::EtcdKill].map(|fault| fault.times(kills));
+        assert_eq!(times(1_000), [1_000, 200, 20]);
+        assert_eq!(times(5_000), [5_000, 1_000, 100]);
+        assert_eq!(times(60), [60, 20, 20]);
+        assert_eq!(times(3), [3, 3, 3]);
+    }
 
     #[test]
     fn reports_name_faults_with_underscores_and_the_command_line_takes_both() {

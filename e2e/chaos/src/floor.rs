@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::cluster::{Cluster, PATIENCE, RegionReport};
 use crate::load::{HOSTS, Load};
-use crate::steps::{LogTail, Moment, Outage};
+use crate::steps::{Moment, Outage};
 
 const QUIET: Duration = Duration::from_millis(1_000);
 const AFTER: Duration = Duration::from_millis(300);
@@ -95,7 +95,7 @@ async fn migrate(cluster: &Cluster, load: &Load) -> Result<f64> {
 /// Nothing if metasrv did not say when it knew.
 async fn kill(cluster: &mut Cluster, load: &Load) -> Result<Option<f64>> {
     let (region, leader) = quiet(cluster).await?;
-    let log = LogTail::of(cluster.metasrv_log());
+    let log = cluster.metasrv_log();
     let began = Moment::now();
     cluster.kill_datanode(leader)?;
     while load.last(0).is_none_or(|at| at < began.at + AFTER / 10) {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -31,6 +31,14 @@ pub async fn create_table(cluster: &Cluster) -> Result<()> {
     cluster.sql(&statement).await.map(drop)
 }
 
+/// Puts the rows that there are into files.
+pub async fn flush(cluster: &Cluster) -> Result<()> {
+    cluster
+        .sql(&format!("ADMIN flush_table('{TABLE}')"))
+        .await
+        .map(drop)
+}
+
 /// A write that was answered with success.
 #[derive(Clone, Copy, Debug)]
 pub struct Acknowledged {
@@ -50,13 +58,14 @@ pub struct Gap {
 }
 
 /// Writes of a region whose failures are told.
-const TOLD: u64 = 5;
+const TOLD: usize = 5;
 
 /// What became of the writes to one region.
 pub struct Outcome {
     /// In the order of the answers.
     acknowledged: Mutex<Vec<Acknowledged>>,
-    errors: AtomicU64,
+    /// The times of the rows whose write has failed.
+    failed: Mutex<Vec<i64>>,
     /// The time of the row that comes next.
     next: AtomicI64,
 }
@@ -65,7 +74,7 @@ impl Default for Outcome {
     fn default() -> Self {
         Self {
             acknowledged: Mutex::default(),
-            errors: AtomicU64::default(),
+            failed: Mutex::default(),
             next: AtomicI64::new(FIRST_TIME),
         }
     }
@@ -73,10 +82,7 @@ impl Default for Outcome {
 
 impl Outcome {
     fn lock(&self) -> MutexGuard<'_, Vec<Acknowledged>> {
-        // Nobody panics while holding it.
-        self.acknowledged
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+        lock(&self.acknowledged)
     }
 
     /// The times of the rows that were acknowledged last.
@@ -86,12 +92,24 @@ impl Outcome {
         newest.map(|a| a.time).collect()
     }
 
+    /// The times of those rows that were acknowledged.
+    fn of_times(&self, wanted: &Range<i64>) -> Vec<i64> {
+        let acknowledged = self.lock();
+        let times = acknowledged.iter().map(|a| a.time);
+        times.filter(|time| wanted.contains(time)).collect()
+    }
+
     fn between(&self, from: Instant, to: Instant) -> Vec<Acknowledged> {
         let acknowledged = self.lock();
         let first = acknowledged.partition_point(|a| a.at < from);
         let end = acknowledged.partition_point(|a| a.at <= to);
         acknowledged[first..end.max(first)].to_vec()
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nobody panics while holding one.
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 pub struct Load {
@@ -105,6 +123,21 @@ pub struct Load {
 pub struct Damage {
     pub lost: usize,
     pub doubled: usize,
+}
+
+/// A row, by its time, that is not as it was acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Wrong {
+    Lost(i64),
+    Doubled(i64),
+}
+
+impl Wrong {
+    pub fn time(self) -> i64 {
+        match self {
+            Self::Lost(time) | Self::Doubled(time) => time,
+        }
+    }
 }
 
 impl Load {
@@ -159,11 +192,9 @@ impl Load {
         Ok(())
     }
 
-    pub fn errors(&self) -> u64 {
-        self.outcomes
-            .iter()
-            .map(|o| o.errors.load(Ordering::SeqCst))
-            .sum()
+    /// Of each region, the times of the rows whose write has failed.
+    pub fn failed(&self) -> Vec<Vec<i64>> {
+        self.outcomes.iter().map(|o| lock(&o.failed).clone()).collect()
     }
 
     pub fn rows_acknowledged(&self) -> usize {
@@ -208,23 +239,17 @@ impl Load {
             .collect()
     }
 
-    /// Reads the rows of stretches of times back, one stretch for each region.
-    pub async fn verify(&self, cluster: &Cluster, from: &[i64], to: &[i64]) -> Result<Damage> {
-        let mut damage = Damage::default();
-        for (region, outcome) in self.outcomes.iter().enumerate() {
-            let stretch = from[region]..to[region];
-            let acknowledged: Vec<i64> = outcome.lock().iter().map(|a| a.time).collect();
-            let text = cluster.sql(&select(HOSTS[region], &stretch)).await?;
-            let mut found = BTreeSet::new();
-            for time in times(&text) {
-                damage.doubled += usize::from(!found.insert(time));
-            }
-            let missing = acknowledged
-                .iter()
-                .filter(|time| stretch.contains(time) && !found.contains(time));
-            damage.lost += missing.count();
-        }
-        Ok(damage)
+    /// Reads the rows of these times back.
+    pub async fn read_back(
+        &self,
+        cluster: &Cluster,
+        region: usize,
+        wanted: &Range<i64>,
+    ) -> Result<Vec<Wrong>> {
+        // Of before they are read: later ones need not be there.
+        let acknowledged = self.outcomes[region].of_times(wanted);
+        let text = cluster.sql(&select(HOSTS[region], wanted)).await?;
+        Ok(compare(&acknowledged, times(&text)))
     }
 }
 
@@ -238,6 +263,18 @@ pub fn select(host: &str, times: &Range<i64>) -> String {
 
 pub fn times(csv: &str) -> impl Iterator<Item = i64> {
     csv.lines().filter_map(|line| line.trim().parse().ok())
+}
+
+fn compare(acknowledged: &[i64], found: impl Iterator<Item = i64>) -> Vec<Wrong> {
+    let (mut once, mut wrong) = (BTreeSet::new(), Vec::new());
+    for time in found {
+        if !once.insert(time) {
+            wrong.push(Wrong::Doubled(time));
+        }
+    }
+    let lost = acknowledged.iter().filter(|time| !once.contains(time));
+    wrong.extend(lost.map(|time| Wrong::Lost(*time)));
+    wrong
 }
 
 /// Where line protocol goes, with times in milliseconds.
@@ -334,7 +371,9 @@ impl Writer {
 
     /// Counts it, and says the first few.
     fn failed(&self, time: i64, why: &str) {
-        if self.outcome.errors.fetch_add(1, Ordering::SeqCst) < TOLD {
+        let mut failed = lock(&self.outcome.failed);
+        failed.push(time);
+        if failed.len() <= TOLD {
             eprintln!("write {time} of {}: {why}", self.host);
         }
     }
@@ -373,6 +412,12 @@ mod tests {
         let found = outcome.between(start + Duration::from_millis(3), start + Duration::from_millis(5));
         assert_eq!(found.iter().map(|a| a.time).collect::<Vec<_>>(), [3, 4, 5]);
         assert_eq!(outcome.newest(2), [9, 8]);
+    }
+
+    #[test]
+    fn a_row_that_is_not_there_once_is_wrong() {
+        let wrong = compare(&[1, 2, 3], [1, 3, 3, 4].into_iter());
+        assert_eq!(wrong, [Wrong::Doubled(3), Wrong::Lost(2)]);
     }
 
     #[test]

@@ -1,12 +1,15 @@
 //! `greptime-chaos`: faults on a cluster of plain processes, many times, and how long writes wait for each.
 
 mod cluster;
+mod copied;
+mod cost;
 mod cpu;
 mod disk;
 mod faults;
 mod floor;
 mod load;
 mod mass;
+mod metrics;
 mod network;
 mod numbers;
 mod owner;
@@ -16,8 +19,10 @@ mod reader;
 mod report;
 mod round;
 mod run;
+mod schedule;
 mod shell;
 mod steps;
+mod written;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -31,11 +36,12 @@ use faults::Fault;
 use network::Network;
 use run::{Ending, Plan};
 
-/// Breaks a cluster of one etcd, one metasrv, datanodes and a frontend while each of three regions is written to by
+/// Breaks a cluster of one etcd, some metasrv, datanodes and a frontend while each of three regions is written to by
 /// schedule. Prints, for each kind of fault, how long writes of a region whose leader was hit were not acknowledged,
 /// whether every acknowledged row is there once, and whether a read ever lacked one.
 ///
 /// `mass-kill` is another run: a datanode that leads very many regions is killed, and each of them is written to once.
+/// `replication-cost` is none of faults: it compares a log on three datanodes with one on a single datanode.
 ///
 /// As root, each process has a network of its own, so that it can be cut off. Otherwise all are on the loopback, and
 /// the faults that cut are not there.
@@ -48,10 +54,11 @@ struct Arguments {
     /// The etcd program.
     #[arg(long)]
     etcd: PathBuf,
-    /// The faults, one kind after the other [default: kill, stop, metasrv-kill, and partition if it is possible].
+    /// The kinds of faults, which take turns [default: kill, stop, metasrv-kill, and partition if it is possible].
     #[arg(long, value_enum, value_delimiter = ',')]
     fault: Vec<Fault>,
-    /// How often each kind happens.
+    /// How often kills and migrations happen; faults that others have to notice by themselves a fifth as often, and what
+    /// concerns metasrv, etcd or each datanode a fiftieth. None of them less than 20 times, if the kills are as many.
     #[arg(long, default_value_t = 20)]
     count: usize,
     /// Writes each second, to each of three regions.
@@ -69,6 +76,9 @@ struct Arguments {
     /// Regions that the datanode leads which mass-kill kills.
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u16).range(2..=10_000))]
     leaders: u16,
+    /// Metasrv processes, of which one leads.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=5))]
+    metasrvs: u8,
     /// Datanodes [default: 3, and 4 when regions move].
     #[arg(long, value_parser = clap::value_parser!(u8).range(3..=9))]
     datanodes: Option<u8>,
@@ -82,9 +92,13 @@ struct Arguments {
 
 const BY_DEFAULT: [Fault; 4] = [Fault::Kill, Fault::Stop, Fault::MetasrvKill, Fault::Partition];
 
+/// As of a process that SIGINT has ended.
+const INTERRUPTED: u8 = 130;
+
 fn main() -> ExitCode {
     match chaos(Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(Ending::Whole | Ending::TimeIsUp) => ExitCode::SUCCESS,
+        Ok(Ending::Interrupted) => ExitCode::from(INTERRUPTED),
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
@@ -92,7 +106,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn chaos(arguments: Arguments) -> Result<()> {
+fn chaos(arguments: Arguments) -> Result<Ending> {
     sweep();
     let is_root = rustix::process::geteuid().is_root();
     // Before there are threads, which would stay in the network of before.
@@ -113,6 +127,8 @@ fn chaos(arguments: Arguments) -> Result<()> {
         node: std::path::absolute(&arguments.node)?,
         etcd: std::path::absolute(&arguments.etcd)?,
         dir,
+        metasrvs: usize::from(arguments.metasrvs),
+        voters: 3,
         datanodes: arguments.datanodes.map_or(if moves { 4 } else { 3 }, usize::from),
         disks: faults.iter().any(|fault| fault.needs_disks()),
     };
@@ -128,16 +144,10 @@ fn chaos(arguments: Arguments) -> Result<()> {
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let outcome = runtime.block_on(run::run(plan, &shape, network));
-    match outcome {
-        Ok(Ending::Whole) => Ok(()),
-        Ok(Ending::Early(why)) => bail!("{why}; what is missing can be done with --resume"),
-        Err(error) => {
-            if arguments.dir.is_none() {
-                keep(temporary)?;
-            }
-            Err(error)
-        }
+    if outcome.is_err() && arguments.dir.is_none() {
+        keep(temporary)?;
     }
+    outcome
 }
 
 /// Keeps data and logs of a run that has failed, under a name that no later run removes.
@@ -169,11 +179,12 @@ fn choose_faults(wanted: &[Fault], no_network: Option<&anyhow::Error>, is_root: 
             possible.join(", ")
         );
     }
-    if wanted.contains(&Fault::MassKill)
-        && let Some(other) = wanted.iter().find(|fault| **fault != Fault::MassKill)
+    if let Some(alone) = wanted.iter().find(|fault| fault.is_alone())
+        && let Some(other) = wanted.iter().find(|fault| *fault != alone)
     {
         bail!(
-            "mass_kill has a cluster of its own: {} is for another run, which adds to the report by --resume",
+            "{} has a cluster of its own: {} is for another run, which adds to the report by --resume",
+            alone.name(),
             other.name()
         );
     }

@@ -14,6 +14,7 @@ mod sweep;
 mod tables;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -28,7 +29,8 @@ use crate::numbers::milliseconds;
 use crate::process;
 use crate::report::{self, Entry, LeadersLost, Report, Seen, bin_of};
 use crate::run::{Course, Ending, Plan};
-use crate::steps::{LogTail, Moment, Outage, Steps, TAKE_OVER};
+use crate::schedule::Share;
+use crate::steps::{Moment, Outage, Steps, TAKE_OVER};
 use sweep::{Sweep, sweep};
 use tables::{Place, Row, Tables};
 
@@ -52,7 +54,7 @@ pub struct MassRun {
 }
 
 impl MassRun {
-    pub async fn start(plan: Plan, shape: &Shape, network: Network, mut report: Report) -> Result<Self> {
+    pub async fn start(plan: Plan, shape: &Shape, network: Arc<Network>, mut report: Report) -> Result<Self> {
         let until = Instant::now() + plan.at_most;
         let entry = report.entry(Fault::MassKill);
         check_same_number(entry, plan.leaders)?;
@@ -133,7 +135,7 @@ impl MassRun {
 
     /// Kills the victim, writes to each region that it led, notes when each took its row, and starts it again.
     async fn kill(&mut self, led: &BTreeMap<Place, String>) -> Result<()> {
-        let log = LogTail::of(self.cluster.metasrv_log());
+        let log = self.cluster.metasrv_log();
         let busy = Ticks::now()?;
         // When this returns the process is gone: no row can be acknowledged by the one that is killed.
         let began = inflict(Fault::MassKill, &mut self.cluster, VICTIM, 0)?;
@@ -201,11 +203,10 @@ impl MassRun {
 
 impl Course for MassRun {
     async fn all(&mut self) -> Result<Ending> {
-        let wanted = self.plan.count;
-        let missing = self.entry().missing(wanted);
+        let missing = self.shares().iter().map(Share::missing).sum();
         for round in 1..=missing {
             if Instant::now() + TO_FINISH.min(self.plan.at_most / 4) > self.until {
-                return Ok(Ending::Early("the time is up"));
+                return Ok(Ending::TimeIsUp);
             }
             let outcome = self.round().await;
             let outcome = self.cluster.explained(outcome);
@@ -213,7 +214,7 @@ impl Course for MassRun {
             if let Some(lost) = self.entry().leaders_lost.last() {
                 println!("{round}/{missing}: {lost}");
             }
-            self.plan.write(&self.report)?;
+            self.plan.write(&mut self.report)?;
         }
         Ok(Ending::Whole)
     }
@@ -226,12 +227,16 @@ impl Course for MassRun {
         let read = self.verify().await;
         self.entry().settle(Fault::MassKill);
         // A report says what was done, whatever has become of the cluster.
-        self.plan.write(&self.report)?;
+        self.plan.write(&mut self.report)?;
         if self.entry().count > 0 {
             println!("\n{}\n{}", report::heading(), self.entry());
         }
         read.context("what was written could not be read back")?;
         self.report.check_sound()
+    }
+
+    fn shares(&self) -> Vec<Share> {
+        self.plan.shares(&self.report)
     }
 }
 

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!   hub          this program; passes packets on          10.215.0.1
-//!    |dn0         |dn1         |meta        |front ...
-//!   dn0          dn1          meta         front          eth0 10.215.0.10, .11, ...
+//!    |dn0         |dn1         |meta0       |front ...
+//!   dn0          dn1          meta0        front          eth0 10.215.0.10, .11, ...
 //! ```
 //!
 //! The hub routes and does not bridge: all packets between two processes pass its FORWARD chain, by cables. What is cut
@@ -15,6 +15,7 @@ use std::net::TcpListener;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result};
 use rustix::process::{Pid, Signal, kill_process};
@@ -35,7 +36,7 @@ pub enum Network {
 /// The namespaces of this run. They are removed when this is dropped.
 pub struct Namespaces {
     /// The hub, then one for each site.
-    made: Vec<String>,
+    made: Mutex<Vec<String>>,
 }
 
 /// Where a process of the cluster lives.
@@ -54,8 +55,8 @@ pub enum Cut<'a> {
     Incoming,
     /// Those from it: it hears the others.
     Outgoing,
-    /// Those between it and another.
-    From(&'a Site),
+    /// Those between it and some others.
+    From(&'a [&'a Site]),
 }
 
 impl Network {
@@ -65,7 +66,7 @@ impl Network {
         let hub = owner::name("hub");
         make_namespace(&hub)?;
         let namespaces = Namespaces {
-            made: vec![hub.clone()],
+            made: Mutex::new(vec![hub.clone()]),
         };
         let file = File::open(path(&hub))?;
         move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
@@ -76,8 +77,9 @@ impl Network {
         Ok(Self::Own(namespaces))
     }
 
-    /// A place for a process. `name`: at most fifteen letters, as that of a network device.
-    pub fn site(&mut self, name: &str) -> Result<Site> {
+    /// A place for a process, which is there for the next one when this one has ended. `name`: at most fifteen letters, as
+    /// that of a network device.
+    pub fn site(&self, name: &str) -> Result<Site> {
         match self {
             Self::Loopback => Ok(Site {
                 cable: None,
@@ -101,9 +103,23 @@ impl Network {
 }
 
 impl Namespaces {
-    fn site(&mut self, name: &str) -> Result<Site> {
-        let (hub, netns) = (&self.made[0], owner::name(name));
-        let ip = format!("10.215.0.{}", FIRST_SITE + self.made.len());
+    fn made(&self) -> MutexGuard<'_, Vec<String>> {
+        // Nobody panics while holding it.
+        self.made.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn site(&self, name: &str) -> Result<Site> {
+        let mut made = self.made();
+        let (hub, netns) = (made[0].clone(), owner::name(name));
+        let known = made.iter().position(|known| *known == netns);
+        let ip = format!("10.215.0.{}", FIRST_SITE + known.unwrap_or(made.len()));
+        let site = Site {
+            cable: Some((name.to_owned(), netns.clone())),
+            ip: ip.clone(),
+        };
+        if known.is_some() {
+            return Ok(site);
+        }
         make_namespace(&netns)?;
         for command in [
             format!("ip -n {hub} link add {name} type veth peer name eth0 netns {netns}"),
@@ -117,17 +133,14 @@ impl Namespaces {
         ] {
             shell::line(&command)?;
         }
-        self.made.push(netns.clone());
-        Ok(Site {
-            cable: Some((name.to_owned(), netns)),
-            ip,
-        })
+        made.push(netns);
+        Ok(site)
     }
 }
 
 impl Drop for Namespaces {
     fn drop(&mut self) {
-        for netns in self.made.iter().rev() {
+        for netns in self.made().iter().rev() {
             // The next run finds what stays.
             let _ = shell::line(&format!("ip netns delete {netns}"));
         }
@@ -158,6 +171,15 @@ impl Site {
         format!("{}:{port}", self.ip)
     }
 
+    /// Bytes that came from it, with their headers; nothing on the loopback, where they are not told apart.
+    pub fn sent(&self) -> Result<Option<u64>> {
+        let Some((cable, _)) = &self.cable else {
+            return Ok(None);
+        };
+        let counters = fs::read_to_string("/proc/thread-self/net/dev")?;
+        Ok(received(&counters, cable))
+    }
+
     /// What runs a program there. It becomes that program, so that its number is that of the program.
     pub fn command(&self, program: &Path) -> Command {
         let Some((_, netns)) = &self.cable else {
@@ -169,6 +191,13 @@ impl Site {
             .arg(program);
         command
     }
+}
+
+/// What a network device has received, in bytes.
+fn received(counters: &str, device: &str) -> Option<u64> {
+    let devices = counters.lines().filter_map(|line| line.trim().split_once(':'));
+    let (_, numbers) = devices.into_iter().find(|(name, _)| *name == device)?;
+    numbers.split_whitespace().next()?.parse().ok()
 }
 
 fn path(netns: &str) -> PathBuf {
@@ -183,20 +212,23 @@ fn make_namespace(netns: &str) -> Result<()> {
 /// The rules of a cut: which packets are dropped in the hub; none if there is no hub.
 fn rules(site: &Site, cut: Cut<'_>) -> Option<Vec<String>> {
     let cable = |site: &Site| site.cable.as_ref().map(|(cable, _)| cable.clone());
-    let (own, other) = match cut {
-        Cut::From(other) => (cable(site)?, Some(cable(other)?)),
-        _ => (cable(site)?, None),
-    };
+    let own = cable(site)?;
     let said = [format!("FORWARD -i {own}"), format!("INPUT -i {own}")];
     let heard = [format!("FORWARD -o {own}"), format!("OUTPUT -o {own}")];
-    Some(match (cut, other) {
-        (_, Some(other)) => vec![
+    let between = |other: String| {
+        [
             format!("FORWARD -i {own} -o {other}"),
             format!("FORWARD -i {other} -o {own}"),
-        ],
-        (Cut::Outgoing, _) => said.to_vec(),
-        (Cut::Incoming, _) => heard.to_vec(),
-        _ => [said, heard].concat(),
+        ]
+    };
+    Some(match cut {
+        Cut::Everything => [said, heard].concat(),
+        Cut::Incoming => heard.to_vec(),
+        Cut::Outgoing => said.to_vec(),
+        Cut::From(others) => {
+            let pairs = others.iter().map(|other| cable(other).map(between));
+            pairs.collect::<Option<Vec<_>>>()?.concat()
+        }
     })
 }
 
@@ -254,7 +286,17 @@ mod tests {
         let outgoing = ["FORWARD -i dn0", "INPUT -i dn0"];
         assert_eq!(rules(&dn0, Cut::Outgoing).unwrap(), outgoing);
         let pair = ["FORWARD -i dn0 -o meta", "FORWARD -i meta -o dn0"];
-        assert_eq!(rules(&dn0, Cut::From(&meta)).unwrap(), pair);
+        assert_eq!(rules(&dn0, Cut::From(&[&meta])).unwrap(), pair);
+        let two = rules(&dn0, Cut::From(&[&site("dn1"), &meta])).unwrap();
+        assert_eq!((two.len(), &two[2..]), (4, &pair.map(str::to_owned)[..]));
+    }
+
+    #[test]
+    fn a_cable_is_found_by_its_whole_name() {
+        let counters = "Inter-|   Receive  |  Transmit\n face |bytes    packets |bytes\n  dn0: 17 2 0 0\n dn01:  9 1 0 0\n";
+        assert_eq!(received(counters, "dn0"), Some(17));
+        assert_eq!(received(counters, "dn01"), Some(9));
+        assert_eq!(received(counters, "front"), None);
     }
 
     #[test]

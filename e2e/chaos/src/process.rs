@@ -73,6 +73,13 @@ impl Process {
         Ok(kill_process(pid, signal)?)
     }
 
+    /// The most memory that it ever had, in bytes.
+    pub fn peak_memory(&self) -> Result<u64> {
+        let child = self.child.as_ref().context("the process is not running")?;
+        let status = std::fs::read_to_string(format!("/proc/{}/status", child.id()))?;
+        peak_of(&status).context("the system does not say how much memory a process had")
+    }
+
     pub fn kill(&mut self) -> Result<()> {
         self.signal(Signal::KILL)?;
         if let Some(mut child) = self.child.take() {
@@ -111,11 +118,29 @@ impl Process {
     }
 }
 
+fn peak_of(status: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(kib << 10)
+}
+
 impl Drop for Process {
     fn drop(&mut self) {
         if self.child.is_some() {
             // It may have ended by itself.
             let _ = self.kill();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_peak_of_memory_is_found() {
+        let status = "Name:\tgreptime-node\nVmPeak:\t  900000 kB\nVmHWM:\t   20480 kB\nVmRSS:\t   10240 kB\n";
+        assert_eq!(peak_of(status), Some(20 << 20));
+        assert_eq!(peak_of("Name:\tgone\n"), None);
     }
 }

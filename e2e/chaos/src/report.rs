@@ -10,6 +10,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
+use crate::copied::Added;
+use crate::cost::Replication;
 use crate::cpu::Ticks;
 use crate::faults::{Aim, Fault};
 use crate::floor::Floor;
@@ -27,6 +29,9 @@ const SLOWER_AT_MOST: f64 = 2.0;
 pub struct Entry {
     pub fault: String,
     pub count: usize,
+    /// How many more the run that wrote this was to do.
+    #[serde(default)]
+    pub missing: usize,
     /// Regions whose leader was hit, of all faults together.
     pub regions_hit: usize,
     /// The longest time without an acknowledgement around a fault, of each region that was hit.
@@ -58,9 +63,18 @@ pub struct Entry {
     pub ordered_again: usize,
     /// Of faults that must not be felt.
     pub writes_ms: Option<WriteTimes>,
+    /// Bytes of files of rows that moves of regions have copied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sst_bytes_copied: Option<u64>,
+    /// What else moves of regions have put into the object store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub object_store: Option<Added>,
     /// Of datanodes that led very many regions, in the order of the kills.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub leaders_lost: Vec<LeadersLost>,
+    /// What it costs to keep the log on three datanodes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replication: Option<Replication>,
     /// Aims that were missed, in words.
     pub missed: Vec<String>,
     pub samples: Samples,
@@ -193,6 +207,13 @@ impl Entry {
         }
     }
 
+    /// What a move of a region has added to the object store.
+    pub fn note_move(&mut self, added: Added) {
+        let all = self.object_store.map_or(added, |before| before.and(added));
+        self.object_store = Some(all);
+        self.sst_bytes_copied = Some(all.copied);
+    }
+
     pub fn note_floor(&mut self, floor: &Floor) {
         self.floor_by = floor.way.name().to_owned();
         self.samples
@@ -244,6 +265,10 @@ impl Entry {
         if fault.allows_no_errors() && self.client_errors > 0 {
             missed.push(format!("{} writes failed, aim 0", self.client_errors));
         }
+        missed.extend(self.replication.iter().flat_map(Replication::missed));
+        if let Some(bytes) = self.sst_bytes_copied.filter(|bytes| *bytes > 0) {
+            missed.push(format!("{bytes} bytes of files of rows were copied, aim 0"));
+        }
         if let Some(writes) = &self.writes_ms {
             let before = writes.p999_before;
             for (when, p999) in [
@@ -285,11 +310,6 @@ impl Entry {
     pub fn is_sound(&self) -> bool {
         self.rows_lost == 0 && self.rows_doubled == 0 && self.stale_reads == 0
     }
-
-    /// How many of the fault are still to come.
-    pub fn missing(&self, wanted: usize) -> usize {
-        wanted.saturating_sub(self.count)
-    }
 }
 
 impl fmt::Display for Entry {
@@ -315,8 +335,22 @@ impl fmt::Display for Entry {
         for (sort, gaps) in &self.sorts_ms {
             write!(f, "\n    {sort}: {} ms", three(*gaps))?;
         }
+        if let Some(replication) = &self.replication {
+            write!(f, "\n    {replication}")?;
+        }
+        if let Some(added) = &self.object_store {
+            write!(
+                f,
+                "\n    of at least {} bytes of rows in files, {} were copied; {} bytes were put, {} of them by flushes and \
+                 compactions; {} copies in the object store",
+                added.rows_before, added.copied, added.put, added.made, added.copies
+            )?;
+        }
         for lost in &self.leaders_lost {
             write!(f, "\n    {lost}")?;
+        }
+        if self.missing > 0 {
+            write!(f, "\n    {} more are missing", self.missing)?;
         }
         for missed in &self.missed {
             write!(f, "\n    missed: {missed}")?;
@@ -390,6 +424,13 @@ impl Report {
         let text = std::fs::read_to_string(file)?;
         serde_json::from_str(&text)
             .with_context(|| format!("{} is not a report that can be continued", file.display()))
+    }
+
+    /// How often a fault has happened.
+    pub fn count(&self, fault: Fault) -> usize {
+        let name = fault.name();
+        let entry = self.entries.iter().find(|e| e.fault == name);
+        entry.map_or(0, |entry| entry.count)
     }
 
     /// The entry of a fault, made if it is not there.
@@ -476,6 +517,23 @@ mod tests {
     }
 
     #[test]
+    fn a_move_that_copies_files_misses_its_aim() {
+        let mut entry = Entry::new("migrate");
+        entry.count = 1;
+        let moved = Added {
+            rows_before: 500,
+            ..Added::default()
+        };
+        entry.note_move(moved);
+        entry.settle(Fault::Migrate);
+        assert_eq!((entry.sst_bytes_copied, entry.missed.len()), (Some(0), 0));
+        entry.note_move(Added { copied: 70, ..moved });
+        entry.settle(Fault::Migrate);
+        assert_eq!(entry.sst_bytes_copied, Some(70));
+        assert_eq!(entry.missed, ["70 bytes of files of rows were copied, aim 0"]);
+    }
+
+    #[test]
     fn leaders_lost_are_judged_by_the_last_region_and_by_every_error() {
         let mut entry = Entry::new("mass_kill");
         entry.count = 1;
@@ -553,9 +611,10 @@ mod tests {
         *report.entry(Fault::Kill) = some_kills();
         report.write(&file).unwrap();
         let mut again = Report::read(&file).unwrap();
-        assert_eq!(again.entry(Fault::Kill).missing(5), 2);
-        assert_eq!(again.entry(Fault::Kill).missing(3), 0);
-        assert_eq!(again.entry(Fault::Stop).missing(3), 3);
+        assert_eq!(
+            (again.entry(Fault::Kill).count, again.entry(Fault::Stop).count),
+            (3, 0)
+        );
         assert_eq!(again.entry(Fault::Kill).samples.gaps, [40.0, 50.0, 500.0]);
         std::fs::write(&file, "[{\"fault\": 1}]").unwrap();
         assert!(Report::read(&file).is_err());

@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use crate::cluster::{Cluster, RegionReport};
+use crate::copied::Stock;
 use crate::faults::{Fault, Kind, inflict, undo};
 use crate::load::{HOSTS, Load};
 use crate::numbers::milliseconds;
 use crate::report::{BINS_AFTER, BINS_BEFORE, Entry, Seen};
-use crate::steps::{LogTail, Moment, Outage, Steps, phases};
+use crate::steps::{LEAD, Moment, Outage, Steps, phases};
 
 /// Writes that are not acknowledged for so long have failed.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -24,6 +25,10 @@ const QUIET: Duration = Duration::from_secs(1);
 const COMPARED: Duration = Duration::from_secs(5);
 /// How often metasrv is asked who leads, while it matters.
 const ASK_EVERY: Duration = Duration::from_millis(5);
+/// How often they are asked who leads among themselves, which takes seconds.
+const WATCH_EVERY: Duration = Duration::from_millis(20);
+/// After a kill, for so long the others are alone: what the new start costs is no part of the gap.
+const ALONE: Duration = Duration::from_millis(100);
 /// An acknowledgement that comes so soon after a fault was on its way before it.
 const ON_ITS_WAY: Duration = Duration::from_millis(50);
 
@@ -48,7 +53,7 @@ impl Round<'_> {
             Kind::Control => self.control().await?,
             Kind::Move => self.migrate().await?,
             Kind::EachDatanode => self.each_datanode().await?,
-            Kind::ManyLeaders => bail!("{} needs other regions than these", self.fault.name()),
+            Kind::ManyLeaders | Kind::Cost => bail!("{} needs other regions than these", self.fault.name()),
         }
         self.entry.count += 1;
         Ok(())
@@ -79,7 +84,8 @@ impl Round<'_> {
         let victim = victims.find(|n| !led_by(&regions, *n).is_empty());
         let victim = victim.context("nobody leads anything")?;
         let hits = led_by(&regions, victim);
-        let log = LogTail::of(self.cluster.metasrv_log());
+        let process = self.cluster.incarnation(victim).await?;
+        let log = self.cluster.metasrv_log();
         let began = inflict(self.fault, self.cluster, victim, turn)?;
         let led = self.while_it_lasts(&hits, victim, began).await?;
         undo(self.fault, self.cluster, victim)?;
@@ -87,6 +93,9 @@ impl Round<'_> {
         self.until_acknowledged(&hits, undone).await?;
         let ended = Instant::now();
         let lines = log.read()?;
+        if self.fault.ends_datanode() {
+            self.cluster.until_another(victim, process).await?;
+        }
         self.cluster.until_whole().await?;
         sleep(AFTER).await;
         self.until_shown(began.at).await;
@@ -128,7 +137,7 @@ impl Round<'_> {
             Err(_) => println!("nobody has taken over from datanode {victim} for {most:?}"),
         }
         if self.fault == Fault::Kill {
-            sleep(AFTER).await;
+            sleep(ALONE).await;
         }
         sleep_until(began.at + least).await;
         Ok(led)
@@ -151,12 +160,23 @@ impl Round<'_> {
     /// metasrv or etcd dies, which no write should feel.
     async fn control(&mut self) -> Result<()> {
         self.quiet(COMPARED).await?;
-        let began = inflict(self.fault, self.cluster, 0, self.entry.count)?.at;
-        sleep_until(began + self.fault.lasts().0).await;
-        undo(self.fault, self.cluster, 0)?;
+        let victim = match self.fault {
+            Fault::MetasrvKill => self.cluster.leading_metasrv().await?,
+            _ => 0,
+        };
+        let began = inflict(self.fault, self.cluster, victim, self.entry.count)?;
+        let (mut nobody_led, undo_at) = (None, began.at + self.fault.lasts().0);
+        // It watches until it is stopped, here by the time.
+        let _ = timeout_at(undo_at, self.watch_metasrv(&mut nobody_led)).await;
+        undo(self.fault, self.cluster, victim)?;
         let undone = Instant::now();
-        sleep_until(began + COMPARED).await;
-        self.cluster.until_whole().await?;
+        let _ = timeout_at(began.at + COMPARED, self.watch_metasrv(&mut nobody_led)).await;
+        tokio::select! {
+            whole = self.cluster.until_whole() => drop(whole?),
+            () = self.watch_metasrv(&mut nobody_led) => {}
+        }
+        let lead = nobody_led.map(|at| (LEAD.to_owned(), began.until(at)));
+        let (steps, began): (Steps, _) = (lead.into_iter().collect(), began.at);
         // Who has come to lead has everybody come first.
         sleep(AFTER * 2).await;
         let ended = Instant::now();
@@ -174,9 +194,19 @@ impl Round<'_> {
         for number in 0..HOSTS.len() {
             let region = String::new();
             let gap = self.load.longest_gap(number, began - BEFORE, ended);
-            self.note(&Hit { number, region }, began, gap.length, Steps::new(), 0);
+            self.note(&Hit { number, region }, began, gap.length, steps.clone(), 0);
         }
         Ok(())
+    }
+
+    /// Asks who leads among the metasrv, for ever; notes when nobody was last seen to.
+    async fn watch_metasrv(&self, nobody_led: &mut Option<Instant>) {
+        loop {
+            if self.cluster.leading_metasrv().await.is_err() {
+                *nobody_led = Some(Instant::now());
+            }
+            sleep(WATCH_EVERY).await;
+        }
     }
 
     async fn migrate(&mut self) -> Result<()> {
@@ -195,7 +225,12 @@ impl Round<'_> {
             false => followers.next(),
         };
         let to = to.context("there is no datanode to move to")?;
-        let log = LogTail::of(self.cluster.metasrv_log());
+        let before = Stock::now(self.cluster).await?;
+        ensure!(
+            before.bytes_of_rows() > 0,
+            "there are no files that a move could copy"
+        );
+        let log = self.cluster.metasrv_log();
         let moment = Moment::now();
         let began = moment.at;
         self.cluster.migrate(&region.region, from, to).await?;
@@ -208,6 +243,8 @@ impl Round<'_> {
             number,
             region: region.region.clone(),
         };
+        self.entry
+            .note_move(Stock::now(self.cluster).await?.since(&before));
         let mut steps = phases(&log.read()?, &region.region, moment);
         steps.insert("move".to_owned(), took);
         self.note(&hit, began, gap.length, steps, 0);
@@ -218,12 +255,14 @@ impl Round<'_> {
         for node in 0..self.cluster.datanodes() {
             let regions = self.quiet(QUIET).await?;
             let hits = led_by(&regions, node);
-            let log = LogTail::of(self.cluster.metasrv_log());
+            let process = self.cluster.incarnation(node).await?;
+            let log = self.cluster.metasrv_log();
             let began = Moment::now();
             self.cluster.end_datanode(node).await?;
             let end = milliseconds(began.at.elapsed());
             self.cluster.start_datanode(node)?;
             self.until_acknowledged(&hits, Instant::now()).await?;
+            self.cluster.until_another(node, process).await?;
             self.cluster.until_whole().await?;
             sleep(AFTER).await;
             self.until_shown(began.at).await;

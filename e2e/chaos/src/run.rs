@@ -1,6 +1,9 @@
-//! A whole run: the faults one kind after the other, and a report of what was done, however it ends.
+//! A whole run: the kinds of faults by turns, and a report of what was done, however it ends.
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -8,15 +11,18 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
 
 use crate::cluster::{Cluster, Shape};
+use crate::cost::CostRun;
 use crate::cpu::Ticks;
 use crate::faults::Fault;
 use crate::floor::{self, Floor};
-use crate::load::{self, Load};
+use crate::load::{self, Damage, Load};
 use crate::mass::MassRun;
 use crate::network::Network;
 use crate::reader::{Counts, Readers};
-use crate::report::{self, Entry, Report};
+use crate::report::{self, Report};
 use crate::round::Round;
+use crate::schedule::{self, Share};
+use crate::written::{Tally, Written};
 use crate::{numbers, picture};
 
 /// Above this share of the machine, times say more of the machine than of the database.
@@ -41,13 +47,27 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Writes the report of what was done, and its picture.
-    pub fn write(&self, report: &Report) -> Result<()> {
-        let done = |entry: &&Entry| entry.count > 0;
-        let report = Report {
-            entries: report.entries.iter().filter(done).cloned().collect(),
+    /// What is done of each kind, and what is to be done.
+    pub fn shares(&self, report: &Report) -> Vec<Share> {
+        let share = |fault: &Fault| Share {
+            fault: *fault,
+            done: report.count(*fault),
+            wanted: fault.times(self.count),
         };
+        self.faults.iter().map(share).collect()
+    }
+
+    /// Writes the report of what was done and what is missing, and its picture.
+    pub fn write(&self, report: &mut Report) -> Result<()> {
+        for share in self.shares(report) {
+            report.entry(share.fault).missing = share.missing();
+        }
+        let mut report = report.clone();
+        report.entries.retain(|entry| entry.count + entry.missing > 0);
         report.write(&self.report)?;
+        report
+            .entries
+            .retain(|entry| entry.count > 0 && entry.replication.is_none());
         let file = self.report.with_extension("svg");
         Ok(std::fs::write(
             file,
@@ -63,13 +83,27 @@ pub trait Course {
 
     /// Reads back what was written, and writes the report. An error if anything is lost, doubled or stale.
     async fn finish(&mut self) -> Result<()>;
+
+    fn shares(&self) -> Vec<Share>;
 }
 
 /// How a run ended that found nothing wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
     Whole,
-    /// With faults missing, and why.
-    Early(&'static str),
+    /// With faults missing.
+    TimeIsUp,
+    Interrupted,
+}
+
+impl fmt::Display for Ending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Whole => "all is done",
+            Self::TimeIsUp => "the time is up",
+            Self::Interrupted => "interrupted",
+        })
+    }
 }
 
 /// Runs the plan. Interrupted once, it ends with a valid report; twice, at once.
@@ -79,31 +113,53 @@ pub async fn run(plan: Plan, shape: &Shape, network: Network) -> Result<Ending> 
         true => Report::read(&plan.report)?,
         false => Report::default(),
     };
-    match plan.faults.contains(&Fault::MassKill) {
-        true => carry_out(MassRun::start(plan, shape, network, report), &mut stop).await,
-        false => carry_out(Run::start(plan, shape, network, report), &mut stop).await,
+    let network = Arc::new(network);
+    match plan.faults.as_slice() {
+        [Fault::MassKill, ..] => carry_out(MassRun::start(plan, shape, network, report), &mut stop).await,
+        [Fault::ReplicationCost, ..] => {
+            let start = async { Ok(CostRun::start(plan, shape, network, report)) };
+            carry_out(start, &mut stop).await
+        }
+        _ => carry_out(Run::start(plan, shape, network, report), &mut stop).await,
     }
 }
 
 async fn carry_out<C: Course>(start: impl Future<Output = Result<C>>, stop: &mut Stop) -> Result<Ending> {
     let mut course = tokio::select! {
         course = start => course?,
-        () = stop.wanted() => return Ok(Ending::Early("interrupted before the first fault")),
+        () = stop.wanted() => {
+            println!("interrupted before the first fault");
+            return Ok(Ending::Interrupted);
+        }
     };
     let outcome = tokio::select! {
         outcome = course.all() => outcome,
-        () = stop.wanted() => Ok(Ending::Early("interrupted")),
+        () = stop.wanted() => Ok(Ending::Interrupted),
     };
     match &outcome {
         Ok(Ending::Whole) => {}
-        Ok(Ending::Early(why)) => println!("{why}; the report will be of what was done"),
+        Ok(early) => println!("{early}; the report will be of what was done"),
         Err(error) => println!("{error:#}; the report will be of what was done"),
     }
     tokio::select! {
         finished = course.finish() => finished?,
         () = stop.wanted() => bail!("interrupted again, without a report"),
     }
+    if let Ok(early @ (Ending::TimeIsUp | Ending::Interrupted)) = &outcome {
+        println!(
+            "{early}; missing: {}. RESUME=1, or --resume, goes on with the report",
+            missing(&course.shares())
+        );
+    }
     outcome
+}
+
+/// What is still to come, in words.
+fn missing(shares: &[Share]) -> String {
+    let missing = shares.iter().filter(|share| share.missing() > 0);
+    let words =
+        missing.map(|share| format!("{} of {} {}", share.missing(), share.wanted, share.fault.name()));
+    words.collect::<Vec<_>>().join(", ")
 }
 
 /// SIGINT and SIGTERM.
@@ -130,35 +186,28 @@ struct Run {
     load: Load,
     readers: Readers,
     report: Report,
-    floor: Floor,
     began: Ticks,
-    stretches: Vec<Stretch>,
+    written: Written,
+    /// The fault whose round has begun last, and may have been interrupted.
+    at_work: Option<Fault>,
+    /// Of the report that is continued.
+    before: BTreeMap<Fault, Tally>,
+    /// How long the rounds of each kind took, and how many they were.
+    took: BTreeMap<Fault, (Duration, u32)>,
     checked: Instant,
     told: Instant,
-}
-
-/// The part of a run in which one kind of fault happened.
-struct Stretch {
-    fault: Fault,
-    /// For each region, the times of the rows that were written.
-    from: Vec<i64>,
-    to: Vec<i64>,
-    /// Lost and doubled rows in the entry that is continued.
-    lost_before: usize,
-    doubled_before: usize,
 }
 
 /// What counted so far, in order to know what a stretch adds.
 #[derive(Clone, Copy)]
 struct Marks {
-    errors: u64,
     rows: usize,
     reads: Counts,
     ticks: Ticks,
 }
 
 impl Run {
-    async fn start(plan: Plan, shape: &Shape, network: Network, report: Report) -> Result<Self> {
+    async fn start(plan: Plan, shape: &Shape, network: Arc<Network>, mut report: Report) -> Result<Self> {
         let until = Instant::now() + plan.at_most;
         let mut cluster = Cluster::start(shape, network).await?;
         load::create_table(&cluster).await?;
@@ -173,9 +222,12 @@ impl Run {
                 .map(|ms| numbers::rounded(*ms))
                 .collect::<Vec<_>>()
         );
+        let before = prepare(&mut report, &plan, &floor);
         let load = Load::start(&cluster, plan.rate)?;
         let readers = Readers::start(&cluster, &load)?;
         tokio::time::sleep(Duration::from_secs(2)).await;
+        // Whoever takes over, or moves, has files too.
+        load::flush(&cluster).await?;
         let now = Instant::now();
         Ok(Self {
             plan,
@@ -184,43 +236,14 @@ impl Run {
             load,
             readers,
             report,
-            floor,
             began: Ticks::now()?,
-            stretches: Vec::new(),
+            written: Written::default(),
+            at_work: None,
+            before,
+            took: BTreeMap::new(),
             checked: now,
             told: now,
         })
-    }
-
-    async fn one_kind(&mut self, fault: Fault, missing: usize) -> Result<Ending> {
-        let from = self.load.next_times();
-        let entry = self.report.entry(fault);
-        entry.note_floor(&self.floor);
-        self.stretches.push(Stretch {
-            fault,
-            to: from.clone(),
-            from,
-            lost_before: entry.rows_lost,
-            doubled_before: entry.rows_doubled,
-        });
-        let mut marks = self.marks()?;
-        let began = Instant::now();
-        for round in 0..missing {
-            if Instant::now() + TO_FINISH.min(self.plan.at_most / 4) > self.until {
-                return Ok(Ending::Early("the time is up"));
-            }
-            let outcome = self.one_round(fault).await;
-            self.settle(fault, &mut marks)?;
-            let outcome = self.cluster.explained(outcome);
-            outcome.with_context(|| format!("{}, round {} of {missing}", fault.name(), round + 1))?;
-            self.tell(fault, round + 1, missing, began.elapsed());
-            if self.checked.elapsed() > CHECK_EVERY {
-                self.check().await?;
-            }
-        }
-        self.check().await?;
-        println!("{}\n{}", report::heading(), self.report.entry(fault));
-        Ok(Ending::Whole)
     }
 
     async fn one_round(&mut self, fault: Fault) -> Result<()> {
@@ -235,7 +258,6 @@ impl Run {
 
     fn marks(&self) -> Result<Marks> {
         Ok(Marks {
-            errors: self.load.errors(),
             rows: self.load.rows_acknowledged(),
             reads: self.readers.counts(),
             ticks: Ticks::now()?,
@@ -245,62 +267,67 @@ impl Run {
     /// Adds what has been counted since the marks to the entry, and sets the marks anew.
     fn settle(&mut self, fault: Fault, marks: &mut Marks) -> Result<()> {
         let now = self.marks()?;
-        if let Some(stretch) = self.stretches.last_mut() {
-            stretch.to = self.load.next_times();
-        }
+        self.written.note(fault, self.load.next_times());
         let entry = self.report.entry(fault);
-        entry.client_errors += now.errors - marks.errors;
         entry.rows_acknowledged += now.rows - marks.rows;
         entry.reads += now.reads.reads - marks.reads.reads;
         entry.read_errors += now.reads.errors - marks.reads.errors;
         entry.stale_reads += now.reads.stale - marks.reads.stale;
         entry.note_cpu(now.ticks.since(marks.ticks));
-        entry.settle(fault);
         *marks = now;
+        self.settle_rows();
         Ok(())
     }
 
-    fn tell(&mut self, fault: Fault, done: usize, missing: usize, took: Duration) {
-        if self.told.elapsed() < TELL_EVERY && done < missing {
+    /// What came of the rows of each kind, some of which was not known yet when its round ended.
+    fn settle_rows(&mut self) {
+        let tallies = self.written.tally(&self.load.failed());
+        for (fault, before) in &self.before {
+            let now = tallies.get(fault).copied().unwrap_or_default();
+            let entry = self.report.entry(*fault);
+            entry.client_errors = before.errors + now.errors;
+            entry.rows_lost = before.damage.lost + now.damage.lost;
+            entry.rows_doubled = before.damage.doubled + now.damage.doubled;
+            entry.settle(*fault);
+        }
+    }
+
+    fn tell(&mut self, fault: Fault) {
+        let shares = self.shares();
+        let left: usize = shares.iter().map(Share::missing).sum();
+        if self.told.elapsed() < TELL_EVERY && left > 0 {
             return;
         }
         self.told = Instant::now();
-        let mut left = took / done as u32 * (missing - done) as u32;
-        let later = self.plan.faults.iter().skip_while(|f| **f != fault).skip(1);
-        for fault in later.copied().collect::<Vec<_>>() {
-            let missing = self.report.entry(fault).missing(self.plan.count);
-            left += fault.usual_round() * missing as u32;
-        }
-        let gap = self.report.entry(fault).gap_ms;
+        let time: Duration = shares
+            .iter()
+            .map(|share| self.usual_round(share.fault) * share.missing() as u32)
+            .sum();
+        let entry = self.report.entry(fault);
+        let gap = entry.gap_ms;
         println!(
-            "{} {done}/{missing}: gap p50 {:.0} p99 {:.0} max {:.0} ms; about {} min left",
+            "{}, {} times: gap p50 {:.0} p99 {:.0} max {:.0} ms; {left} faults left, about {} min",
             fault.name(),
+            entry.count,
             gap.p50,
             gap.p99,
             gap.max,
-            left.as_secs().div_ceil(60)
+            time.as_secs().div_ceil(60)
         );
     }
 
-    /// Reads back what this kind of fault may have lost, and writes the report.
-    async fn check(&mut self) -> Result<()> {
-        self.checked = Instant::now();
-        if let Some(last) = self.stretches.len().checked_sub(1) {
-            self.verify(last).await?;
-        }
-        self.plan.write(&self.report)
+    /// About how long a round of it takes.
+    fn usual_round(&self, fault: Fault) -> Duration {
+        let seen = self.took.get(&fault);
+        seen.map_or(fault.usual_round(), |(all, rounds)| *all / *rounds)
     }
 
-    async fn verify(&mut self, stretch: usize) -> Result<()> {
-        let stretch = &self.stretches[stretch];
-        let damage = self
-            .load
-            .verify(&self.cluster, &stretch.from, &stretch.to)
-            .await?;
-        let entry = self.report.entry(stretch.fault);
-        entry.rows_lost = stretch.lost_before + damage.lost;
-        entry.rows_doubled = stretch.doubled_before + damage.doubled;
-        Ok(())
+    /// Reads back what was written since this was done last, and writes the report.
+    async fn check(&mut self) -> Result<()> {
+        self.checked = Instant::now();
+        self.written.read_back(&self.load, &self.cluster, false).await?;
+        self.settle_rows();
+        self.plan.write(&mut self.report)
     }
 
     fn print(&self, busy: f64) {
@@ -313,7 +340,7 @@ impl Run {
             "{} rows acknowledged, {} errors; {} reads, {} of them without an answer, {} stale; the machine was {busy:.0} % \
              busy",
             self.load.rows_acknowledged(),
-            self.load.errors(),
+            self.load.failed().iter().map(Vec::len).sum::<usize>(),
             reads.reads,
             reads.errors,
             reads.stale
@@ -329,14 +356,23 @@ impl Run {
 
 impl Course for Run {
     async fn all(&mut self) -> Result<Ending> {
-        for fault in self.plan.faults.clone() {
-            let missing = self.report.entry(fault).missing(self.plan.count);
-            if missing == 0 {
-                println!("{}: {} are in the report already", fault.name(), self.plan.count);
-                continue;
+        let mut marks = self.marks()?;
+        while let Some(fault) = schedule::next(&self.shares()) {
+            if Instant::now() + TO_FINISH.min(self.plan.at_most / 4) > self.until {
+                return Ok(Ending::TimeIsUp);
             }
-            if let early @ Ending::Early(_) = self.one_kind(fault, missing).await? {
-                return Ok(early);
+            let began = Instant::now();
+            self.at_work = Some(fault);
+            let outcome = self.one_round(fault).await;
+            self.settle(fault, &mut marks)?;
+            let outcome = self.cluster.explained(outcome);
+            let number = self.report.count(fault) + 1;
+            outcome.with_context(|| format!("{}, number {number}", fault.name()))?;
+            let (all, rounds) = self.took.entry(fault).or_default();
+            (*all, *rounds) = (*all + began.elapsed(), *rounds + 1);
+            self.tell(fault);
+            if self.checked.elapsed() > CHECK_EVERY {
+                self.check().await?;
             }
         }
         Ok(Ending::Whole)
@@ -350,17 +386,99 @@ impl Course for Run {
         }
         self.readers.finish().await?;
         self.load.finish().await?;
-        let mut unread = Ok(());
-        for stretch in 0..self.stretches.len() {
-            unread = unread.and(self.verify(stretch).await);
+        if let Some(fault) = self.at_work {
+            self.written.note(fault, self.load.next_times());
         }
+        let read = self.written.read_back(&self.load, &self.cluster, true).await;
+        self.settle_rows();
         // A report says what was done, whatever has become of the cluster.
-        self.plan.write(&self.report)?;
+        self.plan.write(&mut self.report)?;
         self.print(busy);
-        unread.context("what was written could not be read back")?;
+        read.context("what was written could not be read back")?;
         self.report.check_sound()?;
         // What belongs to no entry is there too.
         ensure!(self.readers.counts().stale == 0, "reads were stale");
         Ok(())
+    }
+
+    fn shares(&self) -> Vec<Share> {
+        self.plan.shares(&self.report)
+    }
+}
+
+/// Notes the floor of each kind that is to come; what has become of the rows of a report that is continued.
+fn prepare(report: &mut Report, plan: &Plan, floor: &Floor) -> BTreeMap<Fault, Tally> {
+    let mut before = BTreeMap::new();
+    for share in plan.shares(report) {
+        let entry = report.entry(share.fault);
+        if share.missing() > 0 && !before.contains_key(&share.fault) {
+            entry.note_floor(floor);
+        }
+        let damage = Damage {
+            lost: entry.rows_lost,
+            doubled: entry.rows_doubled,
+        };
+        let errors = entry.client_errors;
+        before.insert(share.fault, Tally { errors, damage });
+    }
+    before
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(report: PathBuf) -> Plan {
+        Plan {
+            faults: vec![Fault::Kill, Fault::Stop, Fault::EtcdKill],
+            count: 100,
+            rate: 200,
+            report,
+            resume: false,
+            at_most: Duration::from_secs(60),
+            floors: 1,
+            leaders: 2,
+        }
+    }
+
+    #[test]
+    fn a_report_names_what_is_missing_and_what_never_happened() {
+        let dir = tempfile::tempdir().unwrap();
+        let plan = plan(dir.path().join("chaos.json"));
+        let mut report = Report::default();
+        report.entry(Fault::Kill).count = 90;
+        report.entry(Fault::Stop).count = 20;
+        plan.write(&mut report).unwrap();
+        let written = Report::read(&plan.report).unwrap();
+        let missing: Vec<_> = written
+            .entries
+            .iter()
+            .map(|e| (e.fault.as_str(), e.count, e.missing))
+            .collect();
+        assert_eq!(missing, [("kill", 90, 10), ("stop", 20, 0), ("etcd_kill", 0, 20)]);
+        let words = super::missing(&plan.shares(&report));
+        assert_eq!(words, "10 of 100 kill, 20 of 20 etcd_kill");
+    }
+
+    #[test]
+    fn what_a_report_has_already_is_kept_when_it_is_continued() {
+        let plan = plan(PathBuf::from("chaos.json"));
+        let floor = Floor {
+            way: floor::Way::Migrate,
+            times: vec![4.0],
+        };
+        let mut report = Report::default();
+        report.entry(Fault::Kill).client_errors = 7;
+        report.entry(Fault::Stop).count = 20;
+        let before = prepare(&mut report, &plan, &floor);
+        assert_eq!(before[&Fault::Kill].errors, 7);
+        let floors = |fault| {
+            report
+                .entries
+                .iter()
+                .find(|e| e.fault == fault)
+                .map(|e| e.samples.floors.len())
+        };
+        assert_eq!((floors("kill"), floors("stop")), (Some(1), Some(0)));
     }
 }

@@ -4,7 +4,7 @@
 //! fault ──detect──▶ verdict ──campaign──▶ order ──elect──▶ leader reported ──resend──▶ first acknowledgement
 //! ```
 //!
-//! Verdict and order are lines of metasrv's log. That a leader was reported is seen by asking metasrv, so `elect` and
+//! Verdict and order are lines of metasrv's log, of whichever one leads. That a leader was reported is seen by asking metasrv, so `elect` and
 //! `resend` are as exact as it is asked often. `elect` is the election, the commit of the first entry and the report
 //! to metasrv; `resend` is the route to the frontend and the write that it sends again.
 
@@ -49,28 +49,33 @@ pub struct Line {
     phase: Option<String>,
 }
 
-/// What is logged from now on.
+/// What is logged from now on, by some processes.
 pub struct LogTail {
-    file: PathBuf,
-    from: u64,
+    /// With how long each is already.
+    files: Vec<(PathBuf, u64)>,
 }
 
 impl LogTail {
-    pub fn of(file: &Path) -> Self {
+    pub fn of<'a>(files: impl Iterator<Item = &'a Path>) -> Self {
+        let length = |file: &Path| file.metadata().map_or(0, |m| m.len());
         Self {
-            file: file.to_owned(),
-            from: file.metadata().map_or(0, |m| m.len()),
+            files: files.map(|file| (file.to_owned(), length(file))).collect(),
         }
     }
 
+    /// The lines of all, in the order of their times.
     pub fn read(&self) -> Result<Vec<Line>> {
-        let mut file = File::open(&self.file)?;
-        file.seek(SeekFrom::Start(self.from))?;
-        let mut text = String::new();
-        file.read_to_string(&mut text)?;
-        // Whatever is no such line was not written by a logger.
-        let lines = text.lines().filter_map(|line| serde_json::from_str(line).ok());
-        Ok(lines.collect())
+        let mut lines = Vec::new();
+        for (file, from) in &self.files {
+            let mut file = File::open(file)?;
+            file.seek(SeekFrom::Start(*from))?;
+            let mut text = String::new();
+            file.read_to_string(&mut text)?;
+            // Whatever is no such line was not written by a logger.
+            lines.extend(text.lines().filter_map(|line| serde_json::from_str(line).ok()));
+        }
+        lines.sort_by_key(Line::time);
+        Ok(lines)
     }
 }
 
@@ -80,10 +85,11 @@ pub type Steps = BTreeMap<String, f64>;
 /// Of an outage, in their order.
 const STEPS: [&str; 4] = ["detect", "campaign", "elect", "resend"];
 /// All that there are, in the order in which they are told. `end` is from SIGTERM to the end of a process, `move` from
-/// the order to move a region until it is done, of which the others are phases. [`TAKE_OVER`] is `elect` and `resend`
-/// together, where nobody asks who leads.
-pub const NAMES: [&str; 11] = [
+/// the order to move a region until it is done, of which the others are phases. [`LEAD`] is from the death of metasrv or
+/// etcd until a metasrv led again. [`TAKE_OVER`] is `elect` and `resend` together, where nobody asks who leads.
+pub const NAMES: [&str; 12] = [
     "end",
+    LEAD,
     "detect",
     "campaign",
     "elect",
@@ -97,6 +103,7 @@ pub const NAMES: [&str; 11] = [
 ];
 
 pub const TAKE_OVER: &str = "take_over";
+pub const LEAD: &str = "lead";
 
 /// The outage of one region.
 pub struct Outage<'a> {
@@ -166,10 +173,14 @@ pub fn phases(lines: &[Line], region: &str, began: Moment) -> Steps {
 }
 
 impl Line {
+    fn time(&self) -> Option<DateTime<Utc>> {
+        let time = DateTime::parse_from_rfc3339(&self.timestamp).ok()?;
+        Some(time.with_timezone(&Utc))
+    }
+
     /// Milliseconds from a moment to the line.
     fn since(&self, began: Moment) -> Option<f64> {
-        let time = DateTime::parse_from_rfc3339(&self.timestamp).ok()?;
-        let passed = time.with_timezone(&Utc) - began.wall;
+        let passed = self.time()? - began.wall;
         Some(passed.num_microseconds()? as f64 / 1000.0)
     }
 
@@ -227,6 +238,23 @@ mod tests {
         outage.region = "1024:9";
         let steps = outage.steps(&lines());
         assert_eq!(steps.keys().collect::<Vec<_>>(), ["detect", "resend"]);
+    }
+
+    #[test]
+    fn what_several_have_logged_is_read_in_the_order_of_its_times() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = ["a.log", "b.log"].map(|name| dir.path().join(name));
+        let line = |seconds: u32, message: &str| {
+            format!("{{\"timestamp\":\"2026-01-01T00:00:{seconds:02}Z\",\"message\":\"{message}\"}}\n")
+        };
+        std::fs::write(&files[0], line(1, "before")).unwrap();
+        let tail = LogTail::of(files.iter().map(PathBuf::as_path));
+        std::fs::write(&files[0], line(1, "before") + &line(3, "third")).unwrap();
+        let text = line(2, "second") + "no line of a log\n" + &line(4, "fourth");
+        std::fs::write(&files[1], text).unwrap();
+        let lines = tail.read().unwrap();
+        let messages: Vec<&str> = lines.iter().map(|line| line.message.as_str()).collect();
+        assert_eq!(messages, ["second", "third", "fourth"]);
     }
 
     #[test]
