@@ -1,4 +1,4 @@
-//! Where a cluster keeps what must outlive its pods: etcd and an S3 bucket.
+//! Where a cluster keeps what must outlive its pods: etcd and a bucket.
 
 use kube::KubeSchema;
 use schemars::JsonSchema;
@@ -36,10 +36,61 @@ pub struct EtcdSpec {
     pub auth_secret_name: Option<String>,
 }
 
-/// Where the data lies.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+/// Where the data lies: one of these.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(
+    validation = Rule::new("[has(self.s3), has(self.gcs), has(self.azure)].filter(given, given).size() == 1")
+        .message("objectStorage needs exactly one of s3, gcs and azure"),
+    validation = Rule::new("has(self.s3) == has(oldSelf.s3) && has(self.gcs) == has(oldSelf.gcs)")
+        .message("objectStorage cannot change its kind: the data would be left behind")
+)]
 pub struct ObjectStoreSpec {
-    pub s3: S3Spec,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub s3: Option<S3Spec>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gcs: Option<GcsSpec>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub azure: Option<AzureSpec>,
+}
+
+impl ObjectStoreSpec {
+    /// Which kinds are given; a valid spec gives one.
+    pub fn given(&self) -> Vec<&'static str> {
+        let kinds = [
+            ("s3", self.s3.is_some()),
+            ("gcs", self.gcs.is_some()),
+            ("azure", self.azure.is_some()),
+        ];
+        kinds
+            .into_iter()
+            .filter(|(_, given)| *given)
+            .map(|(kind, _)| kind)
+            .collect()
+    }
+
+    /// Name of the bucket or container.
+    pub fn bucket(&self) -> &str {
+        let s3 = self.s3.as_ref().map(|s3| &s3.bucket);
+        let gcs = || self.gcs.as_ref().map(|gcs| &gcs.bucket);
+        let azure = || self.azure.as_ref().map(|azure| &azure.container);
+        s3.or_else(gcs).or_else(azure).map_or("", String::as_str)
+    }
+
+    /// Prefix inside of it, if the spec names one.
+    pub fn root(&self) -> Option<&str> {
+        let s3 = self.s3.as_ref().and_then(|s3| s3.root.as_deref());
+        let gcs = || self.gcs.as_ref().and_then(|gcs| gcs.root.as_deref());
+        let azure = || self.azure.as_ref().and_then(|azure| azure.root.as_deref());
+        s3.or_else(gcs).or_else(azure)
+    }
+
+    /// URL of a server that is not the cloud's own.
+    pub fn endpoint(&self) -> Option<&str> {
+        let s3 = self.s3.as_ref().and_then(|s3| s3.endpoint.as_deref());
+        let gcs = || self.gcs.as_ref().and_then(|gcs| gcs.endpoint.as_deref());
+        let azure = || self.azure.as_ref().and_then(|azure| azure.endpoint.as_deref());
+        s3.or_else(gcs).or_else(azure)
+    }
 }
 
 /// A bucket of S3 or of a server that speaks it.
@@ -77,6 +128,67 @@ pub struct S3Spec {
     #[schemars(length(min = 1, max = 253))]
     pub ca_secret_name: Option<String>,
     /// Secret with access-key-id and secret-access-key. The pod's service account if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub credentials_secret_name: Option<String>,
+}
+
+/// A bucket of Google Cloud Storage.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(self.endpoint) || self.endpoint.startsWith('http://') || self.endpoint.startsWith('https://')")
+        .message("gcs.endpoint begins with http:// or https://"),
+    validation = Rule::new("self.bucket == oldSelf.bucket")
+        .message("gcs.bucket cannot change: the data would be left behind"),
+    validation = Rule::new("has(self.root) == has(oldSelf.root) && (!has(self.root) || self.root == oldSelf.root)")
+        .message("gcs.root cannot change: the data would be left behind")
+)]
+pub struct GcsSpec {
+    #[schemars(length(max = 63))]
+    #[x_kube(validation = Rule::new("self != ''").message("gcs.bucket must not be empty"))]
+    pub bucket: String,
+    /// Prefix inside the bucket. Default: NAMESPACE/NAME.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512), regex(pattern = "^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$"))]
+    pub root: Option<String>,
+    /// URL of the server; Google's own if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 8, max = 512))]
+    pub endpoint: Option<String>,
+    /// Secret with service-account.json. Workload identity of the pod's service account if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub credentials_secret_name: Option<String>,
+}
+
+/// A container of Azure Blob Storage.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(self.endpoint) || self.endpoint.startsWith('http://') || self.endpoint.startsWith('https://')")
+        .message("azure.endpoint begins with http:// or https://"),
+    validation = Rule::new("self.container == oldSelf.container && self.accountName == oldSelf.accountName")
+        .message("azure.container and azure.accountName cannot change: the data would be left behind"),
+    validation = Rule::new("has(self.root) == has(oldSelf.root) && (!has(self.root) || self.root == oldSelf.root)")
+        .message("azure.root cannot change: the data would be left behind")
+)]
+pub struct AzureSpec {
+    /// The storage account.
+    #[schemars(length(min = 3, max = 24), regex(pattern = "^[a-z0-9]+$"))]
+    pub account_name: String,
+    #[schemars(length(max = 63))]
+    #[x_kube(validation = Rule::new("self != ''").message("azure.container must not be empty"))]
+    pub container: String,
+    /// Prefix inside the container. Default: NAMESPACE/NAME.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512), regex(pattern = "^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$"))]
+    pub root: Option<String>,
+    /// URL of the server; Azure's own by account if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 8, max = 512))]
+    pub endpoint: Option<String>,
+    /// Secret with account-key. Workload identity of the pod's service account if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub credentials_secret_name: Option<String>,

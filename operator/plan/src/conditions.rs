@@ -29,6 +29,9 @@ pub mod types {
 }
 use types::*;
 
+/// A region has three copies of its log, each on another datanode.
+const FEWEST_FOR_COPIES: i32 = 3;
+
 /// Reason of `Progressing=False` once everything was ready.
 const SETTLED: &str = "Settled";
 
@@ -308,12 +311,21 @@ impl Situation<'_> {
 
     /// True while a lost disk loses rows that are not in the bucket yet.
     fn not_replicated(&self) -> Verdict {
-        let single =
-            "the log of each region has one voter; rows that are not in the bucket yet die with its disk";
+        let datanodes = self.choices.datanodes.replicas();
+        if datanodes < FEWEST_FOR_COPIES {
+            let few = format!(
+                "with {datanodes} of at least {FEWEST_FOR_COPIES} datanodes each region has one copy of its log: rows that \
+                 are not in the bucket yet die with its disk, and nobody takes over from a datanode that is lost; set \
+                 spec.datanode.replicas to {FEWEST_FOR_COPIES} or more"
+            );
+            return verdict(NOT_REPLICATED, "True", "TooFewDatanodes", few);
+        }
         let Some(report) = self.report() else {
             // What was told stays told; before the first answer nothing is known.
             return match self.old(NOT_REPLICATED) {
-                Some(old) if old.status == "True" => verdict(NOT_REPLICATED, "True", "SingleVoter", single),
+                Some(old) if old.status == "True" => {
+                    verdict(NOT_REPLICATED, "True", "SingleVoter", &*old.message)
+                }
                 Some(old) if old.status == "False" => {
                     verdict(NOT_REPLICATED, "False", "Replicated", &*old.message)
                 }
@@ -325,17 +337,33 @@ impl Situation<'_> {
                 ),
             };
         };
-        let replicated =
-            !report.regions.is_empty() && report.regions.iter().all(|region| region.voters.len() > 1);
-        match replicated {
-            true => verdict(
-                NOT_REPLICATED,
+        let all = report.regions.len();
+        let single = report
+            .regions
+            .iter()
+            .filter(|region| region.voters.len() < 2)
+            .count();
+        let (status, reason, message) = match (all, single) {
+            (0, _) => (
                 "False",
                 "Replicated",
-                "every region's log has several voters",
+                "there is no region yet; each gets three copies of its log".into(),
             ),
-            false => verdict(NOT_REPLICATED, "True", "SingleVoter", single),
-        }
+            (_, 0) => (
+                "False",
+                "Replicated",
+                "every region's log has several voters".into(),
+            ),
+            _ => (
+                "True",
+                "SingleVoter",
+                format!(
+                    "the log of {single} of {all} regions has one voter; rows that are not in the bucket yet die with its \
+                     disk"
+                ),
+            ),
+        };
+        verdict(NOT_REPLICATED, status, reason, message)
     }
 
     fn scale_in_blocked(&self) -> Verdict {

@@ -22,26 +22,39 @@ pub enum Purpose {
     EtcdAuth,
     S3Ca,
     S3Credentials,
+    GcsCredentials,
+    AzureCredentials,
     Users,
 }
 
 impl Purpose {
-    const ALL: [Purpose; 5] = [
+    const ALL: [Purpose; 7] = [
         Purpose::EtcdTls,
         Purpose::EtcdAuth,
         Purpose::S3Ca,
         Purpose::S3Credentials,
+        Purpose::GcsCredentials,
+        Purpose::AzureCredentials,
         Purpose::Users,
+    ];
+
+    /// Who is let into the bucket; without any of these, the pod's service account is.
+    pub const BUCKET: [Purpose; 3] = [
+        Purpose::S3Credentials,
+        Purpose::GcsCredentials,
+        Purpose::AzureCredentials,
     ];
 
     pub fn secret_name(self, spec: &GreptimeClusterSpec) -> Option<&str> {
         let etcd = &spec.metasrv.store.etcd;
-        let s3 = &spec.object_storage.s3;
+        let store = &spec.object_storage;
         match self {
             Purpose::EtcdTls => etcd.tls_secret_name.as_deref(),
             Purpose::EtcdAuth => etcd.auth_secret_name.as_deref(),
-            Purpose::S3Ca => s3.ca_secret_name.as_deref(),
-            Purpose::S3Credentials => s3.credentials_secret_name.as_deref(),
+            Purpose::S3Ca => store.s3.as_ref()?.ca_secret_name.as_deref(),
+            Purpose::S3Credentials => store.s3.as_ref()?.credentials_secret_name.as_deref(),
+            Purpose::GcsCredentials => store.gcs.as_ref()?.credentials_secret_name.as_deref(),
+            Purpose::AzureCredentials => store.azure.as_ref()?.credentials_secret_name.as_deref(),
             Purpose::Users => spec.auth.as_ref().map(|auth| auth.secret_name.as_str()),
         }
     }
@@ -52,6 +65,8 @@ impl Purpose {
             Purpose::EtcdAuth => "spec.metasrv.store.etcd.authSecretName",
             Purpose::S3Ca => "spec.objectStorage.s3.caSecretName",
             Purpose::S3Credentials => "spec.objectStorage.s3.credentialsSecretName",
+            Purpose::GcsCredentials => "spec.objectStorage.gcs.credentialsSecretName",
+            Purpose::AzureCredentials => "spec.objectStorage.azure.credentialsSecretName",
             Purpose::Users => "spec.auth.secretName",
         }
     }
@@ -61,6 +76,8 @@ impl Purpose {
             Purpose::EtcdTls | Purpose::S3Ca => &["ca.crt"],
             Purpose::EtcdAuth => &["username", "password"],
             Purpose::S3Credentials => &["access-key-id", "secret-access-key"],
+            Purpose::GcsCredentials => &["service-account.json"],
+            Purpose::AzureCredentials => &["account-key"],
             Purpose::Users => &["users"],
         }
     }
@@ -68,7 +85,9 @@ impl Purpose {
     pub fn needed_by(self, role: Role) -> bool {
         match self {
             Purpose::EtcdTls | Purpose::EtcdAuth => role == Role::Metasrv,
-            Purpose::S3Ca | Purpose::S3Credentials => role != Role::Frontend,
+            Purpose::S3Ca | Purpose::S3Credentials | Purpose::GcsCredentials | Purpose::AzureCredentials => {
+                role != Role::Frontend
+            }
             Purpose::Users => role == Role::Frontend,
         }
     }

@@ -22,7 +22,7 @@ const RESERVED: [(&str, &str); 10] = [
     ("postgres.address", "use spec.ports"),
     ("metasrv.addresses", "the operator knows them"),
     ("store.etcd.", "use spec.metasrv.store.etcd"),
-    ("object_store.", "use spec.objectStorage.s3"),
+    ("object_store.", "use spec.objectStorage"),
     ("auth.", "use spec.auth"),
 ];
 
@@ -102,17 +102,30 @@ impl Settings {
     }
 
     fn add_object_store(&mut self, cluster: &GreptimeCluster) {
-        let s3 = &cluster.spec.object_storage.s3;
-        self.set("object_store.kind", "s3");
-        self.set("object_store.bucket", s3.bucket.as_str());
+        let store = &cluster.spec.object_storage;
+        self.set("object_store.bucket", store.bucket());
         self.set("object_store.root", root(cluster));
-        self.set("object_store.region", s3.region.as_deref().unwrap_or("us-east-1"));
-        self.set("object_store.path_style", s3.path_style.unwrap_or(false));
-        if let Some(endpoint) = &s3.endpoint {
-            self.set("object_store.endpoint", endpoint.as_str());
+        if let Some(endpoint) = store.endpoint() {
+            self.set("object_store.endpoint", endpoint);
         }
-        if s3.ca_secret_name.is_some() {
-            self.set("object_store.ca_file", mounted(Purpose::S3Ca, "ca.crt"));
+        if let Some(s3) = &store.s3 {
+            self.set("object_store.kind", "s3");
+            self.set("object_store.region", s3.region.as_deref().unwrap_or("us-east-1"));
+            self.set("object_store.path_style", s3.path_style.unwrap_or(false));
+            if s3.ca_secret_name.is_some() {
+                self.set("object_store.ca_file", mounted(Purpose::S3Ca, "ca.crt"));
+            }
+        }
+        if let Some(gcs) = &store.gcs {
+            self.set("object_store.kind", "gcs");
+            if gcs.credentials_secret_name.is_some() {
+                let key = mounted(Purpose::GcsCredentials, "service-account.json");
+                self.set("object_store.service_account_file", key);
+            }
+        }
+        if let Some(azure) = &store.azure {
+            self.set("object_store.kind", "azure");
+            self.set("object_store.account_name", azure.account_name.as_str());
         }
     }
 
@@ -181,7 +194,7 @@ pub fn prefix(cluster: &GreptimeCluster) -> String {
 /// Of the cluster's objects in the bucket.
 pub fn root(cluster: &GreptimeCluster) -> String {
     let own = || format!("{}/{}", names::namespace(cluster), names::name(cluster));
-    cluster.spec.object_storage.s3.root.clone().unwrap_or_else(own)
+    cluster.spec.object_storage.root().map_or_else(own, str::to_owned)
 }
 
 /// Where a secret's files lie; `None` for those that go into the environment.
@@ -189,8 +202,9 @@ pub fn mount_dir(purpose: Purpose) -> Option<&'static str> {
     match purpose {
         Purpose::EtcdTls => Some("/etc/greptime/etcd-tls"),
         Purpose::S3Ca => Some("/etc/greptime/s3-ca"),
+        Purpose::GcsCredentials => Some("/etc/greptime/gcs"),
         Purpose::Users => Some("/etc/greptime/auth"),
-        Purpose::EtcdAuth | Purpose::S3Credentials => None,
+        Purpose::EtcdAuth | Purpose::S3Credentials | Purpose::AzureCredentials => None,
     }
 }
 

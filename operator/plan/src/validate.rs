@@ -79,27 +79,46 @@ fn etcd(cluster: &GreptimeCluster, problems: &mut Vec<String>) {
 }
 
 fn object_store(cluster: &GreptimeCluster, problems: &mut Vec<String>) {
-    let s3 = &cluster.spec.object_storage.s3;
-    if s3.bucket.is_empty()
-        || !s3
-            .bucket
+    let store = &cluster.spec.object_storage;
+    let [kind] = store.given()[..] else {
+        problems.push("spec.objectStorage needs exactly one of s3, gcs and azure".to_owned());
+        return;
+    };
+    let (bucket, field) = match kind {
+        "azure" => (store.bucket(), "container"),
+        _ => (store.bucket(), "bucket"),
+    };
+    if bucket.is_empty()
+        || !bucket
             .chars()
             .all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
     {
         problems.push(format!(
-            "spec.objectStorage.s3.bucket `{}` must be a bucket's name, of letters, digits, dots, - and _",
-            s3.bucket
+            "spec.objectStorage.{kind}.{field} `{bucket}` must be a {field}'s name, of letters, digits, dots, - and _"
         ));
     }
-    if let Some(endpoint) = &s3.endpoint {
-        url("spec.objectStorage.s3.endpoint", endpoint, problems);
+    if let Some(azure) = &store.azure
+        && !is_account(&azure.account_name)
+    {
+        problems.push(format!(
+            "spec.objectStorage.azure.accountName `{}` must be a storage account's name, of 3 to 24 small letters and \
+             digits",
+            azure.account_name
+        ));
+    }
+    if let Some(endpoint) = store.endpoint() {
+        url(&format!("spec.objectStorage.{kind}.endpoint"), endpoint, problems);
     }
     let root = settings::root(cluster);
     if !is_path(&root) {
         problems.push(format!(
-            "spec.objectStorage.s3.root `{root}` must look like a/b, of letters, digits, dots, - and _"
+            "spec.objectStorage.{kind}.root `{root}` must look like a/b, of letters, digits, dots, - and _"
         ));
     }
+}
+
+fn is_account(name: &str) -> bool {
+    (3..=24).contains(&name.len()) && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit())
 }
 
 fn ports(cluster: &GreptimeCluster, problems: &mut Vec<String>) {

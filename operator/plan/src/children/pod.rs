@@ -72,9 +72,10 @@ fn pod_spec(cluster: &GreptimeCluster, role: Role, container: Container) -> PodS
     spec
 }
 
-/// Only who talks to S3 in the name of its service account needs a token.
+/// Only who talks to the bucket in the name of its service account needs a token.
 fn uses_service_account(cluster: &GreptimeCluster, role: Role) -> bool {
-    cluster.spec.object_storage.s3.credentials_secret_name.is_none() && Purpose::S3Credentials.needed_by(role)
+    let is_let_in = |purpose: Purpose| purpose.secret_name(&cluster.spec).is_some();
+    Purpose::S3Credentials.needed_by(role) && !Purpose::BUCKET.into_iter().any(is_let_in)
 }
 
 fn schedule(pod: &mut PodSpec, wanted: &SchedulingSpec) {
@@ -233,7 +234,8 @@ pub fn secret_environment(cluster: &GreptimeCluster, role: Role) -> Vec<EnvVar> 
             ("GREPTIME__OBJECT_STORE__ACCESS_KEY_ID", "access-key-id"),
             ("GREPTIME__OBJECT_STORE__SECRET_ACCESS_KEY", "secret-access-key"),
         ],
-        Purpose::EtcdTls | Purpose::S3Ca | Purpose::Users => &[],
+        Purpose::AzureCredentials => &[("GREPTIME__OBJECT_STORE__ACCOUNT_KEY", "account-key")],
+        Purpose::EtcdTls | Purpose::S3Ca | Purpose::GcsCredentials | Purpose::Users => &[],
     };
     secrets::of_role(&cluster.spec, role)
         .flat_map(|(purpose, secret)| {
@@ -281,6 +283,8 @@ fn volume_name(purpose: Purpose) -> &'static str {
         Purpose::EtcdAuth => "etcd-auth",
         Purpose::S3Ca => "s3-ca",
         Purpose::S3Credentials => "s3-credentials",
+        Purpose::GcsCredentials => "gcs-credentials",
+        Purpose::AzureCredentials => "azure-credentials",
         Purpose::Users => "auth",
     }
 }

@@ -38,7 +38,7 @@ fn a_new_cluster_becomes_ready_step_by_step() {
     assert_eq!(told(&report, types::AVAILABLE), "True Serving");
     assert_eq!(told(&report, types::PROGRESSING), "False Settled");
     assert_eq!(told(&report, types::DEPENDENCIES_REACHABLE), "True Reachable");
-    assert_eq!(told(&report, types::NOT_REPLICATED), "True SingleVoter");
+    assert_eq!(told(&report, types::NOT_REPLICATED), "False Replicated");
     assert_eq!(report.status.cluster_id.as_deref(), Some("0198"));
     assert_eq!(report.status.version.as_deref(), Some("0.1.0"));
     assert_eq!(report.status.endpoints.postgres, "demo-frontend.shop.svc:4003");
@@ -128,6 +128,10 @@ fn a_dependency_that_is_away_is_named_with_metasrvs_words_and_comes_back() {
 #[test]
 fn not_knowing_is_told_as_not_knowing() {
     let mut world = World::settled(minimal());
+    let mut one_voter = healthy();
+    one_voter.regions = vec![region("leading", &[0])];
+    world.observed.metasrv = Fact::Known(one_voter);
+    let _ = world.reconcile();
     world.observed.metasrv = Fact::Unknown("no route to host".to_owned());
     let (_, report) = world.plan();
     for type_ in [types::READY, types::AVAILABLE, types::DEPENDENCIES_REACHABLE] {
@@ -233,7 +237,20 @@ fn logs_with_several_voters_are_replicated() {
     );
     report.regions.push(region("leading", &[0]));
     world.observed.metasrv = Fact::Known(report);
-    assert_eq!(told(&world.plan().1, types::NOT_REPLICATED), "True SingleVoter");
+    let report = world.plan().1;
+    assert_eq!(told(&report, types::NOT_REPLICATED), "True SingleVoter");
+    let message = &condition(&report, types::NOT_REPLICATED).message;
+    assert!(message.starts_with("the log of 1 of 2 regions"), "{message}");
+}
+
+#[test]
+fn two_datanodes_cannot_keep_copies_and_this_is_told_with_what_to_do() {
+    let mut spec = minimal();
+    spec["datanode"] = json!({"replicas": 2});
+    let report = World::settled(spec).plan().1;
+    assert_eq!(told(&report, types::NOT_REPLICATED), "True TooFewDatanodes");
+    let message = &condition(&report, types::NOT_REPLICATED).message;
+    assert!(message.contains("set spec.datanode.replicas to 3"), "{message}");
 }
 
 #[test]

@@ -62,3 +62,64 @@ fn another_metasrv_restarts_none_of_those_that_run() {
     };
     assert_eq!(template(1), template(3));
 }
+
+/// The settings of a role, and its pods.
+fn told_to(spec: Value, role: Role) -> (String, Value) {
+    let (plan, _) = World::new(spec).plan();
+    let config = plan.apply.iter().find(|child| {
+        child.kind() == "ConfigMap" && child.name() == format!("demo-{}-config", role.as_str())
+    });
+    let settings = config.unwrap().to_json()["data"].to_string();
+    let set = serde_json::to_value(stateful_set(&plan, role).unwrap()).unwrap();
+    (settings, set["spec"]["template"]["spec"].clone())
+}
+
+#[test]
+fn a_bucket_of_google_is_reached_with_a_key_file_or_as_the_service_account() {
+    let mut spec = minimal();
+    spec["objectStorage"] = json!({"gcs": {"bucket": "rows", "credentialsSecretName": "gcs-key"}});
+    let (settings, pod) = told_to(spec.clone(), Role::Datanode);
+    for said in [
+        r#"kind = \"gcs\""#,
+        r#"bucket = \"rows\""#,
+        r#"service_account_file = \"/etc/greptime/gcs/service-account.json\""#,
+    ] {
+        assert!(settings.contains(said), "{said}: {settings}");
+    }
+    assert!(
+        pod["volumes"].to_string().contains(r#""secretName":"gcs-key""#),
+        "{pod}"
+    );
+    assert_eq!(pod["automountServiceAccountToken"], false);
+    spec["objectStorage"] = json!({"gcs": {"bucket": "rows"}});
+    let (settings, pod) = told_to(spec, Role::Metasrv);
+    assert!(!settings.contains("service_account_file"), "{settings}");
+    assert_eq!(pod["automountServiceAccountToken"], true);
+}
+
+#[test]
+fn a_container_of_azure_is_reached_with_the_key_of_the_account() {
+    let mut spec = minimal();
+    spec["objectStorage"] = json!({"azure": {
+        "accountName": "acme", "container": "rows", "root": "teams/a", "credentialsSecretName": "azure-key",
+    }});
+    let (settings, pod) = told_to(spec.clone(), Role::Datanode);
+    for said in [
+        r#"kind = \"azure\""#,
+        r#"bucket = \"rows\""#,
+        r#"root = \"teams/a\""#,
+        r#"account_name = \"acme\""#,
+    ] {
+        assert!(settings.contains(said), "{said}: {settings}");
+    }
+    let environment = pod["containers"][0]["env"].to_string();
+    assert!(
+        environment.contains("GREPTIME__OBJECT_STORE__ACCOUNT_KEY"),
+        "{environment}"
+    );
+    let (_, frontend) = told_to(spec, Role::Frontend);
+    assert!(
+        !frontend.to_string().contains("azure-key"),
+        "frontends never talk to the bucket"
+    );
+}

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::support::{World, condition, full, minimal, stateful_set, told};
 
 /// A path in the spec, what is written there, and what the message must name.
-const INVALID: [(&str, &str, &str); 22] = [
+const INVALID: [(&str, &str, &str); 26] = [
     ("/metasrv/store/etcd/endpoints", "[]", "endpoints is empty"),
     (
         "/metasrv/store/etcd/endpoints",
@@ -49,7 +49,7 @@ const INVALID: [(&str, &str, &str); 22] = [
     (
         "/metasrv/config",
         r#"{"object_store.secret_access_key": "x"}"#,
-        "use spec.objectStorage.s3",
+        "use spec.objectStorage",
     ),
     (
         "/metasrv/config",
@@ -62,6 +62,22 @@ const INVALID: [(&str, &str, &str); 22] = [
         "spec.metasrv.scheduling.affinity",
     ),
     ("/metasrv/replicas", "0", "spec.metasrv.replicas is 0"),
+    ("/objectStorage", "{}", "needs exactly one of s3, gcs and azure"),
+    (
+        "/objectStorage",
+        r#"{"s3": {"bucket": "rows"}, "gcs": {"bucket": "rows"}}"#,
+        "needs exactly one of s3, gcs and azure",
+    ),
+    (
+        "/objectStorage",
+        r#"{"gcs": {"bucket": "a b"}}"#,
+        "gcs.bucket `a b` must be a bucket's name",
+    ),
+    (
+        "/objectStorage",
+        r#"{"azure": {"accountName": "My-Account", "container": "rows"}}"#,
+        "azure.accountName `My-Account`",
+    ),
     (
         "/objectStorage/s3/bucket",
         r#""""#,

@@ -83,6 +83,8 @@ pub fn good_secret() -> Fact<SecretFact> {
         "password",
         "access-key-id",
         "secret-access-key",
+        "service-account.json",
+        "account-key",
         "users",
     ];
     let keys: BTreeSet<_> = keys.into_iter().map(str::to_owned).collect();
