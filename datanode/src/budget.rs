@@ -32,25 +32,17 @@ impl Budget {
         })
     }
 
-    /// Room for a write of `bytes`.
+    /// Room for a write of `bytes`; to be taken before the write waits for anything.
     pub fn reserve(self: &Arc<Self>, bytes: u64) -> Result<Reservation> {
-        let arriving = self.arriving.fetch_add(bytes, Ordering::SeqCst) + bytes;
-        let reservation = Reservation {
+        let mut reservation = Reservation {
             budget: Arc::clone(self),
-            bytes,
+            bytes: 0,
         };
-        let wanted = self.used() + arriving;
-        if wanted > self.hard && Defence::HardLimitRefuses.holds() {
-            return Err(Error::exhausted(format!(
-                "rows that are not in files yet take {wanted} bytes, the limit is {} \
-                 (datanode.memtable_hard_limit); retry later, and see whether flushes reach the object store",
-                self.hard
-            )));
-        }
+        reservation.grow(bytes)?;
         Ok(reservation)
     }
 
-    /// How long a write should wait before it takes room: nothing below the soft limit, and the more the nearer the
+    /// How long a write that has taken room should wait before it is read: nothing below the soft limit, and the more the nearer the
     /// hard one is, so that flushes keep up before anything is refused.
     pub fn delay(&self) -> Duration {
         let used = self.used() + self.arriving.load(Ordering::SeqCst);
@@ -89,6 +81,33 @@ pub struct Reservation {
     bytes: u64,
 }
 
+impl Reservation {
+    /// The write takes so many bytes, as is known now that it was read.
+    pub fn correct(&mut self, bytes: u64) -> Result<()> {
+        if let Some(more) = bytes.checked_sub(self.bytes) {
+            return self.grow(more);
+        }
+        self.budget
+            .arriving
+            .fetch_sub(self.bytes - bytes, Ordering::SeqCst);
+        self.bytes = bytes;
+        Ok(())
+    }
+
+    fn grow(&mut self, more: u64) -> Result<()> {
+        let arriving = self.budget.arriving.fetch_add(more, Ordering::SeqCst) + more;
+        self.bytes += more;
+        let (wanted, hard) = (self.budget.used() + arriving, self.budget.hard);
+        if more > 0 && wanted > hard && Defence::HardLimitRefuses.holds() {
+            return Err(Error::exhausted(format!(
+                "rows that are not in files yet take {wanted} bytes, the limit is {hard} \
+                 (datanode.memtable_hard_limit); retry later, and see whether flushes reach the object store"
+            )));
+        }
+        Ok(())
+    }
+}
+
 impl Drop for Reservation {
     fn drop(&mut self) {
         self.budget.arriving.fetch_sub(self.bytes, Ordering::SeqCst);
@@ -114,6 +133,20 @@ mod tests {
         assert_eq!(budget.excess(), 0);
         budget.changed(40, 70);
         assert_eq!(budget.excess(), 20);
+    }
+
+    #[test]
+    fn room_that_was_taken_is_corrected_when_the_write_was_read() {
+        let budget = Budget::new(50, 100);
+        let mut write = budget.reserve(40).unwrap();
+        write.correct(60).unwrap();
+        budget.reserve(60).unwrap_err();
+        write.correct(20).unwrap();
+        let other = budget.reserve(80).unwrap();
+        let error = write.correct(30).unwrap_err();
+        assert!(error.message.contains("memtable_hard_limit"), "{error}");
+        drop((write, other));
+        budget.reserve(100).unwrap();
     }
 
     #[test]

@@ -3,10 +3,12 @@
 //! The frontend plans a query as if it held the tables itself. What can run beside a region is a subtree of
 //! physical operators over one [`RegionScan`]; [`encode_plan`] turns it into the `plan` of a `QueryRequest`, and
 //! [`decode_plan`] gives it back at the datanode with the leaf replaced by whatever [`ResolveScan`] makes of it.
+//! Plans of both run in the memory of a [`QueryPool`].
 
 mod codec;
 mod error;
 mod json;
+mod memory;
 mod prepared;
 mod report;
 mod scan;
@@ -16,6 +18,7 @@ mod testing;
 pub use codec::{decode_plan, encode_plan};
 pub use error::{from_datafusion, into_datafusion};
 pub use json::json_functions;
+pub use memory::{QueryPool, SpillLimit};
 pub use prepared::{PreparedPlan, bind_expr, decode_values, encode_values, has_parameters, parameter};
 pub use report::{Measure, MeasureKind, OperatorReport, RegionReport, RegionRows, ReportSlot, operators_of};
 pub use scan::{RegionScan, RegionScanSpec, ResolveScan, in_region};

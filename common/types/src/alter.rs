@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::catalog::{MergeMode, TableInfo};
+use crate::catalog::{MergeMode, TIME_WINDOW, TableInfo, TableOptions, time_window};
 use crate::error::{Error, Result};
 use crate::schema::{ColumnSchema, ColumnType, Semantic, TableSchema};
 use crate::ttl::Ttl;
@@ -40,6 +40,10 @@ pub enum Change {
     SetComment {
         comment: Option<String>,
     },
+    /// See [`TIME_WINDOW`]; `None`: as the rows suggest.
+    SetTimeWindow {
+        length: Option<String>,
+    },
     /// The database has another TTL now.
     SetDatabaseTtl {
         ttl: Option<Ttl>,
@@ -62,7 +66,7 @@ impl TableInfo {
         if !next.schema.reads_writes_of(&self.schema) {
             next.schema.writes_from = next.schema.version;
         }
-        next.schema.validate()?;
+        next.schema.check_rules()?;
         next.options.validate()?;
         Ok(Some(next))
     }
@@ -92,10 +96,12 @@ impl TableInfo {
                 Ok(())
             }
             Change::SetComment { comment } => {
-                match comment {
-                    Some(text) => drop(self.options.extra.insert("comment".into(), text.clone())),
-                    None => drop(self.options.extra.remove("comment")),
-                }
+                self.options.set_extra("comment", comment.clone());
+                Ok(())
+            }
+            Change::SetTimeWindow { length } => {
+                let length = length.as_deref().map(time_window).transpose()?;
+                self.options.set_extra(TIME_WINDOW, length);
                 Ok(())
             }
             Change::SetDatabaseTtl { ttl } => {
@@ -189,6 +195,15 @@ impl TableInfo {
     }
 }
 
+impl TableOptions {
+    fn set_extra(&mut self, key: &str, value: Option<String>) {
+        match value {
+            Some(text) => drop(self.extra.insert(key.to_owned(), text)),
+            None => drop(self.extra.remove(key)),
+        }
+    }
+}
+
 impl TableSchema {
     fn expect(&self, name: &str, table: &str) -> Result<&ColumnSchema> {
         self.column(name).ok_or_else(|| {
@@ -237,6 +252,7 @@ impl TableSchema {
                     column.name
                 )));
             }
+            None if column.semantic == Semantic::Tag => column.column_type.validate_tag(&column.name)?,
             None => {}
         }
         self.columns.push(ColumnSchema {

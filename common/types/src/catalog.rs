@@ -11,6 +11,9 @@ use crate::partition::PartitionRule;
 use crate::schema::TableSchema;
 use crate::ttl::Ttl;
 
+/// The table option that sets the length of the windows of time in which files are merged.
+pub const TIME_WINDOW: &str = "compaction.twcs.time_window";
+
 /// The database that exists from the start.
 pub const DEFAULT_DATABASE: &str = "public";
 
@@ -148,8 +151,24 @@ impl TableOptions {
                 self.merge_mode.name()
             )));
         }
-        Ok(())
+        self.extra
+            .get(TIME_WINDOW)
+            .map_or(Ok(()), |text| time_window(text).map(drop))
     }
+}
+
+/// A length that [`TIME_WINDOW`] can have, as it is kept and shown. Whole seconds, since a time index may be no finer.
+pub fn time_window(text: &str) -> Result<String> {
+    let wrong = |why: &dyn std::fmt::Display| {
+        Error::invalid(format!(
+            "{TIME_WINDOW} = '{text}': {why}; write a duration like '2h' or '7d'"
+        ))
+    };
+    let length = humantime::parse_duration(text.trim()).map_err(|e| wrong(&e))?;
+    if length.as_secs() == 0 || length.subsec_nanos() != 0 {
+        return Err(wrong(&"a window is one second, or several"));
+    }
+    Ok(humantime::format_duration(length).to_string())
 }
 
 impl TableInfo {

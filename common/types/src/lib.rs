@@ -13,7 +13,7 @@ pub mod schema;
 pub mod ttl;
 
 pub use alter::Change;
-pub use catalog::{DatabaseInfo, MergeMode, TableInfo, TableOptions, TableState};
+pub use catalog::{DatabaseInfo, MergeMode, TIME_WINDOW, TableInfo, TableOptions, TableState, time_window};
 pub use error::{Error, ErrorKind, Result};
 pub use id::{ClusterId, NodeId, NodeRole, RegionId, RequestId, TableId};
 pub use partition::{Partition, PartitionExpr, PartitionRule, Value};

@@ -127,6 +127,19 @@ impl ColumnType {
         }
     }
 
+    /// Refuses types whose values say not which row is which: a tag needs values that are equal or not, and an order
+    /// among them.
+    pub(crate) fn validate_tag(self, name: &str) -> Result<()> {
+        match self {
+            Self::Vector(_) => Err(Error::invalid(format!(
+                "column `{name}` cannot be a tag, since vectors have no order: it is {}; tags are of BOOLEAN, an \
+                 integer, FLOAT, DOUBLE, DECIMAL, STRING, BINARY, DATE, TIMESTAMP or JSON",
+                self.sql_name()
+            ))),
+            _ => Ok(()),
+        }
+    }
+
     pub fn to_arrow(self) -> DataType {
         match self {
             Self::Boolean => DataType::Boolean,
@@ -247,6 +260,14 @@ impl TableSchema {
 
     /// What [`TableSchema::new`] checks; for schemas that came over the network.
     pub fn validate(&self) -> Result<()> {
+        self.check_rules()?;
+        let mut tags = self.columns.iter().filter(|c| c.semantic == Semantic::Tag);
+        tags.try_for_each(|c| c.column_type.validate_tag(&c.name))
+    }
+
+    /// All rules but for the types of tags: a table may have a tag from when its type was not refused, and can still
+    /// be changed.
+    pub(crate) fn check_rules(&self) -> Result<()> {
         let mut names = BTreeSet::new();
         for column in &self.columns {
             column.column_type.validate()?;
@@ -354,5 +375,36 @@ mod tests {
         )
         .unwrap_err();
         assert!(error.message.contains("TIME INDEX"), "{error}");
+    }
+
+    fn with_tag(column_type: ColumnType) -> Result<TableSchema> {
+        let columns = vec![
+            ColumnSchema::new("tag", column_type, Semantic::Tag),
+            ColumnSchema::new(
+                "ts",
+                ColumnType::Timestamp(TimeUnit::Millisecond),
+                Semantic::Timestamp,
+            ),
+        ];
+        TableSchema::new(columns, vec!["tag".into()])
+    }
+
+    #[test]
+    fn a_vector_cannot_be_a_tag_and_the_error_says_what_can() {
+        let error = with_tag(ColumnType::Vector(3)).unwrap_err();
+        for part in ["`tag`", "VECTOR(3)", "STRING", "DECIMAL"] {
+            assert!(error.message.contains(part), "{error}");
+        }
+        with_tag(ColumnType::Json).unwrap();
+    }
+
+    #[test]
+    fn a_table_that_has_a_vector_as_a_tag_is_still_read() {
+        let mut old = with_tag(ColumnType::String).unwrap();
+        old.columns[0].column_type = ColumnType::Vector(3);
+        let stored = serde_json::to_string(&old).unwrap();
+        assert_eq!(serde_json::from_str::<TableSchema>(&stored).unwrap(), old);
+        old.check_rules().unwrap();
+        old.validate().unwrap_err();
     }
 }

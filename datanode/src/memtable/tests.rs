@@ -331,7 +331,7 @@ fn memory_is_counted_with_series_and_with_what_readers_made() {
 }
 
 #[test]
-fn a_million_series_and_one_hot_series_are_both_sorted() {
+fn three_hundred_thousand_series_and_one_hot_series_are_both_sorted() {
     let mut memtable = Memtable::default();
     let rows: Vec<_> = (0..300_000_i64)
         .map(|i| row(&format!("host_{}", i * 7919 % 300_000), 5, 1.0))

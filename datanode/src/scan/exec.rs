@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
+use arrow::array::{Array, ArrayRef, MutableArrayData, RecordBatch, RecordBatchOptions, make_array};
 use arrow::compute::cast;
 use arrow::datatypes::SchemaRef;
 use datafusion::common::internal_err;
@@ -140,8 +140,7 @@ impl ExecutionPlan for ScanExec {
                 batch_rows,
             });
             let shaped = work.blocks(held, ctx).map(move |selected| {
-                let batches = shaper.shape(selected?)?;
-                Ok::<_, DataFusionError>(futures::stream::iter(batches.into_iter().map(Ok)))
+                Ok::<_, DataFusionError>(futures::stream::iter(shaper.shape(selected?)?))
             });
             Ok::<_, DataFusionError>(shaped.try_flatten())
         };
@@ -175,22 +174,48 @@ struct Shaper {
 }
 
 impl Shaper {
-    fn shape(&self, selected: Selected) -> Result<Vec<RecordBatch>> {
+    /// The rows in batches, which are made as they are asked for.
+    fn shape(&self, selected: Selected) -> Result<impl Iterator<Item = Result<RecordBatch>> + Send + use<>> {
         let Selected { block, stretches } = selected;
-        if stretches.is_empty() {
-            return Ok(vec![]);
+        let mut rows = RecordBatch::new_empty(Arc::clone(&self.plan.output));
+        if !stretches.is_empty() {
+            let mut block = block.gather(&stretches)?;
+            if let Some(filter) = &self.plan.filters.rows {
+                block = block.keep(&truth(filter, &block.columns(&self.looked_at)?)?)?;
+            }
+            rows = as_output(&block.columns(&self.plan.output)?, &self.plan.output)?;
         }
-        let mut block = block.gather(&stretches)?;
-        if let Some(filter) = &self.plan.filters.rows {
-            block = block.keep(&truth(filter, &block.columns(&self.looked_at)?)?)?;
-        }
-        let rows = block.columns(&self.plan.output)?;
-        let rows = as_output(&rows, &self.plan.output)?;
-        let starts = (0..rows.num_rows()).step_by(self.batch_rows.max(1));
-        Ok(starts
-            .map(|start| rows.slice(start, self.batch_rows.min(rows.num_rows() - start)))
-            .collect())
+        let batch_rows = self.batch_rows.max(1);
+        let starts = (0..rows.num_rows()).step_by(batch_rows);
+        Ok(starts.map(move |start| {
+            let batch = rows.slice(start, batch_rows.min(rows.num_rows() - start));
+            match batch.num_rows() == rows.num_rows() {
+                true => Ok(batch),
+                false => copied(&batch),
+            }
+        }))
     }
+}
+
+/// Part of a block in memory of its own: an operator that keeps batches counts for each of them all that it lies in.
+fn copied(batch: &RecordBatch) -> Result<RecordBatch> {
+    let copy = |column: &ArrayRef| {
+        let data = column.to_data();
+        let mut copied = MutableArrayData::new(vec![&data], false, data.len());
+        copied.try_extend(0, 0, data.len())?;
+        Ok(make_array(copied.freeze()))
+    };
+    let columns = batch
+        .columns()
+        .iter()
+        .map(copy)
+        .collect::<Result<Vec<ArrayRef>>>()?;
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    Ok(RecordBatch::try_new_with_options(
+        batch.schema(),
+        columns,
+        &options,
+    )?)
 }
 
 /// The same columns, with the types that the plan expects: those of the region may be newer.

@@ -5,13 +5,13 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::TimeUnit;
+use arrow::datatypes::{SchemaRef, TimeUnit};
 use datafusion::common::ScalarValue;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::logical_expr::Operator;
 use datafusion::physical_expr::expressions::{BinaryExpr, Column, Literal};
-use datafusion::physical_expr::utils::collect_columns;
-use datafusion::physical_expr::{PhysicalExpr, ScalarFunctionExpr, conjunction_opt};
+use datafusion::physical_expr::utils::{collect_columns, reassign_expr_columns};
+use datafusion::physical_expr::{PhysicalExpr, ScalarFunctionExpr, conjunction_opt, split_conjunction};
 
 /// Times that are wanted, both ends included, in the unit of the time index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +59,17 @@ pub struct Filters {
     pub tags: Option<Arc<dyn PhysicalExpr>>,
     /// Everything else.
     pub rows: Option<Arc<dyn PhysicalExpr>>,
+}
+
+impl Filters {
+    /// What rows of `schema` have to pass, as far as it is known before they are read: what a volatile function says of
+    /// minima and maxima says nothing of rows.
+    pub fn pruning(&self, schema: &SchemaRef) -> Option<Arc<dyn PhysicalExpr>> {
+        let rows = self.rows.iter().flat_map(split_conjunction);
+        let settled = rows.filter(|filter| !is_volatile(filter)).cloned();
+        // A column that a region does not have yet is not in its schema.
+        conjunction_opt(settled.filter_map(|filter| reassign_expr_columns(filter, schema).ok()))
+    }
 }
 
 /// Sorts filters by what they look at. `time` is the time index, in `unit`.
@@ -218,7 +229,7 @@ fn fixed_nanoseconds(interval: &ScalarValue) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use arrow::array::{ArrayRef, AsArray, RecordBatch, TimestampMillisecondArray};
-    use arrow::datatypes::{SchemaRef, TimestampMillisecondType};
+    use arrow::datatypes::TimestampMillisecondType;
     use datafusion::common::DFSchema;
     use datafusion::logical_expr::execution_props::ExecutionProps;
     use datafusion::physical_expr::create_physical_expr;

@@ -10,6 +10,7 @@ use arrow::datatypes::{FieldRef, Fields, Schema, SchemaRef};
 use datafusion::error::Result;
 use datafusion::execution::memory_pool::MemoryReservation;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::utils::reassign_expr_columns;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::stream::BoxStream;
@@ -23,7 +24,7 @@ use super::filter::{Filters, TimeRange};
 use super::units::{Span, Unit, units};
 use super::{Deletes, newest};
 use crate::memtable::KeyColumns;
-use crate::sst::{ReadMetrics, ReadRequest, Series, SstFile};
+use crate::sst::{ReadMetrics, ReadRequest, RowGroupInfo, Series, SstFile};
 
 /// Which rows and columns are wanted.
 #[derive(Clone, Debug)]
@@ -36,6 +37,13 @@ pub struct Wanted {
     pub key: KeyColumns,
     /// Only the newest row of each series can matter; others may be left out.
     pub last_of_series: bool,
+}
+
+impl Wanted {
+    /// By what parts of runs that are read as they are may be left out.
+    fn pruning(&self) -> Option<Arc<dyn PhysicalExpr>> {
+        self.filters.pruning(&self.plain)
+    }
 }
 
 /// Sorted rows.
@@ -57,6 +65,8 @@ enum Part {
         file: Arc<SstFile>,
         number: usize,
         times: Arc<[TimeRange]>,
+        /// Few of its pages may have wanted rows.
+        few_pages: bool,
         /// Only the last row of each series.
         last: bool,
     },
@@ -85,6 +95,8 @@ struct Tags {
 
 /// A row group of which less than one in so many rows is wanted is read page by page.
 const SELECTIVE: u32 = 8;
+/// So is one of which one in so many rows, or less, is in pages that may have wanted ones.
+const FEW_PAGES: usize = 4;
 
 /// Rows that are wanted, each identity once, deletes gone; filters on rows are not applied.
 pub struct Selected {
@@ -146,8 +158,12 @@ impl Work {
                 file,
                 number,
                 times,
+                few_pages,
                 last,
             } => {
+                if few_pages && !file.are_worth_decoding(number, &self.others()) {
+                    return Ok(self.selected_rows_of(&file, number, times));
+                }
                 let tags = self.tags(&file, number).await.map_err(into_datafusion)?;
                 if !last && self.is_selective(&tags, &file, number)? {
                     return Ok(self.selected_rows_of(&file, number, times));
@@ -246,6 +262,7 @@ impl Work {
     ) -> BoxStream<'static, Result<Selected>> {
         let request = self
             .request(&self.wanted.plain, &times)
+            .with_pruning(self.wanted.pruning())
             .with_row_groups(vec![number]);
         let work = Arc::clone(self);
         let rows = file
@@ -260,12 +277,7 @@ impl Work {
         let tags = tags.and_then(|tags| reassign_expr_columns(tags, schema).ok());
         ReadRequest::new(Arc::clone(schema))
             .with_predicate(tags)
-            .with_time(
-                times
-                    .first()
-                    .zip(times.last())
-                    .map(|(first, last)| (first.from, last.to)),
-            )
+            .with_time(ends(times))
             .with_metrics(Arc::clone(&self.metrics))
     }
 
@@ -336,13 +348,15 @@ async fn parts_of(
             let span = runs[*only].1;
             // Then the last row of a series in the file is also its last wanted one.
             let whole = matches!(&*times, [all] if all.contains(span.min_time, span.max_time));
-            let part = |number| Part::RowGroup {
+            let last = whole && wanted.last_of_series;
+            let part = |group: RowGroupInfo| Part::RowGroup {
                 file: Arc::clone(file),
-                number,
+                number: group.index,
                 times: Arc::clone(&times),
-                last: whole && wanted.last_of_series,
+                few_pages: !last && group.left * FEW_PAGES <= group.rows,
+                last,
             };
-            row_groups(file, wanted, metrics)
+            row_groups(file, wanted, &times, metrics)
                 .await?
                 .into_iter()
                 .map(part)
@@ -356,16 +370,28 @@ async fn parts_of(
     })
 }
 
-/// The row groups that may have wanted rows.
-async fn row_groups(file: &SstFile, wanted: &Wanted, metrics: &Arc<ReadMetrics>) -> OurResult<Vec<usize>> {
+/// The row groups that may have wanted rows, of a file that is read as it is. Only there may filters on fields leave
+/// any out: elsewhere these could have the newer row of one that passes.
+async fn row_groups(
+    file: &SstFile,
+    wanted: &Wanted,
+    times: &[TimeRange],
+    metrics: &Arc<ReadMetrics>,
+) -> OurResult<Vec<RowGroupInfo>> {
     let tags = wanted.filters.tags.clone();
     let tags = tags
         .map(|tags| reassign_expr_columns(tags, &wanted.plain))
         .transpose();
     let request = ReadRequest::new(Arc::clone(&wanted.plain))
         .with_predicate(tags.map_err(|e| from_datafusion(&e))?)
-        .with_time(Some((wanted.filters.time.from, wanted.filters.time.to)))
+        .with_pruning(wanted.pruning())
+        .with_time(ends(times))
         .with_metrics(Arc::clone(metrics));
-    let groups = file.row_groups(&request).await?;
-    Ok(groups.into_iter().map(|group| group.index).collect())
+    file.row_groups(&request).await
+}
+
+/// The first and the last of times that are ascending.
+fn ends(times: &[TimeRange]) -> Option<(i64, i64)> {
+    let (first, last) = times.first().zip(times.last())?;
+    Some((first.from, last.to))
 }

@@ -14,7 +14,9 @@ use greptime_types::{Error, Finished, RegionId, RequestId, Result, TableSchema};
 use super::Datanode;
 use crate::defences::Defence;
 use crate::metrics::Reason;
-use crate::region::{RegionEntry, RowOp, TruncateEntry, WriteEntry, check_rows, check_version, read_rows};
+use crate::region::{
+    Region, RegionEntry, RowOp, TruncateEntry, WriteEntry, check_rows, check_version, read_rows,
+};
 
 impl Datanode {
     /// Writes rows to a region. Success means: on disk, committed, and visible to every later query.
@@ -58,8 +60,12 @@ impl Datanode {
             series: request.series,
             rows: request.rows,
         };
+        // Writes that wait hold their rows, so they wait in the memory that they will need.
+        let mut reservation = self.budget.reserve(size)?;
+        self.wait_for_room(&region).await?;
         let rows = read_rows(&encoded, &admitted.table)?;
         check_rows(&rows, &admitted.table, op)?;
+        reservation.correct(size.max(rows.bytes() as u64))?;
         let encoded = self.in_cluster_format(encoded, &rows, &admitted.table.schema)?;
         let mut answer = v1::WriteResponse {
             affected_rows: rows.num_rows() as u64,
@@ -67,13 +73,6 @@ impl Datanode {
             sequence: 0,
             duplicate: false,
         };
-        let delay = self.budget.delay();
-        if !delay.is_zero() {
-            self.metrics.writes_delayed.inc();
-            tokio::time::sleep(delay).await;
-        }
-        self.wait_for_compactions(&region).await?;
-        let reservation = self.budget.reserve(size)?;
         let entry = RegionEntry::Write(WriteEntry {
             request: id,
             finished,
@@ -105,6 +104,16 @@ impl Datanode {
         answer.sequence = applied.index;
         answer.duplicate = applied.duplicate;
         Ok(answer)
+    }
+
+    /// Waits while memory is getting full, or files are too many: flushes and compactions have to keep up.
+    async fn wait_for_room(&self, region: &Region) -> Result<()> {
+        let delay = self.budget.delay();
+        if !delay.is_zero() {
+            self.metrics.writes_delayed.inc();
+            tokio::time::sleep(delay).await;
+        }
+        self.wait_for_compactions(region).await
     }
 
     /// What the frontend has finished, as far as all nodes of the cluster understand it: replicas must agree on it.

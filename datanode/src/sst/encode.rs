@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::compute::concat;
-use arrow::datatypes::{DataType, Field, FieldRef, Int32Type, SchemaRef};
+use arrow::datatypes::{DataType, Field, FieldRef, Float32Type, Float64Type, Int32Type, SchemaRef};
 use parquet::arrow::arrow_writer::{ArrowColumnChunk, ArrowRowGroupWriterFactory, compute_leaves};
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::errors::Result;
@@ -78,6 +78,9 @@ impl Encoder {
             let path = ColumnPath::new(vec![field.name().clone()]);
             let choice = self.choose(field, &parts)?;
             builder = with_choice(builder, path.clone(), choice);
+            if parts.iter().any(|part| has_nan(part)) {
+                builder = builder.set_column_statistics_enabled(path.clone(), EnabledStatistics::None);
+            }
             if let Some(distinct) = self.bloom_size(field, &parts) {
                 builder = builder
                     .set_column_bloom_filter_enabled(path.clone(), true)
@@ -183,6 +186,24 @@ fn with_choice(
         Choice::Plain(encoding) => builder
             .set_column_dictionary_enabled(path.clone(), false)
             .set_column_encoding(path, encoding),
+    }
+}
+
+/// Whether minima and maxima would leave out a value: those of Parquet do not count NaN.
+fn has_nan(column: &ArrayRef) -> bool {
+    // The value of a NULL may be anything; to take it for a NaN does no harm.
+    match column.data_type() {
+        DataType::Float32 => column
+            .as_primitive::<Float32Type>()
+            .values()
+            .iter()
+            .any(|v| v.is_nan()),
+        DataType::Float64 => column
+            .as_primitive::<Float64Type>()
+            .values()
+            .iter()
+            .any(|v| v.is_nan()),
+        _ => false,
     }
 }
 

@@ -11,7 +11,7 @@ use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataR
 
 use super::checksum::{self, PAGES_KEY, TAIL_KEY};
 use super::layout::Layout;
-use super::{CREATED_BY, FORMAT_KEY, TABLE_KEY};
+use super::{CREATED_BY, FLOATS_KEY, FORMAT_KEY, TABLE_KEY};
 use crate::defences::Defence;
 use crate::schema::{FIELD_ID, tag_dictionary};
 
@@ -37,6 +37,8 @@ pub struct Footer {
     pub table: TableInfo,
     /// Position of the time index.
     pub(super) time: Option<usize>,
+    /// See [`FLOATS_KEY`].
+    floats_are_ordered: bool,
     bytes: usize,
 }
 
@@ -102,6 +104,7 @@ impl Footer {
             None if value(TAIL_KEY).is_some() => return Err(damaged("it has no checksums of pages")),
             None => None,
         };
+        let floats_are_ordered = value(FLOATS_KEY).is_some();
         let layout = Layout::new(&metadata, checksums.as_deref())?;
         let (reader, columns) = typed(metadata, &table)?;
         let time_id = table.schema.time_index().id;
@@ -113,6 +116,7 @@ impl Footer {
             layout,
             table,
             time,
+            floats_are_ordered,
             bytes,
         })
     }
@@ -124,6 +128,12 @@ impl Footer {
 
     pub(super) fn metadata(&self) -> &Arc<ParquetMetaData> {
         self.reader.metadata()
+    }
+
+    /// Whether all values of a column lie between its minima and maxima, where it has them.
+    pub(super) fn says_all_of(&self, column: usize) -> bool {
+        let is_floating = self.columns[column].field.data_type().is_floating();
+        self.floats_are_ordered || !is_floating
     }
 
     /// The position of a wanted column: by its id, or by name if it has none.

@@ -30,6 +30,9 @@ pub const REGION_KEY: &str = "greptime.region";
 pub const EPOCH_KEY: &str = "greptime.epoch";
 /// `greptime_types::TableInfo` when the file was written.
 pub const TABLE_KEY: &str = "greptime.table";
+/// There if a row group has no minimum and maximum of a column in which it has a NaN. Those of Parquet leave NaN out,
+/// while a comparison here takes it for larger, or smaller, than any other number.
+pub const FLOATS_KEY: &str = "greptime.floats";
 
 /// How the files of this engine say who wrote them; such files have checksums.
 pub const CREATED_BY: &str = "greptime-datanode";

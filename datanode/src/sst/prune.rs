@@ -72,7 +72,7 @@ impl Pruners {
 }
 
 /// The file's columns under the names that the predicate knows. A column that the file does not have, or has with
-/// another type, comes after them: nothing is known of its values.
+/// another type, or of which its minima and maxima do not say all, comes after them: nothing is known of its values.
 fn view_of(footer: &Footer, wanted: &SchemaRef, expr: &Arc<dyn PhysicalExpr>) -> SchemaRef {
     let hidden = |i: usize| {
         Field::new(
@@ -88,7 +88,7 @@ fn view_of(footer: &Footer, wanted: &SchemaRef, expr: &Arc<dyn PhysicalExpr>) ->
         };
         let plain = Field::new(field.name(), field.data_type().clone(), true);
         match footer.find(field) {
-            Some(i) if footer.columns[i].field.data_type() == field.data_type() => {
+            Some(i) if footer.columns[i].field.data_type() == field.data_type() && footer.says_all_of(i) => {
                 fields[i] = Arc::new(plain)
             }
             _ => fields.push(Arc::new(plain)),
@@ -114,12 +114,12 @@ pub(super) async fn plan(file: &SstFile, request: &ReadRequest) -> Result<Vec<Ac
         let pruned = before.len() - access.row_group_indexes().len();
         count_groups(request, |m| &m.row_groups_pruned_by_time, pruned);
     }
-    let pruner = request
-        .predicate
-        .as_ref()
-        .and_then(|expr| request.pruners.of(footer, &request.schema, expr));
-    if let Some(pruner) = &pruner {
-        access = prune(file, request, pruner, access).await?;
+    for (expr, pruners) in request.prunes_by() {
+        if let Some(pruner) = pruners.of(footer, &request.schema, expr) {
+            // That all rows pass the one is no reason not to look for those that pass the other.
+            let left = ParquetAccessPlan::new(access.into_inner());
+            access = prune(file, request, &pruner, left).await?;
+        }
     }
     let groups_of_time = |i: usize| time_of(&groups[i], footer);
     let mut plan = Vec::new();

@@ -30,6 +30,9 @@ pub struct ReadRequest {
     pub schema: SchemaRef,
     /// Over `schema`. Rows that do not pass are not given out.
     pub predicate: Option<Arc<dyn PhysicalExpr>>,
+    /// Over `schema`. Row groups and pages that cannot have a row that passes are not read; of others, rows are given
+    /// out whether they pass or not.
+    pub pruning: Option<Arc<dyn PhysicalExpr>>,
     /// First and last wanted time, in the unit of the time index. Other rows are not given out.
     pub time: Option<(i64, i64)>,
     /// Only these row groups.
@@ -39,7 +42,8 @@ pub struct ReadRequest {
     /// Whether what was read is worth keeping in the caches; not so for a compaction.
     pub keep: bool,
     pub metrics: Arc<ReadMetrics>,
-    pub(super) pruners: Pruners,
+    /// Of `predicate` and `pruning`.
+    pub(super) pruners: [Pruners; 2],
 }
 
 impl ReadRequest {
@@ -48,20 +52,31 @@ impl ReadRequest {
         Self {
             schema,
             predicate: None,
+            pruning: None,
             time: None,
             row_groups: None,
             batch_rows: BATCH_ROWS,
             keep: true,
             metrics: Arc::default(),
-            pruners: Pruners::default(),
+            pruners: Default::default(),
         }
     }
 
     #[must_use]
     pub fn with_predicate(self, predicate: Option<Arc<dyn PhysicalExpr>>) -> Self {
-        let pruners = Pruners::default();
+        let pruners = Default::default();
         Self {
             predicate,
+            pruners,
+            ..self
+        }
+    }
+
+    #[must_use]
+    pub fn with_pruning(self, pruning: Option<Arc<dyn PhysicalExpr>>) -> Self {
+        let pruners = Default::default();
+        Self {
+            pruning,
             pruners,
             ..self
         }
@@ -83,6 +98,15 @@ impl ReadRequest {
         Self { row_groups, ..self }
     }
 
+    /// What rows have to pass if they are not to be left out unread, each with its compiled form: one that cannot be
+    /// compiled does not keep the other from pruning.
+    pub(super) fn prunes_by(&self) -> impl Iterator<Item = (&Arc<dyn PhysicalExpr>, &Pruners)> {
+        let both = [&self.predicate, &self.pruning];
+        both.into_iter()
+            .zip(&self.pruners)
+            .filter_map(|(expr, pruners)| Some((expr.as_ref()?, pruners)))
+    }
+
     /// Whether the file keeps times in the unit of the request.
     pub(super) fn time_is_of(&self, footer: &Footer) -> bool {
         let Some(column) = footer.time.map(|i| &footer.columns[i]) else {
@@ -99,6 +123,8 @@ impl ReadRequest {
 pub struct RowGroupInfo {
     pub index: usize,
     pub rows: usize,
+    /// Of these, rows in pages that may have wanted ones.
+    pub left: usize,
     /// First and last time, in the unit of the time index; `None` if the file does not say.
     pub time: Option<(i64, i64)>,
 }
@@ -113,9 +139,11 @@ impl SstFile {
     pub async fn row_groups(&self, request: &ReadRequest) -> Result<Vec<RowGroupInfo>> {
         let info = |access: Access| {
             let group = self.footer.metadata().row_group(access.row_group);
+            let rows = group.num_rows() as usize;
             RowGroupInfo {
                 index: access.row_group,
-                rows: group.num_rows() as usize,
+                rows,
+                left: access.selection.map_or(rows, |selection| selection.row_count()),
                 time: time_of(group, &self.footer),
             }
         };

@@ -24,7 +24,7 @@ use super::checksum::{PAGES_KEY, TAIL_KEY, encode, seal_tail, tail_placeholder};
 use super::encode::{Effort, Encoder, base_properties};
 use super::layout::Layout;
 use super::upload::Upload;
-use super::{CREATED_BY, EPOCH_KEY, FORMAT_KEY, FileSource, REGION_KEY, TABLE_KEY};
+use super::{CREATED_BY, EPOCH_KEY, FLOATS_KEY, FORMAT_KEY, FileSource, REGION_KEY, TABLE_KEY};
 use crate::cache::{RangeCache, RangeKey};
 use crate::manifest::{FileMeta, RegionPath};
 use crate::memtable::KeyColumns;
@@ -307,6 +307,7 @@ impl FileWriter<'_> {
                 pair(REGION_KEY, self.region.to_string()),
                 pair(EPOCH_KEY, self.epoch.to_string()),
                 pair(TABLE_KEY, table),
+                pair(FLOATS_KEY, "ordered".to_owned()),
             ]))
             .build();
         add_encoded_arrow_schema_to_metadata(&plain(schema), &mut properties);

@@ -54,7 +54,25 @@ struct Planned {
     /// Of keys that contain the text.
     containing: String,
     fault: Fault,
+    /// So many are let through first.
+    before: usize,
     left: usize,
+}
+
+impl Planned {
+    /// Whether a request meets the fault.
+    fn meets(&mut self, request: Request, location: &Path) -> bool {
+        let is_meant =
+            self.request == request && self.left > 0 && location.as_ref().contains(&self.containing);
+        if is_meant && self.before > 0 {
+            self.before -= 1;
+            return false;
+        }
+        if is_meant {
+            self.left -= 1;
+        }
+        is_meant
+    }
 }
 
 #[derive(Debug, Default)]
@@ -114,12 +132,23 @@ impl FaultyStore {
 
     /// The next `times` such requests to keys that contain the text meet the fault.
     pub fn plan(&self, request: Request, containing: &str, fault: Fault, times: usize) {
+        self.plan_after(0, request, containing, fault, times);
+    }
+
+    /// As [`Self::plan`], once `before` such requests are through.
+    pub fn plan_after(&self, before: usize, request: Request, containing: &str, fault: Fault, times: usize) {
         self.faults.lock().planned.push(Planned {
             request,
             containing: containing.into(),
             fault,
+            before,
             left: times,
         });
+    }
+
+    /// Nothing is planned any more.
+    pub fn forget_faults(&self) {
+        self.faults.lock().planned.clear();
     }
 
     /// Planned faults that no request has met yet.
@@ -231,13 +260,8 @@ async fn with_faults<T>(
 ) -> Result<(T, bool)> {
     let fault = {
         let mut faults = faults.lock();
-        let planned = faults.planned.iter_mut();
-        let mut matching = planned
-            .filter(|p| p.request == request && p.left > 0 && location.as_ref().contains(&p.containing));
-        matching.next().map(|planned| {
-            planned.left -= 1;
-            planned.fault
-        })
+        let mut planned = faults.planned.iter_mut();
+        planned.find_map(|p| p.meets(request, location).then_some(p.fault))
     };
     match fault {
         None => Ok((happen.await?, false)),
@@ -421,6 +445,10 @@ mod tests {
         store.plan(Request::Delete, "a", Fault::AnswerLost, 1);
         store.delete(&a).await.unwrap_err();
         assert_eq!(store.keys().await, ["b"]);
+        store.plan_after(1, Request::Get, "b", Fault::TimedOut, 1);
+        store.get(&b).await.unwrap();
+        store.get(&b).await.unwrap_err();
+        store.get(&b).await.unwrap();
         assert_eq!(store.faults_left(), 0);
         assert!(store.requests() > 0);
     }

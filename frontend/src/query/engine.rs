@@ -24,7 +24,7 @@ use datafusion::sql::parser::Statement as DataFusionStatement;
 use datafusion::sql::sqlparser::ast;
 use futures::{StreamExt, TryStreamExt};
 use greptime_proto::transport::MetaLink;
-use greptime_query::{from_datafusion, into_datafusion, json_functions};
+use greptime_query::{QueryPool, SpillLimit, from_datafusion, into_datafusion, json_functions};
 use greptime_types::format::PREPARED_FORMAT;
 use greptime_types::{Error, Result};
 
@@ -34,7 +34,7 @@ use super::cast_names::name_casts;
 use super::catalog::{Databases, VIRTUAL_DATABASES};
 use super::exec::QueryDeadline;
 use super::functions::{Variables, session_functions};
-use super::memory::{AnswerSpace, QueryPool, explain, hold_statement};
+use super::memory::{AnswerSpace, hold_statement};
 use super::metric::MetricTables;
 use super::plan_cache::{Bound, Entry, PlanCache, Template};
 use super::pushdown::PushToRegions;
@@ -78,7 +78,7 @@ pub struct Engine {
     counters: FrontendMetrics,
     base: SessionState,
     plans: PlanCache,
-    spill_limit: u64,
+    spill_limit: SpillLimit,
 }
 
 impl Engine {
@@ -89,7 +89,10 @@ impl Engine {
         counters: FrontendMetrics,
     ) -> Result<Arc<Self>> {
         let mut runtime = RuntimeEnvBuilder::new()
-            .with_memory_pool(Arc::new(QueryPool::new(config.query_memory)))
+            .with_memory_pool(Arc::new(QueryPool::new(
+                config.query_memory,
+                "frontend.query_memory",
+            )))
             .with_max_temp_directory_size(config.spill_limit);
         if let Some(dir) = &config.spill_dir {
             runtime = runtime.with_temp_file_path(dir);
@@ -116,7 +119,11 @@ impl Engine {
             counters,
             base,
             plans: PlanCache::default(),
-            spill_limit: config.spill_limit,
+            spill_limit: SpillLimit {
+                bytes: config.spill_limit,
+                setting: "frontend.spill_limit",
+                is_cut: false,
+            },
         }))
     }
 
@@ -360,7 +367,7 @@ pub struct Planned {
     bound: Option<Bound>,
     router: Arc<Router>,
     deadline: Deadline,
-    spill_limit: u64,
+    spill_limit: SpillLimit,
 }
 
 impl Planned {
@@ -385,7 +392,7 @@ impl Planned {
         let spill_limit = self.spill_limit;
         let rows = RecordBatchStreamAdapter::new(
             rows.schema(),
-            rows.map_err(move |error| explain(error, spill_limit)),
+            rows.map_err(move |error| spill_limit.explain(error)),
         );
         Ok(until(self.router, self.deadline, Box::pin(rows)))
     }

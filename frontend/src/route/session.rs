@@ -74,7 +74,7 @@ impl SessionHandler for FrontendSession {
         }
     }
 
-    fn tick(&self, number: u64) -> Tick {
+    fn tick(&self, number: u64, _answered: u64) -> Tick {
         Tick {
             number,
             ..Tick::default()

@@ -6,7 +6,7 @@ use datafusion::sql::sqlparser::ast::{AlterColumnOperation, AlterTableOperation,
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::Token;
-use greptime_types::{Change, Error, Result};
+use greptime_types::{Change, Error, Result, TIME_WINDOW, time_window};
 
 use super::create::{added_column, word};
 use super::names::{fold, single};
@@ -93,11 +93,14 @@ fn option_change(key: &str, value: Option<String>) -> Result<Change> {
             ttl: value.map(|text| text.parse()).transpose()?,
         }),
         "comment" => Ok(Change::SetComment { comment: value }),
+        TIME_WINDOW => Ok(Change::SetTimeWindow {
+            length: value.as_deref().map(time_window).transpose()?,
+        }),
         "append_mode" | "merge_mode" => Err(Error::unsupported(format!(
             "`{key}` is decided when a table is made and cannot be changed; make another table and INSERT … SELECT"
         ))),
         _ => Err(Error::invalid(format!(
-            "table option `{key}` cannot be changed; there are ttl and comment"
+            "table option `{key}` cannot be changed; there are ttl, {TIME_WINDOW} and comment"
         ))),
     }
 }

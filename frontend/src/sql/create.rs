@@ -6,7 +6,9 @@ use datafusion::sql::sqlparser::ast::{ColumnDef, ColumnOption, Expr, Value as Li
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::Token;
-use greptime_types::{ColumnSchema, ColumnType, Error, Result, Semantic, TableOptions, TableSchema};
+use greptime_types::{
+    ColumnSchema, ColumnType, Error, Result, Semantic, TIME_WINDOW, TableOptions, TableSchema, time_window,
+};
 
 use super::names::fold;
 use super::parser::syntax;
@@ -223,9 +225,13 @@ fn table_options(options: BTreeMap<String, String>) -> Result<TableOptions> {
             "comment" => {
                 known.extra.insert(key, value);
             }
+            TIME_WINDOW => {
+                known.extra.insert(key, time_window(&value)?);
+            }
             _ => {
                 return Err(Error::invalid(format!(
-                    "table option `{key}` does not exist; there are append_mode, merge_mode, ttl and comment"
+                    "table option `{key}` does not exist; there are append_mode, merge_mode, ttl, {TIME_WINDOW} and \
+                     comment"
                 )));
             }
         }

@@ -149,6 +149,18 @@ fn wrong_tables_are_refused_with_what_is_wrong() {
             "CREATE TABLE t (ts TIMESTAMP TIME INDEX) WITH (merge_mode = 'first_row')",
             &["first_row"],
         ),
+        (
+            "CREATE TABLE t (ts TIMESTAMP TIME INDEX, v VECTOR(3), PRIMARY KEY (v))",
+            &["`v`", "VECTOR(3)", "STRING"],
+        ),
+        (
+            "CREATE TABLE t (ts TIMESTAMP TIME INDEX) WITH ('compaction.twcs.time_window' = '0s')",
+            &["compaction.twcs.time_window", "'2h'"],
+        ),
+        (
+            "CREATE TABLE t (ts TIMESTAMP TIME INDEX) WITH ('compaction.twcs.time_window' = 'wide')",
+            &["'wide'", "'2h'"],
+        ),
         ("CREATE TABLE t (ts TIMESTAMP TIME INDEX", &["SQL", "EOF"]),
         ("CREATE TABLE x.y.t (ts TIMESTAMP TIME INDEX)", &["greptime"]),
     ] {

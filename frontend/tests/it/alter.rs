@@ -110,6 +110,17 @@ async fn a_table_is_renamed_and_its_options_are_set() {
     cluster.sql("ALTER TABLE cpu UNSET 'ttl'").await;
     let shown = text(cluster.sql("SHOW CREATE TABLE cpu").await);
     assert!(!shown.contains("ttl"), "{shown}");
+    let window = "'compaction.twcs.time_window'";
+    cluster
+        .sql(&format!("ALTER TABLE cpu SET {window} = '120m', 'ttl' = '7d'"))
+        .await;
+    let shown = text(cluster.sql("SHOW CREATE TABLE cpu").await);
+    assert!(shown.contains(&format!("{window} = '2h'")), "{shown}");
+    cluster
+        .sql(&format!("ALTER TABLE cpu UNSET {window}, 'ttl'"))
+        .await;
+    let shown = text(cluster.sql("SHOW CREATE TABLE cpu").await);
+    assert!(!shown.contains("time_window"), "{shown}");
     cluster.sql("ALTER DATABASE public SET 'ttl' = '1h 30m'").await;
     assert_eq!(cluster.fake.table("cpu").ttl().to_string(), "1h 30m");
     refused(
@@ -124,9 +135,30 @@ async fn a_table_is_renamed_and_its_options_are_set() {
             ),
             ("CREATE TABLE t (ts TIMESTAMP TIME INDEX) WITH ('merge_mode' = 'first')", 400, "last_non_null"),
             ("CREATE TABLE t (ts TIMESTAMP TIME INDEX) WITH ('ttl' = '3 turns')", 400, "ttl"),
+            ("ALTER TABLE cpu SET 'compaction.twcs.time_window' = '0s'", 400, "one second"),
+            ("ALTER TABLE cpu SET 'compaction.twcs.time_window' = '-1h'", 400, "'2h' or '7d'"),
+            ("ALTER TABLE cpu SET 'compaction.twcs.trigger_file_num' = '8'", 400, "compaction.twcs.time_window"),
         ],
     )
     .await;
+}
+
+#[tokio::test]
+async fn the_window_of_compactions_is_told_when_a_table_is_made() {
+    let cluster = Cluster::start().await;
+    cluster
+        .sql("CREATE TABLE t (ts TIMESTAMP TIME INDEX) WITH ('compaction.twcs.time_window' = '1day')")
+        .await;
+    let shown = cluster.sql("SHOW CREATE TABLE t").await;
+    let text = shown[0][1].as_str().unwrap().to_owned();
+    assert!(text.contains("'compaction.twcs.time_window' = '1day'"), "{text}");
+    cluster.sql("DROP TABLE t").await;
+    cluster.sql(&text).await;
+    assert_eq!(cluster.sql("SHOW CREATE TABLE t").await, shown);
+    assert_eq!(
+        cluster.fake.table("t").options.extra["compaction.twcs.time_window"],
+        "1day"
+    );
 }
 
 #[tokio::test]

@@ -144,6 +144,58 @@ async fn a_table_says_its_types_so_that_it_can_be_made_again() {
 }
 
 #[tokio::test]
+async fn every_type_but_a_vector_can_be_a_tag() {
+    let cluster = Cluster::start().await;
+    for (at, (name, value)) in [
+        ("BOOLEAN", "true"),
+        ("TINYINT", "-128"),
+        ("SMALLINT", "-7"),
+        ("INT", "7"),
+        ("BIGINT", "-9223372036854775808"),
+        ("TINYINT UNSIGNED", "255"),
+        ("SMALLINT UNSIGNED", "7"),
+        ("INT UNSIGNED", "7"),
+        ("BIGINT UNSIGNED", "18446744073709551615"),
+        ("FLOAT", "1.5"),
+        ("DOUBLE", "-2.5"),
+        ("DECIMAL(10, 2)", "12345678.91"),
+        ("STRING", "'a'"),
+        ("BINARY", "X'00ff'"),
+        ("DATE", "'2026-01-31'"),
+        ("TIMESTAMP(9)", "'2026-01-31 00:00:00'"),
+        ("JSON", "'{}'"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        cluster
+            .sql(&format!(
+                "CREATE TABLE t{at} (tag {name}, ts TIMESTAMP TIME INDEX, n INT, PRIMARY KEY (tag))"
+            ))
+            .await;
+        cluster
+            .sql(&format!(
+                "INSERT INTO t{at} VALUES ({value}, 1, {at}), (NULL, 1, -1)"
+            ))
+            .await;
+        let found = cluster
+            .sql(&format!("SELECT n FROM t{at} WHERE tag IS NOT NULL"))
+            .await;
+        assert_eq!(found, json!([[at]]), "{name}");
+    }
+    for sql in [
+        "CREATE TABLE v (v VECTOR(3), ts TIMESTAMP TIME INDEX, PRIMARY KEY (v))",
+        "CREATE TABLE v (v VECTOR(3) PRIMARY KEY, ts TIMESTAMP TIME INDEX)",
+    ] {
+        let (status, message) = cluster.error(sql).await;
+        assert_eq!(status, 400, "{sql}: {message}");
+        for part in ["`v`", "VECTOR(3)", "DECIMAL, STRING"] {
+            assert!(message.contains(part), "{sql}: {message}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn json_is_looked_into() {
     let cluster = Cluster::start().await;
     cluster

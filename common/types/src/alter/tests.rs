@@ -56,6 +56,19 @@ fn add(name: &str) -> Change {
     }
 }
 
+fn window(length: Option<&str>) -> Change {
+    Change::SetTimeWindow {
+        length: length.map(str::to_owned),
+    }
+}
+
+fn vector_tag() -> Change {
+    Change::AddColumn {
+        column: ColumnSchema::new("v", ColumnType::Vector(3), Semantic::Tag),
+        if_not_exists: false,
+    }
+}
+
 fn tag_with_default() -> Change {
     let mut column = ColumnSchema::new("dc", ColumnType::Int64, Semantic::Tag);
     column.absent = Some("1".into());
@@ -155,6 +168,7 @@ fn what_does_not_change_the_meaning_of_rows_leaves_older_writers_alone() {
     for change in [
         add("more"),
         Change::SetTtl { ttl },
+        window(Some("2h")),
         Change::RenameTable { to: "load".into() },
     ] {
         let next = cpu().altered(&[change]).unwrap().unwrap();
@@ -178,6 +192,7 @@ fn what_is_so_already_changes_nothing() {
         gone,
         rename("n", "n"),
         Change::SetTtl { ttl: None },
+        window(None),
         modify("n", ColumnType::Int32),
     ];
     assert_eq!(cpu().altered(&changes).unwrap(), None);
@@ -205,6 +220,10 @@ fn what_cannot_be_is_refused_with_the_reason() {
             "__sequence",
         ),
         (add("n"), ErrorKind::AlreadyExists, "`n`"),
+        (vector_tag(), ErrorKind::InvalidArgument, "tags are of BOOLEAN"),
+        (window(Some("0s")), ErrorKind::InvalidArgument, "time_window"),
+        (window(Some("-1h")), ErrorKind::InvalidArgument, "'2h' or '7d'"),
+        (window(Some("500ms")), ErrorKind::InvalidArgument, "one second"),
         (tag_with_default(), ErrorKind::Unsupported, "without DEFAULT"),
         (
             modify("host", ColumnType::Int64),
@@ -226,6 +245,24 @@ fn what_cannot_be_is_refused_with_the_reason() {
         assert_eq!(error.kind, kind, "{change:?}: {error}");
         assert!(error.message.contains(part), "{change:?}: {error}");
     }
+}
+
+#[test]
+fn the_window_of_compactions_is_kept_as_it_is_shown() {
+    let next = cpu().altered(&[window(Some(" 120m "))]).unwrap().unwrap();
+    assert_eq!(next.options.extra[crate::catalog::TIME_WINDOW], "2h");
+    let unset = next.altered(&[window(None)]).unwrap().unwrap();
+    assert_eq!(unset.options, cpu().options);
+}
+
+#[test]
+fn a_table_whose_tag_is_a_vector_can_still_be_changed() {
+    let mut old = cpu();
+    old.schema.columns[0].column_type = ColumnType::Vector(3);
+    let ttl = Some("7d".parse().unwrap());
+    // As ALTER DATABASE does to all of its tables.
+    let next = old.altered(&[Change::SetDatabaseTtl { ttl }]).unwrap().unwrap();
+    assert_eq!(next.database_ttl, ttl);
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! is, and rows are compared one by one only where two runs have rows of one series in the same stretch of time.
 
 mod output;
+mod sizes;
 mod source;
 
 use std::sync::Arc;
@@ -71,13 +72,12 @@ pub fn merge(
     let held = MemoryConsumer::new("region merge").register(ctx.memory_pool());
     let sources = streams
         .into_iter()
-        .map(|rows| Source::new(rows, &positions, schema))
+        .map(|rows| Source::new(rows, &positions, schema, held.new_empty()))
         .collect::<Result<_>>()?;
     let merging = Merging {
         sources,
-        output: Output::new(Arc::clone(schema), positions),
+        output: Output::new(Arc::clone(schema), positions, ctx.session_config().batch_size()),
         duplicates,
-        batch_rows: ctx.session_config().batch_size(),
         held,
     };
     let rows = futures::stream::try_unfold(merging, |mut merging| async move {
@@ -105,25 +105,26 @@ pub fn newest(
     })
 }
 
+/// Time, sequence with the newest first, number of the piece, position in its batch.
+type Place = (i64, std::cmp::Reverse<u64>, usize, usize);
+
 struct Merging {
     sources: Vec<Source>,
     output: Output,
     duplicates: Duplicates,
-    batch_rows: usize,
+    /// For the list of pieces.
     held: MemoryReservation,
 }
 
 impl Merging {
     async fn next(&mut self) -> Result<Option<RecordBatch>> {
-        while self.output.rows() < self.batch_rows {
+        while !self.output.is_full() {
             self.fill().await?;
             let Some(series) = self.first_series() else { break };
             self.take_series(series).await?;
+            self.held.try_resize(self.output.bytes())?;
         }
-        let batch = self.output.take(self.batch_rows)?;
-        let bytes = self.sources.iter().map(Source::bytes).sum::<usize>() + self.output.bytes();
-        self.held.try_resize(bytes)?;
-        Ok(batch)
+        self.output.take(&self.held.new_empty())
     }
 
     /// Every source shows its next row, or is at its end and gone.
@@ -196,13 +197,16 @@ impl Merging {
             }
             return Ok(());
         }
-        self.emit_row_by_row(&pieces);
-        Ok(())
+        self.emit_row_by_row(&pieces)
     }
 
     /// Rows of one series that overlap in time.
-    fn emit_row_by_row(&mut self, pieces: &[Piece]) {
-        let mut rows: Vec<(i64, std::cmp::Reverse<u64>, usize, usize)> = Vec::new();
+    fn emit_row_by_row(&mut self, pieces: &[Piece]) -> Result<()> {
+        let all = pieces.iter().map(Piece::rows).sum();
+        let listed = self.held.new_empty();
+        // Sorting them takes as much again, at most.
+        listed.try_grow(2 * all * size_of::<Place>())?;
+        let mut rows: Vec<Place> = Vec::with_capacity(all);
         for (number, piece) in pieces.iter().enumerate() {
             let row = |at: usize| (piece.time(at), std::cmp::Reverse(piece.sequence(at)), number, at);
             rows.extend((piece.start..piece.end).map(row));
@@ -227,6 +231,7 @@ impl Merging {
             self.push_unique(pieces[number].part(start, start + length));
             at += length;
         }
+        Ok(())
     }
 
     /// Rows of which there is one for each identity, or all of them are wanted.

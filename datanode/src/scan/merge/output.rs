@@ -1,5 +1,6 @@
 //! Pieces of several batches as one batch.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -9,49 +10,64 @@ use arrow::array::{
 use arrow::datatypes::{Int32Type, SchemaRef};
 use datafusion::common::internal_datafusion_err;
 use datafusion::error::Result;
+use datafusion::execution::memory_pool::MemoryReservation;
 
 use super::Positions;
 use super::source::{Loaded, Piece};
 use crate::schema::tag_dictionary;
 
+/// A batch ends when it has so many bytes, however few its rows are: rows may be long, and the texts of one batch
+/// cannot have more than 2 GiB.
+pub const BATCH_BYTES: usize = 4 << 20;
+
 /// Rows that are on their way out, in order; each piece is of one series.
 pub struct Output {
     schema: SchemaRef,
     positions: Positions,
-    pieces: Vec<Piece>,
+    batch_rows: usize,
+    pieces: VecDeque<Piece>,
     rows: usize,
+    /// What the rows will take.
+    row_bytes: usize,
 }
 
 impl Output {
-    pub fn new(schema: SchemaRef, positions: Positions) -> Self {
+    /// `batch_rows` is the most rows of a batch.
+    pub fn new(schema: SchemaRef, positions: Positions, batch_rows: usize) -> Self {
         Self {
             schema,
             positions,
-            pieces: Vec::new(),
+            batch_rows: batch_rows.max(1),
+            pieces: VecDeque::new(),
             rows: 0,
+            row_bytes: 0,
         }
     }
 
-    pub fn rows(&self) -> usize {
-        self.rows
+    /// Whether there are rows for a whole batch.
+    pub fn is_full(&self) -> bool {
+        self.rows >= self.batch_rows || self.row_bytes >= BATCH_BYTES
     }
 
-    /// What the list of pieces takes; the batches that they are of are counted with their sources.
+    /// What the list of pieces takes; the batches that they are of count themselves.
     pub fn bytes(&self) -> usize {
         self.pieces.capacity() * size_of::<Piece>()
     }
 
     pub fn push(&mut self, piece: Piece) {
-        self.rows += piece.end - piece.start;
-        self.pieces.push(piece);
+        self.rows += piece.rows();
+        self.row_bytes += piece.bytes();
+        self.pieces.push_back(piece);
     }
 
-    /// The first rows, at most `limit`; `None` if there are none.
-    pub fn take(&mut self, limit: usize) -> Result<Option<RecordBatch>> {
-        if self.rows == 0 {
+    /// The first rows, as many as a batch may have; `None` if there are none. While they are copied they are counted
+    /// in `copied`.
+    pub fn take(&mut self, copied: &MemoryReservation) -> Result<Option<RecordBatch>> {
+        let pieces = self.first();
+        if pieces.is_empty() {
             return Ok(None);
         }
-        let pieces = self.first(limit);
+        copied.try_resize(pieces.iter().map(Piece::bytes).sum())?;
         let batches = Batches::of(&pieces);
         let columns = (0..self.schema.fields().len()).map(|column| {
             let is_tag = self.positions.tags.contains(&column);
@@ -64,25 +80,32 @@ impl Output {
         Ok(Some(RecordBatch::try_new(Arc::clone(&self.schema), columns)?))
     }
 
-    fn first(&mut self, limit: usize) -> Vec<Piece> {
-        let (mut taken, mut rows) = (Vec::new(), 0);
-        let mut rest = std::mem::take(&mut self.pieces).into_iter();
-        for piece in rest.by_ref() {
-            let length = piece.end - piece.start;
-            if rows + length > limit {
-                let cut = piece.start + (limit - rows);
-                if cut > piece.start {
-                    taken.push(piece.part(piece.start, cut));
-                }
-                rows = limit;
-                self.pieces.push(piece.part(cut, piece.end));
-                break;
+    /// The pieces of the next batch: one row at least, however long it is.
+    fn first(&mut self) -> Vec<Piece> {
+        let (mut taken, mut rows, mut bytes) = (Vec::new(), self.batch_rows, BATCH_BYTES);
+        while let Some(piece) = self.pieces.pop_front() {
+            let size = piece.bytes();
+            self.rows -= piece.rows();
+            self.row_bytes -= size;
+            if piece.rows() <= rows && size <= bytes {
+                rows -= piece.rows();
+                bytes -= size;
+                taken.push(piece);
+                continue;
             }
-            rows += length;
-            taken.push(piece);
+            let fit = piece.fitting(rows, bytes);
+            let cut = piece.start + if taken.is_empty() { fit.max(1) } else { fit };
+            if cut > piece.start {
+                taken.push(piece.part(piece.start, cut));
+            }
+            if cut < piece.end {
+                let rest = piece.part(cut, piece.end);
+                self.rows += rest.rows();
+                self.row_bytes += rest.bytes();
+                self.pieces.push_front(rest);
+            }
+            break;
         }
-        self.pieces.extend(rest);
-        self.rows -= rows;
         taken
     }
 }

@@ -1,9 +1,11 @@
 //! One sorted run that is being merged, seen as series and their rows.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
-use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, UInt8Array, UInt32Array, UInt64Array};
+use arrow::array::{
+    Array, ArrayData, ArrayRef, AsArray, Int64Array, RecordBatch, UInt8Array, UInt32Array, UInt64Array,
+};
 use arrow::compute::kernels::cmp::distinct;
 use arrow::compute::{cast, take};
 use arrow::datatypes::{DataType, Int32Type, SchemaRef};
@@ -11,9 +13,11 @@ use arrow::row::{RowConverter, Rows, SortField};
 use datafusion::common::internal_datafusion_err;
 use datafusion::error::Result;
 use datafusion::execution::SendableRecordBatchStream;
+use datafusion::execution::memory_pool::MemoryReservation;
 use futures::StreamExt;
 
 use super::Positions;
+use super::sizes::RowSizes;
 use crate::memtable::ASCENDING;
 
 /// A loaded batch, with what merging looks at.
@@ -24,7 +28,17 @@ pub struct Loaded {
     sequences: UInt64Array,
     ops: UInt8Array,
     any_delete: bool,
-    bytes: usize,
+    sizes: RowSizes,
+    /// Counted for as long as any piece has rows of it.
+    _memory: Arc<Memory>,
+}
+
+/// Memory of a batch, or of several that are slices of the same columns: it is counted once.
+#[derive(Debug)]
+struct Memory {
+    /// Where it lies.
+    buffers: Vec<usize>,
+    _held: MemoryReservation,
 }
 
 /// Rows of one series that lie behind each other in one batch.
@@ -54,6 +68,21 @@ impl Piece {
 
     pub fn op(&self, at: usize) -> u8 {
         self.loaded.ops.value(at)
+    }
+
+    pub fn rows(&self) -> usize {
+        self.end - self.start
+    }
+
+    /// What the rows take in a batch of their own, about.
+    pub fn bytes(&self) -> usize {
+        self.loaded.sizes.bytes(self.start..self.end)
+    }
+
+    /// How many of the first rows are no more than so many, and take no more than so many bytes.
+    pub fn fitting(&self, rows: usize, bytes: usize) -> usize {
+        let end = self.end.min(self.start.saturating_add(rows));
+        self.loaded.sizes.fitting(self.start..end, bytes)
     }
 
     pub fn first_time(&self) -> i64 {
@@ -89,6 +118,8 @@ struct Segment {
     runs: Vec<Run>,
     /// The run that is next; its start moves as rows are taken.
     next: usize,
+    /// For the series and runs; what is loaded counts itself.
+    _held: MemoryReservation,
 }
 
 impl Segment {
@@ -104,10 +135,19 @@ pub struct Source {
     converter: Option<RowConverter>,
     /// In the order of their rows; only the last one has rows of more than the first series.
     segments: VecDeque<Segment>,
+    /// Of the batch that was loaded last.
+    memory: Weak<Memory>,
+    held: MemoryReservation,
 }
 
 impl Source {
-    pub fn new(rows: SendableRecordBatchStream, positions: &Positions, schema: &SchemaRef) -> Result<Self> {
+    /// What is loaded is counted as `held` is, and given back when no piece has rows of it.
+    pub fn new(
+        rows: SendableRecordBatchStream,
+        positions: &Positions,
+        schema: &SchemaRef,
+        held: MemoryReservation,
+    ) -> Result<Self> {
         let field = |i: &usize| SortField::new_with_options(schema.field(*i).data_type().clone(), ASCENDING);
         let fields: Vec<SortField> = positions.tags.iter().map(field).collect();
         let converter = match fields.is_empty() {
@@ -120,16 +160,14 @@ impl Source {
             positions: positions.clone(),
             converter,
             segments: VecDeque::new(),
+            memory: Weak::new(),
+            held,
         })
     }
 
     /// No row is loaded that is not taken.
     pub fn is_drained(&self) -> bool {
         self.segments.is_empty()
-    }
-
-    pub fn bytes(&self) -> usize {
-        self.segments.iter().map(|s| s.loaded.bytes).sum()
     }
 
     /// The series of the next row, as bytes that compare like its tags.
@@ -157,7 +195,25 @@ impl Source {
         Ok(())
     }
 
-    fn segment(&self, batch: RecordBatch) -> Result<Segment> {
+    /// Takes the memory of a batch, unless it is that of the one before.
+    fn count(&mut self, batch: &RecordBatch) -> Result<Arc<Memory>> {
+        let mut buffers = Vec::new();
+        for column in batch.columns() {
+            add_buffers(&column.to_data(), &mut buffers);
+        }
+        // While the one before is held, nothing else can lie where it does.
+        if let Some(same) = self.memory.upgrade().filter(|known| known.buffers == buffers) {
+            return Ok(same);
+        }
+        let held = self.held.new_empty();
+        held.try_grow(batch.get_array_memory_size())?;
+        let memory = Arc::new(Memory { buffers, _held: held });
+        self.memory = Arc::downgrade(&memory);
+        Ok(memory)
+    }
+
+    fn segment(&mut self, batch: RecordBatch) -> Result<Segment> {
+        let memory = self.count(&batch)?;
         let tags: Vec<&ArrayRef> = self.positions.tags.iter().map(|i| batch.column(*i)).collect();
         let runs = runs(&tags, batch.num_rows())?;
         let series = match &self.converter {
@@ -193,14 +249,18 @@ impl Source {
             sequences,
             any_delete: ops.values().iter().any(|op| *op != 0),
             ops,
-            bytes: batch.get_array_memory_size(),
+            sizes: RowSizes::of(&batch),
+            _memory: memory,
             batch,
         };
+        let held = self.held.new_empty();
+        held.try_grow(series.size() + runs.capacity() * size_of::<Run>())?;
         Ok(Segment {
             loaded: Arc::new(loaded),
             series,
             runs,
             next: 0,
+            _held: held,
         })
     }
 
@@ -244,6 +304,20 @@ impl Source {
                 self.segments.pop_front();
             }
         }
+    }
+}
+
+/// The allocations that an array lies in; slices of one array have the same.
+fn add_buffers(data: &ArrayData, buffers: &mut Vec<usize>) {
+    let nulls = data.nulls().map(|nulls| nulls.buffer());
+    buffers.extend(
+        data.buffers()
+            .iter()
+            .chain(nulls)
+            .map(|b| b.data_ptr().as_ptr() as usize),
+    );
+    for child in data.child_data() {
+        add_buffers(child, buffers);
     }
 }
 

@@ -5,7 +5,11 @@ use arrow::array::{
 };
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, TimeUnit, TimestampMillisecondType};
-use futures::TryStreamExt;
+use datafusion::error::DataFusionError;
+use datafusion::execution::memory_pool::MemoryPool;
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use futures::{StreamExt, TryStreamExt};
+use greptime_query::QueryPool;
 use proptest::prelude::*;
 
 use super::*;
@@ -35,7 +39,7 @@ fn key() -> KeyColumns {
             ("ts".into(), time),
         ],
         append_mode: false,
-        merge_mode: greptime_types::MergeMode::LastRow,
+        merge_mode: MergeMode::LastRow,
     }
 }
 
@@ -130,6 +134,109 @@ async fn one_time_that_fills_several_batches_is_merged() {
     )
     .await;
     assert_eq!(found, [(Some(1), 0, 7, 9, 0, 9), (Some(1), 0, 8, 3, 0, 0)]);
+}
+
+const TEXT_BYTES: usize = 64 << 10;
+
+/// ts, text, sequence, op
+fn long_schema() -> SchemaRef {
+    let time = DataType::Timestamp(TimeUnit::Millisecond, None);
+    Arc::new(Schema::new(vec![
+        Field::new("ts", time, true),
+        Field::new("text", DataType::Utf8, true),
+        Field::new(SEQUENCE_COLUMN, DataType::UInt64, true),
+        Field::new(OP_COLUMN, DataType::UInt8, true),
+    ]))
+}
+
+fn long_key() -> KeyColumns {
+    let time = DataType::Timestamp(TimeUnit::Millisecond, None);
+    KeyColumns {
+        columns: vec![("ts".into(), time)],
+        append_mode: false,
+        merge_mode: MergeMode::LastRow,
+    }
+}
+
+/// Rows with long texts, four to a batch, which come into being as they are asked for: of `runs` runs the one with
+/// this number has every `runs`th time.
+fn long_run(number: usize, runs: usize, rows: usize) -> SendableRecordBatchStream {
+    let batch = move |first: usize| {
+        let times = (first..first + 4).map(|row| (row * runs + number) as i64);
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(TimestampMillisecondArray::from_iter_values(times)),
+            Arc::new(StringArray::from_iter_values(vec!["x".repeat(TEXT_BYTES); 4])),
+            Arc::new(UInt64Array::from_value(number as u64, 4)),
+            Arc::new(UInt8Array::from_value(0, 4)),
+        ];
+        Ok(RecordBatch::try_new(long_schema(), columns)?)
+    };
+    let batches = futures::stream::iter((0..rows).step_by(4).map(batch));
+    Box::pin(RecordBatchStreamAdapter::new(long_schema(), batches))
+}
+
+fn in_pool(bytes: u64) -> (Arc<dyn MemoryPool>, TaskContext) {
+    let pool: Arc<dyn MemoryPool> = Arc::new(QueryPool::new(bytes, "datanode.query_memory"));
+    let runtime = RuntimeEnvBuilder::new().with_memory_pool(Arc::clone(&pool));
+    let ctx = TaskContext::default().with_runtime(runtime.build_arc().unwrap());
+    (pool, ctx)
+}
+
+fn merged_long(runs: usize, rows: usize, ctx: &TaskContext) -> SendableRecordBatchStream {
+    let streams = (0..runs).map(|number| long_run(number, runs, rows)).collect();
+    let newest = Duplicates::Newest(Deletes::Drop);
+    merge(streams, &long_schema(), &long_key(), newest, ctx).unwrap()
+}
+
+#[tokio::test]
+async fn long_rows_that_overlap_are_given_out_in_batches_of_few_bytes_from_little_memory() {
+    // As one batch they would be 256 MiB.
+    let (runs, rows) = (4, 1024);
+    let (pool, ctx) = in_pool(24 << 20);
+    let mut merged = merged_long(runs, rows, &ctx);
+    let (mut times, mut held) = (Vec::new(), 0);
+    while let Some(batch) = merged.try_next().await.unwrap() {
+        let texts = batch.column(1).as_string::<i32>();
+        let bytes: usize = texts.iter().flatten().map(str::len).sum();
+        assert!(bytes <= 4 << 20, "{bytes}");
+        times.extend_from_slice(
+            batch
+                .column(0)
+                .as_primitive::<TimestampMillisecondType>()
+                .values(),
+        );
+        held = held.max(pool.reserved());
+    }
+    assert!(times.iter().copied().eq(0..(runs * rows) as i64));
+    // Each run has a batch that is not given out as a whole.
+    assert!(held >= runs * 2 * TEXT_BYTES, "{held}");
+    drop(merged);
+    assert_eq!(pool.reserved(), 0);
+}
+
+#[tokio::test]
+async fn what_rows_on_their_way_out_lie_in_is_counted_and_refused_beyond_the_pool() {
+    let (pool, ctx) = in_pool(3 << 20);
+    let mut merged = merged_long(4, 1024, &ctx);
+    let error = merged.next().await.unwrap().unwrap_err();
+    assert!(matches!(error, DataFusionError::ResourcesExhausted(_)), "{error}");
+    assert!(error.to_string().contains("region merge"), "{error}");
+    drop(merged);
+    assert_eq!(pool.reserved(), 0);
+}
+
+#[tokio::test]
+async fn slices_of_the_same_columns_are_counted_once() {
+    let rows: Vec<Row> = (0..4096).map(|i| (Some(1), 0, 2 * i, 5, 0, i)).collect();
+    let others: Vec<Row> = (0..4096).map(|i| (Some(1), 0, 2 * i + 1, 5, 0, i)).collect();
+    let whole = batch(&rows).get_array_memory_size();
+    // Each of the 128 slices holds all of its run.
+    let (_, ctx) = in_pool(8 * whole as u64);
+    let streams = [rows, others].map(|run| stream_of(batch(&run), 64)).into();
+    let newest = Duplicates::Newest(Deletes::Drop);
+    let mut merged = merge(streams, &schema(), &key(), newest, &ctx).unwrap();
+    let first = merged.try_next().await.unwrap().unwrap();
+    assert_eq!(first.num_rows(), 8192);
 }
 
 fn runs() -> impl Strategy<Value = Vec<Vec<Row>>> {

@@ -232,34 +232,80 @@ async fn without_the_bucket_a_restarted_region_takes_writes_and_does_not_answer_
     assert_eq!(node.read().await.unwrap(), expected);
 }
 
-#[tokio::test]
-async fn at_the_memory_limit_writes_are_refused_until_the_bucket_is_back() {
+/// A node that keeps equal rows, and whose memory is full since its bucket is away; and the rows that it took.
+async fn at_the_memory_limit() -> (Node, Vec<Row>) {
     let config = DatanodeConfig {
         memtable_soft_limit: 100 << 10,
         memtable_hard_limit: 300 << 10,
         max_write_size: 100 << 10,
         ..DatanodeConfig::default()
     };
-    let node = Node::with(config, false).await;
+    let node = Node::with(config, true).await;
     node.store.set_away(true);
     let mut written = Vec::new();
-    let error = loop {
-        let ts = written.len() as i64;
-        match node.write(&[row(&"x".repeat(10_000), ts, 1.0)]).await {
-            Ok(_) => written.push(ts),
-            Err(error) => break error,
+    loop {
+        let next = large(written.len() as i64);
+        match node.write(std::slice::from_ref(&next)).await {
+            Ok(_) => written.push(next),
+            Err(error) => {
+                assert_eq!(error.kind, ErrorKind::ResourceExhausted, "{error}");
+                break;
+            }
         }
-    };
-    assert_eq!(error.kind, ErrorKind::ResourceExhausted, "{error}");
+    }
     assert!((10..40).contains(&written.len()), "{} writes fit", written.len());
-    node.store.set_away(false);
+    (node, written)
+}
+
+/// Later ones have later names.
+fn large(n: i64) -> Row {
+    row(&format!("{n:04}{}", "x".repeat(10_000)), n, n as f64)
+}
+
+async fn until_written(node: &Node, rows: &[Row]) {
     for _ in 0..500 {
-        if node.write(&[row("y", 1, 1.0)]).await.is_ok() {
-            break;
+        if node.write(rows).await.is_ok() {
+            return;
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    assert_eq!(node.read().await.unwrap().len(), written.len() + 1);
+    panic!("writes are refused though the bucket is back");
+}
+
+#[tokio::test]
+async fn at_the_memory_limit_writes_are_refused_until_the_bucket_is_back() {
+    let (node, mut written) = at_the_memory_limit().await;
+    assert!(
+        node.read().await.unwrap() == written,
+        "what is in memory is read, and what was refused is not there"
+    );
+    node.store.set_away(false);
+    let last = large(9999);
+    until_written(&node, std::slice::from_ref(&last)).await;
+    written.push(last);
+    assert!(node.read().await.unwrap() == written);
+    let node = node.crash().await;
+    until_files_are_known(&node).await;
+    assert!(node.read().await.unwrap() == written, "after a crash");
+}
+
+#[tokio::test]
+async fn acknowledged_rows_are_there_after_a_crash_at_the_memory_limit() {
+    let (node, mut written) = at_the_memory_limit().await;
+    let node = node.crash().await;
+    let refused = node.write(&[large(9998)]).await.unwrap_err();
+    assert_eq!(refused.kind, ErrorKind::ResourceExhausted, "{refused}");
+    assert_eq!(node.read().await.unwrap_err().kind, ErrorKind::Unavailable);
+    node.store.set_away(false);
+    until_files_are_known(&node).await;
+    assert!(node.read().await.unwrap() == written, "from the log");
+    let last = large(9999);
+    until_written(&node, std::slice::from_ref(&last)).await;
+    written.push(last);
+    node.flush().await.unwrap();
+    let node = node.crash().await;
+    until_files_are_known(&node).await;
+    assert!(node.read().await.unwrap() == written, "from files");
 }
 
 #[tokio::test]

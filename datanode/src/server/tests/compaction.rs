@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures::TryStreamExt;
 use greptime_object_store::Bucket;
 use greptime_proto::v1;
-use greptime_types::ErrorKind;
+use greptime_types::{Change, ErrorKind};
 use object_store::ObjectStoreExt;
 use object_store::path::Path;
 
@@ -637,6 +637,37 @@ async fn windows_of_time_have_files_of_their_own() {
     let mut times: Vec<_> = view.files.values().map(|f| (f.min_time, f.max_time)).collect();
     times.sort_unstable();
     assert_eq!(times, [(0, 1000), (3 * week, 3 * week)]);
+    assert_eq!(node.read().await.unwrap(), rows);
+}
+
+#[tokio::test]
+async fn a_window_that_is_set_later_cuts_what_was_merged_before() {
+    let mut node = Node::with(by_hand(), false).await;
+    let hour = 3_600_000;
+    flushed(
+        &node,
+        &[
+            &[row("a", 0, 1.0), row("a", 5 * hour, 1.0)],
+            &[row("a", 1000, 1.0), row("b", 5 * hour + 1, 1.0)],
+        ],
+    )
+    .await;
+    let rows = node.read().await.unwrap();
+    let merged = async |node: &Node| {
+        let request = v1::CompactRequest {
+            header: node.header(),
+            region_id: node.region.as_u64(),
+        };
+        node.datanode.compact(request).await.unwrap();
+        let files = view(node).await.files;
+        let mut times: Vec<_> = files.values().map(|f| (f.min_time, f.max_time)).collect();
+        times.sort_unstable();
+        times
+    };
+    assert_eq!(merged(&node).await, [(0, 5 * hour + 1)]);
+    let length = Some("2h".to_owned());
+    node.alter(&[Change::SetTimeWindow { length }]).await;
+    assert_eq!(merged(&node).await, [(0, 1000), (5 * hour, 5 * hour + 1)]);
     assert_eq!(node.read().await.unwrap(), rows);
 }
 

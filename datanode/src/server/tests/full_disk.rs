@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -22,13 +23,18 @@ const PATIENCE: Duration = Duration::from_secs(10);
 struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    /// `None`, and said loudly, where this user may not mount.
+    /// `None`, and said loudly, where this user may not mount. Where that should work, it is a failure.
     fn mount(at: &Path) -> Option<Self> {
         let mounted = Command::new("mount")
             .args(["-t", "tmpfs", "-o", "size=40m", "tmpfs"])
             .arg(at)
             .status();
         if !mounted.is_ok_and(|status| status.success()) {
+            assert!(
+                !may_mount(),
+                "no file system could be mounted at {}",
+                at.display()
+            );
             eprintln!("SKIPPED: no file system could be mounted, so nothing is known of full disks");
             return None;
         }
@@ -47,6 +53,12 @@ impl SmallDisk {
             .unwrap();
         while ballast.write_all(&[1; 4096]).is_ok() {}
     }
+}
+
+/// Root may, and so may whoever runs CI, since nobody would notice what is skipped there.
+fn may_mount() -> bool {
+    let is_root = std::fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0);
+    is_root || std::env::var_os("CI").is_some_and(|ci| !ci.is_empty() && ci != "false")
 }
 
 impl Drop for SmallDisk {

@@ -273,9 +273,85 @@ async fn a_leader_that_was_cut_off_gives_no_rows() {
     assert_eq!(cluster.nodes[1].read().await.unwrap(), [row("a", 1, 2.0)]);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_gives_way_when_memory_comes_near_the_limit() {
+    let cluster = Cluster::new(false).await;
+    cluster.nodes[0].write(&[row("a", 1, 1.0)]).await.unwrap();
+    cluster
+        .until("applied by the follower", || cluster.memory(1) > 0)
+        .await;
+    let (node, others) = (&cluster.nodes[1].datanode, 500 << 20);
+    node.budget.changed(0, others);
+    cluster
+        .until("it keeps the log only", || !cluster.report(1).hot)
+        .await;
+    assert_eq!(cluster.memory(1), 0);
+    assert!(cluster.report(0).hot && cluster.memory(0) > 0, "leaders stay");
+    // As metasrv says again and again.
+    cluster.role(1, true);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(!cluster.report(1).hot);
+    cluster.nodes[0].write(&[row("b", 1, 2.0)]).await.unwrap();
+    node.budget.changed(others, 0);
+    cluster.role(1, true);
+    cluster
+        .until("it is hot again", || {
+            cluster.report(1).hot && cluster.memory(1) > 0
+        })
+        .await;
+    cluster.isolate(0, Fault::Cut);
+    cluster.lead(1).await;
+    assert_eq!(cluster.nodes[1].read().await.unwrap().len(), 2);
+}
+
+fn welcome(node: &Node, metasrv_epoch: u64) {
+    let welcome = v1::Welcome {
+        cluster_id: node.datanode.identity().cluster_id,
+        metasrv_epoch,
+        ..Default::default()
+    };
+    node.datanode.told(push::Body::Welcome(welcome));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_beat_says_that_metasrv_was_heard_when_the_log_has_taken_it() {
+    let cluster = Cluster::new(false).await;
+    let node = &cluster.nodes[1];
+    welcome(node, 3);
+    node.wait_for("that the log knows of it", || {
+        node.datanode.tick(1, 7).answered == 7
+    })
+    .await;
+    // Its disk hangs at its own vote.
+    node.log.set_full(true);
+    let campaign = v1::CampaignRegion {
+        region_id: node.region.as_u64(),
+        raft_id: 2,
+        seen_term: cluster.report(1).epoch,
+    };
+    node.datanode.told(push::Body::Campaign(campaign));
+    node.wait_for("an append that waits", || {
+        node.datanode.tick(1, 7).oldest_append_ms > 0
+    })
+    .await;
+    assert_eq!(node.datanode.tick(1, 7).answered, 7);
+    welcome(node, 4);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(
+        node.datanode.tick(2, 8).answered,
+        0,
+        "it may vote for an order of the one before"
+    );
+    node.log.set_full(false);
+    node.wait_for("that the log knows of the new one", || {
+        node.datanode.tick(3, 9).answered == 9
+    })
+    .await;
+}
+
 /// metasrv answers a beat with the promise of a lease.
 fn promise(node: &Node, number: u64, without_lease: Vec<u64>) {
-    node.datanode.tick(number);
+    node.datanode.tick(number, 0);
     node.datanode.answered(&v1::Tock {
         number,
         lease_ms: 60_000,
@@ -320,7 +396,7 @@ async fn a_datanode_that_is_about_to_stop_takes_no_leases() {
     assert!(leader.read().await.is_ok());
     // Nobody takes over, so it waits for as long as it may.
     leader.datanode.hand_over(Duration::from_millis(50)).await;
-    assert!(leader.datanode.tick(2).stopping);
+    assert!(leader.datanode.tick(2, 0).stopping);
     promise(leader, 3, vec![]);
     let error = leader.read().await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::Unavailable, "{error}");

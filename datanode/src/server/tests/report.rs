@@ -12,7 +12,7 @@ use greptime_query::{Measure, RegionReport, RegionScanSpec};
 use prost::Message as _;
 
 use super::wire::connect;
-use crate::testing::{Node, row};
+use crate::testing::{Node, WriteOptions, batch, row};
 
 fn time(ms: i64) -> Expr {
     lit(ScalarValue::TimestampMillisecond(Some(ms), None))
@@ -81,6 +81,62 @@ async fn a_report_says_which_files_were_left_out_and_what_was_read() {
     assert_eq!(leaf(&again, "bytes_decoded").value, 0, "{again:?}");
     assert!(leaf(&again, "bytes_decoded_before").value > 0, "{again:?}");
     assert_eq!(leaf(&again, "store_requests").value, 0, "{again:?}");
+}
+
+#[tokio::test]
+async fn row_groups_without_a_wanted_value_are_left_out_where_no_newer_row_is_elsewhere() {
+    let node = three_files().await;
+    let wanted = || vec![col("usage").gt_eq(lit(205.0))];
+    let pruned = |report: &RegionReport| {
+        let measure = leaf(report, "row_groups_pruned_by_statistics");
+        (measure.value, measure.left)
+    };
+    let report = report_of(&node, wanted()).await;
+    assert_eq!(pruned(&report), (2, 1), "{report:?}");
+    assert_eq!(leaf(&report, "output_rows").value, 5, "{report:?}");
+    // A newer file replaces rows of the last one with values that are not wanted.
+    let rows: Vec<_> = (200..210).map(|t| row("a", t, 0.0)).collect();
+    node.write(&rows).await.unwrap();
+    node.flush().await.unwrap();
+    let report = report_of(&node, wanted()).await;
+    assert_eq!(leaf(&report, "output_rows").value, 0, "{report:?}");
+    // The rows that were in memory are in the new file, behind the times that are merged.
+    assert_eq!(pruned(&report).0, 3, "{report:?}");
+}
+
+#[tokio::test]
+async fn a_delete_goes_on_hiding_a_row_whose_value_is_wanted() {
+    let node = Node::new().await;
+    node.write(&[row("a", 1, 7.0), row("b", 1, 7.0)]).await.unwrap();
+    let delete = WriteOptions {
+        op: v1::WriteOp::Delete,
+        ..node.options()
+    };
+    let identity = batch(&[row("a", 1, 0.0)]).project(&[0, 1]).unwrap();
+    node.write_batch(delete, &identity).await.unwrap();
+    node.flush().await.unwrap();
+    let found = node.read_where(vec![col("usage").gt(lit(5.0))]).await.unwrap();
+    assert_eq!(found, [row("b", 1, 7.0)]);
+}
+
+#[tokio::test]
+async fn few_times_or_values_of_a_long_series_are_read_from_their_pages_alone() {
+    for filters in [
+        vec![col("ts").gt_eq(time(50_000)), col("ts").lt(time(50_010))],
+        vec![col("usage").gt_eq(lit(50_000.0)), col("usage").lt(lit(50_010.0))],
+    ] {
+        let node = Node::new().await;
+        for start in (0..100_000).step_by(25_000) {
+            let rows: Vec<_> = (start..start + 25_000).map(|t| row("a", t, t as f64)).collect();
+            node.write(&rows).await.unwrap();
+        }
+        node.flush().await.unwrap();
+        let report = report_of(&node, filters).await;
+        assert_eq!(leaf(&report, "output_rows").value, 10, "{report:?}");
+        let read = leaf(&report, "rows_read").value;
+        assert!((10..=2 * 16 * 1024).contains(&read), "{report:?}");
+        assert!(leaf(&report, "pages_pruned").value > 0, "{report:?}");
+    }
 }
 
 #[tokio::test]

@@ -26,11 +26,11 @@ async fn regions_are_reported_when_they_changed() {
     let node = Node::new().await;
     let register = node.datanode.register();
     assert_eq!(register.regions.len(), 1);
-    let first = node.datanode.tick(1);
+    let first = node.datanode.tick(1, 0);
     assert!(first.regions_complete && first.regions.len() == 1);
-    assert!(!node.datanode.tick(2).regions_complete);
+    assert!(!node.datanode.tick(2, 0).regions_complete);
     node.write(&[row("a", 1, 1.0)]).await.unwrap();
-    let changed = node.datanode.tick(3);
+    let changed = node.datanode.tick(3, 0);
     assert!(changed.regions[0].last_index > first.regions[0].last_index);
 }
 

@@ -4,9 +4,11 @@ use std::path::{Path as FsPath, PathBuf};
 use std::process::Command;
 
 use arrow::array::{
-    BinaryArray, BooleanArray, Date32Array, Float32Array, Int8Array, Int16Array, Int32Array,
-    TimestampMicrosecondArray, TimestampNanosecondArray, TimestampSecondArray, UInt16Array, UInt32Array,
+    BinaryArray, BooleanArray, Date32Array, Decimal128Array, FixedSizeListArray, Float32Array, Int8Array,
+    Int16Array, Int32Array, TimestampMicrosecondArray, TimestampNanosecondArray, TimestampSecondArray,
+    UInt16Array, UInt32Array,
 };
+use arrow::datatypes::Float32Type;
 use object_store::ObjectStoreExt;
 use serde_json::{Value, json};
 
@@ -34,6 +36,10 @@ fn every_type() -> TableInfo {
         ("t_s", T::Timestamp(TimeUnit::Second)),
         ("t_us", T::Timestamp(TimeUnit::Microsecond)),
         ("t_ns", T::Timestamp(TimeUnit::Nanosecond)),
+        ("price", T::Decimal(10, 2)),
+        ("large", T::Decimal(38, 10)),
+        ("doc", T::Json),
+        ("vec", T::Vector(3)),
     ];
     let mut columns = vec![
         ColumnSchema::new("host", T::String, Semantic::Tag),
@@ -47,6 +53,31 @@ fn every_type() -> TableInfo {
     }
 }
 
+/// Of the row `i`: hundredths, about zero.
+fn price(i: usize) -> i128 {
+    i as i128 * 7 - 5000
+}
+
+/// All 38 digits.
+fn large(i: usize) -> i128 {
+    10_i128.pow(38) - 1 - i as i128
+}
+
+fn decimal(value: i128, scale: u32) -> String {
+    let (sign, unit) = (if value < 0 { "-" } else { "" }, 10_u128.pow(scale));
+    let (whole, part) = (value.unsigned_abs() / unit, value.unsigned_abs() % unit);
+    format!("{sign}{whole}.{part:0width$}", width = scale as usize)
+}
+
+fn decimals(values: impl Iterator<Item = Option<i128>>, precision: u8, scale: i8) -> ArrayRef {
+    let array = values.collect::<Decimal128Array>();
+    Arc::new(array.with_precision_and_scale(precision, scale).unwrap())
+}
+
+fn vector(i: usize) -> [f32; 3] {
+    [i as f32, -0.5, 0.25 * i as f32]
+}
+
 /// `n` rows, and the same as the readers should say them.
 fn rows_of_every_type(n: usize) -> (RecordBatch, Vec<Value>) {
     macro_rules! numbers {
@@ -58,7 +89,10 @@ fn rows_of_every_type(n: usize) -> (RecordBatch, Vec<Value>) {
     let some = |i: usize, every: usize| !i.is_multiple_of(every);
     let host = |i: usize| format!("host-{}", i / 100);
     let text = |i: usize| format!("grüße {}", i % 13);
+    let doc = |i: usize| format!("{{\"i\": [{i}, null]}}");
     let hosts: Vec<String> = (0..n).map(host).collect();
+    let docs: Vec<String> = (0..n).map(doc).collect();
+    let vectors = (0..n).map(|i| some(i, 13).then(|| vector(i).map(Some)));
     let texts: Vec<String> = (0..n).map(text).collect();
     let tags = |values: Vec<Option<&str>>| -> ArrayRef {
         Arc::new(values.into_iter().collect::<DictionaryArray<Int32Type>>())
@@ -87,6 +121,12 @@ fn rows_of_every_type(n: usize) -> (RecordBatch, Vec<Value>) {
             .then_some(i as i64 * 1_000_003)),
         numbers!(TimestampNanosecondArray, |i| some(i, 5)
             .then_some(i as i64 * 1_000_000_007)),
+        decimals((0..n).map(|i| some(i, 7).then(|| price(i))), 10, 2),
+        decimals((0..n).map(|i| some(i, 11).then(|| large(i))), 38, 10),
+        numbers!(StringArray, |i| some(i, 3).then_some(docs[i].as_str())),
+        Arc::new(FixedSizeListArray::from_iter_primitive::<Float32Type, _, _>(
+            vectors, 3,
+        )),
         numbers!(UInt64Array, |_| Some(12)),
         numbers!(UInt8Array, |i| Some(u8::from(i % 50 == 1))),
     ];
@@ -114,6 +154,10 @@ fn rows_of_every_type(n: usize) -> (RecordBatch, Vec<Value>) {
             when(13, json!(i as i64 - 7)),
             when(3, json!(i as i64 * 1_000_003)),
             when(5, json!(i as i64 * 1_000_000_007)),
+            when(7, json!(decimal(price(i), 2))),
+            when(11, json!(decimal(large(i), 10))),
+            when(3, json!(docs[i])),
+            when(13, json!(vector(i))),
             12,
             u8::from(i % 50 == 1),
         ])
@@ -197,6 +241,11 @@ async fn duckdb_and_pyarrow_read_every_type_with_the_names_types_and_values_of_t
         assert_eq!(arrow[2], ("ts", "timestamp[ms]"));
         // Parquet has no seconds: they are numbers to everybody else.
         assert_eq!(arrow[17], ("t_s", "int64"));
+        assert_eq!(arrow[20], ("price", "decimal128(10, 2)"));
+        assert_eq!(arrow[22], ("doc", "string"));
+        assert!(arrow[23].1.starts_with("fixed_size_list<"), "{:?}", arrow[23]);
+        assert_eq!(duck[21], ("large", "DECIMAL(38,10)"));
+        assert_eq!(duck[23], ("vec", "FLOAT[]"));
         assert_eq!(duck[0], ("host", "VARCHAR"));
         assert_eq!(duck[13], ("f64", "DOUBLE"));
         assert_eq!(duck[11], ("u64", "UBIGINT"));

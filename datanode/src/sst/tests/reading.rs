@@ -172,6 +172,85 @@ async fn a_value_that_is_not_there_is_ruled_out_by_the_bloom_filter_of_its_tag()
     );
 }
 
+/// Row numbers whose `load` is NaN, of either sign, among rows of three row groups.
+const NANS: [(usize, f64); 2] = [(3, f64::NAN), (140_000, -f64::NAN)];
+
+fn rows_with_nan() -> RecordBatch {
+    let rows = metrics_rows(60, 5000);
+    let mut loads: Vec<Option<f64>> = rows.column(3).as_primitive::<Float64Type>().iter().collect();
+    for (at, nan) in NANS {
+        loads[at] = Some(nan);
+    }
+    let mut columns = rows.columns().to_vec();
+    columns[3] = Arc::new(arrow::array::Float64Array::from(loads));
+    RecordBatch::try_new(rows.schema(), columns).unwrap()
+}
+
+/// Numbers of rows that are given out, and row groups that were not read.
+async fn pruned_by(file: &SstFile, expr: &Expr) -> (Vec<i64>, u64) {
+    let schema = columns(&["ts", "load", "count"]);
+    let pruning = compiled(expr, &schema);
+    let request = ReadRequest::new(schema).with_pruning(Some(pruning));
+    let got = read_all(file, request.clone()).await.unwrap();
+    let counts = got.column_by_name("count").unwrap().as_primitive::<Int64Type>();
+    let counts = counts.iter().flatten().collect();
+    (counts, request.metrics.counts().row_groups_pruned_by_statistics)
+}
+
+#[tokio::test]
+async fn a_row_group_with_a_nan_is_not_left_out_by_minima_and_maxima_that_do_not_count_it() {
+    let written = Written::new(rows_with_nan()).await;
+    let file = written.open().await.unwrap();
+    // NaN is above all numbers, or below them.
+    for (expr, row, is_given, pruned) in [
+        (col("load").gt(lit(1000.0)), 3, true, 1),
+        (col("load").lt(lit(-1000.0)), 140_000, true, 1),
+        (
+            col("load").gt(lit(1000.0)).and(col("count").gt(lit(200_000_i64))),
+            3,
+            false,
+            2,
+        ),
+        // Nor is it known that such a row group has no NULL.
+        (col("load").is_null(), 7, true, 0),
+        (col("load").is_not_null(), 3, true, 0),
+    ] {
+        let (given, left_out) = pruned_by(&file, &expr).await;
+        assert_eq!((given.contains(&row), left_out), (is_given, pruned), "{expr}");
+    }
+}
+
+#[tokio::test]
+async fn minima_and_maxima_of_numbers_in_a_file_of_before_may_have_left_out_a_nan() {
+    let rows = rows_with_nan();
+    let engine = rows.schema();
+    let fields = engine.fields().iter().map(|f| match f.data_type() {
+        DataType::Dictionary(..) => Field::new(f.name(), DataType::Utf8, true),
+        other => Field::new(f.name(), other.clone(), true),
+    });
+    let schema = plain_schema(fields.collect());
+    let old = RecordBatch::try_new(Arc::clone(&schema), texts(&rows)).unwrap();
+    let mut bytes = Vec::new();
+    let mut writer = ArrowWriter::try_new(&mut bytes, schema, None).unwrap();
+    writer.write(&old).unwrap();
+    let table = serde_json::to_string(&metrics_table()).unwrap();
+    writer.append_key_value_metadata(KeyValue::new(TABLE_KEY.to_owned(), table));
+    writer.close().unwrap();
+    let written = Written::new(metrics_rows(1, 1)).await;
+    let meta = FileMeta {
+        bytes: bytes.len() as u64,
+        ..written.meta.clone()
+    };
+    let key = key_of(written.source.bucket(), meta.home, &meta.name);
+    written.store.put(&key, bytes.into()).await.unwrap();
+    let file = written.cold().open(&meta, &ReadMetrics::default()).await.unwrap();
+    let (given, pruned) = pruned_by(&file, &col("load").gt(lit(1000.0))).await;
+    assert!(given.contains(&3) && pruned == 0, "{pruned}");
+    // Other columns have no such values.
+    let (given, pruned) = pruned_by(&file, &col("count").lt(lit(-1_i64))).await;
+    assert!(given.is_empty() && pruned > 0, "{pruned}");
+}
+
 #[tokio::test]
 async fn columns_are_found_by_id_whatever_they_are_called_and_cast_to_the_wanted_type() {
     let written = Written::new(metrics_rows(3, 10)).await;
@@ -333,8 +412,54 @@ async fn an_error_of_the_predicate_is_not_taken_for_damage() {
     }
 }
 
+/// A condition on fields, and on a tag beside them.
+fn conditions() -> impl Strategy<Value = Expr> {
+    let compared = |name: &'static str, value: Expr, op: u8| match op {
+        0 => col(name).gt(value),
+        1 => col(name).lt_eq(value),
+        2 => col(name).eq(value),
+        _ => col(name).not_eq(value),
+    };
+    let one = prop_oneof![
+        (0..110_i64, 0..4u8).prop_map(move |(v, op)| compared("load", lit(v as f64), op)),
+        (0..160_000_i64, 0..4u8).prop_map(move |(v, op)| compared("count", lit(v), op)),
+        (0..160_000_i64, 1..3000_i64).prop_map(|(v, n)| col("count").between(lit(v), lit(v + n))),
+        (0..320u32, 0..4u8).prop_map(move |(v, op)| compared("host", lit(format!("host-{v:05}")), op)),
+        Just(col("note").eq(lit("something"))),
+        Just(col("note").is_null()),
+        Just(col("load").is_not_null()),
+    ];
+    (one.clone(), one, 0..3u8).prop_map(|(a, b, join)| match join {
+        0 => a,
+        1 => a.and(b),
+        _ => a.or(b),
+    })
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn what_is_left_out_by_any_condition_has_no_row_that_passes_it(
+        conditions in prop::collection::vec(conditions(), 1..8), keep: bool,
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let written = Written::at_level(metrics_rows(300, 500), 0).await;
+            let file = written.open().await.unwrap();
+            let names = ["host", "ts", "load", "count", "note"];
+            for condition in conditions {
+                let schema = columns_in_order(&names);
+                let pruning = compiled(&condition, &schema);
+                let mut request = ReadRequest::new(schema).with_pruning(Some(pruning));
+                request.keep = keep;
+                let got = read_all(&file, request).await.unwrap();
+                let passing = expected(&got, &names, Some(&condition), None);
+                let want = expected(&written.rows, &names, Some(&condition), None);
+                assert_eq!(texts(&passing), texts(&want), "{condition}");
+            }
+        });
+    }
 
     #[test]
     fn any_range_of_time_in_any_row_groups_gives_exactly_its_rows(

@@ -112,16 +112,19 @@ impl Map {
             *row = next.schema.columns.iter().map(|now| (now.id, of(now))).collect();
         }
         self.table = next;
-        let cutoff = self
-            .table
-            .ttl()
-            .cutoff(self.now_ms, self.table.schema.time_unit());
-        self.aged = self.aged.max(cutoff.unwrap_or(i64::MIN));
+        self.aged = self.aged.max(self.cutoff());
     }
 
     /// What the table had for `instant` is undefined, but for a truncation that follows.
     pub fn forget_age(&mut self) {
-        self.aged = i64::MIN;
+        self.aged = self.cutoff();
+    }
+
+    /// Rows of earlier times have lived their time.
+    fn cutoff(&self) -> i64 {
+        let unit = self.table.schema.time_unit();
+        let cutoff = self.table.ttl().cutoff(self.now_ms, unit);
+        cutoff.unwrap_or(i64::MIN)
     }
 
     /// Rows that meet all conditions, with the named columns, sorted.
@@ -147,12 +150,7 @@ impl Map {
 
     /// Whether rows of that time must not be shown.
     pub fn is_over(&self, time: &Cell) -> bool {
-        let cutoff = self
-            .table
-            .ttl()
-            .cutoff(self.now_ms, self.table.schema.time_unit());
-        let time: i64 = time.as_ref().unwrap().parse().unwrap();
-        cutoff.is_some_and(|cutoff| time < cutoff)
+        time.as_ref().unwrap().parse::<i64>().unwrap() < self.cutoff()
     }
 
     /// What a frontend writes for an UPDATE: rows as they are, with the new value.

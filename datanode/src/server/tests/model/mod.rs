@@ -3,7 +3,7 @@
 //! `GREPTIME_TEST_SEEDS` says how many programs run, `GREPTIME_TEST_SEED` which one alone. A failure prints the
 //! program so far.
 
-mod cells;
+pub(super) mod cells;
 mod map;
 mod program;
 

@@ -8,19 +8,13 @@ use greptime_types::{
     Change, ColumnSchema, ColumnType, MergeMode, Semantic, TableInfo, TableSchema, TimeUnit, Ttl,
 };
 
-use super::cells::{Cell, Rows};
+use super::cells::{Cell, Rows, TYPES, converted, equals, examples};
 use super::map::Map;
 use crate::testing::{Dice, PutFault, table};
 
 /// What time it is for the table, in milliseconds since 1970.
 pub const NOW_MS: i64 = 1_800_000_000_000;
 
-const FIELD_TYPES: [ColumnType; 4] = [
-    ColumnType::Int32,
-    ColumnType::Int64,
-    ColumnType::Float64,
-    ColumnType::String,
-];
 const DAY: i64 = 24 * 60 * 60;
 
 #[derive(Debug)]
@@ -97,7 +91,7 @@ pub enum Is {
 impl Condition {
     pub fn holds(&self, cell: &Cell) -> bool {
         match (&self.is, cell) {
-            (Is::Equal(wanted), cell) => cell.as_ref() == Some(wanted),
+            (Is::Equal(wanted), cell) => equals(cell, &Some(wanted.clone())),
             (Is::Null, cell) => cell.is_none(),
             (Is::NotNull, cell) => cell.is_some(),
             (Is::Between(from, to), Some(cell)) => (from..=to).contains(&&cell.parse().unwrap()),
@@ -134,7 +128,7 @@ pub fn some_table(dice: &mut Dice) -> TableInfo {
     let unit = units[dice.roll(4) as usize];
     let tags: Vec<ColumnType> = match dice.roll(4) {
         0 => vec![],
-        1 => vec![ColumnType::String, ColumnType::Int64],
+        1 => vec![ColumnType::String, some_tag_type(dice)],
         _ => vec![ColumnType::String],
     };
     let mut columns: Vec<ColumnSchema> = Vec::new();
@@ -149,7 +143,7 @@ pub fn some_table(dice: &mut Dice) -> TableInfo {
         Semantic::Timestamp,
     ));
     for i in 0..1 + dice.roll(3) {
-        let field_type = FIELD_TYPES[dice.roll(4) as usize];
+        let field_type = some_field_type(dice);
         columns.push(ColumnSchema::new(format!("f{i}"), field_type, Semantic::Field));
     }
     let key = (0..tags.len()).map(|i| format!("t{i}")).collect();
@@ -223,16 +217,36 @@ fn some_time(dice: &mut Dice, table: &TableInfo) -> i64 {
     seconds * 10_i64.pow(u32::from(table.schema.time_unit().precision()))
 }
 
+/// Half of them of few types, so that there is something to change.
+fn some_field_type(dice: &mut Dice) -> ColumnType {
+    match dice.once_in(2) {
+        true => TYPES[dice.roll(TYPES.len() as u64) as usize],
+        false => [
+            ColumnType::Int32,
+            ColumnType::Int64,
+            ColumnType::Float64,
+            ColumnType::String,
+        ][dice.roll(4) as usize],
+    }
+}
+
+fn some_tag_type(dice: &mut Dice) -> ColumnType {
+    let types = TYPES.map(Some);
+    let of_tags = types.map(|t| t.filter(|t| !matches!(t, ColumnType::Vector(_))));
+    let of_tags: Vec<ColumnType> = of_tags.into_iter().flatten().collect();
+    of_tags[dice.roll(of_tags.len() as u64) as usize]
+}
+
 fn some_value(dice: &mut Dice, column_type: ColumnType) -> Cell {
     let number = dice.roll(20) as i64 - 4;
     match (column_type, dice.roll(5)) {
         (_, 0) => None,
-        (ColumnType::Int32 | ColumnType::Int64, _) => Some(number.to_string()),
+        (ColumnType::Int32 | ColumnType::Int64, 1..4) => Some(number.to_string()),
         (ColumnType::Float64, 1) => Some(format!("{:?}", number as f64)),
-        (ColumnType::Float64, _) => Some(format!("{:?}", number as f64 + 0.25)),
-        (_, 1) => Some(number.to_string()),
-        (_, 2) => Some(String::new()),
-        _ => Some(format!("v{number}")),
+        (ColumnType::Float64, 2) => Some(format!("{:?}", number as f64 + 0.25)),
+        (ColumnType::String, 1) => Some(number.to_string()),
+        (ColumnType::String, 2) => Some(format!("v{number}")),
+        _ => dice.pick(&examples(column_type)).cloned(),
     }
 }
 
@@ -243,7 +257,11 @@ fn some_cell(dice: &mut Dice, table: &TableInfo, column: &ColumnSchema) -> Cell 
         (Semantic::Tag, ColumnType::String) => {
             [None, Some(""), Some("a"), Some("b")][dice.roll(4) as usize].map(str::to_owned)
         }
-        (Semantic::Tag, _) => [None, Some("-1"), Some("7")][dice.roll(3) as usize].map(str::to_owned),
+        (Semantic::Tag, column_type) => {
+            // Few, so that rows meet.
+            let mut some = examples(column_type).into_iter().take(3).map(Some);
+            some.nth(dice.roll(4) as usize).flatten()
+        }
     }
 }
 
@@ -283,11 +301,7 @@ fn some_update(dice: &mut Dice, table: &TableInfo) -> Option<Update> {
         column: field.name.clone(),
         // Where fields are merged an UPDATE to NULL is refused.
         value: some_value(dice, field.column_type)
-            .or_else(|| merges.then(|| "5".to_owned()))
-            .map(|text| {
-                super::cells::converted(&Some(text), ColumnType::String, field.column_type)
-                    .unwrap_or_default()
-            }),
+            .or_else(|| merges.then(|| examples(field.column_type).remove(0))),
         condition: some_condition(dice, table),
     })
 }
@@ -301,6 +315,8 @@ fn some_condition(dice: &mut Dice, table: &TableInfo) -> Condition {
         }
         (_, 0) => Is::Null,
         (_, 1) => Is::NotNull,
+        // There is no comparison of vectors.
+        _ if matches!(column.column_type, ColumnType::Vector(_)) => Is::NotNull,
         _ => some_cell(dice, table, column).map_or(Is::Null, Is::Equal),
     };
     Condition {
@@ -344,7 +360,7 @@ fn some_change(dice: &mut Dice, map: &Map) -> Option<Vec<Change>> {
         }
         8 => vec![Change::ModifyColumn {
             name: dice.pick(&fields)?.name.clone(),
-            column_type: FIELD_TYPES[dice.roll(4) as usize],
+            column_type: some_field_type(dice),
         }],
         _ => vec![Change::SetTtl {
             ttl: [None, Some("2d"), Some("10d")][dice.roll(3) as usize].map(|t| t.parse::<Ttl>().unwrap()),
@@ -361,9 +377,14 @@ fn free_name(dice: &mut Dice, table: &TableInfo) -> Option<String> {
 fn add(name: String, dice: &mut Dice, semantic: Semantic) -> Change {
     let column_type = match semantic {
         Semantic::Tag => [ColumnType::String, ColumnType::Int64][dice.roll(2) as usize],
-        _ => FIELD_TYPES[dice.roll(4) as usize],
+        _ => some_field_type(dice),
     };
     let default = some_value(dice, column_type).filter(|_| semantic == Semantic::Field && dice.once_in(2));
+    let default = match column_type {
+        // They cannot be added with one.
+        ColumnType::Binary | ColumnType::Vector(_) => None,
+        _ => converted(&default, column_type, ColumnType::String),
+    };
     Change::AddColumn {
         column: ColumnSchema {
             default: default.clone(),
