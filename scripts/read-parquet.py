@@ -1,10 +1,12 @@
 """Prints what pyarrow and DuckDB find in a Parquet file, as JSON: columns with their types, and rows.
 
-Times and dates are numbers in their unit, bytes are hexadecimal, so that both can be compared with what was written.
+Times and dates are numbers in their unit, bytes are hexadecimal, decimals are texts, so that both can be compared with
+what was written.
 """
 
 import json
 import sys
+from decimal import Decimal
 
 import duckdb
 import pyarrow as pa
@@ -14,6 +16,8 @@ import pyarrow.parquet as pq
 def plain(value):
     if isinstance(value, (bytes, bytearray)):
         return value.hex()
+    if isinstance(value, Decimal):
+        return format(value, "f")
     return value
 
 

@@ -24,6 +24,7 @@ pub struct DatanodeMetrics {
     pub write_rejected: Family<Reason, Counter>,
     pub writes_delayed: Counter,
     pub memtable_bytes: Gauge<u64, AtomicU64>,
+    pub followers_cooled: Counter,
     pub flush_seconds: Histogram,
     pub flush_failures: Counter,
     pub region_count: Gauge<u64, AtomicU64>,
@@ -54,6 +55,7 @@ impl DatanodeMetrics {
             write_rejected: Family::default(),
             writes_delayed: Counter::default(),
             memtable_bytes: Gauge::default(),
+            followers_cooled: Counter::default(),
             flush_seconds: Histogram::new(exponential_buckets(0.005, 2.0, 16)),
             flush_failures: Counter::default(),
             region_count: Gauge::default(),
@@ -108,6 +110,11 @@ impl DatanodeMetrics {
             "greptime_datanode_memtable_bytes",
             "Rows in memory that are not in files yet",
             all.memtable_bytes.clone(),
+        );
+        metrics.register(
+            "greptime_datanode_followers_cooled",
+            "Hot followers that keep the log only, since rows in memory came near the limit",
+            all.followers_cooled.clone(),
         );
         metrics.register(
             "greptime_datanode_flush_seconds",

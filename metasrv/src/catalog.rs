@@ -80,6 +80,10 @@ impl From<assignment::Member> for Member {
 pub struct Membership {
     pub format: u32,
     pub regions: BTreeMap<u32, Vec<Member>>,
+    /// Raft ids of replicas that were given up when another went on alone, by region. Should they come back, they may
+    /// lead among themselves, and what they say of the region counts for nothing.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub given_up: BTreeMap<u32, BTreeSet<u64>>,
 }
 
 /// A datanode as it first came; another disk under the same name is noticed.
@@ -297,6 +301,25 @@ impl Catalog {
             .collect()
     }
 
+    /// Whether the replica was given up when another one of its group went on alone.
+    pub fn is_given_up(&self, region: RegionId, raft_id: u64) -> bool {
+        let membership = self.memberships.get(&region.table());
+        let given_up = membership.and_then(|m| m.given_up.get(&region.number()));
+        given_up.is_some_and(|ids| ids.contains(&raft_id))
+    }
+
+    /// Records that one member goes on alone, and that the others are given up.
+    pub fn put_survivor(&self, region: RegionId, survivor: &Member) -> Option<Edit> {
+        let mut membership = self.memberships.get(&region.table())?.clone();
+        let others = self.members(region).iter().map(|m| m.raft_id);
+        let others = others.filter(|raft_id| *raft_id != survivor.raft_id);
+        let given_up = membership.given_up.entry(region.number()).or_default();
+        given_up.extend(others);
+        membership.format = FORMAT_VERSION;
+        membership.regions.insert(region.number(), vec![survivor.clone()]);
+        Some(Edit::PutMembership(region.table(), membership))
+    }
+
     /// Records what a repair has planned, with new raft ids for the replicas that come.
     pub fn retarget(&self, plan: &[Retarget]) -> Vec<Edit> {
         let mut next_raft_id = self.root.next_raft_id;
@@ -464,8 +487,17 @@ mod tests {
         let membership = Membership {
             format: 1,
             regions: BTreeMap::from([(0, vec![member])]),
+            given_up: BTreeMap::new(),
         };
         check(include_str!("../tests/golden/membership-1.json"), &membership);
+        let recovered = Membership {
+            given_up: BTreeMap::from([(0, BTreeSet::from([5, 6]))]),
+            ..membership
+        };
+        check(
+            include_str!("../tests/golden/membership-1-recovered.json"),
+            &recovered,
+        );
         let datanode = DatanodeRecord {
             format: 1,
             disk_id: "disk".into(),

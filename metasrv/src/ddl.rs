@@ -207,6 +207,7 @@ impl Metasrv {
                 Membership {
                     format: FORMAT_VERSION,
                     regions,
+                    ..Membership::default()
                 },
             ),
             Edit::PutTable(table),

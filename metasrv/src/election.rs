@@ -5,11 +5,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use etcd_client::{Compare, CompareOp, PutOptions, Txn, TxnOp, TxnOpResponse};
+use etcd_client::{Client, Compare, CompareOp, PutOptions, Txn, TxnOp, TxnOpResponse};
 use greptime_clock::SharedClock;
 use greptime_types::{Error, Result};
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tonic::Code;
 use tracing::{info, warn};
 
 use crate::store::EtcdStore;
@@ -56,6 +58,8 @@ const SESSION_SECONDS: i64 = 5;
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
 /// A leader stops leading by itself so long before etcd may forget it.
 const GIVE_UP_BEFORE: Duration = Duration::from_secs(1);
+/// A renewal that failed is tried again after this time: etcd may be back before the key has ended.
+const RENEW_AGAIN: Duration = Duration::from_millis(100);
 const KEY: &str = "election";
 
 /// One key under a lease; whoever creates it leads as long as the lease lives.
@@ -66,6 +70,8 @@ pub struct EtcdElection {
     clock: SharedClock,
     /// When etcd may forget the key, in microseconds of the clock.
     session_ends: AtomicU64,
+    /// Lease of a term that has ended, if etcd was not told so yet. Until it is, its key stands in the way.
+    left_behind: Mutex<Option<i64>>,
 }
 
 impl EtcdElection {
@@ -75,6 +81,7 @@ impl EtcdElection {
             address,
             clock,
             session_ends: AtomicU64::new(0),
+            left_behind: Mutex::default(),
         }
     }
 
@@ -88,17 +95,18 @@ impl EtcdElection {
         self.session_ends.store(0, Ordering::SeqCst);
     }
 
-    /// One term: waits for the key, then leads until the lease cannot be renewed.
+    /// One term: waits for the key, then leads until the lease cannot be renewed any more.
     async fn term(&self, tell: &watch::Sender<Leadership>, shutdown: &CancellationToken) -> Result<()> {
         let mut client = self.store.client().await?;
+        self.clear_away(&mut client).await?;
         let asked = self.clock.now();
         let lease = client
             .lease_grant(SESSION_SECONDS, None)
             .await
             .map_err(|e| away(&e))?
             .id();
+        *self.left_behind.lock() = Some(lease);
         self.renewed(asked);
-        let (mut keeper, mut answers) = client.lease_keep_alive(lease).await.map_err(|e| away(&e))?;
         loop {
             if *tell.borrow() != Leadership::Leader {
                 match self.try_create(lease).await? {
@@ -123,26 +131,49 @@ impl EtcdElection {
                 () = shutdown.cancelled() => {
                     // The next leader need not wait for the lease to end.
                     self.ended();
-                    let _ = client.lease_revoke(lease).await;
-                    return Ok(());
+                    let told = tokio::time::timeout(GIVE_UP_BEFORE, self.clear_away(&mut client));
+                    return told.await.unwrap_or(Ok(()));
                 }
             }
-            let sent = self.clock.now();
-            let renewal = async {
-                keeper.keep_alive().await.map_err(|e| away(&e))?;
-                let answer = answers.message().await.map_err(|e| away(&e))?;
-                answer
-                    .filter(|a| a.ttl() > 0)
-                    .ok_or_else(|| Error::unavailable("the lease has ended"))
-            };
-            let give_up = self.surely_leads_until().saturating_sub(GIVE_UP_BEFORE);
-            let left = give_up.saturating_sub(self.clock.now());
-            match tokio::time::timeout(left, renewal).await {
-                Ok(Ok(_)) => self.renewed(sent),
-                Ok(Err(error)) => return Err(error),
-                Err(_) => return Err(Error::unavailable("etcd did not renew the lease in time")),
-            }
+            self.renew(&mut client, lease).await?;
         }
+    }
+
+    /// Tries as long as the key surely stands: an etcd that is away for a moment ends no term.
+    async fn renew(&self, client: &mut Client, lease: i64) -> Result<()> {
+        let give_up = self.surely_leads_until().saturating_sub(GIVE_UP_BEFORE);
+        loop {
+            let sent = self.clock.now();
+            let left = give_up.saturating_sub(sent);
+            let failed = match tokio::time::timeout(left, keep_alive(client, lease)).await {
+                Ok(Ok(true)) => {
+                    self.renewed(sent);
+                    return Ok(());
+                }
+                Ok(Ok(false)) => return Err(Error::unavailable("the lease has ended")),
+                Ok(Err(error)) => error,
+                Err(_) => Error::unavailable("etcd did not renew the lease in time"),
+            };
+            if self.clock.now() + RENEW_AGAIN >= give_up {
+                return Err(failed);
+            }
+            tokio::time::sleep(RENEW_AGAIN).await;
+        }
+    }
+
+    /// Ends the lease of the term before: nobody relies on it any more, and this process would wait for its own key.
+    async fn clear_away(&self, client: &mut Client) -> Result<()> {
+        let left_behind = *self.left_behind.lock();
+        if let Some(lease) = left_behind {
+            match client.lease_revoke(lease).await {
+                // It has ended by itself.
+                Err(etcd_client::Error::GRpcStatus(status)) if status.code() == Code::NotFound => {}
+                Err(error) => return Err(away(&error)),
+                Ok(_) => {}
+            }
+            *self.left_behind.lock() = None;
+        }
+        Ok(())
     }
 
     /// `None`: we lead. Otherwise the address of the leader.
@@ -175,6 +206,16 @@ impl EtcdElection {
                 .map(|(value, _)| String::from_utf8_lossy(&value).into_owned())
                 .unwrap_or_default(),
         ))
+    }
+}
+
+/// Whether etcd knows the lease, which it then keeps for its whole length. A new stream each time: whatever has broken the
+/// last one is behind it, and the client's first message on it is the renewal.
+async fn keep_alive(client: &mut Client, lease: i64) -> Result<bool> {
+    match client.lease_keep_alive(lease).await {
+        Ok(_) => Ok(true),
+        Err(etcd_client::Error::LeaseKeepAliveError(_)) => Ok(false),
+        Err(error) => Err(away(&error)),
     }
 }
 

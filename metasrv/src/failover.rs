@@ -17,7 +17,7 @@ use tracing::{info, warn};
 use crate::catalog::Catalog;
 use crate::server::Metasrv;
 use crate::sessions::Sessions;
-use crate::watch::{Look, ToRedial, Watch};
+use crate::watch::{BrakeNews, Look, ToRedial, Watch};
 
 /// Voters that are hot, by their place in the record of members: one leads, one is ready to.
 pub(crate) const HOT: usize = 2;
@@ -50,8 +50,10 @@ fn look_once(metasrv: &Arc<Metasrv>, changed: bool) {
         judgement,
         redial,
         news,
+        brake,
     } = watch.look(now);
     tell_verdicts(&judgement, &news);
+    tell_brake(&judgement, brake);
     for asked in redial {
         redial_in_background(metasrv, asked);
     }
@@ -81,8 +83,13 @@ fn tell_verdicts(judgement: &Judgement, news: &BTreeSet<NodeId>) {
             _ => warn!(node, "datanode is {verdict}"),
         }
     }
-    if let Some(brake) = judgement.brake.as_ref().filter(|_| !news.is_empty()) {
-        warn!("{brake}");
+}
+
+fn tell_brake(judgement: &Judgement, news: BrakeNews) {
+    match (news, &judgement.brake) {
+        (BrakeNews::None, _) => {}
+        (_, Some(brake)) => warn!("{brake}"),
+        (_, None) => info!("silence of datanodes counts again"),
     }
 }
 
@@ -126,7 +133,10 @@ impl Cluster<'_> {
                         true => VoterRole::Hot,
                         false => role(*place, table.state),
                     };
-                    self.voter(region, member, role, verdict)
+                    Voter {
+                        apart: judgement.apart_from(member.node),
+                        ..self.voter(region, member, role, verdict)
+                    }
                 });
                 let voters: Vec<Voter> = voters.collect();
                 let epoch = voters.iter().filter_map(|v| v.leads).max();
@@ -152,14 +162,15 @@ impl Cluster<'_> {
         let report = self.report(region, member.node);
         let at = self.watch.last_beat(member.node).unwrap_or_default();
         // One that has failed cannot be voted for, nor vote.
-        let log = report
-            .filter(|r| r.role() != v1::RegionRole::Failed)
-            .map(|r| LogEnd {
-                last_term: r.last_term,
-                last_index: r.last_index,
-                term: r.epoch,
-                at,
-            });
+        let end = |r: &v1::RegionReport| LogEnd {
+            last_term: r.last_term,
+            last_index: r.last_index,
+            term: r.epoch,
+            flushed_index: r.flushed_index,
+            at,
+        };
+        let log = report.filter(|r| r.role() != v1::RegionRole::Failed).map(end);
+        let had = self.sessions.last_said(member.node, region);
         let leads = report
             .filter(|r| r.role() == v1::RegionRole::Leader)
             .map(|r| r.epoch);
@@ -171,6 +182,8 @@ impl Cluster<'_> {
                 since: Duration::ZERO,
             }),
             log,
+            apart: BTreeSet::new(),
+            had: had.filter(|r| r.raft_id == member.raft_id).map(end),
             leads,
             elected: report
                 .filter(|r| r.role() == v1::RegionRole::Opening && r.leader_raft_id == r.raft_id)
@@ -181,7 +194,12 @@ impl Cluster<'_> {
     }
 
     fn report(&self, region: RegionId, node: NodeId) -> Option<&v1::RegionReport> {
-        self.sessions.get(NodeRole::Datanode, node)?.reports.get(&region)
+        let report = self
+            .sessions
+            .get(NodeRole::Datanode, node)?
+            .reports
+            .get(&region)?;
+        (!self.catalog.is_given_up(region, report.raft_id)).then_some(report)
     }
 
     fn carry_out(&mut self, metasrv: &Metasrv, plan: &Plan, now: Duration) {
@@ -225,7 +243,9 @@ impl Cluster<'_> {
 
 /// Who votes in a region, as far as records and datanodes say.
 pub(crate) fn electorate(sessions: &Sessions, catalog: &Catalog, region: RegionId) -> Electorate {
-    let said = sessions.reports_of(region).map(|(node, report)| Said {
+    let reports = sessions.reports_of(region);
+    let counts = |(_, report): &(NodeId, &v1::RegionReport)| !catalog.is_given_up(region, report.raft_id);
+    let said = reports.filter(counts).map(|(node, report)| Said {
         member: Member {
             raft_id: report.raft_id,
             node,

@@ -21,10 +21,11 @@ impl State {
         let Some(session) = self.sessions.get(NodeRole::Datanode, node) else {
             return Granted::default();
         };
+        let is_given_up = |r: &RegionReport| catalog.is_given_up(RegionId::from_u64(r.region_id), r.raft_id);
         let leads = session
             .reports
             .values()
-            .filter(|r| r.role() == RegionRole::Leader);
+            .filter(|r| r.role() == RegionRole::Leader && !is_given_up(r));
         let beat = LeaderBeat {
             node,
             led: leads.map(|said| led(&self.sessions, catalog, said)).collect(),

@@ -78,7 +78,7 @@ pub struct ForceRecoverRegion {
     pub region: RegionId,
     pub node: NodeId,
     pub raft_id: u64,
-    /// The highest term that was known of the group.
+    /// Above every term of the group, those included that nobody is left to tell of: the replica leads in a later one.
     pub seen_term: u64,
 }
 

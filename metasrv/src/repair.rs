@@ -87,9 +87,14 @@ pub(crate) fn membership(state: &State, catalog: &Catalog, region: RegionId) -> 
     }
 }
 
-/// What datanodes say of the region.
+/// What datanodes say of the region; of those that were given up in a recovery nothing counts.
 fn reports(state: &State, region: RegionId) -> impl Iterator<Item = &v1::RegionReport> {
-    state.sessions.reports_of(region).map(|(_, report)| report)
+    let counts = move |raft_id| {
+        let catalog = state.catalog.as_ref();
+        catalog.is_none_or(|catalog| !catalog.is_given_up(region, raft_id))
+    };
+    let reports = state.sessions.reports_of(region).map(|(_, report)| report);
+    reports.filter(move |report| counts(report.raft_id))
 }
 
 /// Who leads a region, as its leader says.
@@ -153,17 +158,20 @@ fn say(state: &State, catalog: &Catalog, region: RegionId, led: &Led, step: &Mem
 /// Records other members where some are missing or lost for good.
 async fn retarget(metasrv: &Metasrv) -> Result<()> {
     let needed = {
-        let state = metasrv.state.lock();
-        match state.catalog.as_ref() {
-            Some(catalog) => !plan(metasrv, &state, catalog).0.is_empty(),
-            None => false,
-        }
+        let mut state = metasrv.state.lock();
+        let Some(catalog) = state.catalog.as_ref() else {
+            return Ok(());
+        };
+        let (plan, blocked) = plan(metasrv, &state, catalog);
+        state.blocked = blocked;
+        !plan.is_empty()
     };
     if !needed {
         return Ok(());
     }
     // Decided again inside, from the newest catalog.
     let changed = metasrv.change(|catalog| {
+        // What it is blocked by was told when it was found to be needed.
         let (plan, _) = plan(metasrv, &metasrv.state.lock(), catalog);
         for change in &plan {
             info!(region = %change.region, add = ?change.add, "the region gets other members");
@@ -202,6 +210,37 @@ fn replicas(metasrv: &Metasrv, state: &State, catalog: &Catalog, region: RegionI
         lost,
         members: membership.recorded,
     }
+}
+
+/// Why a region's members are not as they should be, if so: what stands against others, or what they wait for.
+pub(crate) fn shortage(
+    metasrv: &Metasrv,
+    state: &State,
+    catalog: &Catalog,
+    region: RegionId,
+) -> Option<String> {
+    if let Some(blocked) = state.blocked.get(&region) {
+        return Some(blocked.to_string());
+    }
+    let membership = membership(state, catalog, region);
+    if let MemberStep::Nothing(waiting) = members::step(&membership, LAG)
+        && !matches!(waiting, Waiting::Settled | Waiting::NobodyLeads)
+    {
+        return Some(waiting.to_string());
+    }
+    let dead_for = |node: NodeId| match state.watch.as_ref()?.verdict(node)? {
+        Verdict::Dead { gone_since, .. } => Some(metasrv.now().saturating_sub(*gone_since)),
+        _ => None,
+    };
+    let patience = metasrv.options.config.replace_after;
+    membership.recorded.iter().find_map(|member| {
+        let left = patience.checked_sub(dead_for(member.node)?)?;
+        Some(format!(
+            "datanode {} is dead; if it does not come back in {} s its replica is made anew elsewhere",
+            member.node,
+            left.as_secs()
+        ))
+    })
 }
 
 /// Dead for so long that it is not waited for.

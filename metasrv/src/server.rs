@@ -10,6 +10,7 @@ use greptime_clock::{SharedClock, SharedIds};
 use greptime_metasrv_plan::Policy;
 use greptime_metasrv_plan::failover::{Attempt, Step};
 use greptime_metasrv_plan::members::MemberStep;
+use greptime_metasrv_plan::repair::Blocked;
 use greptime_object_store::{Bucket, ClusterMarker, check_claimed, claim};
 use greptime_proto::transport::MetaLink;
 use greptime_proto::v1::{self, push};
@@ -100,6 +101,8 @@ pub(crate) struct State {
     pub(crate) unserved: bool,
     /// Regions that nobody serves, and what is done or waited for.
     pub(crate) waiting: BTreeMap<RegionId, Step>,
+    /// Regions that have too few members, or lost ones, and why they get no others.
+    pub(crate) blocked: BTreeMap<RegionId, Blocked>,
     /// What leaders were told about their members, and when.
     pub(crate) member_orders: BTreeMap<RegionId, (MemberStep, Duration)>,
     /// What running procedures wait for.
@@ -264,6 +267,7 @@ impl Metasrv {
         state.watch = None;
         state.peers_told = v1::PeerUpdate::default();
         state.waiting.clear();
+        state.blocked.clear();
         state.member_orders.clear();
         state.waits.clear();
         state.ordered.clear();

@@ -76,8 +76,10 @@ impl Session {
             .collect()
     }
 
-    pub(crate) fn replica(&self, region: RegionId) -> Replica {
-        match self.reports.get(&region) {
+    /// `counts`: whether what the replica of that Raft id says is to be heard.
+    pub(crate) fn replica(&self, region: RegionId, counts: impl Fn(u64) -> bool) -> Replica {
+        let report = self.reports.get(&region);
+        match report.filter(|report| counts(report.raft_id)) {
             None => Replica::Missing,
             Some(report) if report.role() == v1::RegionRole::Leader => {
                 Replica::Leading { epoch: report.epoch }
@@ -91,6 +93,8 @@ impl Session {
 #[derive(Debug, Default)]
 pub(crate) struct Sessions {
     by_node: BTreeMap<NodeKey, Session>,
+    /// What datanodes that are away said last, since this metasrv leads: so much may be lost with them.
+    away: BTreeMap<NodeId, BTreeMap<RegionId, v1::RegionReport>>,
     next_serial: u64,
 }
 
@@ -130,6 +134,9 @@ impl Sessions {
             told: BTreeMap::new(),
             completed: false,
         };
+        if key.role == NodeRole::Datanode {
+            self.away.remove(&key.id);
+        }
         self.by_node.insert(key, session);
         serial
     }
@@ -155,7 +162,7 @@ impl Sessions {
     pub(crate) fn end(&mut self, key: NodeKey, serial: u64) -> bool {
         let ends = self.by_node.get(&key).is_some_and(|s| s.serial == serial);
         if ends {
-            self.by_node.remove(&key);
+            self.remove(key);
         }
         ends
     }
@@ -169,12 +176,22 @@ impl Sessions {
             .filter(|(_, s)| silent(s))
             .map(|(k, s)| (*k, s.serial))
             .collect();
-        self.by_node.retain(|_, s| !silent(s));
+        for (key, _) in &gone {
+            self.remove(*key);
+        }
         gone
+    }
+
+    fn remove(&mut self, key: NodeKey) {
+        let session = self.by_node.remove(&key);
+        if let Some(session) = session.filter(|_| key.role == NodeRole::Datanode) {
+            self.away.insert(key.id, session.reports);
+        }
     }
 
     pub(crate) fn clear(&mut self) {
         self.by_node.clear();
+        self.away.clear();
     }
 
     pub(crate) fn get(&self, role: NodeRole, id: NodeId) -> Option<&Session> {
@@ -201,14 +218,26 @@ impl Sessions {
         datanodes.filter_map(move |(node, session)| Some((node, session.reports.get(&region)?)))
     }
 
+    /// What a datanode says of a region, or said before it went away.
+    pub(crate) fn last_said(&self, node: NodeId, region: RegionId) -> Option<&v1::RegionReport> {
+        let reports = match self.get(NodeRole::Datanode, node) {
+            Some(session) => &session.reports,
+            None => self.away.get(&node)?,
+        };
+        reports.get(&region)
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = (NodeKey, &Session)> {
         self.by_node.iter().map(|(k, s)| (*k, s))
     }
 
     /// Says the same to all nodes of a role; those that do not listen are cut off.
     pub(crate) fn broadcast(&mut self, role: NodeRole, body: &push::Body) {
-        self.by_node
-            .retain(|key, session| key.role != role || session.say(body.clone()));
+        let is_deaf = |(key, session): &(&NodeKey, &Session)| key.role == role && !session.say(body.clone());
+        let deaf: Vec<NodeKey> = self.by_node.iter().filter(is_deaf).map(|(key, _)| *key).collect();
+        for key in deaf {
+            self.remove(key);
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use serde_json::json;
 
 use crate::catalog::{Catalog, Member};
 use crate::election::Leadership;
-use crate::repair::leader_of;
+use crate::repair::{leader_of, shortage};
 use crate::server::{Metasrv, State};
 
 /// The state of every region of a table that is not being dropped.
@@ -32,7 +32,8 @@ pub(crate) fn region_states(state: &State) -> BTreeMap<RegionId, RegionState> {
         for region in table.regions() {
             let replica = |node: NodeId| {
                 let session = state.sessions.get(NodeRole::Datanode, node);
-                session.map_or(Replica::Away, |s| s.replica(region))
+                let counts = |raft_id| !catalog.is_given_up(region, raft_id);
+                session.map_or(Replica::Away, |s| s.replica(region, counts))
             };
             let replicas: Vec<_> = catalog
                 .members(region)
@@ -163,7 +164,12 @@ impl Metasrv {
         let nodes: Vec<_> = nodes(&state, now);
         let regions: Vec<_> = states
             .iter()
-            .map(|(region, s)| region_json(&state, *region, *s))
+            .map(|(region, s)| {
+                let mut region_json = region_json(&state, *region, *s);
+                let catalog = state.catalog.as_ref();
+                region_json["members"] = json!(catalog.and_then(|c| shortage(self, &state, c, *region)));
+                region_json
+            })
             .collect();
         let root = state.catalog.as_ref().map(|c| &c.root);
         let cluster = json!({
@@ -174,6 +180,7 @@ impl Metasrv {
             "metasrv_epoch": root.map(|r| r.metasrv_epoch),
             "revision": root.map_or(0, |r| r.revision),
             "dependencies": dependencies(&state),
+            "brake": state.watch.as_ref().and_then(|watch| watch.brake()).map(ToString::to_string),
             "nodes": nodes,
             "regions": regions,
         });
@@ -204,6 +211,11 @@ fn nodes(state: &State, now: std::time::Duration) -> Vec<serde_json::Value> {
             .filter(|r| r.role() == v1::RegionRole::Leader)
             .count()
     };
+    // As the detector of failures sees it, which may wait with what it makes of a silence.
+    let verdict = |role: NodeRole, id: NodeId| {
+        let watch = state.watch.as_ref().filter(|_| role == NodeRole::Datanode);
+        watch.and_then(|watch| watch.verdict(id)).map(ToString::to_string)
+    };
     let mut nodes: Vec<_> = state
         .sessions
         .iter()
@@ -220,12 +232,14 @@ fn nodes(state: &State, now: std::time::Duration) -> Vec<serde_json::Value> {
                 "regions": session.reports.len(),
                 "last_beat_ms_ago": now.saturating_sub(session.last_beat).as_millis() as u64,
                 "oldest_append_ms": session.oldest_append_ms,
+                "verdict": verdict(key.role, key.id),
             })
         })
         .collect();
     let known = state.catalog.iter().flat_map(|c| c.datanodes.keys());
     for id in known.filter(|id| state.sessions.get(NodeRole::Datanode, **id).is_none()) {
-        nodes.push(json!({"role": NodeRole::Datanode, "id": id, "alive": false}));
+        let role = NodeRole::Datanode;
+        nodes.push(json!({"role": role, "id": id, "alive": false, "verdict": verdict(role, *id)}));
     }
     nodes
 }
@@ -272,7 +286,7 @@ fn region_json(state: &State, region: RegionId, region_state: RegionState) -> se
         "hot": hot,
         "last_index": report.map(|r| r.last_index),
         "flushed_index": report.map(|r| r.flushed_index),
-        "waiting": state.waiting.get(&region).map(ToString::to_string),
+        "waiting": state.waiting.get(&region).map(|step| step.told(region)),
         "problem": problems.join("; "),
     })
 }

@@ -8,7 +8,7 @@ use greptime_metasrv_plan::watch;
 use greptime_proto::v1;
 use greptime_types::NodeId;
 
-pub(crate) use greptime_metasrv_plan::watch::{Look, Place as ToRedial};
+pub(crate) use greptime_metasrv_plan::watch::{BrakeNews, Look, Place as ToRedial};
 
 #[derive(Debug)]
 pub(crate) struct Watch(watch::Watch);

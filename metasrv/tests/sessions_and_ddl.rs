@@ -32,6 +32,8 @@ struct FakeNode {
     /// The newest format that it speaks.
     speaks: AtomicU32,
     zone: Mutex<String>,
+    /// The datanodes that it says it cannot reach.
+    unreachable: Mutex<Vec<u64>>,
 }
 
 impl FakeNode {
@@ -54,6 +56,7 @@ impl FakeNode {
             refused: Mutex::default(),
             speaks: AtomicU32::new(1),
             zone: Mutex::default(),
+            unreachable: Mutex::default(),
         })
     }
 
@@ -115,11 +118,13 @@ impl SessionHandler for FakeNode {
         }
     }
 
-    fn tick(&self, number: u64) -> v1::Tick {
+    fn tick(&self, number: u64, answered: u64) -> v1::Tick {
         v1::Tick {
             number,
+            answered,
             regions: self.reports(),
             regions_complete: true,
+            unreachable: self.unreachable.lock().clone(),
             ..Default::default()
         }
     }
@@ -201,9 +206,13 @@ impl World {
             .await
     }
 
+    fn cluster(&self) -> serde_json::Value {
+        serde_json::from_str(&self.metasrv.cluster_json()).unwrap()
+    }
+
     /// Regions by the label of their state.
     fn states(&self) -> Vec<String> {
-        let cluster: serde_json::Value = serde_json::from_str(&self.metasrv.cluster_json()).unwrap();
+        let cluster = self.cluster();
         let regions = cluster["regions"].as_array().unwrap();
         regions
             .iter()
@@ -293,6 +302,7 @@ fn upgraded(old: &FakeNode, incarnation: u64) -> Arc<FakeNode> {
         refused: Mutex::default(),
         speaks: AtomicU32::new(2),
         zone: Mutex::default(),
+        unreachable: Mutex::default(),
     })
 }
 
@@ -458,6 +468,7 @@ async fn a_second_process_and_a_foreign_disk_are_refused_with_the_reason() {
         refused: Mutex::default(),
         speaks: AtomicU32::new(1),
         zone: Mutex::default(),
+        unreachable: Mutex::default(),
     });
     world.join(&foreign);
     world.until(|| says(&foreign, "belongs to cluster another")).await;
@@ -575,4 +586,190 @@ async fn added_columns_reach_the_regions_and_a_restarted_metasrv_knows_them() {
             .iter()
             .any(|r| r.region_id == RegionId::new(made.table_id, 1).as_u64())
     );
+}
+
+/// Datanodes with three replicas of each region, or one where there are fewer than three of them.
+async fn with_groups(world: &World, count: u64) -> Vec<(Arc<FakeNode>, CancellationToken)> {
+    let nodes: Vec<_> = (0..count).map(|id| FakeNode::datanode(id, "a", 1 + id)).collect();
+    let join = |node: &Arc<FakeNode>| {
+        node.speaks.store(QUORUM_FORMAT, Ordering::SeqCst);
+        (node.clone(), world.join(node))
+    };
+    let joined: Vec<_> = nodes.iter().map(join).collect();
+    let came = |node: &Arc<FakeNode>| node.saw(|b| matches!(b, push::Body::AssignmentsComplete(_)));
+    world.until(|| nodes.iter().all(came)).await;
+    world.until(|| nodes[0].format() == Some(QUORUM_FORMAT)).await;
+    world.ddl(create("cpu")).await.unwrap();
+    joined
+}
+
+#[tokio::test]
+async fn why_a_region_has_too_few_replicas_is_told() {
+    let world = World::start(Arc::new(MemoryStore::default())).await;
+    with_groups(&world, 2).await;
+    let said = "it needs 2 more living datanodes without a replica of it";
+    world
+        .until(|| world.cluster()["regions"][0]["members"] == said)
+        .await;
+    let more = FakeNode::datanode(2, "a", 3);
+    more.speaks.store(QUORUM_FORMAT, Ordering::SeqCst);
+    world.join(&more);
+    world
+        .until(|| world.cluster()["regions"][0]["members"] != said)
+        .await;
+}
+
+const REGION: RegionId = RegionId::new(1024, 0);
+
+impl FakeNode {
+    /// Says that its replica is in a term, and how far its log reaches.
+    fn say(&self, role: v1::RegionRole, term: u64, last: (u64, u64)) {
+        if let Some(report) = self.regions.lock().get_mut(&REGION.as_u64()) {
+            report.role = role.into();
+            report.epoch = term;
+            (report.last_term, report.last_index) = last;
+            report.flushed_index = 90;
+        }
+    }
+
+    fn raft_id(&self) -> u64 {
+        self.regions.lock()[&REGION.as_u64()].raft_id
+    }
+}
+
+/// Three datanodes, of which the second leads in a term that the first has not heard of; and those two others go.
+async fn majority_lost(world: &World) -> Vec<Arc<FakeNode>> {
+    let joined = with_groups(world, 3).await;
+    let nodes: Vec<_> = joined.iter().map(|(node, _)| node.clone()).collect();
+    let has_all = |node: &Arc<FakeNode>| node.reports().len() == 2;
+    world.until(|| nodes.iter().all(has_all)).await;
+    let group: Vec<u64> = nodes.iter().map(|node| node.raft_id()).collect();
+    for node in &nodes {
+        for report in node.regions.lock().values_mut() {
+            report.voters.clone_from(&group);
+        }
+    }
+    nodes[0].say(v1::RegionRole::Follower, 6, (5, 100));
+    nodes[1].say(v1::RegionRole::Leader, 7, (7, 120));
+    nodes[2].say(v1::RegionRole::Follower, 7, (7, 110));
+    world.until(|| world.cluster()["regions"][0]["epoch"] == 7).await;
+    for (_, session) in &joined[1..] {
+        session.cancel();
+    }
+    nodes
+}
+
+fn recover() -> ddl_request::Body {
+    ddl_request::Body::ForceRecoverRegion(v1::ForceRecoverRegion {
+        region_id: REGION.as_u64(),
+        survivor_node: 0,
+    })
+}
+
+fn recovery(body: &push::Body) -> Option<v1::RecoverRegion> {
+    match body {
+        push::Body::Recover(order) if order.region_id == REGION.as_u64() => Some(*order),
+        _ => None,
+    }
+}
+
+#[tokio::test]
+async fn what_is_lost_with_a_majority_is_told_when_others_confirm_that_it_is() {
+    let world = World::start(Arc::new(MemoryStore::default())).await;
+    let nodes = majority_lost(&world).await;
+    world.until(|| !world.cluster()["brake"].is_null()).await;
+    let error = world.ddl(recover()).await.unwrap_err();
+    assert!(
+        error.message.contains("not been found to be dead yet (suspect")
+            && error.message.contains("not judged for another"),
+        "{error}"
+    );
+    *nodes[0].unreachable.lock() = vec![1, 2];
+    let told = || {
+        world.cluster()["regions"][0]["waiting"]
+            .as_str()
+            .unwrap_or_default()
+            .to_string()
+    };
+    world
+        .until(|| told().contains("ADMIN force_recover_region('1024:0', 0)"))
+        .await;
+    let told = told();
+    for part in [
+        "datanode 1 (entry 120 of term 7, in files up to 90)",
+        "datanode 0 (entry 100 of term 5, in files up to 90)",
+        "everything up to entry 100",
+    ] {
+        assert!(told.contains(part), "{told}");
+    }
+    let cluster = world.cluster();
+    assert!(cluster["brake"].is_null(), "{cluster}");
+    let nodes = cluster["nodes"].as_array().unwrap();
+    let of_1 = nodes.iter().find(|n| n["id"] == 1).unwrap();
+    assert!(
+        of_1["verdict"].as_str().unwrap().starts_with("dead: silent"),
+        "{of_1}"
+    );
+}
+
+#[tokio::test]
+async fn a_survivor_leads_above_all_terms_of_those_that_are_lost_and_they_count_for_nothing() {
+    let world = World::start(Arc::new(MemoryStore::default())).await;
+    let nodes = majority_lost(&world).await;
+    *nodes[0].unreachable.lock() = vec![1, 2];
+    world
+        .until(|| !world.cluster()["regions"][0]["waiting"].is_null())
+        .await;
+    let mut answer = world.ddl(recover()).await;
+    while answer.is_err() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        answer = world.ddl(recover()).await;
+    }
+    world.until(|| nodes[0].saw(|b| recovery(b).is_some())).await;
+    let order = nodes[0].told.lock().iter().find_map(recovery).unwrap();
+    // The lost ones may have gone on by themselves, unheard of.
+    assert!(order.seen_term > 7 + 1_000, "{order:?}");
+    let group: Vec<u64> = nodes.iter().map(|node| node.raft_id()).collect();
+    let epoch = order.seen_term + 1;
+    nodes[0].say(v1::RegionRole::Leader, epoch, (epoch, 101));
+    for report in nodes[0].regions.lock().values_mut() {
+        report.voters = vec![report.raft_id];
+    }
+    let ended = || {
+        let procedures: serde_json::Value =
+            serde_json::from_str(&world.metasrv.procedures_json().unwrap()).unwrap();
+        procedures["procedures"][0]["state"] == "done"
+    };
+    world.until(ended).await;
+    // Those that were lost come back, and lead among themselves, while the survivor does not.
+    nodes[0].say(v1::RegionRole::Follower, epoch, (epoch, 101));
+    let leader = || world.cluster()["regions"][0]["leader"].clone();
+    world.until(|| leader().is_null()).await;
+    nodes[1].say(v1::RegionRole::Leader, 9, (9, 130));
+    nodes[2].say(v1::RegionRole::Follower, 9, (9, 130));
+    for node in &nodes[1..] {
+        node.told.lock().clear();
+        world.join(node);
+    }
+    let is_there = |id: u64| {
+        let cluster = world.cluster();
+        let nodes = cluster["nodes"].as_array().unwrap();
+        nodes.iter().any(|n| n["id"] == id && n["alive"] == true)
+    };
+    world.until(|| is_there(1) && is_there(2)).await;
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    assert!(leader().is_null(), "{}", leader());
+    let leads = |b: &push::Body| match b {
+        push::Body::ChangeMembers(order) => order.region_id == REGION.as_u64(),
+        push::Body::Transfer(order) => order.region_id == REGION.as_u64(),
+        _ => false,
+    };
+    assert!(!nodes[1].saw(leads), "it is taken for the leader");
+    assert_eq!(nodes[1].raft_id(), group[1], "it is kept while nobody leads");
+    nodes[0].say(v1::RegionRole::Leader, epoch, (epoch, 102));
+    let dropped =
+        |b: &push::Body| matches!(b, push::Body::Drop(d) if d.only_replica && d.region_id == REGION.as_u64());
+    world
+        .until(|| nodes[1].saw(dropped) && nodes[2].saw(dropped))
+        .await;
 }

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use greptime_datanode::DatanodeConfig;
 use greptime_frontend::FrontendConfig;
-use greptime_metasrv::MetasrvConfig;
 use greptime_metasrv::store::EtcdConfig;
+use greptime_metasrv::{MetasrvConfig, Policy};
 use greptime_object_store::ObjectStoreConfig;
 use greptime_telemetry::LogConfig;
+use greptime_types::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -98,6 +99,9 @@ pub struct Metasrv {
     pub addresses: Vec<String>,
     #[serde(with = "greptime_settings::duration")]
     pub heartbeat_interval: Duration,
+    /// No datanode loses its leaders for a pause shorter than this.
+    #[serde(with = "greptime_settings::duration")]
+    pub pause_tolerance: Duration,
     /// A node that is silent for longer counts as away.
     #[serde(with = "greptime_settings::duration")]
     pub session_timeout: Duration,
@@ -107,6 +111,8 @@ pub struct Metasrv {
     #[serde(with = "greptime_settings::duration")]
     pub replace_after: Duration,
 }
+
+const SHORTEST_BEAT: Duration = Duration::from_millis(10);
 
 impl Default for Metasrv {
     fn default() -> Self {
@@ -119,6 +125,7 @@ impl Default for Metasrv {
         Self {
             addresses: vec![],
             heartbeat_interval,
+            pause_tolerance: Policy::default().pause,
             session_timeout,
             replicas,
             replace_after,
@@ -135,6 +142,27 @@ impl Metasrv {
             replace_after: self.replace_after,
         }
     }
+
+    /// The numbers of failover.
+    pub fn policy(&self) -> Result<Policy> {
+        if self.heartbeat_interval < SHORTEST_BEAT {
+            return Err(Error::invalid(format!(
+                "metasrv.heartbeat_interval is {:?}; it must be at least {SHORTEST_BEAT:?}",
+                self.heartbeat_interval
+            )));
+        }
+        let policy = Policy::of(self.heartbeat_interval, self.pause_tolerance);
+        policy.validate().map_err(|broken| {
+            let broken: Vec<String> = broken.iter().map(ToString::to_string).collect();
+            Error::invalid(format!(
+                "metasrv.heartbeat_interval ({:?}) and metasrv.pause_tolerance ({:?}) are too long or too short: {}",
+                self.heartbeat_interval,
+                self.pause_tolerance,
+                broken.join("; ")
+            ))
+        })?;
+        Ok(policy)
+    }
 }
 
 /// Where metasrv keeps the catalog.
@@ -149,4 +177,33 @@ pub struct Store {
 pub struct Auth {
     /// One `name=password` a line; read again when it changes. Without it nobody is asked.
     pub users_file: Option<PathBuf>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn beats_that_cannot_work_are_refused_with_the_names_of_the_settings() {
+        let of = |beat, pause| {
+            let metasrv = Metasrv {
+                heartbeat_interval: Duration::from_millis(beat),
+                pause_tolerance: Duration::from_millis(pause),
+                ..Metasrv::default()
+            };
+            metasrv.policy()
+        };
+        assert_eq!(Metasrv::default().policy(), Ok(Policy::default()));
+        assert_eq!(
+            of(50, 400).map(|policy| policy.pause),
+            Ok(Duration::from_millis(400))
+        );
+        for (beat, pause) in [(9, 150), (3_000, 150), (100, 5_000)] {
+            let error = of(beat, pause).unwrap_err().message;
+            assert!(
+                error.contains("metasrv.heartbeat_interval"),
+                "{beat} {pause}: {error}"
+            );
+        }
+    }
 }

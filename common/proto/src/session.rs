@@ -26,6 +26,8 @@ const FIRST_RETRY: Duration = Duration::from_millis(50);
 const LAST_RETRY: Duration = Duration::from_millis(500);
 /// A node that was refused has to be mended first.
 const REFUSED_RETRY: Duration = Duration::from_secs(2);
+/// Attempts that fail are told again after this time.
+const TELL_AGAIN: Duration = Duration::from_secs(5);
 /// A session in which metasrv has said nothing for this long is given up.
 const SILENCE: Duration = Duration::from_secs(5);
 /// Beats that may wait for a slow stream; more means that the stream is stuck and it is given up.
@@ -34,7 +36,8 @@ const QUEUE: usize = 16;
 /// What a node has to say and to hear. None of it may block.
 pub trait SessionHandler: Send + Sync + 'static {
     fn register(&self) -> v1::Register;
-    fn tick(&self, number: u64) -> v1::Tick;
+    /// `answered`: the newest tick of this session whose answer has come, or 0.
+    fn tick(&self, number: u64, answered: u64) -> v1::Tick;
     /// Told when something has changed that metasrv should hear at once, and not with the next beat.
     fn news(&self) -> Arc<Notify> {
         Arc::default()
@@ -45,7 +48,7 @@ pub trait SessionHandler: Send + Sync + 'static {
     fn answered(&self, tock: &v1::Tock) {
         let _ = tock;
     }
-    /// The session ended; the reason is for the log.
+    /// The session ended, or could not be opened; the reason is for the log. Of attempts only some are told.
     fn disconnected(&self, reason: &str);
 }
 
@@ -64,15 +67,23 @@ pub async fn run_session(
     shutdown: CancellationToken,
 ) {
     let mut retry = FIRST_RETRY;
+    let mut epoch = 0;
+    let mut quiet_until = Instant::now();
     while !shutdown.is_cancelled() {
-        let mut welcomed = false;
+        let mut welcomed = Welcomed { epoch, is_in: false };
         let end = one_session(link.as_ref(), handler.as_ref(), &shutdown, &mut welcomed).await;
-        if welcomed {
+        epoch = welcomed.epoch;
+        if welcomed.is_in {
             retry = FIRST_RETRY;
         }
         match end {
             End::Shutdown => return,
-            End::Broken(reason) => handler.disconnected(&reason),
+            // While nobody leads, attempts fail several times a second.
+            End::Broken(_) if !welcomed.is_in && Instant::now() < quiet_until => {}
+            End::Broken(reason) => {
+                quiet_until = Instant::now() + TELL_AGAIN;
+                handler.disconnected(&reason);
+            }
             End::Refused(reason) => {
                 retry = REFUSED_RETRY;
                 handler.disconnected(&format!("metasrv refuses this node: {reason}"));
@@ -86,11 +97,36 @@ pub async fn run_session(
     }
 }
 
+/// What the welcomes of metasrv have said.
+#[derive(Debug)]
+struct Welcomed {
+    /// The highest that a metasrv has led in.
+    epoch: u64,
+    /// Whether this session is taken in.
+    is_in: bool,
+}
+
+impl Welcomed {
+    /// A metasrv that has been followed by another may not know it yet. What it orders would be taken for the word of the
+    /// newest, so it is not listened to; a process that starts again knows no epoch.
+    fn by(&mut self, welcome: &v1::Welcome) -> Result<(), End> {
+        if welcome.metasrv_epoch < self.epoch {
+            return Err(End::Broken(format!(
+                "that metasrv led in epoch {}, and another leads in epoch {}",
+                welcome.metasrv_epoch, self.epoch
+            )));
+        }
+        self.epoch = welcome.metasrv_epoch;
+        self.is_in = true;
+        Ok(())
+    }
+}
+
 async fn one_session(
     link: &dyn MetaLink,
     handler: &dyn SessionHandler,
     shutdown: &CancellationToken,
-    welcomed: &mut bool,
+    welcomed: &mut Welcomed,
 ) -> End {
     let (beats, outgoing) = mpsc::channel(QUEUE);
     let register = v1::Beat {
@@ -136,24 +172,26 @@ async fn one_session(
                             handler.answered(tock);
                         }
                         if let push::Body::Welcome(welcome) = &body {
-                            *welcomed = true;
+                            if let Err(end) = welcomed.by(welcome) {
+                                return end;
+                            }
                             interval = Duration::from_millis(welcome.heartbeat_interval_ms.max(10));
                         }
                         handler.told(body);
                     }
                 }
             }
-            () = tokio::time::sleep_until(next_beat.at), if *welcomed => {
+            () = tokio::time::sleep_until(next_beat.at), if welcomed.is_in => {
                 // Taken before it is sent: what is promised in the answer counts from no later moment.
                 let sent = Instant::now();
                 let number = ticks.begin(sent);
-                let tick = v1::Tick { answered: ticks.answered, ..handler.tick(number) };
+                let tick = handler.tick(number, ticks.answered);
                 if beats.try_send(v1::Beat { body: Some(beat::Body::Tick(tick)) }).is_err() {
                     return End::Broken("metasrv does not take beats".into());
                 }
                 next_beat.sent(sent, interval);
             }
-            () = news.notified(), if *welcomed => next_beat.has_news(Instant::now()),
+            () = news.notified(), if welcomed.is_in => next_beat.has_news(Instant::now()),
             () = tokio::time::sleep_until(heard + SILENCE) => {
                 return End::Broken("metasrv is silent".into());
             }
@@ -180,7 +218,7 @@ impl NextBeat {
 
     fn sent(&mut self, at: Instant, interval: Duration) {
         *self = Self {
-            at: at + interval.min(HURRIED),
+            at: at + (interval / 4).min(HURRIED),
             sent_last: at,
             has_news: false,
         };
@@ -233,6 +271,24 @@ impl Ticks {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_metasrv_that_was_followed_by_another_is_not_listened_to() {
+        let mut welcomed = Welcomed {
+            epoch: 0,
+            is_in: false,
+        };
+        let welcome = |metasrv_epoch| v1::Welcome {
+            metasrv_epoch,
+            ..Default::default()
+        };
+        assert!(welcomed.by(&welcome(5)).is_ok() && welcomed.by(&welcome(6)).is_ok());
+        let Err(End::Broken(why)) = welcomed.by(&welcome(5)) else {
+            panic!("the leader of an earlier epoch was believed");
+        };
+        assert_eq!(why, "that metasrv led in epoch 5, and another leads in epoch 6");
+        assert!(welcomed.by(&welcome(6)).is_ok());
+    }
 
     #[test]
     fn news_do_not_wait_because_the_beat_before_them_is_answered() {

@@ -136,10 +136,12 @@ impl LogCore {
                 region,
                 raft_id,
                 seen_term,
+                files,
             } => self.recover.push(Recover {
                 region,
                 raft_id,
                 seen_term,
+                files,
             }),
             Input::Propose { region, token, data } => self.propose(region, token, data),
             Input::Read { region, token } => self.read(region, token),

@@ -34,6 +34,10 @@ greptime_defences::defences! {
     OnlyLeadersPropose => ["tests::quorum::replicas_agree_and_keep_what_was_acknowledged_whatever_fails"],
     /// Votes are given in the name of the newest metasrv only, or of nobody when it is away; a lease could be held.
     VotesHaveAnAuthority => ["tests::quorum::votes_are_given_in_the_name_of_the_newest_metasrv_only"],
+    /// A survivor whose log ends before the files begins anew from them; its next rows would count as being in files.
+    SurvivorBeginsWithTheFiles => [
+        "tests::quorum::a_survivor_whose_log_ends_before_the_files_goes_on_from_them",
+    ],
     /// Rule 5b: what lies before a complete batch of the log was acknowledged.
     DamageIsNoTornTail => [
         "tests::damage::a_flipped_bit_in_the_log_is_refused_by_name_or_in_the_last_write_alone",

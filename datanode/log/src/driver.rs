@@ -58,6 +58,7 @@ enum Command {
         reply: oneshot::Sender<Result<Applied>>,
     },
     Read(RegionId, oneshot::Sender<Result<u64>>),
+    Pass(oneshot::Sender<Result<()>>),
     Initialise(Initialise, oneshot::Sender<Result<()>>),
     Drop(RegionId, oneshot::Sender<Result<()>>),
     /// Needs no answer.
@@ -139,6 +140,14 @@ impl LogHandle {
         self.send(Command::Tell(inputs)).await
     }
 
+    /// Returns when what was handed over before has had its effect: it is on disk, and regions have said what has become
+    /// of them.
+    pub async fn passed(&self) -> Result<()> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Pass(reply)).await?;
+        self.answer(answer).await
+    }
+
     /// Nodes to which something could not be sent since this was last asked. Whoever leads them must say that it is there,
     /// by [`Input::PeerFound`], when they take messages again.
     pub fn take_missed(&self) -> Vec<NodeId> {
@@ -213,6 +222,8 @@ struct Driver {
     reads: Vec<(RegionId, u64, u64)>,
     initialising: HashMap<RegionId, Vec<oneshot::Sender<Result<()>>>>,
     dropping: HashMap<RegionId, Vec<oneshot::Sender<Result<()>>>>,
+    /// Wait for the end of this turn.
+    passing: Vec<oneshot::Sender<Result<()>>>,
 }
 
 /// Starts the loop over an opened core. `queue` commands may wait; `turn_bytes` are taken at once.
@@ -236,6 +247,7 @@ pub fn start(
         reads: Vec::new(),
         initialising: HashMap::new(),
         dropping: HashMap::new(),
+        passing: Vec::new(),
     };
     let run = move || {
         // The log engine panics when an fsync fails, and the Raft library when its storage does: either way
@@ -355,6 +367,10 @@ impl Driver {
                 let token = self.wait(Pending::Read(reply));
                 self.input(Input::Read { region, token })
             }
+            Command::Pass(reply) => {
+                self.passing.push(reply);
+                0
+            }
             Command::Initialise(initialise, reply) if self.core.has_group(initialise.region) => {
                 let _ = reply.send(Ok(()));
                 0
@@ -465,6 +481,7 @@ impl Driver {
         for region in output.dropped {
             answer(self.dropping.remove(&region));
         }
+        answer(Some(std::mem::take(&mut self.passing)));
     }
 
     fn answer_reads(&mut self) {

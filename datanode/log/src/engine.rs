@@ -40,6 +40,8 @@ pub enum LogDamage {
     Refuse,
     /// It goes on without everything behind the damage: a person has agreed to lose it.
     Cut,
+    /// Whoever has it puts all of it aside and begins anew. The log itself fails as by `Refuse`.
+    Discard,
 }
 
 #[derive(Clone, Debug)]
@@ -99,8 +101,8 @@ pub struct EngineLog {
 }
 
 impl EngineLog {
-    /// Opens the log and cuts a torn tail: after a power cut it is normal, and was never acknowledged, since all
-    /// groups have one voter. What was cut is in [`Self::cuts`]. Damage that is no torn tail is refused before anything
+    /// Opens the log and cuts a torn tail: after a power cut it is normal, and nobody was told that it is here, since
+    /// that is said after the sync. What was cut is in [`Self::cuts`]. Damage that is no torn tail is refused before anything
     /// is cut, unless [`LogDamage::Cut`] allows it, or batches were not synced one by one.
     pub fn open(options: &EngineOptions, fsyncs: Counter) -> Result<Self, LogError> {
         Self::open_in(options, fsyncs, Arc::default())
@@ -347,8 +349,9 @@ fn is_full(error: &raft_engine::Error) -> bool {
 fn refused(damage: &Damage, dir: &Path) -> LogError {
     LogError::Corruption(format!(
         "{damage}. Rows that were acknowledged are there and behind it, so nothing was cut. Put {} back from a copy of \
-         the volume; or set datanode.log_damage = \"cut\" for one start, to lose what the {} bytes from there on say \
-         and is in no file yet",
+         the volume. Without one, set datanode.log_damage for one start: to \"discard\" if its regions have replicas on \
+         other datanodes, which make new ones here; or to \"cut\" if they do not, to lose what the {} bytes from there \
+         on say and is in no file yet",
         dir.display(),
         damage.bytes
     ))
@@ -363,7 +366,8 @@ fn damaged(dir: &Path, error: &raft_engine::Error) -> String {
     let dir = dir.display();
     format!(
         "{dir}: {error}{place}. Put {dir} back from a copy of the volume; without one, what is only in this log is \
-         lost: drop the tables of its regions, and start this node with an empty data directory"
+         lost; with datanode.log_damage = \"discard\" this node begins anew, and what has replicas elsewhere gets new \
+         ones here"
     )
 }
 

@@ -150,7 +150,20 @@ pub enum Input {
         region: RegionId,
         raft_id: u64,
         seen_term: u64,
+        /// Where the region stands in files, if it has any.
+        files: Option<InFiles>,
     },
+}
+
+/// How far a region is in files, whatever a replica's log has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InFiles {
+    /// Rows up to it are in files; they were committed.
+    pub through: u64,
+    /// No entry up to there is of a later term; not above the `seen_term` that comes with it.
+    pub term: u64,
+    /// [`super::Key::Checkpoint`] of a replica that begins there.
+    pub checkpoint: Bytes,
 }
 
 impl Input {

@@ -29,8 +29,8 @@ pub use driver::{Applied, Apply, LogHandle, Proposal, start};
 pub use engine::{EngineLog, EngineOptions, LogDamage, LogSync};
 pub use files::Cut;
 pub use io::{
-    Authority, Checkpointed, Committed, CommittedEntry, GroupStatus, Initialise, Input, LogOptions, Network,
-    Outgoing, Output, full_disk,
+    Authority, Checkpointed, Committed, CommittedEntry, GroupStatus, InFiles, Initialise, Input, LogOptions,
+    Network, Outgoing, Output, full_disk,
 };
 pub use mailbox::{NoPeers, Peers};
 pub use members::{Change, Member, Membership};

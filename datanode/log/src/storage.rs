@@ -28,9 +28,7 @@ impl RegionStorage {
     pub fn open(store: Arc<dyn LogStore>, region: RegionId, flushed: u64) -> Result<Self, LogError> {
         let record = GroupRecord::load(store.as_ref(), region)?;
         let mut hard_state = load_hard_state(store.as_ref(), region)?;
-        // A change of members is in the record only after it was committed.
-        let committed = record.trimmed.index.max(record.members_index).max(flushed);
-        hard_state.commit = hard_state.commit.max(committed);
+        hard_state.commit = hard_state.commit.max(record.trimmed.index).max(flushed);
         hard_state.term = hard_state.term.max(record.trimmed.term);
         let mut storage = Self {
             region,
@@ -57,6 +55,10 @@ impl RegionStorage {
                 term: entry[0].term,
             };
         }
+        // A change of members is in the record only after it was committed. Those of a snapshot may be of entries that
+        // follow it, and that had yet to come.
+        let changed = storage.record.members_index.min(storage.last.index);
+        storage.hard_state.commit = storage.hard_state.commit.max(changed);
         if storage.hard_state.commit > storage.last.index {
             return Err(LogError::Corruption(format!(
                 "region {region} had committed through {}, but its log ends at {}",

@@ -4,7 +4,9 @@ use bytes::Bytes;
 use greptime_types::{Error, Result, TableInfo, format};
 use serde::{Deserialize, Serialize};
 
+use crate::defences::Defence;
 use crate::requests::RequestTable;
+use crate::view::View;
 
 /// The region as of `flushed_seq`: what the trimmed entries had built, except the rows, which are in files.
 /// Written in one batch with the trim.
@@ -19,6 +21,21 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
+    /// Of a view that is known to be there, if anything was ever flushed.
+    pub fn of(view: &View) -> Option<Self> {
+        let flushed = view.flushed.as_ref()?;
+        Some(Self {
+            format: format::FORMAT_VERSION,
+            table: flushed.table.clone(),
+            flushed_seq: view.flushed_seq,
+            manifest_version: view.version,
+            requests: match Defence::CheckpointHasTheIds.holds() {
+                true => flushed.requests.clone(),
+                false => Default::default(),
+            },
+        })
+    }
+
     pub fn encode(&self) -> Result<Bytes> {
         serde_json::to_vec(self)
             .map(Bytes::from)

@@ -1,7 +1,5 @@
 //! What the log is trimmed to, and what a replica does that is told so.
 
-use greptime_types::format;
-
 use crate::checkpoint::Checkpoint;
 use crate::defences::Defence;
 use crate::view::View;
@@ -26,20 +24,10 @@ impl Trimmed {
     /// The checkpoint to which a leader that has applied the entries up to `applied` may trim: that of an adopted view,
     /// which is known to be there.
     pub fn next(&mut self, view: &View, applied: u64) -> Option<Checkpoint> {
-        let flushed = view.flushed.as_ref()?;
         if view.flushed_seq <= self.through || view.flushed_seq > applied {
             return None;
         }
-        let checkpoint = Checkpoint {
-            format: format::FORMAT_VERSION,
-            table: flushed.table.clone(),
-            flushed_seq: view.flushed_seq,
-            manifest_version: view.version,
-            requests: match Defence::CheckpointHasTheIds.holds() {
-                true => flushed.requests.clone(),
-                false => Default::default(),
-            },
-        };
+        let checkpoint = Checkpoint::of(view)?;
         *self = Self::of(&checkpoint);
         Some(checkpoint)
     }

@@ -94,6 +94,15 @@ impl DataDir {
         Ok(identity)
     }
 
+    /// From now on this is another disk: what was on it under the old name is nobody's replica any more.
+    pub fn renew(&self, node_id: NodeId, ids: &SharedIds) -> Result<()> {
+        let identity = Identity {
+            disk_id: ids.uuid(),
+            ..self.identity(node_id, ids)?
+        };
+        self.store(&identity)
+    }
+
     pub fn store(&self, identity: &Identity) -> Result<()> {
         let bytes = serde_json::to_vec_pretty(identity).map_err(|e| Error::internal(e.to_string()))?;
         write_durably(&self.path(IDENTITY_FILE), &bytes)

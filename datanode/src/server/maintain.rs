@@ -71,6 +71,7 @@ impl Datanode {
             self.become_ready();
             self.flush_what_is_due();
             self.compact_what_is_due();
+            self.cool_followers();
             self.metrics.memtable_bytes.set(self.budget.used());
             self.metrics.region_count.set(self.regions.all().len() as u64);
             let now = self.clock.now();

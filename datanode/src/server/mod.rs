@@ -1,7 +1,9 @@
 //! The datanode: opening it, and what it can be asked, independent of the wire.
 
 mod compact;
+mod damaged;
 mod fallback;
+mod followers;
 mod grpc;
 mod identity;
 mod leases;
@@ -43,6 +45,7 @@ use crate::region::{Flusher, Region};
 use crate::sst::FileSource;
 use compact::CompactionBook;
 use fallback::Heard;
+use followers::Cooled;
 use identity::DataDir;
 use leases::SentBeats;
 use maintain::FlushBook;
@@ -72,6 +75,7 @@ pub struct Datanode {
     /// What needs no answer of the log.
     words: mpsc::Sender<Vec<Input>>,
     heard: Heard,
+    cooled: Cooled,
     /// The highest epoch of a metasrv that has welcomed this node.
     metasrv_epoch: AtomicU64,
     flusher: Flusher,

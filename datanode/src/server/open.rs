@@ -1,21 +1,22 @@
 //! Opening a datanode: identity, log, regions, loops.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
-use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use greptime_clock::{SharedClock, SharedIds};
-use greptime_log::{EngineLog, EngineOptions, Key, LogCore, LogOptions, LogStore, LogSync, TimedLog};
+use greptime_log::{EngineOptions, Key, LogCore, LogOptions, LogStore, LogSync, TimedLog};
 use greptime_object_store::Bucket;
 use greptime_peers::PeerLink;
 use greptime_proto::run_session;
 use greptime_proto::transport::MetaLink;
 use greptime_proto::v1::push;
+use greptime_query::QueryPool;
 use greptime_telemetry::{Metrics, Readiness};
 use greptime_types::{Error, NodeId, RegionId, Result, format};
 use parking_lot::Mutex;
@@ -23,6 +24,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::compact::{CompactionBook, compactor};
+use super::damaged::{self, open_log};
 use super::fallback::Heard;
 use super::identity::DataDir;
 use super::maintain::FlushBook;
@@ -43,6 +45,8 @@ const ORDER_QUEUE: usize = 4096;
 const LOG_ROOM: u64 = 4 << 20;
 /// Manifests that are loaded at the same time.
 const LOADS: usize = 8;
+/// What a sort keeps for merging what it has spilled, if the pool is large enough.
+const SORT_RESERVE: u64 = 10 << 20;
 
 /// What a datanode is made of.
 pub struct DatanodeParts {
@@ -76,11 +80,13 @@ impl Datanode {
             reserve: parts.config.log_turn_size + parts.config.max_write_size + LOG_ROOM,
             purge_threshold: parts.config.log_purge_threshold,
         };
+        let (node_id, ids) = (parts.node_id, Arc::clone(&parts.ids));
         let fsyncs = metrics.log_fsyncs.clone();
-        let opened = tokio::task::spawn_blocking(move || EngineLog::open(&options, fsyncs)).await;
-        let engine = opened
-            .map_err(|e| Error::internal(e.to_string()))?
-            .map_err(log_error)?;
+        let opened = tokio::task::spawn_blocking(move || {
+            let log = open_log(&data_dir, &options, node_id, &ids, &fsyncs)?;
+            Ok::<_, Error>((data_dir, log))
+        });
+        let (data_dir, engine) = opened.await.map_err(|e| Error::internal(e.to_string()))??;
         for cut in engine.cuts() {
             tell_cut(cut, &metrics);
         }
@@ -136,6 +142,7 @@ impl Datanode {
         for (region, error) in failed {
             regions.get(region)?.fail(error.to_string());
         }
+        damaged::may_go_on(&data_dir, &core, &flushed)?;
         let machine = Arc::clone(&regions) as Arc<dyn greptime_log::Apply>;
         // Which replicas these are is known before anybody is told of them.
         for region in regions.all() {
@@ -195,6 +202,7 @@ impl Datanode {
             closing: shutdown.child_token(),
             words,
             heard: Heard::default(),
+            cooled: Default::default(),
             metasrv_epoch: AtomicU64::new(0),
             flusher,
             flushes: FlushBook::default(),
@@ -268,7 +276,7 @@ fn tell_cut(cut: &greptime_log::Cut, metrics: &DatanodeMetrics) {
     }
 }
 
-fn log_error(error: greptime_log::LogError) -> Error {
+pub(super) fn log_error(error: greptime_log::LogError) -> Error {
     Error::corruption(error.to_string())
 }
 
@@ -299,17 +307,78 @@ fn query_context(config: &DatanodeConfig, data_dir: &DataDir) -> Result<SessionC
         let _ = std::fs::remove_dir_all(old.path()).or_else(|_| std::fs::remove_file(old.path()));
     }
     std::fs::create_dir_all(&spill).map_err(|e| Error::internal(format!("{}: {e}", spill.display())))?;
+    let free = free_bytes(&spill, &data_dir.path("cache"));
+    let free = free.map_err(|e| Error::internal(format!("the disk of {}: {e}", spill.display())))?;
+    let limit = spill_bytes(config.query_spill_limit, free);
+    if limit < config.query_spill_limit {
+        tracing::info!(
+            limit,
+            free,
+            "queries may spill less than datanode.query_spill_limit, for the sake of the log"
+        );
+    }
     let disk = DiskManagerBuilder::default()
         .with_mode(DiskManagerMode::Directories(vec![spill]))
-        .with_max_temp_directory_size(config.query_spill_limit);
+        .with_max_temp_directory_size(limit);
     let runtime = RuntimeEnvBuilder::new()
-        .with_memory_pool(Arc::new(FairSpillPool::new(config.query_memory as usize)))
+        .with_memory_pool(Arc::new(QueryPool::new(
+            config.query_memory,
+            "datanode.query_memory",
+        )))
         .with_disk_manager_builder(disk)
         .build_arc()
         .map_err(failed)?;
-    let context = SessionContext::new_with_config_rt(SessionConfig::new(), runtime);
+    let mut session = SessionConfig::new();
+    // Small pools must be able to sort.
+    let streams = session.target_partitions().max(1) as u64;
+    let reserve = SORT_RESERVE.min(config.query_memory / (8 * streams));
+    session.options_mut().execution.sort_spill_reservation_bytes = reserve as usize;
+    let context = SessionContext::new_with_config_rt(session, runtime);
     for function in greptime_query::plan_functions() {
         context.register_udf(function.as_ref().clone());
     }
     Ok(context)
+}
+
+/// Bytes that queries may spill: as many as the setting says, but at most half of those that are free, since the log
+/// lies on the same disk.
+fn spill_bytes(wanted: u64, free: u64) -> u64 {
+    wanted.min(free / 2)
+}
+
+/// Bytes that are free on the disk of `dir`, without those that files in `cache` have not taken yet but will.
+fn free_bytes(dir: &Path, cache: &Path) -> std::io::Result<u64> {
+    const BLOCK: u64 = 512;
+    let disk = rustix::fs::statvfs(dir)?;
+    let mut free = disk.f_bavail.saturating_mul(disk.f_frsize);
+    for file in std::fs::read_dir(cache).into_iter().flatten() {
+        let file = file?.metadata()?;
+        free = free.saturating_sub(file.len().saturating_sub(BLOCK * file.blocks()));
+    }
+    Ok(free)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spilling_leaves_half_of_what_is_free_to_the_log() {
+        assert_eq!(spill_bytes(4 << 30, 10 << 30), 4 << 30);
+        assert_eq!(spill_bytes(4 << 30, 6 << 30), 3 << 30);
+        assert_eq!(spill_bytes(4 << 30, 0), 0);
+    }
+
+    #[test]
+    fn what_the_cache_will_take_is_not_free() {
+        let (spill, cache) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let free = || free_bytes(spill.path(), cache.path()).unwrap();
+        let before = free();
+        let file = std::fs::File::create(cache.path().join("block")).unwrap();
+        file.set_len(before / 2).unwrap();
+        // Others use the disk meanwhile.
+        assert!(free() < before / 4 * 3, "{before} {}", free());
+        let gone = cache.path().join("gone");
+        assert!(free_bytes(spill.path(), &gone).unwrap() > before / 4 * 3);
+    }
 }

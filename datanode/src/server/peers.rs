@@ -94,8 +94,18 @@ impl Datanode {
     /// Passes what needs no answer on to the log, in order.
     pub(super) async fn pass_words(self: Arc<Self>, mut words: mpsc::Receiver<Vec<Input>>) {
         while let Some(inputs) = words.recv().await {
+            let is_found = inputs.iter().any(|input| matches!(input, Input::MetasrvFound));
             // The log ends with the node.
             let _ = self.log.tell(inputs).await;
+            if is_found {
+                // Nothing that comes after it has to wait.
+                let node = Arc::clone(&self);
+                tokio::spawn(async move {
+                    if node.log.passed().await.is_ok() {
+                        node.heard.was_taken();
+                    }
+                });
+            }
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use greptime_log::{Authority, Change, Initialise, Input, Member};
+use greptime_log::{Authority, Change, InFiles, Initialise, Input, Member};
 use greptime_peers::PeerHandler;
 use greptime_proto::SessionHandler;
 use greptime_proto::v1::{self, push};
@@ -15,7 +15,7 @@ use greptime_types::{Error, RegionId, Result, TableInfo, format};
 use super::Datanode;
 use super::write::within;
 use crate::defences::Defence;
-use crate::manifest::View;
+use crate::manifest::{ManifestStore, View};
 use crate::region::{Checkpoint, Region, RegionEntry};
 
 /// A transfer that takes longer is given up.
@@ -42,8 +42,10 @@ impl SessionHandler for Datanode {
         }
     }
 
-    fn tick(&self, number: u64) -> v1::Tick {
+    fn tick(&self, number: u64, answered: u64) -> v1::Tick {
         let began = self.clock.now();
+        // Before the reports: if a vote was given until then, they have its term.
+        let heard = self.heard.is_taken();
         let reports = self.reports();
         self.beats.begin(number, began, &reports);
         let mut reported = self.reported.lock();
@@ -63,8 +65,8 @@ impl SessionHandler for Datanode {
                 message: problem.unwrap_or_default(),
             }],
             unreachable: self.peers.unreachable(),
-            // The session's to say.
-            answered: 0,
+            // Metasrv counts on it that this node votes for nobody without it.
+            answered: if heard { answered } else { 0 },
             stopping: self.is_stopping(),
         }
     }
@@ -78,22 +80,27 @@ impl SessionHandler for Datanode {
     }
 
     fn told(&self, push: push::Body) {
-        self.heard_metasrv();
         match push {
-            push::Body::Welcome(welcome) => self.welcome(&welcome),
+            push::Body::Welcome(welcome) => return self.welcome(&welcome),
+            _ => self.heard_metasrv(),
+        }
+        match push {
             push::Body::Peers(update) => self.peers.know(update.peers),
             push::Body::Initialise(_)
             | push::Body::Alter(_)
             | push::Body::Drop(_)
             | push::Body::ChangeMembers(_)
+            | push::Body::Recover(_)
             | push::Body::AssignmentsComplete(_) => self.take_order(push),
+            push::Body::SetRole(role) if role.hot && !self.may_be_hot(RegionId::from_u64(role.region_id)) => {
+            }
             push::Body::SetRole(role) => {
                 self.tell_log(push);
                 if role.warm {
                     self.take_order(push::Body::SetRole(role));
                 }
             }
-            push::Body::Campaign(_) | push::Body::Transfer(_) | push::Body::Recover(_) => self.tell_log(push),
+            push::Body::Campaign(_) | push::Body::Transfer(_) => self.tell_log(push),
             _ => {}
         }
     }
@@ -140,11 +147,13 @@ impl Datanode {
     }
 
     fn welcome(&self, welcome: &v1::Welcome) {
-        self.metasrv_epoch
+        let known = self
+            .metasrv_epoch
             .fetch_max(welcome.metasrv_epoch, Ordering::SeqCst);
-        let found = vec![Input::MetasrvEpoch(welcome.metasrv_epoch), Input::MetasrvFound];
-        // Its first order says the epoch again.
-        let _ = self.words.try_send(found);
+        if known < welcome.metasrv_epoch {
+            self.heard.is_news();
+        }
+        self.heard_metasrv();
         let format = welcome.format_version.max(format::OLDEST_CLUSTER_FORMAT);
         self.cluster_format.store(format, Ordering::SeqCst);
         let mut identity = self.identity.lock();
@@ -177,6 +186,7 @@ impl Datanode {
                 }
             }
             push::Body::ChangeMembers(order) => self.change_members(order).await,
+            push::Body::Recover(order) => self.recover(order).await,
             push::Body::SetRole(order) => {
                 self.warm_up(RegionId::from_u64(order.region_id));
                 Ok(())
@@ -265,6 +275,27 @@ impl Datanode {
         let changed = self.log.change_members(id, changes, members);
         within(Some(CHANGE_WITHIN), changed).await.map(drop)
     }
+
+    /// Makes a replica the only one of its group. The lost ones may have flushed in a later term, and more than they had
+    /// sent: the manifest says so.
+    async fn recover(&self, order: v1::RecoverRegion) -> Result<()> {
+        let id = RegionId::from_u64(order.region_id);
+        let manifest = ManifestStore::new(self.flusher.bucket.clone(), id);
+        let view = manifest.load(0).await?;
+        let checkpoint = Checkpoint::of(&view).map(|checkpoint| checkpoint.encode());
+        let recover = Input::Recover {
+            region: id,
+            raft_id: order.raft_id,
+            seen_term: order.seen_term.max(view.epoch),
+            files: checkpoint.transpose()?.map(|checkpoint| InFiles {
+                through: view.flushed_seq,
+                term: view.epoch,
+                checkpoint,
+            }),
+        };
+        let told = self.words.send(vec![recover]).await;
+        told.map_err(|_| Error::unavailable("the log has ended"))
+    }
 }
 
 fn member(member: v1::RegionMember) -> Member {
@@ -289,11 +320,6 @@ fn word(order: push::Body, epoch: u64) -> Vec<Input> {
         push::Body::SetRole(order) => vec![Input::Role {
             region: RegionId::from_u64(order.region_id),
             is_hot: order.hot,
-        }],
-        push::Body::Recover(order) => vec![Input::Recover {
-            region: RegionId::from_u64(order.region_id),
-            raft_id: order.raft_id,
-            seen_term: order.seen_term,
         }],
         _ => Vec::new(),
     }

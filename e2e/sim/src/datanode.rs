@@ -72,7 +72,10 @@ pub struct Datanode {
     orders: Mailbox<Push>,
     metasrv_epoch: Cell<u64>,
     heard: Cell<Duration>,
+    /// The log has to be told that metasrv is there, or that it is another one.
     is_missed: Cell<bool>,
+    /// How often the log was told, and has not taken it yet.
+    untaken: Cell<usize>,
 
     peers: RefCell<BTreeMap<NodeId, Peer>>,
     /// Connections that peers made, by the peer.
@@ -114,6 +117,7 @@ impl Datanode {
             metasrv_epoch: Cell::new(0),
             heard: Cell::new(sim.clock(me)),
             is_missed: Cell::new(false),
+            untaken: Cell::new(0),
             peers: RefCell::default(),
             incoming: RefCell::default(),
             missed: RefCell::default(),

@@ -9,16 +9,20 @@
 //! * The leader is unwell: a transfer, which it does itself and gives up its lease before. If transfers have no
 //!   effect, or if its disk hangs, so that it can do nothing, it is treated as a silent one: no lease any more, then a
 //!   campaign.
+//! * The leader lives and does not reach enough of its group to commit: a transfer could not succeed either, so it is
+//!   treated as one whose disk hangs.
 //! * Who is elected and does not serve yet is left in peace for a while: it has to read what it has not applied. A log-only
 //!   one hands over at once to a hot follower that has almost all of it.
 //! * Nobody leads: a campaign, as soon as every voter is either heard or dead. One that is not heard may lead.
-//! * Without a majority of voters that beat and have the region open, nothing is sent: a campaign could not win.
+//! * Without a majority of voters that beat and have the region open, nothing is sent: a campaign could not win. A person
+//!   is told who is lost, what is left, and how to go on with it.
 //! * A log-only leader hands back to a hot follower that keeps up.
 //!
 //! The candidate is the hot follower unless its log is behind another's, which would refuse it its vote; then the
-//! most up-to-date replica. A campaign that had no effect is repeated, by another replica in turn.
+//! most up-to-date replica. Who reaches a majority comes before who does not. A campaign that had no effect is repeated, by another replica in turn.
 
 mod decide;
+mod loss;
 mod plan;
 mod target;
 #[cfg(test)]
@@ -28,11 +32,12 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
-use greptime_types::NodeId;
+use greptime_types::{NodeId, RegionId};
 
 use crate::Verdict;
 
 pub use decide::decide;
+pub use loss::{Left, Loss};
 pub use plan::{Campaign, Plan, Report, Snapshot, Transfer, plan};
 
 /// A region as metasrv sees it now.
@@ -58,6 +63,10 @@ pub struct Voter {
     pub verdict: Verdict,
     /// What its process said last of the replica; `None` if it does not have the region open.
     pub log: Option<LogEnd>,
+    /// Living datanodes with which its own has had no contact for a while.
+    pub apart: BTreeSet<NodeId>,
+    /// What it said before it went away; for people only.
+    pub had: Option<LogEnd>,
     /// The epoch in which it leads, as it said last.
     pub leads: Option<u64>,
     /// The term in which the others have elected it, if it does not serve yet.
@@ -84,8 +93,17 @@ pub struct LogEnd {
     pub last_index: u64,
     /// The replica's current term.
     pub term: u64,
+    /// Everything up to this entry is in files.
+    pub flushed_index: u64,
     /// Arrival of the beat.
     pub at: Duration,
+}
+
+impl Voter {
+    /// It can do what a transfer takes, and the other can hear it.
+    fn can_hand_over_to(&self, other: NodeId) -> bool {
+        !self.verdict.hangs() && !self.apart.contains(&other)
+    }
 }
 
 impl LogEnd {
@@ -133,10 +151,7 @@ pub enum Step {
         to: NodeId,
     },
     /// Too few voters live to elect or to commit.
-    MajorityLost {
-        alive: Vec<NodeId>,
-        needed: usize,
-    },
+    MajorityLost(Loss),
 }
 
 /// Why nothing is to be done.
@@ -170,7 +185,7 @@ pub enum Reason {
         node: NodeId,
         until: Duration,
     },
-    /// The leader is unwell, and nobody is better.
+    /// The leader is unwell, or cut off from its group, and nobody is better.
     NobodyBetter {
         leader: NodeId,
     },
@@ -189,7 +204,15 @@ impl Step {
                 reason,
                 Reason::Led | Reason::TransferUnderWay { .. } | Reason::NobodyBetter { .. }
             ),
-            Self::WaitForLease { .. } | Self::Campaign { .. } | Self::MajorityLost { .. } => false,
+            Self::WaitForLease { .. } | Self::Campaign { .. } | Self::MajorityLost(_) => false,
+        }
+    }
+
+    /// What a person is told of it.
+    pub fn told(&self, region: RegionId) -> String {
+        match self {
+            Self::MajorityLost(loss) => loss.told(region),
+            step => step.to_string(),
         }
     }
 
@@ -200,7 +223,7 @@ impl Step {
             Self::Nothing { reason } => {
                 matches!(reason, Reason::CampaignUnderWay { .. } | Reason::Opening { .. })
             }
-            Self::Transfer { .. } | Self::MajorityLost { .. } => false,
+            Self::Transfer { .. } | Self::MajorityLost(_) => false,
         }
     }
 }
@@ -218,10 +241,7 @@ impl fmt::Display for Step {
             Self::Transfer { from, to } => {
                 write!(f, "datanode {from} is told to hand over to datanode {to}")
             }
-            Self::MajorityLost { alive, needed } => write!(
-                f,
-                "of its voters only those on {alive:?} live, and {needed} are needed; bring others back"
-            ),
+            Self::MajorityLost(loss) => loss.fmt(f),
         }
     }
 }
@@ -259,7 +279,7 @@ impl fmt::Display for Reason {
             Self::NobodyBetter { leader } => {
                 write!(
                     f,
-                    "its leader, datanode {leader}, is unwell, and nobody is better"
+                    "its leader, datanode {leader}, is unwell or cut off from the others, and nobody is better"
                 )
             }
             Self::Limit { at_once } => {

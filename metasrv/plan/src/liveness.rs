@@ -8,7 +8,7 @@
 //! | Unwell | Alive | no sign of that for a while |
 //! | Unwell | Suspect | as from Alive |
 //! | Suspect | Dead | a fact about the process, or silent for long and nothing speaks against judging |
-//! | Dead, by silence | Suspect | the brake |
+//! | Dead, by silence | Suspect | the brake, or others come back whom it had held in vain |
 //!
 //! * **Facts** kill at once. The connection broke and the address that it led to, the pod's own and no service's,
 //!   refuses a new one: there is no process. Or another incarnation answers there. Both are about that process,
@@ -22,7 +22,12 @@
 //! * **The brake**: if more datanodes fell silent at once than were still heard then, metasrv is probably the one cut
 //!   off, and nobody is judged by silence. Those judged already for the same silence are suspects again. Facts do not
 //!   put the brake on: a refusal came over a network that works. It holds until enough of them are back or refuse.
-//! * **Unwell** is a living datanode that should not lead: its disk is stuck, or it is cut off from most of its peers.
+//!   Whom more than half of those that beat cannot reach either is confirmed to be away: it is judged as ever, and does
+//!   not put the brake on. And it holds nobody for longer than [`Policy::brake_for`](crate::Policy::brake_for) of silence.
+//!   If one of those judged only then comes back as the same process, it was the network after all, and the others have
+//!   an introduction's time to come back too.
+//! * **Unwell** is a living datanode that should not lead: its disk is stuck, or it is cut off from most of its peers. What
+//!   datanodes say of each other counts when a new leader of metasrv has had the time to tell them where they are.
 //!
 //! One new beat makes a datanode alive again, dead as it may have been: there is no hysteresis in being alive, since
 //! judging again takes the whole silence again. What should not follow every blip looks at how long it has been alive
@@ -32,6 +37,7 @@ mod brake;
 mod detector;
 mod health;
 mod memory;
+mod reach;
 #[cfg(test)]
 mod tests;
 
@@ -179,8 +185,8 @@ pub enum Hold {
     Late,
     /// metasrv leads for less than a lease and a detection window.
     NewLeader,
-    /// More than half vanished at once.
-    Brake,
+    /// More than half vanished at once. It holds for so long yet.
+    Brake { left: Duration },
     /// They did until just now; whoever is still away has an introduction's time to find metasrv again.
     AfterBrake,
     /// The process answers redials.
@@ -226,6 +232,21 @@ pub struct Judgement {
     pub late: Option<Duration>,
     /// The brake, if it keeps anybody from being judged.
     pub brake: Option<Brake>,
+    /// Of those that beat, the pairs that have not reached each other for
+    /// [`Policy::unreachable_for`](crate::Policy::unreachable_for); the lower id first.
+    pub apart: BTreeSet<(NodeId, NodeId)>,
+}
+
+impl Judgement {
+    /// The living datanodes that do not reach a datanode, or that it does not reach.
+    pub fn apart_from(&self, node: NodeId) -> BTreeSet<NodeId> {
+        let other = |(a, b): &(NodeId, NodeId)| match node {
+            _ if node == *a => Some(*b),
+            _ if node == *b => Some(*a),
+            _ => None,
+        };
+        self.apart.iter().filter_map(other).collect()
+    }
 }
 
 impl fmt::Display for Verdict {
@@ -255,7 +276,11 @@ impl fmt::Display for Hold {
         match self {
             Self::Late => f.write_str("not judged: metasrv itself was stopped"),
             Self::NewLeader => f.write_str("not judged: this metasrv has just become leader"),
-            Self::Brake => f.write_str("not judged: more than half vanished at once, metasrv may be cut off"),
+            Self::Brake { left } => write!(
+                f,
+                "not judged for another {left:?}, unless most of those that beat cannot reach it either: more than half \
+                 vanished at once, metasrv may be cut off"
+            ),
             Self::AfterBrake => f.write_str("not judged yet: more than half had vanished at once"),
             Self::Answers => f.write_str("not judged yet: its process answers"),
         }

@@ -42,10 +42,15 @@ pub struct Policy {
     pub redial_again: Duration,
     /// Datanodes that fell silent within this time of each other fell silent at once.
     pub brake_window: Duration,
+    /// Whoever has been silent for so long is judged though many vanished together with it: by then a metasrv that was cut
+    /// off from everything does not lead any more.
+    pub brake_for: Duration,
     /// An append that has waited for its disk for so long makes the datanode unwell. Writes wait as they do for one
     /// that is silent.
     pub slow_append: Duration,
-    /// A datanode that has been cut off from most of its peers for so long is unwell.
+    /// A datanode that has been cut off from most of its peers for so long is unwell, and a leader that has been cut off
+    /// from so many of its group that it cannot commit is unseated. Counted from when they first say so, which they do
+    /// after 400 ms without an answer.
     pub unreachable_for: Duration,
     /// A datanode stays unwell for this long after the last sign of it, so that leaders do not come and go.
     pub unwell_holds: Duration,
@@ -95,8 +100,9 @@ impl Default for Policy {
             introduction: ms(2_000),
             redial_again: ms(100),
             brake_window: ms(1_000),
+            brake_for: ms(10_000),
             slow_append: ms(300),
-            unreachable_for: ms(1_000),
+            unreachable_for: ms(500),
             unwell_holds: ms(5_000),
             steady: ms(2_000),
             campaign_again: ms(200),
@@ -109,6 +115,36 @@ impl Default for Policy {
             fallback_min: ms(4_000),
             fallback_max: ms(6_000),
             session: ms(5_000),
+        }
+    }
+}
+
+/// What scheduling adds to a wait that nothing has disturbed.
+const SLACK: Duration = Duration::from_millis(5);
+
+impl Policy {
+    /// For datanodes that beat so often, and whose processes may pause for so long without anybody noticing. All that
+    /// follows from these two is set, the rest is as always; [`validate`](Self::validate) says whether it goes together.
+    pub fn of(beat: Duration, pause: Duration) -> Self {
+        let usual = Self::default();
+        let hurried_beat = (beat / 4).min(usual.hurried_beat);
+        let look = hurried_beat;
+        let dead_after = beat + pause + hurried_beat * LOSSES + usual.way + SLACK;
+        let lease = beat * 3;
+        Self {
+            beat,
+            hurried_beat,
+            pause,
+            lease,
+            look,
+            late: look,
+            suspect_after: beat + hurried_beat + usual.way + SLACK,
+            dead_after,
+            answering_dead_after: dead_after + pause + beat,
+            introduction: usual.introduction.max((lease + dead_after) * 2),
+            slow_append: beat + pause + SLACK * 10,
+            campaign_again: beat * 2,
+            ..usual
         }
     }
 }
@@ -199,7 +235,7 @@ impl Policy {
     }
 
     /// Relations between metasrv, its store, and the replicas that get on without it.
-    fn of_time_out(&self) -> [Relation; 8] {
+    fn of_time_out(&self) -> [Relation; 10] {
         let lease_and_window = ("lease + dead_after", self.lease + self.dead_after);
         [
             (
@@ -226,6 +262,16 @@ impl Policy {
                 lease_and_window,
                 ("introduction", self.introduction),
                 "a new metasrv leader judges those who have not found it yet",
+            ),
+            (
+                ("introduction", self.introduction),
+                ("brake_for", self.brake_for),
+                "the brake holds nobody whom a new metasrv leader has not heard",
+            ),
+            (
+                ("session", self.session),
+                ("brake_for", self.brake_for),
+                "a metasrv that is cut off from everything judges before it stops leading",
             ),
             (
                 (
@@ -298,6 +344,33 @@ mod tests {
         assert_eq!(Policy::default().validate(), Ok(()));
     }
 
+    #[test]
+    fn beats_and_pauses_of_all_sizes_have_a_policy() {
+        let ms = Duration::from_millis;
+        assert_eq!(Policy::of(ms(100), ms(150)), Policy::default());
+        for (beat, pause) in [
+            (10, 20),
+            (20, 500),
+            (50, 150),
+            (100, 1_000),
+            (400, 150),
+            (500, 500),
+        ] {
+            assert_eq!(
+                Policy::of(ms(beat), ms(pause)).validate(),
+                Ok(()),
+                "{beat} {pause}"
+            );
+        }
+        let broken = Policy::of(ms(2_000), ms(150)).validate().unwrap_err();
+        let said: Vec<String> = broken.iter().map(ToString::to_string).collect();
+        assert!(
+            said.iter()
+                .any(|s| s.contains("followers that are still trusted")),
+            "{said:?}"
+        );
+    }
+
     /// One change for each relation, and a word of what is said about it.
     #[test]
     fn every_relation_is_missed_when_it_is_broken() {
@@ -326,6 +399,8 @@ mod tests {
             (|p, d| p.fallback_max = d, ms(4_000), "nobody wins"),
             (|p, d| p.redial_again = d, ms(0), "dialled without end"),
             (|p, d| p.brake_window = d, ms(0), "ever happens at once"),
+            (|p, d| p.brake_for = d, ms(2_000), "holds nobody"),
+            (|p, d| p.brake_for = d, ms(5_000), "cut off from everything"),
             (|p, d| p.slow_append = d, ms(0), "every disk"),
             (|p, d| p.opening = d, ms(200), "before it can serve"),
             (|p, d| p.slow_append = d, ms(250), "looks like a slow disk"),

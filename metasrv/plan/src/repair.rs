@@ -40,6 +40,8 @@ pub struct Retarget {
 /// Why a region stays as it is though it should not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Blocked {
+    /// All its replicas are lost: there is nobody to learn from.
+    NobodyLeft,
     /// There are not so many other living datanodes.
     NoRoom { needed: usize },
     /// Nobody leads, or its members are changing.
@@ -51,6 +53,9 @@ pub enum Blocked {
 impl fmt::Display for Blocked {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::NobodyLeft => {
+                f.write_str("all its replicas are lost; only a datanode that comes back has it")
+            }
             Self::NoRoom { needed } => write!(
                 f,
                 "it needs {needed} more living datanodes without a replica of it"
@@ -81,8 +86,12 @@ pub fn repair(
             .copied()
             .collect();
         let missing = policy.replicas.saturating_sub(keep.len());
+        if missing == 0 {
+            continue;
+        }
         // One that has lost its only replica has nobody to learn from.
-        if missing == 0 || keep.is_empty() {
+        if keep.is_empty() {
+            blocked.insert(*region, Blocked::NobodyLeft);
             continue;
         }
         if !replicas.is_settled {
@@ -191,8 +200,9 @@ mod tests {
     fn who_is_lost_is_replaced_and_a_lost_single_is_not_invented() {
         let nodes: Vec<Candidate> = (0..4).map(|n| candidate(n, 1)).collect();
         let regions = BTreeMap::from([region(0, &[0, 1, 2], &[11]), region(1, &[0], &[10])]);
-        let (plan, _) = repair(&regions, &nodes, &POLICY);
+        let (plan, blocked) = repair(&regions, &nodes, &POLICY);
         assert_eq!(plan.len(), 1);
+        assert_eq!(blocked[&RegionId::new(7, 1)], Blocked::NobodyLeft);
         assert_eq!((plan[0].keep.len(), plan[0].add.as_slice()), (2, [1].as_slice()));
     }
 
@@ -236,7 +246,8 @@ mod tests {
             }
             for (region, replicas) in &regions {
                 let keep = replicas.members.iter().filter(|m| !lost.contains(&m.raft_id)).count();
-                let is_fine = keep == 3 || keep == 0;
+                let is_fine = keep == 3;
+                prop_assert_eq!(keep == 0, blocked.get(region) == Some(&Blocked::NobodyLeft));
                 let is_planned = plan.iter().any(|p| p.region == *region);
                 prop_assert_eq!(is_fine, !is_planned && !blocked.contains_key(region));
             }

@@ -7,7 +7,7 @@ use greptime_types::{NodeId, RegionId};
 
 use crate::failover::{Attempt, Tried, Voter};
 use crate::lease::{Granted, LeaderBeat, Leases};
-use crate::liveness::{Connection, Redial};
+use crate::liveness::{Brake, Connection, Redial};
 use crate::{Detector, Judgement, Observed, Policy, Verdict};
 
 /// A datanode, where it was last reached, and what was seen of it.
@@ -28,6 +28,8 @@ pub struct Watch {
     nodes: BTreeMap<NodeId, Watched>,
     /// As of the last look.
     verdicts: BTreeMap<NodeId, Verdict>,
+    /// Why most are not judged by silence, as of the last look.
+    brake: Option<Brake>,
     tried: BTreeMap<RegionId, Tries>,
     /// The highest epoch in which somebody was seen to lead.
     led: BTreeMap<RegionId, u64>,
@@ -80,6 +82,18 @@ pub struct Look {
     pub redial: Vec<Place>,
     /// Whose verdict is another than before.
     pub news: BTreeSet<NodeId>,
+    /// What is new about the brake.
+    pub brake: BrakeNews,
+}
+
+/// What became of the brake since the last look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BrakeNews {
+    None,
+    /// It is on, or others are held by it.
+    Holds,
+    /// It holds nobody any more.
+    Ended,
 }
 
 impl Watch {
@@ -99,6 +113,7 @@ impl Watch {
             leading_since,
             nodes: known.map(absent).collect(),
             verdicts: BTreeMap::new(),
+            brake: None,
             tried: BTreeMap::new(),
             led: BTreeMap::new(),
             leases: Leases::default(),
@@ -156,7 +171,15 @@ impl Watch {
         let news = judgement.verdicts.iter().filter(is_news);
         let news = news.map(|(node, _)| *node).collect();
         self.verdicts.clone_from(&judgement.verdicts);
+        let whom = |brake: &Option<Brake>| brake.as_ref().map(|b| b.vanished.clone());
+        let brake = match (whom(&self.brake), whom(&judgement.brake)) {
+            (before, now) if before == now => BrakeNews::None,
+            (_, None) => BrakeNews::Ended,
+            (_, Some(_)) => BrakeNews::Holds,
+        };
+        self.brake.clone_from(&judgement.brake);
         Look {
+            brake,
             redial: self.ask_anew(&judgement.redial),
             judgement,
             news,
@@ -177,6 +200,11 @@ impl Watch {
 
     pub fn verdict(&self, node: NodeId) -> Option<&Verdict> {
         self.verdicts.get(&node)
+    }
+
+    /// Why most are not judged by silence, if so.
+    pub fn brake(&self) -> Option<&Brake> {
+        self.brake.as_ref()
     }
 
     /// When a node last said something.
@@ -202,6 +230,11 @@ impl Watch {
         let led = self.led.entry(region).or_default();
         *led = epoch.unwrap_or(0).max(*led);
         *led
+    }
+
+    /// The highest epoch in which somebody was seen to lead a region; 0 if nobody was.
+    pub fn highest_led(&self, region: RegionId) -> u64 {
+        self.led.get(&region).copied().unwrap_or(0)
     }
 
     /// What was tried since somebody led in the newest epoch.

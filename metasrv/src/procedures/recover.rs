@@ -16,6 +16,12 @@ use crate::catalog::{Catalog, Edit, Member};
 use crate::repair::leader_of;
 use crate::server::{Metasrv, State};
 
+/// By how much the survivor's term is above every one that is known. Terms that nobody is left to tell of (of an
+/// election that only the lost ones saw, in routes of frontends, in the manifest) are above the known ones by the number
+/// of those elections at most. So everything of theirs is older for ever: frontends take the new route, files of theirs
+/// replace nobody, and they are fenced if they come back and lead among themselves.
+const ABOVE_ALL_KNOWN: u64 = 1 << 20;
+
 /// An order to go on alone.
 pub(super) struct Recover {
     pub(super) region: RegionId,
@@ -81,9 +87,8 @@ impl Metasrv {
                 };
                 warn!(%region, node = request.survivor_node, procedure = %record.id, "a replica goes on alone");
                 procedure = Some((record.id.clone(), true));
-                let mut edits = catalog.put_members([(region, vec![survivor.member.planned()])]);
-                edits.push(Edit::PutProcedure(record));
-                Ok(edits)
+                let members = catalog.put_survivor(region, &survivor.member);
+                Ok(members.into_iter().chain([Edit::PutProcedure(record)]).collect())
             })
             .await?;
         Ok(begun(&catalog, region.table(), procedure))
@@ -135,8 +140,12 @@ impl Survivor {
     fn choose(state: &State, catalog: &Catalog, region: RegionId, node: NodeId) -> Result<Self> {
         let members = members_of(catalog, region)?;
         let member = member_on(members, region, node)?;
+        let verdict = |m: &Member| state.watch.as_ref().and_then(|watch| watch.verdict(m.node));
+        let is_dead = |m: &Member| verdict(m).is_some_and(Verdict::is_dead);
         let report = |member: &Member| {
-            let session = state.sessions.get(NodeRole::Datanode, member.node)?;
+            // The session of one that is silent lasts longer than it takes to judge it.
+            let session = state.sessions.get(NodeRole::Datanode, member.node);
+            let session = session.filter(|_| !is_dead(member))?;
             let report = session.reports.get(&region)?;
             let is_whole = report.role() != v1::RegionRole::Failed && report.raft_id == member.raft_id;
             is_whole.then_some(report)
@@ -163,25 +172,23 @@ impl Survivor {
                 better.node
             )));
         }
-        let is_gone = |m: &&Member| {
-            let verdict = state.watch.as_ref().and_then(|watch| watch.verdict(m.node));
-            matches!(verdict, Some(Verdict::Dead { .. }))
-                || state.sessions.get(NodeRole::Datanode, m.node).is_some()
-        };
+        let is_gone = |m: &&Member| is_dead(m) || state.sessions.get(NodeRole::Datanode, m.node).is_some();
         let lost = members.iter().filter(|m| report(m).is_none());
         if let Some(unsure) = lost.clone().find(|m| !is_gone(m)) {
+            let is = verdict(unsure).map_or("not known yet".into(), ToString::to_string);
             return Err(Error::unavailable(format!(
-                "datanode {} has not been found to be dead yet; try again in a moment",
+                "datanode {} has not been found to be dead yet ({is}); try again in a moment",
                 unsure.node
             )));
         }
-        let terms = members
+        let said = members
             .iter()
-            .filter_map(report)
-            .map(|r| r.epoch.max(r.last_term));
+            .filter_map(|m| state.sessions.last_said(m.node, region));
+        let said = said.map(|r| r.epoch.max(r.last_term)).max();
+        let seen = state.watch.as_ref().map(|watch| watch.highest_led(region));
         Ok(Self {
             member: member.clone(),
-            seen_term: terms.max().unwrap_or(0),
+            seen_term: said.max(seen).unwrap_or(0) + ABOVE_ALL_KNOWN,
             last_index: own.last_index,
             flushed_index: own.flushed_index,
         })

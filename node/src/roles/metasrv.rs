@@ -5,9 +5,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use greptime_clock::{SystemClock, SystemIds};
 use greptime_metasrv::store::EtcdStore;
-use greptime_metasrv::{
-    EtcdElection, GrpcRedial, Metasrv, MetasrvOptions, Policy, http_router, meta_service,
-};
+use greptime_metasrv::{EtcdElection, GrpcRedial, Metasrv, MetasrvOptions, http_router, meta_service};
 use greptime_object_store::StoreMetrics;
 use greptime_telemetry::{Metrics, probe_router, serve};
 use tonic::transport::server::TcpIncoming;
@@ -37,7 +35,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         clock,
         ids: SystemIds::shared(),
         metrics: metrics.clone(),
-        policy: Policy::default(),
+        policy: settings.metasrv.policy()?,
         redial: GrpcRedial::shared(),
     });
     let router = probe_router(metrics, metasrv.readiness()).merge(http_router(metasrv.clone()));

@@ -9,7 +9,7 @@ use greptime_datanode::{Datanode, DatanodeParts};
 use greptime_frontend::route::{Peer, RegionRows, Regions};
 use greptime_frontend::{Frontend, FrontendParts};
 use greptime_metasrv::store::FileStore;
-use greptime_metasrv::{Alone, InProcess, Metasrv, MetasrvOptions, NoRedial, Policy, http_router};
+use greptime_metasrv::{Alone, InProcess, Metasrv, MetasrvOptions, NoRedial, http_router};
 use greptime_object_store::StoreKind;
 use greptime_object_store::StoreMetrics;
 use greptime_proto::v1::{
@@ -67,7 +67,7 @@ pub async fn run(mut settings: Settings) -> anyhow::Result<()> {
         clock: clock.clone(),
         ids: ids.clone(),
         metrics: metrics.clone(),
-        policy: Policy::default(),
+        policy: settings.metasrv.policy()?,
         redial: Arc::new(NoRedial),
     });
     let link = Arc::new(InProcess(Arc::clone(&metasrv)));

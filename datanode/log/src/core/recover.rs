@@ -3,23 +3,58 @@
 //! This is no step of Raft. What the others had and this replica has not is lost, though it may have been acknowledged;
 //! and should the others come back, they could go on without it. So a person has to say so, and metasrv sees to it that
 //! the others are gone and do not get their place back.
+//!
+//! Where the log ends before what the lost ones have flushed, the replica begins anew from the files, as one that is sent a
+//! snapshot: entries that it appended below would have sequences that readers take for rows in files. Then the order comes
+//! again.
 
 use std::collections::BTreeMap;
 
 use greptime_types::{Error, RegionId};
-use raft::eraftpb::{ConfState, HardState};
+use raft::eraftpb::{ConfState, HardState, Message, MessageType};
 
 use super::LogCore;
-use crate::io::Output;
+use crate::defences::Defence;
+use crate::group::Group;
+use crate::io::{InFiles, Output};
 use crate::record::{GroupRecord, encode_raft};
+use crate::snapshot::SnapshotData;
 use crate::{Batch, Key, LogError};
 
 /// A replica that is to be the only one.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Recover {
     pub(super) region: RegionId,
     pub(super) raft_id: u64,
     pub(super) seen_term: u64,
+    pub(super) files: Option<InFiles>,
+}
+
+impl Recover {
+    /// What brings a replica to where the files end, if its log ends before. It comes from nobody: whoever could send it is
+    /// lost.
+    fn snapshot(&self, group: &Group) -> Option<Message> {
+        let store = group.raw.store();
+        let begins_with_them =
+            |files: &&InFiles| files.through > store.last() && Defence::SurvivorBeginsWithTheFiles.holds();
+        let files = self.files.as_ref().filter(begins_with_them)?;
+        let data = SnapshotData {
+            checkpoint: files.checkpoint.clone(),
+            members_index: store.record.members_index,
+            nodes: store.record.nodes.clone(),
+        };
+        let mut message = Message::default();
+        message.set_msg_type(MessageType::MsgSnapshot);
+        message.to = self.raft_id;
+        message.term = group.raw.raft.term.max(self.seen_term);
+        let snapshot = message.mut_snapshot();
+        snapshot.data = data.encode();
+        let metadata = snapshot.mut_metadata();
+        metadata.index = files.through;
+        metadata.term = files.term;
+        metadata.set_conf_state(store.record.members.clone());
+        Some(message)
+    }
 }
 
 impl LogCore {
@@ -42,6 +77,11 @@ impl LogCore {
             }
             let lost = Error::unavailable(format!("region {region} goes on with this replica alone; retry"));
             group.give_up(&lost, output);
+            if let Some(snapshot) = recover.snapshot(group) {
+                group.receive(snapshot);
+                self.active.insert(region);
+                continue;
+            }
             let last = group.raw.store().last();
             let members = ConfState {
                 voters: vec![recover.raft_id],

@@ -16,7 +16,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    fn checkpoint(&self) -> Bytes {
+    pub fn checkpoint(&self) -> Bytes {
         format!("{}|{}", self.applied, self.texts.join(",")).into()
     }
 
@@ -48,7 +48,7 @@ pub struct Replica {
     pub machine: Machine,
     pub members: Membership,
     /// Machines at every index that this process has applied, for checkpoints.
-    history: BTreeMap<u64, Machine>,
+    pub history: BTreeMap<u64, Machine>,
     pub is_down: bool,
 }
 

@@ -155,6 +155,32 @@ fn what_a_snapshot_replaced_does_not_come_back() {
     assert_eq!(texts(&net.replica(1).machine), ["r1", "r2"]);
 }
 
+/// Its members are of an entry that follows it.
+#[test]
+fn a_replica_that_was_sent_a_snapshot_and_nothing_after_it_opens_again() {
+    let mut net = Net::of(3);
+    let last = net.write(1, 1);
+    net.trim(1, last);
+    net.settle();
+    net.write(1, 2);
+    net.add(4, &[], &[1, 2, 3, 4]);
+    net.change(1, 10, vec![learner(4)], &[1, 2, 3, 4]);
+    let checkpoint = |net: &Net| net.replica(4).log.get(REGION, Key::Checkpoint).unwrap();
+    let before = checkpoint(&net);
+    while checkpoint(&net) == before {
+        for node in 1..=4 {
+            net.turn(node);
+        }
+        net.deliver();
+    }
+    net.crash(4);
+    assert_eq!(net.status(4).last_index, last, "the entries that follow are lost");
+    net.step(4, role(true));
+    net.settle();
+    assert_eq!(net.replica(4).machine, net.replica(1).machine);
+    assert!(net.replica(4).members.learners.contains(&4));
+}
+
 #[test]
 fn a_replica_joins_votes_and_takes_the_place_of_another() {
     let mut net = Net::of(3);
@@ -548,6 +574,7 @@ fn a_survivor_goes_on_alone_with_what_it_has() {
         region: REGION,
         raft_id,
         seen_term: 7,
+        files: None,
     };
     net.step(3, recover(2));
     net.settle();
@@ -576,5 +603,54 @@ fn a_survivor_goes_on_alone_with_what_it_has() {
     net.write(3, 9);
     for node in [3, 4, 5] {
         assert_eq!(texts(&net.replica(node).machine), ["r1", "r2", "r3", "r6", "r9"]);
+    }
+}
+
+/// The lost ones have flushed what the survivor was never sent, in a term that it never heard of.
+#[test]
+fn a_survivor_whose_log_ends_before_the_files_goes_on_from_them() {
+    for is_hot in [true, false] {
+        let mut net = Net::of(3);
+        net.step(3, role(is_hot));
+        net.write(1, 1);
+        net.isolate(3);
+        net.lead(2);
+        for token in 2..=4 {
+            net.write(2, token);
+        }
+        let through = net.write(2, 5);
+        let checkpoint = net.replica(2).history[&through].checkpoint();
+        let term = net.status(2).term;
+        net.lose(&[1, 2]);
+        let ends = net.status(3).last_index;
+        assert!(ends < through);
+        let recover = || Input::Recover {
+            region: REGION,
+            raft_id: 3,
+            seen_term: term,
+            files: Some(InFiles {
+                through,
+                term,
+                checkpoint: checkpoint.clone(),
+            }),
+        };
+        for _ in 0..3 {
+            net.step(3, recover());
+            net.settle();
+        }
+        let status = net.status(3);
+        assert!(status.leads && status.term > term, "{status:?}");
+        assert_eq!(net.replica(3).members.voters, [3].into());
+        let index = net.write(3, 6);
+        assert!(index > through, "a sequence that files have is not given again");
+        assert_eq!(
+            texts(&net.replica(3).machine),
+            ["r1", "r2", "r3", "r4", "r5", "r6"]
+        );
+        net.crash(3);
+        net.settle();
+        assert!(net.status(3).leads);
+        net.write(3, 7);
+        assert_eq!(net.replica(3).machine.texts.len(), 7);
     }
 }

@@ -86,6 +86,8 @@ impl Datanode {
                 .wait(&[&self.inbox_signal], Micros::MAX, || has_work().then_some(()))
                 .await;
             let inputs = std::mem::take(&mut *self.inbox.borrow_mut());
+            let is_found = |input: &&Input| matches!(input, Input::MetasrvFound);
+            let found = inputs.iter().filter(is_found).count();
             let mut sent = Sent::default();
             let turn = {
                 let mut core = self.core.borrow_mut();
@@ -103,6 +105,7 @@ impl Datanode {
                 self.append_began.set(None);
             }
             self.finish(output);
+            self.untaken.set(self.untaken.get() - found);
             self.send(sent.late);
         }
     }

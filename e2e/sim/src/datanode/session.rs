@@ -93,6 +93,10 @@ impl Datanode {
                         Push::Tock { number: answered, .. } if answered == number => {
                             next_beat = sent + INTERVAL
                         }
+                        // It has been followed by another, and may not know it yet.
+                        Push::Welcome { metasrv_epoch } if metasrv_epoch < self.metasrv_epoch.get() => {
+                            return welcomed;
+                        }
                         Push::Welcome { .. } => welcomed = true,
                         _ => {}
                     }
@@ -106,6 +110,8 @@ impl Datanode {
     }
 
     fn tick(&self, number: u64) -> Tick {
+        // Before the reports: if a vote was given until then, they have its term.
+        let heard = !self.is_missed.get() && self.untaken.get() == 0;
         let reports = self.reports();
         let led = self.regions().into_iter().filter_map(|region| {
             let term = region.read(|s| s.leading_epoch()).ok()?;
@@ -122,7 +128,7 @@ impl Datanode {
         Tick {
             number,
             oldest_append_ms: self.oldest_append_ms(),
-            answered: self.answered.get(),
+            answered: if heard { self.answered.get() } else { 0 },
             reports: changed.then_some(reports),
             unreachable: self.unreachable(),
         }
@@ -158,13 +164,13 @@ impl Datanode {
     }
 
     fn told(self: &Rc<Self>, push: Push) {
+        if let Push::Welcome { metasrv_epoch } = push
+            && self.metasrv_epoch.replace(metasrv_epoch) < metasrv_epoch
+        {
+            self.is_missed.set(true);
+        }
         self.heard_metasrv();
         match push {
-            Push::Welcome { metasrv_epoch } => {
-                let known = self.metasrv_epoch.get().max(metasrv_epoch);
-                self.metasrv_epoch.set(known);
-                self.tell(vec![Input::MetasrvEpoch(metasrv_epoch), Input::MetasrvFound]);
-            }
             Push::Tock {
                 number,
                 lease_ms,
@@ -213,7 +219,9 @@ impl Datanode {
     fn heard_metasrv(&self) {
         self.heard.set(self.sim.clock(self.me));
         if self.is_missed.replace(false) {
-            self.tell(vec![Input::MetasrvFound]);
+            self.untaken.set(self.untaken.get() + 1);
+            let epoch = self.metasrv_epoch.get();
+            self.tell(vec![Input::MetasrvEpoch(epoch), Input::MetasrvFound]);
         }
     }
 

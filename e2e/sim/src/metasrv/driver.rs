@@ -97,7 +97,14 @@ impl Metasrv {
                 regions.insert(partition.region, members.collect());
             }
             let format = FORMAT_VERSION;
-            edits.push(Edit::PutMembership(id, Membership { format, regions }));
+            edits.push(Edit::PutMembership(
+                id,
+                Membership {
+                    format,
+                    regions,
+                    ..Membership::default()
+                },
+            ));
             edits.push(Edit::PutTable(table));
         }
         let rafts = raft_id - catalog.root.next_raft_id;

@@ -1,5 +1,6 @@
 //! Looks at the datanodes all the time, as `failover` of metasrv does.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -44,6 +45,7 @@ impl Metasrv {
             judgement,
             redial,
             news,
+            ..
         } = watch.look(now);
         self.tell_verdicts(&judgement, news.iter());
         for asked in redial {
@@ -72,7 +74,7 @@ impl Metasrv {
         for step in report.unserved.values() {
             match step {
                 Step::WaitForLease { .. } => self.sim.hit(Branch::WaitForLease),
-                Step::MajorityLost { .. } => self.sim.hit(Branch::MajorityLost),
+                Step::MajorityLost(_) => self.sim.hit(Branch::MajorityLost),
                 Step::Nothing {
                     reason: Reason::Unheard { .. },
                 } => self.sim.hit(Branch::NobodyHeard),
@@ -216,7 +218,10 @@ fn seen(
         .iter()
         .map(|(place, member)| {
             let verdict = judgement.verdicts.get(&member.node).cloned();
-            voter(state, region, member, role(*place, table), verdict)
+            Voter {
+                apart: judgement.apart_from(member.node),
+                ..voter(state, region, member, role(*place, table), verdict)
+            }
         })
         .collect();
     let epoch = voters.iter().filter_map(|v| v.leads).max();
@@ -265,6 +270,7 @@ fn voter(
         last_term: r.last_term,
         last_index: r.last_index,
         term: r.epoch,
+        flushed_index: 0,
         at,
     });
     let leads = report.filter(|r| r.role == RegionRole::Leader).map(|r| r.epoch);
@@ -276,6 +282,8 @@ fn voter(
             since: Duration::ZERO,
         }),
         log,
+        apart: BTreeSet::new(),
+        had: None,
         leads,
         elected: report.filter(|r| r.is_elected).map(|r| r.epoch),
         lease_ends: watch.map_or(Duration::ZERO, |w| w.lease_ends(region, member.node)),

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use greptime_types::NodeId;
 
-use super::target::{candidate, heir, keeps_up};
-use super::{Attempt, Reason, RegionSeen, Step, Tried, Voter, VoterRole};
+use super::target::{candidate, heir, keeps_up, reached};
+use super::{Attempt, Loss, Reason, RegionSeen, Step, Tried, Voter, VoterRole};
 use crate::{Policy, Verdict, majority};
 
 /// The step that a region needs now.
@@ -14,15 +14,13 @@ pub fn decide(region: &RegionSeen, policy: &Policy, now: Duration) -> Step {
     let look = Look::at(region, policy, now);
     if look.able.len() + look.undecided.len() < look.needed {
         let alive = look.able.union(&look.undecided).copied().collect();
-        return Step::MajorityLost {
-            alive,
-            needed: look.needed,
-        };
+        return Step::MajorityLost(Loss::of(region, &alive, look.needed));
     }
     let Some(leader) = leader(region) else {
         return look.nobody_leads();
     };
     match &leader.verdict {
+        verdict if verdict.beats() && !look.reaches_majority(leader) => look.unseat(leader),
         Verdict::Alive { .. } => look.hand_back(leader),
         Verdict::Unwell { .. } => look.move_away(leader),
         Verdict::Suspect { .. } => nothing(Reason::LeaderSuspect { node: leader.node }),
@@ -65,6 +63,12 @@ impl<'a> Look<'a> {
             able: nodes(|v| v.verdict.beats() && v.log.is_some()),
             undecided: nodes(|v| v.verdict.is_suspect() || (v.verdict.beats() && v.log.is_none())),
         }
+    }
+
+    /// Whether nothing speaks against a majority hearing it.
+    fn reaches_majority(&self, voter: &Voter) -> bool {
+        let not_dead = self.able.union(&self.undecided).copied().collect();
+        reached(voter, &not_dead) >= self.needed
     }
 
     fn nobody_leads(&self) -> Step {
@@ -111,7 +115,7 @@ impl<'a> Look<'a> {
         if until > self.now {
             return Step::WaitForLease { until };
         }
-        match candidate(self.region, unseated, gone_since) {
+        match candidate(self.region, unseated, gone_since, self.needed) {
             Some((voter, _)) => Step::Campaign {
                 node: voter.node,
                 raft_id: voter.raft_id,
@@ -186,15 +190,17 @@ impl<'a> Look<'a> {
     /// The leader is unwell: somebody better takes over.
     fn move_away(&self, leader: &Voter) -> Step {
         let nobody_better = nothing(Reason::NobodyBetter { leader: leader.node });
-        let hangs = leader.verdict.hangs();
-        if !hangs && let Some(under_way) = self.transfer_under_way(self.policy.transfer_again) {
+        let could_be_told = self
+            .last(Attempt::Transfer)
+            .is_some_and(|t| leader.can_hand_over_to(t.to));
+        if could_be_told && let Some(under_way) = self.transfer_under_way(self.policy.transfer_again) {
             return under_way;
         }
         let Some(heir) = heir(self.region, leader, self.policy.hand_back_lag) else {
             return nobody_better;
         };
         let transfers = self.region.tried.iter().filter(|t| t.what == Attempt::Transfer);
-        if !hangs && transfers.count() < self.policy.transfer_tries {
+        if leader.can_hand_over_to(heir.node) && transfers.count() < self.policy.transfer_tries {
             return Step::Transfer {
                 from: leader.node,
                 to: heir.node,
@@ -203,12 +209,18 @@ impl<'a> Look<'a> {
         if leader.verdict.could_lead() {
             return nobody_better;
         }
-        match self.take_over(Some(leader.node), Duration::ZERO) {
-            Step::Nothing {
-                reason: Reason::Undecided { .. },
-            } => nobody_better,
-            step => step,
+        self.unseat(leader)
+    }
+
+    /// The leader beats and can do nothing for the region: others elect, if they can without it.
+    fn unseat(&self, leader: &Voter) -> Step {
+        let others = self.able.iter().filter(|n| **n != leader.node);
+        let others: BTreeSet<NodeId> = others.copied().collect();
+        let could_win = |v: &Voter| others.contains(&v.node) && reached(v, &others) >= self.needed;
+        if !self.region.voters.iter().any(could_win) {
+            return nothing(Reason::NobodyBetter { leader: leader.node });
         }
+        self.take_over(Some(leader.node), Duration::ZERO)
     }
 
     /// The leader is well. If it is log-only it leads because nobody else could, and a hot follower should.
@@ -225,7 +237,8 @@ impl<'a> Look<'a> {
                 .is_some_and(|log| keeps_up(leader, &log, self.policy.hand_back_lag))
         };
         let hot = self.region.voters.iter().filter(|v| v.role == VoterRole::Hot);
-        let Some(to) = hot.filter(steady).find(keeps_up) else {
+        let reached = |v: &&Voter| leader.can_hand_over_to(v.node);
+        let Some(to) = hot.filter(steady).filter(reached).find(keeps_up) else {
             return nothing(Reason::Led);
         };
         // There is no hurry, and every transfer holds writes back.

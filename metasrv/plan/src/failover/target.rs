@@ -1,6 +1,7 @@
 //! Which replica is to lead.
 
 use std::cmp::Reverse;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use greptime_types::NodeId;
@@ -14,6 +15,8 @@ const TRIES_BEFORE_ONE_BEHIND: usize = 2;
 /// The order in which replicas are told to campaign.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Preference {
+    /// It does not reach a majority.
+    cut_off: bool,
     /// Whose turn it is.
     turn: usize,
     behind: bool,
@@ -26,11 +29,12 @@ struct Preference {
 /// The best candidate among the voters that beat and have the region open, without `except`.
 ///
 /// `gone_since`: when the leader ended. A hot follower that reported before that may have got more since; so it is
-/// taken for behind only by a report made afterwards.
+/// taken for behind only by a report made afterwards. `needed`: how many votes it takes.
 pub(super) fn candidate(
     region: &RegionSeen,
     except: Option<NodeId>,
     gone_since: Duration,
+    needed: usize,
 ) -> Option<(&Voter, LogEnd)> {
     let able: Vec<(&Voter, LogEnd)> = region
         .voters
@@ -38,12 +42,14 @@ pub(super) fn candidate(
         .filter(|v| v.verdict.beats() && Some(v.node) != except)
         .filter_map(|v| Some((v, v.log?)))
         .collect();
+    let electors = able.iter().map(|(v, _)| v.node).collect();
     let furthest = able.iter().map(|(_, log)| log.position()).max()?;
     let preference = |(voter, log): &(&Voter, LogEnd)| {
         let cold = voter.role == VoterRole::LogOnly;
         let behind = log.position() < furthest && (cold || log.at >= gone_since);
         let tries = tries(region, Attempt::Campaign, voter.node);
         Preference {
+            cut_off: reached(voter, &electors) < needed,
             turn: tries + if behind { TRIES_BEFORE_ONE_BEHIND } else { 0 },
             behind,
             unwell: !voter.verdict.could_lead(),
@@ -58,6 +64,8 @@ pub(super) fn candidate(
 /// The order in which replicas are handed an unwell leader's region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Heir {
+    /// The leader cannot hand over to it.
+    out_of_reach: bool,
     tries: usize,
     lags: bool,
     cold: bool,
@@ -65,21 +73,22 @@ struct Heir {
     node: NodeId,
 }
 
-/// Who is to take over from a leader that is unwell: somebody alive, rather hot, rather close behind. From one that could
-/// lead itself, only a hot follower that keeps up: anybody else would serve later than that one does. From one that hangs
-/// anybody who could lead.
+/// Who is to take over from a leader that is unwell: somebody alive, rather one that it reaches, rather hot, rather close
+/// behind. From one that could lead itself, only a hot follower that keeps up: anybody else would serve later than that
+/// one does. From one that cannot hand over anybody who could lead.
 pub(super) fn heir<'a>(region: &'a RegionSeen, leader: &Voter, lag: u64) -> Option<&'a Voter> {
     region
         .voters
         .iter()
         .filter(|v| v.node != leader.node)
-        .filter(|v| v.verdict.is_alive() || (leader.verdict.hangs() && v.verdict.could_lead()))
+        .filter(|v| v.verdict.is_alive() || (!leader.can_hand_over_to(v.node) && v.verdict.could_lead()))
         .filter_map(|v| Some((v, v.log?)))
         .filter(|(v, log)| {
             let is_ready = v.role == VoterRole::Hot && keeps_up(leader, log, lag);
             is_ready || !leader.verdict.could_lead()
         })
         .min_by_key(|(v, log)| Heir {
+            out_of_reach: !leader.can_hand_over_to(v.node),
             tries: tries(region, Attempt::Transfer, v.node),
             lags: !keeps_up(leader, log, lag),
             cold: v.role == VoterRole::LogOnly,
@@ -87,6 +96,11 @@ pub(super) fn heir<'a>(region: &'a RegionSeen, leader: &Voter, lag: u64) -> Opti
             node: v.node,
         })
         .map(|(v, _)| v)
+}
+
+/// How many of `others` a voter reaches, with itself.
+pub(super) fn reached(voter: &Voter, others: &BTreeSet<NodeId>) -> usize {
+    others.difference(&voter.apart).count()
 }
 
 /// Whether a replica lacks so little of the leader's log that it can have it at once.

@@ -70,6 +70,7 @@ fn log(last_term: u64, last_index: u64) -> Option<LogEnd> {
         last_term,
         last_index,
         term: 5,
+        flushed_index: 40,
         at: NOW,
     })
 }
@@ -83,6 +84,8 @@ fn region(verdicts: [Verdict; 3]) -> RegionSeen {
         role,
         verdict,
         log: log(5, 50),
+        apart: BTreeSet::new(),
+        had: None,
         leads: (i == 0).then_some(5),
         elected: None,
         lease_ends: NOW,

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use greptime_types::NodeId;
 
-use super::brake::{Away, brake};
+use super::brake::{Away, brake, is_confirmed};
 use super::memory::{Memory, Round, Vanished};
-use super::{Hold, Judgement, Observed};
+use super::reach::Apart;
+use super::{Hold, Judgement, Observed, Verdict};
 use crate::Policy;
 
 /// Judges datanodes for one metasrv leader, from the moment it leads.
@@ -20,7 +21,10 @@ pub struct Detector {
     slept: Duration,
     /// The last look at which the brake was on.
     braked: Option<Duration>,
+    /// The last look at which somebody was back whom the brake had held in vain.
+    returned: Option<Duration>,
     nodes: BTreeMap<NodeId, Memory>,
+    apart: Apart,
 }
 
 /// Those that beat; none if nobody complains of anybody, since that is what they are asked for.
@@ -48,7 +52,9 @@ impl Detector {
             last_look: leading_since,
             slept: Duration::ZERO,
             braked: None,
+            returned: None,
             nodes: BTreeMap::new(),
+            apart: Apart::default(),
         }
     }
 
@@ -58,7 +64,9 @@ impl Detector {
         let mut vanished: BTreeMap<NodeId, Vanished> = BTreeMap::new();
         for (node, seen) in observed {
             let memory = self.nodes.entry(*node).or_insert_with(|| Memory::new(seen, now));
-            memory.take_in(seen, now, slept.unwrap_or_default());
+            if memory.take_in(seen, now, slept.unwrap_or_default()) {
+                self.returned = Some(now);
+            }
             if let Some(gone) = memory.vanished(seen, now, &self.policy) {
                 memory.note_fact(seen);
                 vanished.insert(*node, gone);
@@ -67,8 +75,13 @@ impl Detector {
         if self.nodes.len() > observed.len() {
             self.nodes.retain(|node, _| observed.contains_key(node));
         }
+        self.note_confirmed(observed, &vanished);
         let round = self.round(now, slept.is_some(), &vanished);
-        let living = living(observed, &vanished);
+        // Datanodes reach each other when a new metasrv leader has told them where they are.
+        let living = match now >= self.leading_since + self.policy.introduction {
+            true => living(observed, &vanished),
+            false => BTreeMap::new(),
+        };
         let mut redial = BTreeSet::new();
         let mut verdicts = BTreeMap::new();
         // Both have the same datanodes by now.
@@ -85,12 +98,32 @@ impl Detector {
             };
             verdicts.insert(*node, memory.verdict.clone());
         }
-        let braking = verdicts.values().any(|v| v.held() == Some(Hold::Brake));
+        let is_braked = |v: &Verdict| matches!(v.held(), Some(Hold::Brake { .. }));
+        let braking = verdicts.values().any(is_braked);
         Judgement {
             verdicts,
             redial,
             late: slept,
             brake: round.brake.filter(|_| braking),
+            apart: self.apart.look(&living, self.policy.unreachable_for, now),
+        }
+    }
+
+    /// Remembers of whom others say that it is away.
+    fn note_confirmed(
+        &mut self,
+        observed: &BTreeMap<NodeId, Observed>,
+        vanished: &BTreeMap<NodeId, Vanished>,
+    ) {
+        if vanished.is_empty() {
+            return;
+        }
+        let beats = observed.iter().filter(|(node, _)| !vanished.contains_key(node));
+        let beating: Vec<&Observed> = beats.map(|(_, seen)| seen).collect();
+        for node in vanished.keys().filter(|node| is_confirmed(**node, &beating)) {
+            if let Some(memory) = self.nodes.get_mut(node) {
+                memory.is_confirmed = true;
+            }
         }
     }
 
@@ -112,13 +145,13 @@ impl Detector {
             let memory = self.nodes.get(node)?;
             let away = Away {
                 heard: memory.heard(),
-                gone: memory.fact.is_some(),
+                explained: memory.fact.is_some() || memory.is_confirmed,
             };
             Some((*node, away))
         };
         let away = vanished.keys().filter_map(away).collect();
         let living = self.nodes.len() - vanished.len();
-        let brake = brake(&away, living, self.policy.brake_window);
+        let brake = brake(&away, living, &self.policy);
         if brake.is_some() {
             self.braked = Some(now);
         }
@@ -128,6 +161,7 @@ impl Detector {
             new_leader: awake < self.policy.lease + self.policy.dead_after,
             brake,
             braked: self.braked,
+            returned: self.returned,
         }
     }
 }

@@ -21,6 +21,11 @@ pub(super) struct Memory {
     /// A fact about this incarnation, and since when it is gone. Only a beat refutes it: the next redial may find
     /// nobody who would refuse.
     pub(super) fact: Option<(Duration, Death)>,
+    /// Most of those that beat could not reach it either, at some look of this silence. Remembered, since they forget
+    /// whom a new metasrv leader cannot tell them the address of.
+    pub(super) is_confirmed: bool,
+    /// It was judged by this silence only because it outlasted the brake.
+    outlasted: bool,
     pub(super) verdict: Verdict,
     /// When it was to be redialled last.
     pub(super) asked: Option<Duration>,
@@ -42,6 +47,8 @@ pub(super) struct Round {
     pub(super) brake: Option<Brake>,
     /// The last look at which the brake was on.
     pub(super) braked: Option<Duration>,
+    /// The last look at which somebody was back whom the brake had held in vain.
+    pub(super) returned: Option<Duration>,
 }
 
 impl Memory {
@@ -52,6 +59,8 @@ impl Memory {
             first_seen: now,
             credit: Duration::ZERO,
             fact: None,
+            is_confirmed: false,
+            outlasted: false,
             verdict: Verdict::Alive { since: now },
             asked: None,
             health: Health::default(),
@@ -63,8 +72,10 @@ impl Memory {
         self.last_beat.unwrap_or(self.first_seen)
     }
 
-    /// Takes in a new process or a new beat. `slept`: how much of the time before `now` metasrv slept.
-    pub(super) fn take_in(&mut self, seen: &Observed, now: Duration, slept: Duration) {
+    /// Takes in a new process or a new beat. `slept`: how much of the time before `now` metasrv slept. Returns whether it
+    /// is back from a silence that had outlasted the brake: it was the network then.
+    pub(super) fn take_in(&mut self, seen: &Observed, now: Duration, slept: Duration) -> bool {
+        let mut returned = false;
         if self.incarnation != seen.incarnation {
             *self = Self {
                 first_seen: self.first_seen,
@@ -74,6 +85,8 @@ impl Memory {
         if self.last_beat != seen.last_beat {
             self.last_beat = seen.last_beat;
             self.fact = None;
+            self.is_confirmed = false;
+            returned = std::mem::take(&mut self.outlasted);
             self.asked = None;
             self.credit = Duration::ZERO;
             if self.verdict.is_dead() {
@@ -82,6 +95,7 @@ impl Memory {
         }
         let unheard = now.saturating_sub(self.heard());
         self.credit += slept.min(unheard.saturating_sub(self.credit));
+        returned
     }
 
     /// Whether it does not beat as it should.
@@ -124,7 +138,7 @@ impl Memory {
     }
 
     pub(super) fn absent(
-        &self,
+        &mut self,
         node: NodeId,
         seen: &Observed,
         gone: &Vanished,
@@ -137,6 +151,8 @@ impl Memory {
         let silence = gone.silence;
         let held = match self.hold(node, seen, silence, round, policy) {
             Judged::Dead => {
+                let is_held = |brake: &Brake| brake.vanished.contains(&node);
+                self.outlasted |= round.brake.as_ref().is_some_and(is_held);
                 return Verdict::Dead {
                     gone_since: self.heard(),
                     why: Death::Silence { silence },
@@ -169,19 +185,27 @@ impl Memory {
             return Judged::NotYet;
         }
         let was_dead = self.verdict.is_dead();
-        if let Some(brake) = &round.brake
+        // Of a silence that others see too, or that lasts, the brake has nothing to say.
+        let is_believed = self.is_confirmed || silence >= policy.brake_for;
+        if let Some(brake) = round.brake.as_ref().filter(|_| !is_believed)
             && (brake.vanished.contains(&node) || !was_dead)
         {
-            return Judged::Held(Hold::Brake);
+            let left = policy.brake_for - silence;
+            return Judged::Held(Hold::Brake { left });
         }
-        if was_dead {
-            return Judged::Dead;
-        }
-        if let Some(at) = round.braked
+        let since = match () {
+            () if self.outlasted => round.returned,
+            () if was_dead || self.is_confirmed || round.brake.is_some() => None,
+            () => round.braked,
+        };
+        if let Some(at) = since
             && self.heard() <= at
             && round.now < at + policy.introduction
         {
             return Judged::Held(Hold::AfterBrake);
+        }
+        if was_dead {
+            return Judged::Dead;
         }
         match () {
             () if round.late => Judged::Held(Hold::Late),

@@ -37,6 +37,7 @@ impl Scene {
                 redial: BTreeSet::new(),
                 late: None,
                 brake: None,
+                apart: BTreeSet::new(),
             },
         }
     }

@@ -26,6 +26,7 @@ fn voter(node: NodeId) -> impl Strategy<Value = Voter> {
         last_term,
         last_index,
         term,
+        flushed_index: 0,
         at: NOW - ms(ago),
     });
     (
@@ -34,8 +35,9 @@ fn voter(node: NodeId) -> impl Strategy<Value = Voter> {
         prop::option::weighted(0.9, log),
         prop::option::weighted(0.4, 4u64..7),
         0u64..600,
+        prop_oneof![2 => Just(vec![]), 1 => prop::collection::vec(1u64..6, 1..5)],
     )
-        .prop_map(move |(verdict, hot, log, leads, lease)| Voter {
+        .prop_map(move |(verdict, hot, log, leads, lease, apart)| Voter {
             node,
             raft_id: node + 100,
             role: if hot { VoterRole::Hot } else { VoterRole::LogOnly },
@@ -43,6 +45,8 @@ fn voter(node: NodeId) -> impl Strategy<Value = Voter> {
             elected: None,
             verdict,
             log,
+            apart: apart.into_iter().filter(|other| *other != node).collect(),
+            had: None,
             lease_ends: NOW + ms(lease) - ms(450),
         })
 }
@@ -98,9 +102,34 @@ impl<'a> Truth<'a> {
     /// A leader that cannot hand over, or that transfers did not move away.
     fn stubborn(&self) -> Option<&Voter> {
         let transfers = self.of_kind(Attempt::Transfer).count();
-        let was_tried = transfers >= 2 && !self.recent(Attempt::Transfer, 500);
+        let in_vain = (transfers >= 2 || self.is_out_of_reach()) && !self.transfer_may_work();
         self.leader
-            .filter(|l| l.verdict == hung() || (l.verdict == unwell() && was_tried))
+            .filter(|l| self.is_stranded() || l.verdict == hung() || (l.verdict == unwell() && in_vain))
+    }
+
+    /// A leader that has no contact with so many that a majority does not hear it.
+    fn is_stranded(&self) -> bool {
+        let hears = |l: &Voter, v: &&Voter| !v.verdict.is_dead() && !l.apart.contains(&v.node);
+        let heard = |l: &Voter| self.region.voters.iter().filter(|v| hears(l, v)).count();
+        self.leader.is_some_and(|l| beats(l) && heard(l) < self.needed)
+    }
+
+    /// There are heirs, and the leader reaches none.
+    fn is_out_of_reach(&self) -> bool {
+        let reaches = |v: &&&Voter| self.leader.is_some_and(|l| !l.apart.contains(&v.node));
+        self.heirs().next().is_some() && !self.heirs().any(|v| reaches(&v))
+    }
+
+    /// The last one was sent just now, and its heir can be reached.
+    fn transfer_may_work(&self) -> bool {
+        let last = self.of_kind(Attempt::Transfer).last();
+        let reaches = |t: &Tried| self.leader.is_some_and(|l| !l.apart.contains(&t.to));
+        last.is_some_and(|t| reaches(t) && t.at + ms(500) > NOW)
+    }
+
+    /// Whether it could have a majority of these.
+    fn could_win(&self, voter: &Voter, electors: &[&Voter]) -> bool {
+        electors.iter().filter(|v| !voter.apart.contains(&v.node)).count() >= self.needed
     }
 
     fn of_kind(&self, what: Attempt) -> impl Iterator<Item = &Tried> {
@@ -162,7 +191,10 @@ impl<'a> Truth<'a> {
     }
 
     fn may_campaign(&self) -> bool {
-        let heir = self.stubborn().is_none() || self.heirs().next().is_some();
+        let electors = self.electors();
+        let could_win = electors.iter().any(|v| self.could_win(v, &electors));
+        let is_better = self.is_stranded() || self.heirs().next().is_some();
+        let heir = self.stubborn().is_none() || (is_better && could_win);
         self.possible >= self.needed && self.leaderless() && self.electors().len() >= self.needed && heir
     }
 
@@ -174,32 +206,36 @@ impl<'a> Truth<'a> {
             // It serves as well as anybody who has to read the log first.
             Some(leader) if leader.verdict == slow() => {
                 let end = |v: &Voter| v.log.map(|l| l.last_term);
-                v.verdict.is_alive() && v.role == VoterRole::Hot && end(v) == end(leader)
+                let is_fit = v.verdict.is_alive() || (v.verdict == slow() && leader.apart.contains(&v.node));
+                is_fit && v.role == VoterRole::Hot && end(v) == end(leader)
             }
+            Some(leader) if leader.apart.contains(&v.node) => v.verdict.is_alive() || v.verdict == slow(),
             _ => v.verdict.is_alive(),
         })
     }
 
     fn hot_that_keeps_up(&self) -> Vec<NodeId> {
-        let Some(leader) = self.leader.and_then(|l| l.log) else {
+        let Some((apart, leader)) = self.leader.and_then(|l| Some((&l.apart, l.log?))) else {
             return vec![];
         };
         let able = self.able.iter().filter(|v| v.role == VoterRole::Hot);
         able.filter(|v| matches!(v.verdict, Verdict::Alive { since } if since + ms(2_000) <= NOW))
             .filter(|v| v.log.is_some_and(|log| log.last_term == leader.last_term))
             .map(|v| v.node)
+            .filter(|node| !apart.contains(node))
             .collect()
     }
 
     fn check(&self, step: &Step) -> Result<(), TestCaseError> {
         let leader_is = |of: fn(&Verdict) -> bool| self.leader.is_some_and(|l| of(&l.verdict));
         let is_unwell = |v: &Verdict| matches!(v, Verdict::Unwell { .. });
-        prop_assert_eq!(
-            matches!(step, Step::MajorityLost { .. }),
-            self.possible < self.needed
-        );
-        if let Step::MajorityLost { alive, needed } = step {
-            prop_assert!(alive.len() == self.possible && *needed == self.needed);
+        prop_assert_eq!(matches!(step, Step::MajorityLost(_)), self.possible < self.needed);
+        if let Step::MajorityLost(loss) = step {
+            prop_assert!(loss.alive.len() == self.possible && loss.needed == self.needed);
+            prop_assert_eq!(loss.alive.len() + loss.lost.len(), self.region.voters.len());
+            let position = |left: &Left| left.log.map(|log| log.position());
+            let best = loss.alive.iter().map(position).max().flatten();
+            prop_assert_eq!(loss.survivor().map(|(_, log)| log.position()), best);
             return Ok(());
         }
         let sends_one = self.may_campaign() && !self.campaign_is_under_way();
@@ -217,7 +253,7 @@ impl<'a> Truth<'a> {
                 let leader = self.leader.expect("somebody hands over");
                 prop_assert!(leader.node == *from && from != to && beats(leader));
                 prop_assert!(self.heirs().any(|v| v.node == *to));
-                prop_assert!(!self.recent(Attempt::Transfer, 500));
+                prop_assert!(!self.transfer_may_work() && !leader.apart.contains(to));
                 if leader.verdict.is_alive() {
                     prop_assert!(leader.role == VoterRole::LogOnly && self.hot_that_keeps_up().contains(to));
                     prop_assert!(!self.recent(Attempt::Transfer, 2_000));
@@ -228,7 +264,7 @@ impl<'a> Truth<'a> {
             Step::Nothing { reason } => match reason {
                 Reason::Led => {
                     let leader = self.leader.expect("somebody leads");
-                    prop_assert!(leader.verdict.is_alive());
+                    prop_assert!(leader.verdict.is_alive() && !self.is_stranded());
                     prop_assert!(leader.role == VoterRole::Hot || self.hot_that_keeps_up().is_empty());
                 }
                 Reason::ElectsItself => {
@@ -253,15 +289,16 @@ impl<'a> Truth<'a> {
                     prop_assert!(self.leader.is_none_or(beats));
                 }
                 Reason::NobodyBetter { .. } => {
-                    prop_assert!(leader_is(is_unwell));
-                    let short = self.stubborn().is_some() && self.electors().len() < self.needed;
-                    let tried = self.of_kind(Attempt::Transfer).count() >= 2 && leader_is(|v| *v == slow());
-                    prop_assert!(self.heirs().next().is_none() || short || tried);
+                    prop_assert!(leader_is(is_unwell) || self.is_stranded());
+                    let short = self.stubborn().is_some() && !self.may_campaign();
+                    let tried = self.of_kind(Attempt::Transfer).count() >= 2 || self.is_out_of_reach();
+                    let serves = leader_is(|v| *v == slow()) && tried;
+                    prop_assert!(self.heirs().next().is_none() || short || serves);
                 }
                 Reason::Opening { .. } => prop_assert!(false, "nobody is elected"),
                 Reason::Limit { .. } => prop_assert!(false, "one region knows no limit"),
             },
-            Step::MajorityLost { .. } => {}
+            Step::MajorityLost(_) => {}
         }
         Ok(())
     }
@@ -281,22 +318,26 @@ impl<'a> Truth<'a> {
             Some(Verdict::Dead { gone_since, .. }) => *gone_since,
             _ => ms(0),
         };
+        let wins = |v: &Voter| self.could_win(v, &electors);
+        prop_assert!(wins(chosen) || !electors.iter().any(|v| wins(v)));
         let furthest = electors.iter().filter_map(|v| position(v)).max();
         let behind = |v: &Voter| {
             let fresh = v.log.is_some_and(|l| l.at >= gone_since);
             position(v) < furthest && (v.role == VoterRole::LogOnly || fresh)
         };
+        // Whoever could not win is asked only when nobody could.
+        let rivals: Vec<&&Voter> = electors.iter().filter(|v| wins(v) == wins(chosen)).collect();
         // The first campaign: the hot follower that is not behind, or the most up-to-date.
         if self.of_kind(Attempt::Campaign).next().is_none() {
-            prop_assert!(!behind(chosen));
+            prop_assert!(!behind(chosen) || rivals.iter().all(|v| behind(v)));
             let fit = |v: &Voter| v.verdict.is_alive() || v.verdict == slow();
-            let well = |v: &&&Voter| fit(v) && !behind(v);
-            let better_hot = electors.iter().filter(well).any(|v| v.role == VoterRole::Hot);
-            prop_assert!(fit(chosen) || !electors.iter().any(|v| well(&v)));
+            let well = |v: &&&&Voter| fit(v) && !behind(v);
+            let better_hot = rivals.iter().filter(well).any(|v| v.role == VoterRole::Hot);
+            prop_assert!(fit(chosen) || !rivals.iter().any(|v| well(&v)));
             prop_assert!(chosen.role == VoterRole::Hot || !better_hot);
         }
         // Later ones: nobody who is not behind waits for another who was tried more.
-        for other in electors.iter().filter(|v| !behind(v)) {
+        for other in rivals.iter().filter(|v| !behind(v)) {
             prop_assert!(tries(chosen) <= tries(other), "{other:?}");
         }
         Ok(())

@@ -10,6 +10,8 @@ enum Event {
     Restart(NodeId),
     Break(NodeId),
     Redial(NodeId, u8),
+    /// It says that it cannot reach these; a bit for each.
+    Complain(NodeId, u8),
     /// metasrv looks on time, so often.
     Looks(u64),
     /// metasrv sleeps, then looks.
@@ -23,16 +25,22 @@ struct Known {
     last_beat: Option<u64>,
     /// A fact was there to be seen at a look, and no beat since.
     fact: bool,
+    /// More than half of those that beat could not reach it at a look, and no beat since.
+    confirmed: bool,
     dead: bool,
+    /// It was judged dead though it was one of those for whom the brake was on, and no beat since.
+    in_vain: bool,
 }
 
 struct Oracle {
     policy: Policy,
     known: BTreeMap<NodeId, Known>,
+    incarnations: BTreeMap<NodeId, u64>,
     last_look: u64,
     /// When metasrv was stopped, from and to.
     sleeps: Vec<(u64, u64)>,
     last_brake: Option<u64>,
+    last_return: Option<u64>,
 }
 
 fn whole_ms(duration: Duration) -> u64 {
@@ -44,9 +52,11 @@ impl Oracle {
         Self {
             policy: Policy::default(),
             known: (0..nodes).map(|n| (n, Known::default())).collect(),
+            incarnations: BTreeMap::new(),
             last_look: 0,
             sleeps: vec![],
             last_brake: None,
+            last_return: None,
         }
     }
 
@@ -80,7 +90,14 @@ impl Oracle {
             if first {
                 known.first_seen = now;
             }
+            if self.incarnations.get(node) != Some(&seen.incarnation) {
+                self.incarnations.insert(*node, seen.incarnation);
+                known.in_vain = false;
+            }
             if known.last_beat != beat {
+                if known.in_vain {
+                    self.last_return = Some(now);
+                }
                 *known = Known {
                     first_seen: known.first_seen,
                     last_beat: beat,
@@ -107,8 +124,17 @@ impl Oracle {
             let fact = other || (broken && seen.redial == Redial::Refused);
             self.known.get_mut(node).expect("the oracle has it").fact |= fact;
         }
-        let doubtful: Vec<NodeId> = away.iter().filter(|n| !self.known[n].fact).copied().collect();
         let living = scene.seen.len() - away.len();
+        for node in &away {
+            let beating = scene.seen.iter().filter(|(other, _)| !away.contains(other));
+            let complaints = beating
+                .filter(|(_, seen)| seen.unreachable.contains(node))
+                .count();
+            let known = self.known.get_mut(node).expect("the oracle has it");
+            known.confirmed |= living > 0 && complaints > living / 2;
+        }
+        let is_doubtful = |n: &&NodeId| !self.known[n].fact && !self.known[n].confirmed;
+        let doubtful: Vec<NodeId> = away.iter().filter(is_doubtful).copied().collect();
         let window = whole_ms(self.policy.brake_window);
         let with = |n: NodeId| {
             let near = |o: &&NodeId| self.heard(n).abs_diff(self.heard(**o)) <= window;
@@ -126,19 +152,23 @@ impl Oracle {
             self.last_brake = Some(now);
         }
         for (node, verdict) in &scene.found.verdicts {
-            let expected = if !away.contains(node) {
-                "alive"
-            } else if self.known[node].fact || self.dies(*node, scene, silence[node], &braked, is_late) {
-                "dead"
+            let dies = self.dies(*node, scene, silence[node], &braked, is_late);
+            let expected: &[&str] = if !away.contains(node) {
+                // Who is cut off from others is another test's.
+                &["alive", "unwell"]
+            } else if self.known[node].fact || dies {
+                &["dead"]
             } else {
-                "suspect"
+                &["suspect"]
             };
             prop_assert!(
-                verdict.to_string().starts_with(expected),
-                "at {now} datanode {node} should be {expected}: {verdict}"
+                expected.iter().any(|kind| verdict.to_string().starts_with(kind)),
+                "at {now} datanode {node} should be {expected:?}: {verdict}"
             );
             prop_assert_eq!(verdict.is_gone(), away.contains(node) && self.known[node].fact);
-            self.known.get_mut(node).expect("the oracle has it").dead = verdict.is_dead();
+            let known = self.known.get_mut(node).expect("the oracle has it");
+            known.dead = verdict.is_dead();
+            known.in_vain |= known.dead && !known.fact && braked.contains(node);
         }
         prop_assert_eq!(scene.found.late.is_some(), is_late);
         Ok(())
@@ -166,11 +196,20 @@ impl Oracle {
         };
         let silent_enough = known.dead || silence >= limit;
         let new_leader = self.awake(0, now) < whole_ms(policy.lease + policy.dead_after);
-        let after_brake = self
-            .last_brake
-            .is_some_and(|at| self.heard(node) <= at && now < at + whole_ms(policy.introduction));
-        let judged_now = braked.is_empty() && !after_brake && !is_late && !new_leader;
-        silent_enough && !braked.contains(&node) && (known.dead || judged_now)
+        let soon_after = |at: Option<u64>| {
+            at.is_some_and(|at| self.heard(node) <= at && now < at + whole_ms(policy.introduction))
+        };
+        let believed = known.confirmed || silence >= whole_ms(policy.brake_for);
+        let is_braked = match known.dead {
+            true => braked.contains(&node),
+            false => !braked.is_empty(),
+        };
+        if !silent_enough || (is_braked && !believed) || (known.in_vain && soon_after(self.last_return)) {
+            return false;
+        }
+        let after_brake =
+            braked.is_empty() && !known.confirmed && !known.in_vain && soon_after(self.last_brake);
+        known.dead || (!after_brake && !is_late && !new_leader)
     }
 }
 
@@ -181,7 +220,10 @@ fn event(nodes: u64) -> impl Strategy<Value = Event> {
         1 => node.clone().prop_map(Event::Restart),
         1 => node.clone().prop_map(Event::Break),
         3 => (node, 0u8..6).prop_map(|(n, r)| Event::Redial(n, r)),
+        2 => (0..nodes, any::<u8>()).prop_map(|(n, whom)| Event::Complain(n, whom)),
         9 => (1u64..12).prop_map(Event::Looks),
+        // Longer than the brake lasts.
+        1 => (200u64..500).prop_map(Event::Looks),
         1 => (20u64..800).prop_map(Event::Sleep),
     ]
 }
@@ -205,6 +247,10 @@ fn play(scene: &mut Scene, oracle: &mut Oracle, event: &Event) -> Result<(), Tes
                 Redial::Accepted { at },
                 Redial::NoAnswer,
             ][outcome as usize];
+        }
+        Event::Complain(node, whom) => {
+            let unreachable = (0..8).filter(|other| whom & (1 << other) != 0 && *other != node);
+            scene.node(node).unreachable = unreachable.collect();
         }
         Event::Looks(times) => {
             for _ in 0..times {

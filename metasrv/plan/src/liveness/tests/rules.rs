@@ -293,8 +293,147 @@ fn the_brake_says_who_vanished_and_what_that_means() {
     assert_eq!(
         said,
         "3 datanodes ({0, 1, 2}) fell silent within 1s and 2 still beat: metasrv may be the one cut off, so nobody is \
-         judged dead by silence; a process that is known to be gone still is"
+         judged dead by silence until it has lasted for 10s, or most of those that beat cannot reach it either; a process \
+         that is known to be gone still is"
     );
+    assert_eq!(
+        scene.said(0),
+        "suspect: silent for 500ms; not judged for another 9.5s, unless most of those that beat cannot reach it either: \
+         more than half vanished at once, metasrv may be cut off"
+    );
+}
+
+/// How many there are, those that vanish, and whom each of the others cannot reach; who is dead long before the brake ends.
+#[test]
+fn whom_most_of_those_that_beat_cannot_reach_either_is_judged_in_spite_of_the_brake() {
+    type Complaints<'a> = &'a [(NodeId, &'a [NodeId])];
+    let table: &[(u64, u64, Complaints, &[NodeId])] = &[
+        (3, 2, &[(2, &[0, 1])], &[0, 1]),
+        // One that nobody misses is not enough for the brake.
+        (3, 2, &[(2, &[0])], &[0, 1]),
+        (3, 2, &[(2, &[])], &[]),
+        (5, 3, &[(3, &[0, 1, 2]), (4, &[0, 1, 2])], &[0, 1, 2]),
+        // One of two is not most of them.
+        (5, 3, &[(3, &[0, 1, 2]), (4, &[])], &[]),
+        (
+            7,
+            4,
+            &[(4, &[0, 1, 2, 3]), (5, &[0, 1, 2, 3]), (6, &[])],
+            &[0, 1, 2, 3],
+        ),
+        // What those say who are away themselves is old.
+        (5, 4, &[(0, &[1, 2, 3]), (1, &[0, 2, 3]), (4, &[])], &[]),
+        // Nobody is there to say anything.
+        (3, 3, &[(0, &[1, 2])], &[]),
+    ];
+    for (nodes, vanish, complaints, dead) in table {
+        let mut scene = Scene::steady(*nodes);
+        let left: Vec<NodeId> = (*vanish..*nodes).collect();
+        scene.run(500, &left);
+        assert!(scene.found.brake.is_some());
+        for (node, unreachable) in *complaints {
+            scene.node(*node).unreachable = unreachable.iter().copied().collect();
+        }
+        scene.run(2_500, &left);
+        let found = scene.found.verdicts.iter().filter(|(_, v)| v.is_dead());
+        let found: Vec<NodeId> = found.map(|(node, _)| *node).collect();
+        assert_eq!(found, *dead, "{nodes} {vanish} {complaints:?}");
+    }
+}
+
+#[test]
+fn who_is_confirmed_to_be_away_is_judged_at_once_and_stays_so() {
+    let mut scene = Scene::steady(3);
+    scene.run(500, &[2]);
+    scene.node(2).unreachable = BTreeSet::from([0, 1]);
+    scene.run(25, &[2]);
+    assert!(scene.verdict(0).is_dead() && scene.verdict(1).is_dead());
+    assert!(scene.found.brake.is_none());
+    // A new metasrv leader cannot tell where they are, and the other forgets them.
+    scene.node(2).unreachable = BTreeSet::new();
+    scene.run(1_000, &[2]);
+    assert!(scene.verdict(0).is_dead(), "{}", scene.said(0));
+    // A beat takes it back.
+    scene.run(25, &[0, 1, 2]);
+    scene.run(500, &[2]);
+    assert!(
+        scene.said(0).contains("more than half vanished"),
+        "{}",
+        scene.said(0)
+    );
+}
+
+#[test]
+fn a_new_leader_learns_from_the_living_who_is_away() {
+    let mut scene = Scene::unheard(3);
+    scene.run(1_000, &[2]);
+    scene.node(2).unreachable = BTreeSet::from([0, 1]);
+    scene.run(500, &[2]);
+    scene.node(2).unreachable = BTreeSet::new();
+    scene.run(475, &[2]);
+    assert!(scene.verdict(0).is_suspect());
+    scene.run(50, &[2]);
+    assert!(scene.verdict(0).is_dead() && scene.verdict(1).is_dead());
+}
+
+#[test]
+fn the_brake_ends_by_itself() {
+    for mut scene in [Scene::steady(3), Scene::unheard(3)] {
+        scene.run(9_975, &[2]);
+        assert!(
+            scene.said(0).contains("not judged for another"),
+            "{}",
+            scene.said(0)
+        );
+        scene.run(50, &[2]);
+        assert!(scene.verdict(0).is_dead() && scene.verdict(1).is_dead());
+        assert!(scene.found.brake.is_none());
+        scene.run(5_000, &[2]);
+        assert!(scene.verdict(0).is_dead() && scene.verdict(1).is_dead());
+    }
+}
+
+#[test]
+fn what_metasrv_slept_does_not_end_the_brake() {
+    let mut scene = Scene::steady(3);
+    scene.run(1_000, &[2]);
+    scene.sleep(20_000);
+    scene.run(8_000, &[2]);
+    assert!(
+        scene.said(0).contains("not judged for another"),
+        "{}",
+        scene.said(0)
+    );
+}
+
+/// All come back to a metasrv that was cut off for longer than the brake holds, one after the other.
+#[test]
+fn whoever_comes_back_later_from_a_long_cut_has_an_introductions_time() {
+    let mut scene = Scene::steady(5);
+    scene.run(12_000, &[]);
+    assert!(scene.found.verdicts.values().all(Verdict::is_dead));
+    scene.run(500, &[0]);
+    scene.run(500, &[0, 1, 2, 3]);
+    assert!(
+        scene.said(4).contains("had vanished at once"),
+        "{}",
+        scene.said(4)
+    );
+    scene.run(1_500, &[0, 1, 2, 3, 4]);
+    assert!(scene.found.verdicts.values().all(Verdict::is_alive));
+    // Not for ever, and not for other processes.
+    for (incarnation, said) in [(1, "suspect"), (2, "dead")] {
+        let mut scene = Scene::steady(5);
+        scene.run(12_000, &[]);
+        scene.run(25, &[]);
+        for node in 0..4 {
+            scene.node(node).incarnation = incarnation;
+        }
+        scene.run(1_975, &[0, 1, 2, 3]);
+        assert!(scene.said(4).starts_with(said), "{}", scene.said(4));
+        scene.run(50, &[0, 1, 2, 3]);
+        assert!(scene.verdict(4).is_dead());
+    }
 }
 
 #[test]
@@ -393,7 +532,7 @@ fn silence_comes_before_being_unwell() {
     assert!(scene.verdict(1).is_dead());
 }
 
-/// Datanodes, who says that it cannot reach whom, and who is unwell after a second.
+/// Datanodes, who says that it cannot reach whom, and who is unwell after half a second.
 #[test]
 fn whoever_is_cut_off_from_most_others_is_unwell() {
     type Complaints<'a> = &'a [(NodeId, &'a [NodeId])];
@@ -415,7 +554,7 @@ fn whoever_is_cut_off_from_most_others_is_unwell() {
         for (node, unreachable) in *complaints {
             scene.node(*node).unreachable = unreachable.iter().copied().collect();
         }
-        scene.run(1_000, &all);
+        scene.run(500, &all);
         assert!(scene.found.verdicts.values().all(Verdict::is_alive), "not yet");
         scene.run(25, &all);
         let found: Vec<NodeId> = all
@@ -425,6 +564,38 @@ fn whoever_is_cut_off_from_most_others_is_unwell() {
             .collect();
         assert_eq!(found, *unwell, "{nodes} {complaints:?}");
     }
+}
+
+#[test]
+fn a_new_leader_waits_until_datanodes_can_know_of_each_other() {
+    let mut scene = Scene::unheard(3);
+    scene.node(0).unreachable = BTreeSet::from([1, 2]);
+    scene.run(2_475, &[0, 1, 2]);
+    assert!(scene.verdict(0).is_alive() && scene.found.apart.is_empty());
+    scene.run(25, &[0, 1, 2]);
+    assert_eq!(scene.found.apart, BTreeSet::from([(0, 1), (0, 2)]));
+    assert!(!scene.verdict(0).is_alive());
+}
+
+#[test]
+fn two_that_do_not_reach_each_other_for_a_while_are_apart() {
+    let mut scene = Scene::steady(4);
+    let all = [0, 1, 2, 3];
+    scene.node(2).unreachable = BTreeSet::from([1]);
+    scene.node(3).unreachable = BTreeSet::from([0, 3, 9]);
+    scene.run(500, &all);
+    assert!(scene.found.apart.is_empty(), "not yet");
+    scene.run(25, &all);
+    assert_eq!(scene.found.apart, BTreeSet::from([(0, 3), (1, 2)]));
+    assert_eq!(scene.found.apart_from(1), BTreeSet::from([2]));
+    assert_eq!(scene.found.apart_from(2), BTreeSet::from([1]));
+    // Who is away is not apart from anybody, and a contact begins the time anew.
+    scene.node(3).unreachable.clear();
+    scene.run(200, &[0, 2, 3]);
+    assert!(scene.found.apart.is_empty());
+    scene.node(3).unreachable = BTreeSet::from([0]);
+    scene.run(500, &all);
+    assert!(!scene.found.apart.contains(&(0, 3)));
 }
 
 #[test]
