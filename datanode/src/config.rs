@@ -16,6 +16,9 @@ pub struct DatanodeConfig {
     /// A region is flushed when its oldest row has been in memory for so long.
     #[serde(with = "greptime_settings::duration")]
     pub flush_age: Duration,
+    /// A region is flushed when its log has so many entries that are not in files: whoever opens it, or takes over from
+    /// its leader without having applied them, has to do so first.
+    pub flush_entries: u64,
     pub flush_concurrency: usize,
     /// When all memtables together are larger, the largest are flushed.
     #[serde(with = "greptime_settings::size")]
@@ -90,6 +93,7 @@ impl Default for DatanodeConfig {
         Self {
             flush_size: 64 << 20,
             flush_age: Duration::from_secs(30 * 60),
+            flush_entries: 20_000,
             flush_concurrency: 2,
             memtable_soft_limit: 256 << 20,
             memtable_hard_limit: 512 << 20,
@@ -136,8 +140,14 @@ impl DatanodeConfig {
         if self.log_sync_interval < Duration::from_millis(10) {
             return wrong("log_sync_interval must be at least 10ms");
         }
-        if self.flush_concurrency == 0 || self.write_queue == 0 || self.log_turn_size == 0 {
-            return wrong("flush_concurrency, write_queue and log_turn_size must be at least 1");
+        if self.flush_concurrency == 0
+            || self.flush_entries == 0
+            || self.write_queue == 0
+            || self.log_turn_size == 0
+        {
+            return wrong(
+                "flush_concurrency, flush_entries, write_queue and log_turn_size must be at least 1",
+            );
         }
         if self.cache_disk > 0 && self.cache_disk < 64 << 20 {
             return wrong("cache_disk must be at least 64MiB, or 0 for none");

@@ -6,7 +6,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, StringArray, UInt32Array, new_null_array};
+use arrow::array::{
+    Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, StringArray, UInt32Array, new_null_array,
+};
 use arrow::compute::{cast, take};
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use arrow::error::ArrowError;
@@ -73,8 +75,24 @@ pub fn conform(batch: &RecordBatch, to: &SchemaRef) -> Result<RecordBatch> {
 pub fn recast(array: &ArrayRef, to: &DataType) -> Result<ArrayRef, ArrowError> {
     match array.data_type() {
         from if from == to => Ok(Arc::clone(array)),
-        from if is_direct(from, to) => cast(array, to),
-        _ => cast(&cast(array, &DataType::Utf8)?, to),
+        from if is_direct(from, to) => convert(array, to),
+        _ => cast(&convert(array, &DataType::Utf8)?, to),
+    }
+}
+
+/// A time may have no date that could be written; arrow then refuses all values with it.
+fn convert(array: &ArrayRef, to: &DataType) -> Result<ArrayRef, ArrowError> {
+    let is_time = matches!(array.data_type(), DataType::Timestamp(..) | DataType::Date32);
+    match cast(array, to) {
+        Err(_) if is_time && *to == DataType::Utf8 => {
+            let text = |at: usize| {
+                let one = cast(&array.slice(at, 1), to).ok()?;
+                let one = one.as_string::<i32>();
+                one.is_valid(0).then(|| one.value(0).to_owned())
+            };
+            Ok(Arc::new((0..array.len()).map(text).collect::<StringArray>()))
+        }
+        converted => converted,
     }
 }
 

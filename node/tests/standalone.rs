@@ -4,6 +4,7 @@
 mod support;
 
 use std::process::Command;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde_json::json;
@@ -41,6 +42,82 @@ async fn what_was_acknowledged_survives_kill_9() {
         .rows("SELECT hostname, count(*) FROM cpu GROUP BY hostname ORDER BY hostname LIMIT 1")
         .await;
     assert_eq!(sums, json!([["a0", 20]]));
+}
+
+/// So many starts, each ended at a moment that the seed chooses; a tenth of `GREPTIME_TEST_SEEDS`.
+fn kills() -> u64 {
+    let seeds = std::env::var("GREPTIME_TEST_SEEDS").ok();
+    seeds.and_then(|seeds| seeds.parse::<u64>().ok()).unwrap_or(80) / 10
+}
+
+/// The finalizer of SplitMix64.
+fn mix(mut n: u64) -> u64 {
+    n = (n ^ (n >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    n = (n ^ (n >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    n ^ (n >> 31)
+}
+
+/// Rows to a request.
+const BATCH: u64 = 50;
+
+/// Request after request until it is dropped, counting those that were acknowledged. Each row has a time of its own.
+async fn write_until_killed(node: &Standalone, acknowledged: &AtomicU64) {
+    loop {
+        let batch = acknowledged.load(Ordering::SeqCst);
+        let line = |row: u64| {
+            format!(
+                "many,host={}{} n={row}i {row}",
+                ["a", "z"][row as usize % 2],
+                row % 7
+            )
+        };
+        let lines: Vec<String> = (batch * BATCH..(batch + 1) * BATCH).map(line).collect();
+        let (status, body) = node.lines(&lines.join("\n")).await;
+        assert!((200..300).contains(&status), "{body}");
+        acknowledged.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// While rows are written, flushed, merged, and the log is trimmed and cleaned.
+#[tokio::test]
+async fn whenever_the_process_is_killed_every_acknowledged_row_is_there_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let flags = [
+        "datanode.flush_size=64KiB",
+        "datanode.flush_age=200ms",
+        "datanode.log_file_size=1MiB",
+        "datanode.log_purge_threshold=1MiB",
+        "datanode.compaction_active_runs=2",
+        "datanode.file_grace=1s",
+    ];
+    let flags: Vec<&str> = flags.into_iter().flat_map(|flag| ["--set", flag]).collect();
+    let acknowledged = AtomicU64::new(0);
+    let mut node = Standalone::start(dir.path(), &[], &flags).await;
+    node.run(
+        "CREATE TABLE many (host STRING, ts TIMESTAMP(3) TIME INDEX, n BIGINT, PRIMARY KEY (host)) \
+         PARTITION ON COLUMNS (host) (host < 'm', host >= 'm') WITH (append_mode = 'true')",
+    )
+    .await;
+    for kill in 0..kills() {
+        let before = acknowledged.load(Ordering::SeqCst);
+        let moment = Duration::from_micros(20_000 + mix(kill) % 900_000);
+        let killed = tokio::time::timeout(moment, write_until_killed(&node, &acknowledged)).await;
+        assert!(killed.is_err());
+        node.kill();
+        node = Standalone::start(dir.path(), &[], &flags).await;
+        // The batch that was under way may be there, or a part of it, or not; it is not sent again.
+        let written = acknowledged.fetch_add(1, Ordering::SeqCst) * BATCH;
+        let began = before * BATCH;
+        let rows = node
+            .rows(&format!(
+                "SELECT count(*), count(DISTINCT n) FROM many WHERE n >= {began} AND n < {written}"
+            ))
+            .await;
+        let all = written - began;
+        assert_eq!(rows, json!([[all, all]]), "kill {kill} after {moment:?}");
+    }
+    let twice = "SELECT n FROM many GROUP BY n HAVING count(*) > 1";
+    assert_eq!(node.rows(twice).await, json!([]), "rows that are there twice");
 }
 
 /// An acknowledgement means that the rows are on disk: between two answers to writes lies a finished fdatasync.

@@ -317,7 +317,8 @@ impl ColumnType {
         match (self, to) {
             _ if self == to => Cast::Same,
             (T::Vector(_), _) | (_, T::Vector(_)) | (_, T::Json) => Cast::No,
-            (T::Binary, T::String) => Cast::MayFail,
+            // There are times without a date.
+            (T::Binary | T::Date | T::Timestamp(_), T::String) => Cast::MayFail,
             (_, T::String) => Cast::Exact,
             (T::String, T::Boolean | T::Date | T::Timestamp(_)) => Cast::MayFail,
             (T::String, to) if to.is_number() => Cast::MayFail,

@@ -2,10 +2,7 @@
 
 use std::time::Duration;
 
-use greptime_types::{TableInfo, Ttl};
-
-/// Name of the table option that sets the length of windows, as in GreptimeDB.
-pub const WINDOW_OPTION: &str = "compaction.twcs.time_window";
+use greptime_types::{TIME_WINDOW, TableInfo, Ttl};
 
 /// Units of the time index in a second.
 pub fn per_second(table: &TableInfo) -> i64 {
@@ -39,7 +36,7 @@ pub fn ttl_cutoff(table: &TableInfo, now_ms: i64) -> Option<i64> {
 
 /// The length of windows that the table asks for.
 pub fn window(table: &TableInfo) -> Option<i64> {
-    let text = table.options.extra.get(WINDOW_OPTION)?;
+    let text = table.options.extra.get(TIME_WINDOW)?;
     let duration = humantime::parse_duration(text).ok()?;
     Some(length(table, duration)).filter(|units| *units > 0)
 }

@@ -170,6 +170,11 @@ impl RegionState {
         self.oldest_row
     }
 
+    /// Entries of the log that whoever opens the region, or comes to lead it, has to apply first.
+    pub fn unflushed_entries(&self) -> u64 {
+        self.applied.saturating_sub(self.trimmed.through)
+    }
+
     /// The epoch in which this node serves the region.
     pub fn leading_epoch(&self) -> Result<u64> {
         if let Some(reason) = &self.failed {

@@ -120,7 +120,9 @@ impl Datanode {
                 if s.leading_epoch().is_err() {
                     return (0, false);
                 }
-                let due = s.is_flushing() || s.has_truncated_files() || s.oldest_row().is_some_and(due);
+                let is_long = s.memory() > 0 && s.unflushed_entries() >= self.config.flush_entries;
+                let due =
+                    is_long || s.is_flushing() || s.has_truncated_files() || s.oldest_row().is_some_and(due);
                 (s.memory(), due)
             });
             if bytes > 0 || due {

@@ -247,6 +247,11 @@ impl Round<'_> {
             .note_move(Stock::now(self.cluster).await?.since(&before));
         let mut steps = phases(&log.read()?, &region.region, moment);
         steps.insert("move".to_owned(), took);
+        let gap_began = gap.ended - gap.length;
+        steps.insert(
+            "gap_at".to_owned(),
+            milliseconds(gap_began.saturating_duration_since(began)),
+        );
         self.note(&hit, began, gap.length, steps, 0);
         Ok(())
     }

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{Array, ArrayRef, AsArray, Float64Array, RecordBatch, StringArray};
+use arrow::array::{
+    Array, ArrayRef, AsArray, Float64Array, RecordBatch, StringArray, TimestampMillisecondArray,
+};
 use arrow::datatypes::{DataType, Field, Float64Type, Schema};
 use bytes::Bytes;
 use datafusion::prelude::{col, lit};
@@ -12,12 +14,13 @@ use greptime_log::{CommittedEntry, LogStore};
 use greptime_proto::v1;
 use greptime_query::{RegionScanSpec, from_datafusion};
 use greptime_types::{
-    Change, ColumnSchema, ColumnType, ErrorKind, MergeMode, Semantic, TableInfo, TableOptions,
+    Change, ColumnSchema, ColumnType, ErrorKind, MergeMode, Semantic, TableInfo, TableOptions, TableSchema,
+    TimeUnit,
 };
 
 use crate::config::DatanodeConfig;
 use crate::region::RegionEntry;
-use crate::testing::{Node, WriteOptions, batch, row};
+use crate::testing::{Node, WriteOptions, batch, row, table};
 
 fn rename(from: &str, to: &str) -> Change {
     Change::RenameColumn {
@@ -446,6 +449,30 @@ async fn a_value_becomes_the_same_wherever_it_was_while_its_column_changed() {
             "rewritten: {rewritten}"
         );
     }
+}
+
+#[tokio::test]
+async fn a_time_without_a_date_is_null_as_a_text_and_keeps_no_row_in_memory() {
+    let at = |name, semantic| ColumnSchema::new(name, ColumnType::Timestamp(TimeUnit::Millisecond), semantic);
+    let columns = vec![at("ts", Semantic::Timestamp), at("f", Semantic::Field)];
+    let of = TableInfo {
+        schema: TableSchema::new(columns, vec![]).unwrap(),
+        ..table(1024, false)
+    };
+    let mut node = Node::of(DatanodeConfig::default(), of).await;
+    let times = |times: [i64; 2]| Arc::new(TimestampMillisecondArray::from(times.to_vec())) as ArrayRef;
+    let rows = [("ts", times([1, 2])), ("f", times([0, i64::MAX]))];
+    let rows = RecordBatch::try_from_iter(rows).unwrap();
+    node.write_batch(node.options(), &rows).await.unwrap();
+    node.alter(&[Change::ModifyColumn {
+        name: "f".into(),
+        column_type: ColumnType::String,
+    }])
+    .await;
+    let expected = [None, Some("1970-01-01T00:00:00".to_owned())];
+    assert_eq!(texts(&node, "f").await, expected);
+    node.flush().await.unwrap();
+    assert_eq!(texts(&node, "f").await, expected);
 }
 
 #[tokio::test]

@@ -17,6 +17,30 @@ use crate::manifest::View;
 use crate::region::{Checkpoint, Flusher, Region, flush};
 use crate::testing::{Dice, FaultyStore, Node, Place, Row, row, seeds, start_node, table};
 
+/// Small writes fill no memory, and yet a restart would take long.
+#[tokio::test]
+async fn a_region_with_a_long_log_is_flushed_however_small_its_rows_are() {
+    let config = DatanodeConfig {
+        flush_entries: 50,
+        ..DatanodeConfig::default()
+    };
+    let node = Node::with(config, false).await;
+    let entries = |node: &Node| {
+        let region = node.datanode.regions().get(node.region).unwrap();
+        region.with_state(|s| s.unflushed_entries())
+    };
+    for n in 0..40 {
+        node.write(&[row("a", n, 1.0)]).await.unwrap();
+    }
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(entries(&node) >= 40, "it is not due yet");
+    for n in 40..60 {
+        node.write(&[row("a", n, 1.0)]).await.unwrap();
+    }
+    node.wait_for("its flush", || entries(&node) < 20).await;
+    assert_eq!(node.read().await.unwrap().len(), 60);
+}
+
 #[tokio::test]
 async fn a_restart_replays_the_log() {
     let mut node = Node::new().await;
