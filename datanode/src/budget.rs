@@ -42,8 +42,8 @@ impl Budget {
         Ok(reservation)
     }
 
-    /// How long a write that has taken room should wait before it is read: nothing below the soft limit, and the more the nearer the
-    /// hard one is, so that flushes keep up before anything is refused.
+    /// How long a write that has taken room should wait before it is read: nothing below the soft limit, and the more the
+    /// nearer the hard one is, so that flushes keep up before anything is refused.
     pub fn delay(&self) -> Duration {
         let used = self.used() + self.arriving.load(Ordering::SeqCst);
         if !Defence::SoftLimitSlows.holds() {

@@ -18,7 +18,7 @@ mod testing;
 pub use codec::{decode_plan, encode_plan};
 pub use error::{from_datafusion, into_datafusion};
 pub use json::json_functions;
-pub use memory::{QueryPool, SpillLimit};
+pub use memory::{QueryPool, SpillLimit, sort_reserve};
 pub use prepared::{PreparedPlan, bind_expr, decode_values, encode_values, has_parameters, parameter};
 pub use report::{Measure, MeasureKind, OperatorReport, RegionReport, RegionRows, ReportSlot, operators_of};
 pub use scan::{RegionScan, RegionScanSpec, ResolveScan, in_region};

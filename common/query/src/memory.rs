@@ -133,6 +133,13 @@ impl MemoryPool for QueryPool {
     }
 }
 
+/// What each of `streams` that sort keeps for merging what it has spilled: as much as DataFusion has it, but small pools
+/// must be able to sort too.
+pub fn sort_reserve(query_memory: u64, streams: usize) -> usize {
+    const USUAL: usize = 10 << 20;
+    (query_memory as usize / (8 * streams.max(1))).min(USUAL)
+}
+
 /// How much may be spilled.
 #[derive(Clone, Copy, Debug)]
 pub struct SpillLimit {

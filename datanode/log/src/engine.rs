@@ -280,7 +280,7 @@ impl EngineLog {
 
     /// Cleaning should not fail half way: what the engine forgets by that would come back at the next start.
     fn have_room(&self) {
-        if room(&self.dir).is_some_and(|room| room < CLEANING_ROOM) {
+        if room(&self.dir).is_ok_and(|room| room < CLEANING_ROOM) {
             self.reserve.give_up();
         }
     }
@@ -328,10 +328,10 @@ fn must_sync(changes: &RegionBatch) -> bool {
         || changes.put.keys().any(|key| *key != Key::HardState)
 }
 
-/// Bytes that the disk has for us.
-fn room(dir: &Path) -> Option<u64> {
-    let disk = rustix::fs::statvfs(dir).ok()?;
-    Some(disk.f_bavail.saturating_mul(disk.f_frsize))
+/// Bytes that the disk of a directory has for us.
+pub fn room(dir: &Path) -> std::io::Result<u64> {
+    let disk = rustix::fs::statvfs(dir)?;
+    Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
 }
 
 fn no_room(dir: &Path) -> LogError {

@@ -26,7 +26,7 @@ mod trim;
 
 pub use self::core::LogCore;
 pub use driver::{Applied, Apply, LogHandle, Proposal, start};
-pub use engine::{EngineLog, EngineOptions, LogDamage, LogSync};
+pub use engine::{EngineLog, EngineOptions, LogDamage, LogSync, room};
 pub use files::Cut;
 pub use io::{
     Authority, Checkpointed, Committed, CommittedEntry, GroupStatus, InFiles, Initialise, Input, LogOptions,

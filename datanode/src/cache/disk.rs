@@ -140,8 +140,7 @@ fn unusable(dir: &Path, error: &dyn std::fmt::Display) -> Error {
 
 /// Bytes that the cache may have of its disk: those that are free, and its own.
 fn room(dir: &Path) -> Result<u64> {
-    let disk = rustix::fs::statvfs(dir).map_err(|e| unusable(dir, &e))?;
-    let mut room = disk.f_bavail.saturating_mul(disk.f_frsize);
+    let mut room = greptime_log::room(dir).map_err(|e| unusable(dir, &e))?;
     for file in std::fs::read_dir(dir).map_err(|e| unusable(dir, &e))? {
         let meta = file.and_then(|f| f.metadata()).map_err(|e| unusable(dir, &e))?;
         room += meta.len();

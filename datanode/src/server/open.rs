@@ -16,7 +16,7 @@ use greptime_peers::PeerLink;
 use greptime_proto::run_session;
 use greptime_proto::transport::MetaLink;
 use greptime_proto::v1::push;
-use greptime_query::QueryPool;
+use greptime_query::{QueryPool, sort_reserve};
 use greptime_telemetry::{Metrics, Readiness};
 use greptime_types::{Error, NodeId, RegionId, Result, format};
 use parking_lot::Mutex;
@@ -45,8 +45,6 @@ const ORDER_QUEUE: usize = 4096;
 const LOG_ROOM: u64 = 4 << 20;
 /// Manifests that are loaded at the same time.
 const LOADS: usize = 8;
-/// What a sort keeps for merging what it has spilled, if the pool is large enough.
-const SORT_RESERVE: u64 = 10 << 20;
 
 /// What a datanode is made of.
 pub struct DatanodeParts {
@@ -329,10 +327,8 @@ fn query_context(config: &DatanodeConfig, data_dir: &DataDir) -> Result<SessionC
         .build_arc()
         .map_err(failed)?;
     let mut session = SessionConfig::new();
-    // Small pools must be able to sort.
-    let streams = session.target_partitions().max(1) as u64;
-    let reserve = SORT_RESERVE.min(config.query_memory / (8 * streams));
-    session.options_mut().execution.sort_spill_reservation_bytes = reserve as usize;
+    let reserve = sort_reserve(config.query_memory, session.target_partitions());
+    session.options_mut().execution.sort_spill_reservation_bytes = reserve;
     let context = SessionContext::new_with_config_rt(session, runtime);
     for function in greptime_query::plan_functions() {
         context.register_udf(function.as_ref().clone());
@@ -349,8 +345,7 @@ fn spill_bytes(wanted: u64, free: u64) -> u64 {
 /// Bytes that are free on the disk of `dir`, without those that files in `cache` have not taken yet but will.
 fn free_bytes(dir: &Path, cache: &Path) -> std::io::Result<u64> {
     const BLOCK: u64 = 512;
-    let disk = rustix::fs::statvfs(dir)?;
-    let mut free = disk.f_bavail.saturating_mul(disk.f_frsize);
+    let mut free = greptime_log::room(dir)?;
     for file in std::fs::read_dir(cache).into_iter().flatten() {
         let file = file?.metadata()?;
         free = free.saturating_sub(file.len().saturating_sub(BLOCK * file.blocks()));

@@ -8,7 +8,7 @@ mod node;
 pub use bucket::{Fault, FaultyStore, PutFault, Request};
 pub use clock::SkewedClock;
 pub use dice::{Dice, seeds};
-pub use node::{Node, Place, Row, WriteOptions, row, rows_of, start_node};
+pub use node::{Node, Place, Row, WriteOptions, row, rows_of, start_node, start_on_disk};
 
 use std::sync::Arc;
 

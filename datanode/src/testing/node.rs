@@ -405,6 +405,42 @@ pub fn rows_of(batch: &RecordBatch) -> Vec<Row> {
     (0..batch.num_rows()).map(row).collect()
 }
 
+/// A datanode without metasrv and peers, whose log is on the disk.
+pub async fn start_on_disk(
+    config: &DatanodeConfig,
+    store: &Arc<FaultyStore>,
+    dir: &std::path::Path,
+) -> Result<Arc<Datanode>> {
+    let parts = || DatanodeParts {
+        config: DatanodeConfig {
+            cache_disk: 0,
+            ..config.clone()
+        },
+        node_id: 0,
+        address: "127.0.0.1:0".into(),
+        zone: String::new(),
+        data_dir: dir.to_owned(),
+        bucket: Bucket {
+            store: Arc::clone(store) as _,
+            root: Path::from("test/root"),
+        },
+        clock: SystemClock::shared(),
+        ids: SystemIds::shared(),
+        metrics: Metrics::default(),
+        meta: None,
+        peers: None,
+    };
+    loop {
+        match Datanode::start(parts()).await {
+            // The process before has not let go yet.
+            Err(error) if error.kind == ErrorKind::Conflict => {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            started => return started,
+        }
+    }
+}
+
 /// A datanode without metasrv.
 pub async fn start_node(
     config: &DatanodeConfig,

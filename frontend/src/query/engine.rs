@@ -24,7 +24,7 @@ use datafusion::sql::parser::Statement as DataFusionStatement;
 use datafusion::sql::sqlparser::ast;
 use futures::{StreamExt, TryStreamExt};
 use greptime_proto::transport::MetaLink;
-use greptime_query::{QueryPool, SpillLimit, from_datafusion, into_datafusion, json_functions};
+use greptime_query::{QueryPool, SpillLimit, from_datafusion, into_datafusion, json_functions, sort_reserve};
 use greptime_types::format::PREPARED_FORMAT;
 use greptime_types::{Error, Result};
 
@@ -313,10 +313,8 @@ fn session_config(config: &FrontendConfig) -> SessionConfig {
     options.optimizer.enable_topk_aggregation = false;
     // Types of columns are Arrow's plain strings everywhere.
     options.sql_parser.map_string_types_to_utf8view = false;
-    // Small pools must be able to sort; the default keeps ten megabytes per stream.
-    let streams = options.execution.target_partitions.max(1);
-    let reserve = config.query_memory as usize / (8 * streams);
-    options.execution.sort_spill_reservation_bytes = reserve.min(10 << 20);
+    let streams = options.execution.target_partitions;
+    options.execution.sort_spill_reservation_bytes = sort_reserve(config.query_memory, streams);
     new
 }
 

@@ -18,7 +18,7 @@ pub use roles::{
     Retention, RetentionSpec, RoleSpec, SchedulingSpec, ServiceType, Toleration,
 };
 pub use status::{EndpointsStatus, GreptimeClusterStatus, RoleStatus};
-pub use storage::{AzureSpec, EtcdSpec, GcsSpec, ObjectStoreSpec, S3Spec, StoreSpec};
+pub use storage::{AzureSpec, EtcdSpec, GcsSpec, ObjectStoreSpec, Place, S3Spec, StoreSpec};
 
 pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 

@@ -53,43 +53,45 @@ pub struct ObjectStoreSpec {
     pub azure: Option<AzureSpec>,
 }
 
-impl ObjectStoreSpec {
-    /// Which kinds are given; a valid spec gives one.
-    pub fn given(&self) -> Vec<&'static str> {
-        let kinds = [
-            ("s3", self.s3.is_some()),
-            ("gcs", self.gcs.is_some()),
-            ("azure", self.azure.is_some()),
-        ];
-        kinds
-            .into_iter()
-            .filter(|(_, given)| *given)
-            .map(|(kind, _)| kind)
-            .collect()
-    }
-
-    /// Name of the bucket or container.
-    pub fn bucket(&self) -> &str {
-        let s3 = self.s3.as_ref().map(|s3| &s3.bucket);
-        let gcs = || self.gcs.as_ref().map(|gcs| &gcs.bucket);
-        let azure = || self.azure.as_ref().map(|azure| &azure.container);
-        s3.or_else(gcs).or_else(azure).map_or("", String::as_str)
-    }
-
+/// A bucket or container, whatever the kind of the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place<'a> {
+    /// As the spec and the settings call it.
+    pub kind: &'static str,
+    /// The field that names it.
+    pub field: &'static str,
+    pub name: &'a str,
     /// Prefix inside of it, if the spec names one.
-    pub fn root(&self) -> Option<&str> {
-        let s3 = self.s3.as_ref().and_then(|s3| s3.root.as_deref());
-        let gcs = || self.gcs.as_ref().and_then(|gcs| gcs.root.as_deref());
-        let azure = || self.azure.as_ref().and_then(|azure| azure.root.as_deref());
-        s3.or_else(gcs).or_else(azure)
-    }
-
+    pub root: Option<&'a str>,
     /// URL of a server that is not the cloud's own.
-    pub fn endpoint(&self) -> Option<&str> {
-        let s3 = self.s3.as_ref().and_then(|s3| s3.endpoint.as_deref());
-        let gcs = || self.gcs.as_ref().and_then(|gcs| gcs.endpoint.as_deref());
-        let azure = || self.azure.as_ref().and_then(|azure| azure.endpoint.as_deref());
-        s3.or_else(gcs).or_else(azure)
+    pub endpoint: Option<&'a str>,
+}
+
+impl ObjectStoreSpec {
+    /// What is given; a valid spec gives one.
+    pub fn given(&self) -> Vec<Place<'_>> {
+        let s3 = self.s3.as_ref().map(|s3| Place {
+            kind: "s3",
+            field: "bucket",
+            name: &s3.bucket,
+            root: s3.root.as_deref(),
+            endpoint: s3.endpoint.as_deref(),
+        });
+        let gcs = self.gcs.as_ref().map(|gcs| Place {
+            kind: "gcs",
+            field: "bucket",
+            name: &gcs.bucket,
+            root: gcs.root.as_deref(),
+            endpoint: gcs.endpoint.as_deref(),
+        });
+        let azure = self.azure.as_ref().map(|azure| Place {
+            kind: "azure",
+            field: "container",
+            name: &azure.container,
+            root: azure.root.as_deref(),
+            endpoint: azure.endpoint.as_deref(),
+        });
+        [s3, gcs, azure].into_iter().flatten().collect()
     }
 }
 

@@ -103,28 +103,26 @@ impl Settings {
 
     fn add_object_store(&mut self, cluster: &GreptimeCluster) {
         let store = &cluster.spec.object_storage;
-        self.set("object_store.bucket", store.bucket());
-        self.set("object_store.root", root(cluster));
-        if let Some(endpoint) = store.endpoint() {
-            self.set("object_store.endpoint", endpoint);
+        for place in store.given() {
+            self.set("object_store.kind", place.kind);
+            self.set("object_store.bucket", place.name);
+            self.set("object_store.root", root(cluster));
+            if let Some(endpoint) = place.endpoint {
+                self.set("object_store.endpoint", endpoint);
+            }
         }
         if let Some(s3) = &store.s3 {
-            self.set("object_store.kind", "s3");
             self.set("object_store.region", s3.region.as_deref().unwrap_or("us-east-1"));
             self.set("object_store.path_style", s3.path_style.unwrap_or(false));
             if s3.ca_secret_name.is_some() {
                 self.set("object_store.ca_file", mounted(Purpose::S3Ca, "ca.crt"));
             }
         }
-        if let Some(gcs) = &store.gcs {
-            self.set("object_store.kind", "gcs");
-            if gcs.credentials_secret_name.is_some() {
-                let key = mounted(Purpose::GcsCredentials, "service-account.json");
-                self.set("object_store.service_account_file", key);
-            }
+        if Purpose::GcsCredentials.secret_name(&cluster.spec).is_some() {
+            let key = mounted(Purpose::GcsCredentials, "service-account.json");
+            self.set("object_store.service_account_file", key);
         }
         if let Some(azure) = &store.azure {
-            self.set("object_store.kind", "azure");
             self.set("object_store.account_name", azure.account_name.as_str());
         }
     }
@@ -194,7 +192,9 @@ pub fn prefix(cluster: &GreptimeCluster) -> String {
 /// Of the cluster's objects in the bucket.
 pub fn root(cluster: &GreptimeCluster) -> String {
     let own = || format!("{}/{}", names::namespace(cluster), names::name(cluster));
-    cluster.spec.object_storage.root().map_or_else(own, str::to_owned)
+    let given = cluster.spec.object_storage.given();
+    let root = given.first().and_then(|place| place.root);
+    root.map_or_else(own, str::to_owned)
 }
 
 /// Where a secret's files lie; `None` for those that go into the environment.

@@ -80,21 +80,18 @@ fn etcd(cluster: &GreptimeCluster, problems: &mut Vec<String>) {
 
 fn object_store(cluster: &GreptimeCluster, problems: &mut Vec<String>) {
     let store = &cluster.spec.object_storage;
-    let [kind] = store.given()[..] else {
+    let [place] = store.given()[..] else {
         problems.push("spec.objectStorage needs exactly one of s3, gcs and azure".to_owned());
         return;
     };
-    let (bucket, field) = match kind {
-        "azure" => (store.bucket(), "container"),
-        _ => (store.bucket(), "bucket"),
-    };
-    if bucket.is_empty()
-        || !bucket
+    let (kind, field, name) = (place.kind, place.field, place.name);
+    if name.is_empty()
+        || !name
             .chars()
             .all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
     {
         problems.push(format!(
-            "spec.objectStorage.{kind}.{field} `{bucket}` must be a {field}'s name, of letters, digits, dots, - and _"
+            "spec.objectStorage.{kind}.{field} `{name}` must be a {field}'s name, of letters, digits, dots, - and _"
         ));
     }
     if let Some(azure) = &store.azure
@@ -106,7 +103,7 @@ fn object_store(cluster: &GreptimeCluster, problems: &mut Vec<String>) {
             azure.account_name
         ));
     }
-    if let Some(endpoint) = store.endpoint() {
+    if let Some(endpoint) = place.endpoint {
         url(&format!("spec.objectStorage.{kind}.endpoint"), endpoint, problems);
     }
     let root = settings::root(cluster);

@@ -3,47 +3,20 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use greptime_clock::{SystemClock, SystemIds};
 use greptime_log::LogDamage;
-use greptime_object_store::Bucket;
 use greptime_proto::v1;
-use greptime_telemetry::Metrics;
-use greptime_types::{ErrorKind, RegionId, Result};
+use greptime_types::{RegionId, Result};
 
 use crate::config::DatanodeConfig;
-use crate::server::{Datanode, DatanodeParts};
-use crate::testing::{FaultyStore, table};
+use crate::server::Datanode;
+use crate::testing::{start_on_disk, table};
 
 async fn start(dir: &Path, log_damage: LogDamage) -> Result<Arc<Datanode>> {
-    let parts = || DatanodeParts {
-        config: DatanodeConfig {
-            log_damage,
-            cache_disk: 0,
-            ..DatanodeConfig::default()
-        },
-        node_id: 0,
-        address: "127.0.0.1:0".into(),
-        zone: String::new(),
-        data_dir: dir.to_owned(),
-        bucket: Bucket {
-            store: Arc::new(FaultyStore::default()),
-            root: object_store::path::Path::from("test/root"),
-        },
-        clock: SystemClock::shared(),
-        ids: SystemIds::shared(),
-        metrics: Metrics::default(),
-        meta: None,
-        peers: None,
+    let config = DatanodeConfig {
+        log_damage,
+        ..DatanodeConfig::default()
     };
-    loop {
-        match Datanode::start(parts()).await {
-            // The process before has not let go yet.
-            Err(error) if error.kind == ErrorKind::Conflict => {
-                tokio::time::sleep(std::time::Duration::from_millis(10)).await
-            }
-            started => return started,
-        }
-    }
+    start_on_disk(&config, &Arc::default(), dir).await
 }
 
 /// A data directory with regions of so many voters each, whose log is damaged at its second write: the first region is

@@ -8,14 +8,9 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use greptime_clock::{SystemClock, SystemIds};
-use greptime_object_store::Bucket;
-use greptime_telemetry::Metrics;
-use greptime_types::ErrorKind;
-
 use crate::config::DatanodeConfig;
-use crate::server::{Datanode, DatanodeParts};
-use crate::testing::{FaultyStore, Node, PutFault, Row, row};
+use crate::server::Datanode;
+use crate::testing::{FaultyStore, Node, PutFault, Row, row, start_on_disk};
 
 /// Nothing here takes so long.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -71,34 +66,9 @@ async fn start(store: &Arc<FaultyStore>, dir: &Path) -> Arc<Datanode> {
     let config = DatanodeConfig {
         max_write_size: 2 << 20,
         log_turn_size: 1 << 20,
-        cache_disk: 0,
         ..DatanodeConfig::default()
     };
-    let parts = || DatanodeParts {
-        config: config.clone(),
-        node_id: 0,
-        address: "127.0.0.1:0".into(),
-        zone: String::new(),
-        data_dir: dir.join("data"),
-        bucket: Bucket {
-            store: Arc::clone(store) as _,
-            root: object_store::path::Path::from("test/root"),
-        },
-        clock: SystemClock::shared(),
-        ids: SystemIds::shared(),
-        metrics: Metrics::default(),
-        meta: None,
-        peers: None,
-    };
-    loop {
-        match Datanode::start(parts()).await {
-            // The process before has not let go yet.
-            Err(error) if error.kind == ErrorKind::Conflict => {
-                tokio::time::sleep(Duration::from_millis(10)).await
-            }
-            started => return started.unwrap(),
-        }
-    }
+    start_on_disk(&config, store, &dir.join("data")).await.unwrap()
 }
 
 /// 100 KB that cannot be made smaller.
