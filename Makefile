@@ -101,6 +101,20 @@ DIST  := $(CARGO_TARGET_DIR)/dist
 ETCD  := $(CACHE)/tools/bin/etcd
 KILLS ?= 20
 
+# COUNT=20 how often each, CHAOS_ARGS="--fault kill,stop" some kinds only.
+.PHONY: chaos-cluster
+chaos-cluster: build tools ## Faults on a real cluster, in a laboratory that comes and goes, COUNT times each
+	scripts/chaos-cluster $(BIN) --count $(COUNT) $(CHAOS_ARGS)
+
+COUNT ?= 20
+
+# HOURS=1000000 how many. Takes about a minute for 100,000.
+.PHONY: detector-hours
+detector-hours: ## How often the failure detector takes the living for dead, in simulated hours of beats, losses and pauses
+	cargo run --locked --profile dist -p greptime-metasrv-plan --example heartbeat_hours -- $(HOURS)
+
+HOURS ?= 1000000
+
 # FROM=5000 other seeds, SIM_ARGS="…" any other argument: `--seed 17 --trace` shows one, `--each-is-missed` takes every
 # rule away that seeds can show.
 .PHONY: test-sim

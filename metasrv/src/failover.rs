@@ -165,6 +165,7 @@ impl Cluster<'_> {
         let end = |r: &v1::RegionReport| LogEnd {
             last_term: r.last_term,
             last_index: r.last_index,
+            applied_index: r.applied_index,
             term: r.epoch,
             flushed_index: r.flushed_index,
             at,

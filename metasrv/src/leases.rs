@@ -1,5 +1,6 @@
 //! What is promised to leaders in the answers to their beats.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use greptime_metasrv_plan::lease::{Elector, Granted, LeaderBeat, Led};
@@ -26,16 +27,20 @@ impl State {
             .reports
             .values()
             .filter(|r| r.role() == RegionRole::Leader && !is_given_up(r));
+        let apart = watch.unreachable_from(node);
         let beat = LeaderBeat {
             node,
-            led: leads.map(|said| led(&self.sessions, catalog, said)).collect(),
+            led: leads
+                .map(|said| led(&self.sessions, catalog, said, &apart))
+                .collect(),
             oldest_append: Duration::from_millis(session.oldest_append_ms),
         };
         watch.promise(&beat, session_ends, now)
     }
 }
 
-fn led(sessions: &Sessions, catalog: &Catalog, said: &RegionReport) -> Led {
+/// `apart`: the datanodes that its leader does not reach.
+fn led(sessions: &Sessions, catalog: &Catalog, said: &RegionReport, apart: &BTreeSet<NodeId>) -> Led {
     let region = RegionId::from_u64(said.region_id);
     let Electorate { voters, strangers } = electorate(sessions, catalog, region);
     let elector = |node: NodeId| {
@@ -45,6 +50,7 @@ fn led(sessions: &Sessions, catalog: &Catalog, said: &RegionReport) -> Led {
             node,
             heard: session.and_then(|s| s.touch.heard()),
             term: report.map_or(0, |r| r.epoch),
+            is_apart: apart.contains(&node),
         }
     };
     Led {

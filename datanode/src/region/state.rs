@@ -494,6 +494,7 @@ impl RegionState {
             role: role.into(),
             epoch: self.status.term,
             last_index: self.status.last_index,
+            applied_index: self.applied,
             flushed_index: self
                 .manifest
                 .as_ref()

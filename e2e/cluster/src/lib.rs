@@ -3,8 +3,10 @@
 
 #![allow(clippy::disallowed_methods)] // Real time of real processes; nothing here is simulated.
 
+pub mod chaos;
 pub mod database;
 pub mod install;
+pub mod regions;
 pub mod scenarios;
 pub mod sql;
 pub mod verify;

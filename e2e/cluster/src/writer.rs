@@ -131,6 +131,17 @@ impl Writer {
         self.tally.lock().at(Instant::now())
     }
 
+    /// How many rows are acknowledged, for whoever asks again and again.
+    pub fn acknowledged(&self) -> impl Fn() -> u64 + Send + 'static {
+        let tally = Arc::clone(&self.tally);
+        move || tally.lock().rows_acknowledged
+    }
+
+    /// How long ago the last request was acknowledged.
+    pub fn since_acknowledged(&self) -> Option<Duration> {
+        Some(self.tally.lock().last_acknowledged?.elapsed())
+    }
+
     /// Starts the gap anew, so that it is that of one fault.
     pub fn reset_gap(&self) {
         self.tally.lock().longest_gap = Duration::ZERO;

@@ -245,6 +245,7 @@ pub struct RegionReport {
     pub epoch: u64,
     pub last_index: u64,
     pub last_term: u64,
+    pub applied_index: u64,
     pub schema_version: u64,
     pub voters: BTreeSet<u64>,
     pub learners: BTreeSet<u64>,

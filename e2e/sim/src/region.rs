@@ -371,6 +371,7 @@ impl State {
             role,
             epoch: self.status.term,
             last_index: self.status.last_index,
+            applied_index: self.applied,
             last_term: self.status.last_term,
             schema_version: self.table.schema.version,
             voters: self.members.voters.clone(),

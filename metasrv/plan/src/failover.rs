@@ -19,7 +19,8 @@
 //! * A log-only leader hands back to a hot follower that keeps up.
 //!
 //! The candidate is the hot follower unless its log is behind another's, which would refuse it its vote; then the
-//! most up-to-date replica. Who reaches a majority comes before who does not. A campaign that had no effect is repeated, by another replica in turn.
+//! most up-to-date replica. One that was made hot and has yet to apply most of its log counts as little better than a
+//! log-only one: nobody hands over to it. Who reaches a majority comes before who does not. A campaign that had no effect is repeated, by another replica in turn.
 
 mod decide;
 mod loss;
@@ -79,7 +80,7 @@ pub struct Voter {
 /// Which kind of voter metasrv made it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum VoterRole {
-    /// Applies what is committed, and takes over without replay.
+    /// Applies what is committed, and takes over without replay once it has ([`LogEnd::applied_index`]).
     Hot,
     /// Keeps the log. It has to replay it before it serves.
     LogOnly,
@@ -93,6 +94,8 @@ pub struct LogEnd {
     pub last_index: u64,
     /// The replica's current term.
     pub term: u64,
+    /// Everything up to this entry is in what it answers queries from.
+    pub applied_index: u64,
     /// Everything up to this entry is in files.
     pub flushed_index: u64,
     /// Arrival of the beat.
@@ -104,12 +107,22 @@ impl Voter {
     fn can_hand_over_to(&self, other: NodeId) -> bool {
         !self.verdict.hangs() && !self.apart.contains(&other)
     }
+
+    /// It is hot, and has applied all but `lag` entries of its log.
+    fn is_ready(&self, lag: u64) -> bool {
+        self.role == VoterRole::Hot && self.log.is_some_and(|log| log.has_applied(lag))
+    }
 }
 
 impl LogEnd {
     /// Raft's measure of who is more up-to-date.
     pub fn position(&self) -> (u64, u64) {
         (self.last_term, self.last_index)
+    }
+
+    /// Whether at most `lag` entries are yet to be applied, so that it could serve at once.
+    fn has_applied(&self, lag: u64) -> bool {
+        self.applied_index.saturating_add(lag) >= self.last_index
     }
 }
 

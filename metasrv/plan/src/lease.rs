@@ -11,6 +11,9 @@
 //!   known to have heard this metasrv so recently that their patience outlasts the lease. Else a leader on metasrv's
 //!   side of a partition would go on reading what the other side has overwritten.
 //!
+//! A leader that does not reach a majority of its group is promised nothing either: it will be unseated, and nobody shall
+//! have to wait for the end of its lease.
+//!
 //! Safety of writes depends on none of this.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,7 +36,7 @@ pub enum Refusal {
     Alone,
     /// Of some who vote nothing is known.
     Strangers { count: usize },
-    /// Too few voters have heard of metasrv recently: the others may be electing.
+    /// Too few voters have heard of metasrv recently, the others may be electing; or the leader does not reach them.
     OutOfTouch {
         in_touch: Vec<NodeId>,
         needed: usize,
@@ -61,8 +64,8 @@ impl fmt::Display for Refusal {
                 within,
             } => write!(
                 f,
-                "only {in_touch:?} of the voters were in touch within {within:?}, {needed} are needed: the others may \
-                 be electing"
+                "only {in_touch:?} of the voters were in touch with metasrv within {within:?} and with the leader, \
+                 {needed} are needed: the others may be electing"
             ),
             Self::SessionEnds { at } => write!(
                 f,
@@ -90,6 +93,8 @@ pub struct Elector {
     pub heard: Option<Duration>,
     /// The replica's term, as its newest beat said.
     pub term: u64,
+    /// The leader has not reached it for a while.
+    pub is_apart: bool,
 }
 
 impl Led {
@@ -117,7 +122,10 @@ impl Led {
             .fallback_min
             .saturating_sub(policy.lease + policy.clock_margin);
         let recently = |at: Duration| now.saturating_sub(at) < within;
-        let patient = self.voters.iter().filter(|v| v.heard.is_some_and(recently));
+        let patient = self
+            .voters
+            .iter()
+            .filter(|v| v.heard.is_some_and(recently) && !v.is_apart);
         let in_touch: Vec<NodeId> = patient.map(|v| v.node).collect();
         let needed = majority(self.voters.len());
         if in_touch.len() < needed {
@@ -304,6 +312,7 @@ mod tests {
             node,
             heard: ago.map(|ago| NOW - ms(ago)),
             term: 5,
+            is_apart: false,
         });
         Led {
             region: RegionId::new(1024, 0),
@@ -328,6 +337,16 @@ mod tests {
         for (ago, granted) in table {
             assert_eq!(ask(ago, LONG).is_ok(), *granted, "{ago:?}");
         }
+    }
+
+    #[test]
+    fn a_leader_that_does_not_reach_a_majority_is_promised_nothing() {
+        let mut region = led(&[Some(0); 3]);
+        region.voters[2].is_apart = true;
+        let ask = |region: &Led| region.may_lease(LONG, NOW, &Policy::default());
+        assert_eq!(ask(&region), Ok(()));
+        region.voters[1].is_apart = true;
+        assert!(matches!(ask(&region), Err(Refusal::OutOfTouch { in_touch, .. }) if in_touch == [0]));
     }
 
     #[test]

@@ -102,7 +102,7 @@ impl Default for Policy {
             brake_window: ms(1_000),
             brake_for: ms(10_000),
             slow_append: ms(300),
-            unreachable_for: ms(500),
+            unreachable_for: ms(200),
             unwell_holds: ms(5_000),
             steady: ms(2_000),
             campaign_again: ms(200),

@@ -198,6 +198,14 @@ impl Watch {
         asked
     }
 
+    /// The datanodes that one has said it cannot reach.
+    pub fn unreachable_from(&self, node: NodeId) -> BTreeSet<NodeId> {
+        self.nodes
+            .get(&node)
+            .map(|w| w.seen.unreachable.clone())
+            .unwrap_or_default()
+    }
+
     pub fn verdict(&self, node: NodeId) -> Option<&Verdict> {
         self.verdicts.get(&node)
     }

@@ -159,6 +159,7 @@ impl State {
                 node,
                 heard: touch.map(|(at, _)| seconds(*at)),
                 term: touch.map_or(0, |(_, term)| *term),
+                is_apart: false,
             }
         });
         let led = Led {

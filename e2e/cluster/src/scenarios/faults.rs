@@ -9,6 +9,7 @@ use rustix::process::Signal;
 
 use super::{READY, Suite};
 use crate::database::Database;
+use crate::regions::{Regions, id_of};
 use crate::verify::{Verdict, verify};
 use crate::writer::{Load, Logs, Tally, Writer, create_table};
 
@@ -146,17 +147,6 @@ fn datanode_alone(database: &Database) -> Result<(String, Node)> {
     bail!("every datanode shares its node with the frontend or metasrv: {taken:?}")
 }
 
-/// Regions of a table that a datanode leads.
-fn led_by(suite: &Suite, table: &str, pod: &str) -> Result<usize> {
-    let (_, id) = pod.rsplit_once('-').context("a pod's name ends in its number")?;
-    let statement = format!(
-        "SELECT region FROM information_schema.region_peers WHERE table_name = '{table}' AND peer_id = {id} AND \
-         is_leader = 'Yes'"
-    );
-    let http = suite.http()?;
-    Ok(suite.runtime.block_on(http.rows(&statement))?.len())
-}
-
 /// A node loses its power while a datanode runs on it, and comes back.
 pub fn node_crash(suite: &Suite) -> Result<()> {
     let database = suite.main()?;
@@ -164,10 +154,14 @@ pub fn node_crash(suite: &Suite) -> Result<()> {
     let (pod, victim) = datanode_alone(database)?;
     let before = life(database, &pod)?;
     let (tally, _) = under_load(suite, "node_crash", |_| {
-        ensure!(
-            led_by(suite, "node_crash", &pod)? > 0,
-            "{pod} leads nothing, so that nobody would notice"
-        );
+        let regions = Regions {
+            database,
+            runtime: &suite.runtime,
+            http: &suite.http()?,
+            table: "node_crash",
+        };
+        // Nobody would notice the end of one that leads nothing.
+        regions.let_lead(id_of(&pod)?)?;
         node::crash(lab, victim)?;
         lab.wait_for_node(victim, false, Duration::from_secs(60))?;
         node::start(lab, victim)?;

@@ -269,6 +269,7 @@ fn voter(
     let log = report.filter(|r| r.role != RegionRole::Failed).map(|r| LogEnd {
         last_term: r.last_term,
         last_index: r.last_index,
+        applied_index: r.applied_index,
         term: r.epoch,
         flushed_index: 0,
         at,

@@ -1,5 +1,6 @@
 //! Which leases go with the answer to a tick.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use greptime_metasrv_plan::lease::{Elector, Granted, LeaderBeat, Led};
@@ -24,8 +25,10 @@ impl Metasrv {
         let (Some(catalog), Some(session)) = (&state.catalog, state.sessions.datanodes.get(&node)) else {
             return Granted::default();
         };
+        let apart = state.watch.as_ref().map(|w| w.unreachable_from(node));
+        let apart = apart.unwrap_or_default();
         let leads = session.reports.values().filter(|r| r.role == RegionRole::Leader);
-        let led: Vec<Led> = leads.map(|said| led(state, catalog, said)).collect();
+        let led: Vec<Led> = leads.map(|said| led(state, catalog, said, &apart)).collect();
         let Some(watch) = state.watch.as_mut() else {
             return Granted::default();
         };
@@ -52,12 +55,14 @@ impl Metasrv {
     }
 }
 
-fn led(state: &State, catalog: &Catalog, said: &RegionReport) -> Led {
+/// `apart`: the datanodes that its leader does not reach.
+fn led(state: &State, catalog: &Catalog, said: &RegionReport, apart: &BTreeSet<NodeId>) -> Led {
     let Electorate { voters, strangers } = electorate(state, catalog, said.region);
     let elector = |node: NodeId| Elector {
         node,
         heard: state.sessions.datanodes.get(&node).and_then(|s| s.touch.heard()),
         term: report(state, said.region, node).map_or(0, |r| r.epoch),
+        is_apart: apart.contains(&node),
     };
     Led {
         region: said.region,

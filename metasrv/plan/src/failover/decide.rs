@@ -115,7 +115,13 @@ impl<'a> Look<'a> {
         if until > self.now {
             return Step::WaitForLease { until };
         }
-        match candidate(self.region, unseated, gone_since, self.needed) {
+        match candidate(
+            self.region,
+            unseated,
+            gone_since,
+            self.needed,
+            self.policy.hand_back_lag,
+        ) {
             Some((voter, _)) => Step::Campaign {
                 node: voter.node,
                 raft_id: voter.raft_id,
@@ -140,9 +146,9 @@ impl<'a> Look<'a> {
         }
         // It takes no writes yet, so that nobody waits while the other gets what it lacks.
         let end = |v: &Voter| v.log.map_or(0, |log| log.last_index);
-        let keeps_up = |v: &&Voter| end(v).saturating_add(self.policy.hand_back_lag) >= end(elected);
-        let is_ready =
-            |v: &&Voter| v.role == VoterRole::Hot && v.node != elected.node && v.verdict.could_lead();
+        let lag = self.policy.hand_back_lag;
+        let keeps_up = |v: &&Voter| end(v).saturating_add(lag) >= end(elected);
+        let is_ready = |v: &&Voter| v.is_ready(lag) && v.node != elected.node && v.verdict.could_lead();
         let hot = self.region.voters.iter().filter(is_ready).find(keeps_up);
         Some(match hot.filter(|_| elected.role == VoterRole::LogOnly) {
             None => nothing(Reason::Opening {
@@ -232,11 +238,9 @@ impl<'a> Look<'a> {
             Verdict::Alive { since } => self.now.saturating_sub(since) >= self.policy.steady,
             _ => false,
         };
-        let keeps_up = |v: &&Voter| {
-            v.log
-                .is_some_and(|log| keeps_up(leader, &log, self.policy.hand_back_lag))
-        };
-        let hot = self.region.voters.iter().filter(|v| v.role == VoterRole::Hot);
+        let lag = self.policy.hand_back_lag;
+        let keeps_up = |v: &&Voter| v.log.is_some_and(|log| keeps_up(leader, &log, lag));
+        let hot = self.region.voters.iter().filter(|v| v.is_ready(lag));
         let reached = |v: &&Voter| leader.can_hand_over_to(v.node);
         let Some(to) = hot.filter(steady).filter(reached).find(keeps_up) else {
             return nothing(Reason::Led);

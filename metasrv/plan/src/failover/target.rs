@@ -21,7 +21,9 @@ struct Preference {
     turn: usize,
     behind: bool,
     unwell: bool,
+    /// It has yet to apply much of its log.
     cold: bool,
+    log_only: bool,
     position: Reverse<(u64, u64)>,
     node: NodeId,
 }
@@ -29,12 +31,14 @@ struct Preference {
 /// The best candidate among the voters that beat and have the region open, without `except`.
 ///
 /// `gone_since`: when the leader ended. A hot follower that reported before that may have got more since; so it is
-/// taken for behind only by a report made afterwards. `needed`: how many votes it takes.
+/// taken for behind only by a report made afterwards. `needed`: how many votes it takes. `lag`: so many
+/// entries are applied at once.
 pub(super) fn candidate(
     region: &RegionSeen,
     except: Option<NodeId>,
     gone_since: Duration,
     needed: usize,
+    lag: u64,
 ) -> Option<(&Voter, LogEnd)> {
     let able: Vec<(&Voter, LogEnd)> = region
         .voters
@@ -45,15 +49,16 @@ pub(super) fn candidate(
     let electors = able.iter().map(|(v, _)| v.node).collect();
     let furthest = able.iter().map(|(_, log)| log.position()).max()?;
     let preference = |(voter, log): &(&Voter, LogEnd)| {
-        let cold = voter.role == VoterRole::LogOnly;
-        let behind = log.position() < furthest && (cold || log.at >= gone_since);
+        let log_only = voter.role == VoterRole::LogOnly;
+        let behind = log.position() < furthest && (log_only || log.at >= gone_since);
         let tries = tries(region, Attempt::Campaign, voter.node);
         Preference {
             cut_off: reached(voter, &electors) < needed,
             turn: tries + if behind { TRIES_BEFORE_ONE_BEHIND } else { 0 },
             behind,
             unwell: !voter.verdict.could_lead(),
-            cold,
+            cold: !voter.is_ready(lag),
+            log_only,
             position: Reverse(log.position()),
             node: voter.node,
         }
@@ -68,7 +73,9 @@ struct Heir {
     out_of_reach: bool,
     tries: usize,
     lags: bool,
+    /// It has yet to apply much of its log.
     cold: bool,
+    log_only: bool,
     position: Reverse<(u64, u64)>,
     node: NodeId,
 }
@@ -84,14 +91,15 @@ pub(super) fn heir<'a>(region: &'a RegionSeen, leader: &Voter, lag: u64) -> Opti
         .filter(|v| v.verdict.is_alive() || (!leader.can_hand_over_to(v.node) && v.verdict.could_lead()))
         .filter_map(|v| Some((v, v.log?)))
         .filter(|(v, log)| {
-            let is_ready = v.role == VoterRole::Hot && keeps_up(leader, log, lag);
+            let is_ready = v.is_ready(lag) && keeps_up(leader, log, lag);
             is_ready || !leader.verdict.could_lead()
         })
         .min_by_key(|(v, log)| Heir {
             out_of_reach: !leader.can_hand_over_to(v.node),
             tries: tries(region, Attempt::Transfer, v.node),
             lags: !keeps_up(leader, log, lag),
-            cold: v.role == VoterRole::LogOnly,
+            cold: !v.is_ready(lag),
+            log_only: v.role == VoterRole::LogOnly,
             position: Reverse(log.position()),
             node: v.node,
         })

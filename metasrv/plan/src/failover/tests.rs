@@ -70,6 +70,7 @@ fn log(last_term: u64, last_index: u64) -> Option<LogEnd> {
         last_term,
         last_index,
         term: 5,
+        applied_index: last_index,
         flushed_index: 40,
         at: NOW,
     })

@@ -21,11 +21,18 @@ fn verdict() -> impl Strategy<Value = Verdict> {
 }
 
 fn voter(node: NodeId) -> impl Strategy<Value = Voter> {
-    let log = (4u64..6, 40u64..44, 4u64..9, 0u64..500);
-    let log = log.prop_map(|(last_term, last_index, term, ago)| LogEnd {
+    let log = (
+        4u64..6,
+        2_040u64..2_044,
+        4u64..9,
+        0u64..500,
+        prop::bool::weighted(0.8),
+    );
+    let log = log.prop_map(|(last_term, last_index, term, ago, applied)| LogEnd {
         last_term,
         last_index,
         term,
+        applied_index: if applied { last_index } else { 40 },
         flushed_index: 0,
         at: NOW - ms(ago),
     });
@@ -207,7 +214,7 @@ impl<'a> Truth<'a> {
             Some(leader) if leader.verdict == slow() => {
                 let end = |v: &Voter| v.log.map(|l| l.last_term);
                 let is_fit = v.verdict.is_alive() || (v.verdict == slow() && leader.apart.contains(&v.node));
-                is_fit && v.role == VoterRole::Hot && end(v) == end(leader)
+                is_fit && is_ready(v) && end(v) == end(leader)
             }
             Some(leader) if leader.apart.contains(&v.node) => v.verdict.is_alive() || v.verdict == slow(),
             _ => v.verdict.is_alive(),
@@ -218,7 +225,7 @@ impl<'a> Truth<'a> {
         let Some((apart, leader)) = self.leader.and_then(|l| Some((&l.apart, l.log?))) else {
             return vec![];
         };
-        let able = self.able.iter().filter(|v| v.role == VoterRole::Hot);
+        let able = self.able.iter().filter(|v| is_ready(v));
         able.filter(|v| matches!(v.verdict, Verdict::Alive { since } if since + ms(2_000) <= NOW))
             .filter(|v| v.log.is_some_and(|log| log.last_term == leader.last_term))
             .map(|v| v.node)
@@ -332,9 +339,9 @@ impl<'a> Truth<'a> {
             prop_assert!(!behind(chosen) || rivals.iter().all(|v| behind(v)));
             let fit = |v: &Voter| v.verdict.is_alive() || v.verdict == slow();
             let well = |v: &&&&Voter| fit(v) && !behind(v);
-            let better_hot = rivals.iter().filter(well).any(|v| v.role == VoterRole::Hot);
+            let better_hot = rivals.iter().filter(well).any(|v| is_ready(v));
             prop_assert!(fit(chosen) || !rivals.iter().any(|v| well(&v)));
-            prop_assert!(chosen.role == VoterRole::Hot || !better_hot);
+            prop_assert!(is_ready(chosen) || !better_hot);
         }
         // Later ones: nobody who is not behind waits for another who was tried more.
         for other in rivals.iter().filter(|v| !behind(v)) {
@@ -342,6 +349,11 @@ impl<'a> Truth<'a> {
         }
         Ok(())
     }
+}
+
+/// Hot, and not in the middle of applying its log.
+fn is_ready(voter: &Voter) -> bool {
+    voter.role == VoterRole::Hot && voter.log.is_some_and(|log| log.applied_index == log.last_index)
 }
 
 fn beats(voter: &Voter) -> bool {

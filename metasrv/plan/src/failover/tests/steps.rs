@@ -325,6 +325,43 @@ fn who_is_elected_is_left_in_peace_or_hands_over_to_a_hot_follower() {
     );
 }
 
+/// It was made hot, or has come back, and reads its log.
+#[test]
+fn nobody_hands_over_to_one_that_has_yet_to_apply_its_log() {
+    let applied = |region: &mut RegionSeen, index| {
+        region.voters.iter_mut().for_each(|v| v.log = log(5, 9_000));
+        region.voters[1].log.as_mut().unwrap().applied_index = index;
+    };
+    // A log-only replica leads and is well.
+    let mut led = region([alive(), alive(), alive()]);
+    led.voters[0].role = VoterRole::LogOnly;
+    applied(&mut led, 7_999);
+    assert_eq!(step(&led), nothing(Reason::Led));
+    applied(&mut led, 8_000);
+    assert_eq!(step(&led), Step::Transfer { from: 1, to: 2 });
+    // One is elected and does not serve yet: it will sooner than the other.
+    let mut elected = region([killed(), alive(), alive()]);
+    elected.voters[0].leads = None;
+    elected.voters[2].elected = Some(5);
+    elected.tried.push(tried(Attempt::Campaign, 3, 30));
+    applied(&mut elected, 7_999);
+    let until = NOW + ms(1_970);
+    assert_eq!(step(&elected), nothing(Reason::Opening { node: 3, until }));
+    applied(&mut elected, 8_000);
+    assert_eq!(step(&elected), Step::Transfer { from: 3, to: 2 });
+    // A slow leader serves as well.
+    let mut slow = region([slow(), alive(), alive()]);
+    applied(&mut slow, 7_999);
+    assert_eq!(step(&slow), nothing(Reason::NobodyBetter { leader: 1 }));
+    // Among two that have to apply, the hot one has less of it.
+    let mut lost = region([killed(), alive(), alive()]);
+    applied(&mut lost, 7_999);
+    assert_eq!(step(&lost), campaign(2));
+    // Somebody who is ready comes first.
+    lost.voters[2].role = VoterRole::Hot;
+    assert_eq!(step(&lost), campaign(3));
+}
+
 #[test]
 fn the_lease_of_a_leader_that_has_left_the_record_is_waited_for() {
     let mut region = region([killed(), alive(), alive()]);
