@@ -35,15 +35,26 @@ pub(crate) fn region_states(state: &State) -> BTreeMap<RegionId, RegionState> {
                 let counts = |raft_id| !catalog.is_given_up(region, raft_id);
                 session.map_or(Replica::Away, |s| s.replica(region, counts))
             };
-            let replicas: Vec<_> = catalog
-                .members(region)
-                .iter()
-                .map(|m| (m.node, replica(m.node)))
-                .collect();
+            let nodes = catalog.members(region).iter().map(|m| m.node);
+            let mut replicas: Vec<_> = nodes.map(|node| (node, replica(node))).collect();
+            if !replicas.iter().any(|(_, r)| matches!(r, Replica::Leading { .. })) {
+                // One that is recorded no more serves until it has handed over.
+                let leader = unrecorded_leader(state, region);
+                replicas.extend(leader.map(|node| (node, replica(node))));
+            }
             states.insert(region, region_state(table.state == TableState::Ready, &replicas));
         }
     }
     states
+}
+
+/// Where the region is led, whoever is a member, in no older epoch than was ever seen.
+fn unrecorded_leader(state: &State, region: RegionId) -> Option<NodeId> {
+    let led = leader_of(state, region)?;
+    let seen = state.watch.as_ref()?.highest_led(region);
+    let mut reports = state.sessions.reports_of(region);
+    let (node, _) = reports.find(|(_, report)| report.raft_id == led.raft_id)?;
+    (led.epoch >= seen).then_some(node)
 }
 
 /// Where regions are, as frontends were last told.

@@ -1,27 +1,24 @@
 //! A metasrv with datanodes and frontends that only keep sessions: what they are told, and what it records.
 
+mod support;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use greptime_clock::{SequentialIds, SharedIds, SystemClock};
 use greptime_metasrv::store::{MemoryStore, Store};
-use greptime_metasrv::{Alone, InProcess, Metasrv, MetasrvConfig, MetasrvOptions, NoRedial, Policy};
-use greptime_object_store::{ObjectStoreConfig, StoreKind};
+use greptime_proto::SessionHandler;
 use greptime_proto::v1::{self, ddl_request, push};
-use greptime_proto::{SessionHandler, run_session};
-use greptime_telemetry::Metrics;
 use greptime_types::format::QUORUM_FORMAT;
 use greptime_types::partition::Op;
 use greptime_types::{
     Change, ColumnSchema, ColumnType, ErrorKind, PartitionExpr, PartitionRule, RegionId, Semantic, TableInfo,
-    TableOptions, TableSchema, TableState, TimeUnit, Value,
+    Value,
 };
 use parking_lot::Mutex;
+use support::{World, options, table};
 use tokio_util::sync::CancellationToken;
-
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A node that does at once what it is told, and remembers it.
 struct FakeNode {
@@ -144,113 +141,30 @@ impl SessionHandler for FakeNode {
     }
 }
 
-struct World {
-    metasrv: Arc<Metasrv>,
-    ids: SharedIds,
+async fn start(store: Arc<dyn Store>) -> World {
+    World::start(options(store)).await
 }
 
-impl World {
-    async fn start(store: Arc<dyn Store>) -> Self {
-        let ids: SharedIds = SequentialIds::starting_at(1);
-        let bucket = ObjectStoreConfig {
-            kind: StoreKind::Memory,
-            ..Default::default()
-        }
-        .open()
-        .unwrap();
-        let metasrv = Metasrv::start(MetasrvOptions {
-            config: MetasrvConfig {
-                heartbeat_interval: Duration::from_millis(10),
-                ..Default::default()
-            },
-            name: "test".into(),
-            address: "metasrv:3002".into(),
-            store,
-            election: Arc::new(Alone),
-            bucket,
-            clock: SystemClock::shared(),
-            ids: ids.clone(),
-            metrics: Metrics::default(),
-            policy: Policy::default(),
-            redial: Arc::new(NoRedial),
-        });
-        let world = Self { metasrv, ids };
-        world.until(|| world.metasrv.readiness().is_ready()).await;
-        world
-    }
-
-    fn join(&self, node: &Arc<FakeNode>) -> CancellationToken {
-        let stop = CancellationToken::new();
-        let link = Arc::new(InProcess(self.metasrv.clone()));
-        tokio::spawn(run_session(link, node.clone(), self.ids.clone(), stop.clone()));
-        stop
-    }
-
-    async fn until(&self, done: impl Fn() -> bool) {
-        let wait = async {
-            while !done() {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        tokio::time::timeout(PATIENCE, wait)
-            .await
-            .expect("it happens within the time that a test has");
-    }
-
-    async fn ddl(&self, body: ddl_request::Body) -> greptime_types::Result<v1::DdlResponse> {
-        self.metasrv
-            .ddl(v1::DdlRequest {
-                body: Some(body),
-                deadline_ms: 5_000,
-            })
-            .await
-    }
-
-    fn cluster(&self) -> serde_json::Value {
-        serde_json::from_str(&self.metasrv.cluster_json()).unwrap()
-    }
-
-    /// Regions by the label of their state.
-    fn states(&self) -> Vec<String> {
-        let cluster = self.cluster();
-        let regions = cluster["regions"].as_array().unwrap();
-        regions
-            .iter()
-            .map(|r| r["state"].as_str().unwrap().to_string())
-            .collect()
-    }
+/// Nobody knows it yet.
+async fn new_world() -> World {
+    start(Arc::new(MemoryStore::default())).await
 }
 
-fn table(name: &str) -> TableInfo {
-    let columns = vec![
-        ColumnSchema::new("host", ColumnType::String, Semantic::Tag),
-        ColumnSchema::new(
-            "ts",
-            ColumnType::Timestamp(TimeUnit::Millisecond),
-            Semantic::Timestamp,
-        ),
-    ];
-    let side = |op| PartitionExpr::compare("host", op, Value::String("m".into()));
-    TableInfo {
-        format: 1,
-        id: 0,
-        database: "public".into(),
-        name: name.into(),
-        schema: TableSchema::new(columns, vec!["host".into()]).unwrap(),
-        options: TableOptions::default(),
-        partition: PartitionRule::new(vec!["host".into()], vec![side(Op::Lt), side(Op::GtEq)]).unwrap(),
-        state: TableState::Creating,
-        created_ms: 0,
-        database_ttl: None,
-    }
+/// Regions by the label of their state.
+fn states(world: &World) -> Vec<String> {
+    let cluster = world.cluster();
+    let regions = cluster["regions"].as_array().unwrap();
+    regions
+        .iter()
+        .map(|r| r["state"].as_str().unwrap().to_string())
+        .collect()
 }
 
+/// A table of two regions.
 fn create(name: &str) -> ddl_request::Body {
-    let table_json = serde_json::to_string(&table(name)).unwrap();
-    ddl_request::Body::CreateTable(v1::CreateTable {
-        table_json,
-        if_not_exists: false,
-    })
+    let side = |op| PartitionExpr::compare("host", op, Value::String("m".into()));
+    let halves = PartitionRule::new(vec!["host".into()], vec![side(Op::Lt), side(Op::GtEq)]);
+    support::create(&table(name, halves.unwrap()))
 }
 
 fn drop_table(name: &str) -> ddl_request::Body {
@@ -263,7 +177,7 @@ fn drop_table(name: &str) -> ddl_request::Body {
 
 #[tokio::test]
 async fn a_table_is_spread_over_the_datanodes_and_frontends_are_told() {
-    let world = World::start(Arc::new(MemoryStore::default())).await;
+    let world = new_world().await;
     let error = world.ddl(create("early")).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::Unavailable, "{error}");
     let nodes = [FakeNode::datanode(0, "a", 1), FakeNode::datanode(1, "b", 2)];
@@ -309,7 +223,7 @@ fn upgraded(old: &FakeNode, incarnation: u64) -> Arc<FakeNode> {
 #[tokio::test]
 async fn the_format_is_raised_when_all_nodes_speak_it_and_there_is_no_way_back() {
     let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
-    let world = World::start(store.clone()).await;
+    let world = start(store.clone()).await;
     let old = FakeNode::datanode(0, "a", 1);
     let new = upgraded(&FakeNode::datanode(1, "b", 2), 2);
     let frontend = upgraded(&FakeNode::new(v1::NodeRole::Frontend, 0, "", 3), 3);
@@ -339,7 +253,7 @@ async fn the_format_is_raised_when_all_nodes_speak_it_and_there_is_no_way_back()
     assert!(newcomer.told.lock().is_empty());
     world.metasrv.shutdown();
 
-    let world = World::start(store).await;
+    let world = start(store).await;
     rolled.told.lock().clear();
     world.join(&rolled);
     world.until(|| rolled.format() == Some(2)).await;
@@ -353,13 +267,13 @@ async fn a_new_leader_waits_for_the_datanodes_that_it_knows_before_it_places_reg
     let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
     let nodes = [FakeNode::datanode(0, "a", 1), FakeNode::datanode(1, "b", 2)];
     let complete = |b: &push::Body| matches!(b, push::Body::AssignmentsComplete(_));
-    let world = World::start(store.clone()).await;
+    let world = start(store.clone()).await;
     let stops = nodes.each_ref().map(|node| world.join(node));
     world.until(|| nodes.iter().all(|n| n.saw(complete))).await;
     stops.iter().for_each(CancellationToken::cancel);
     world.metasrv.shutdown();
 
-    let world = World::start(store).await;
+    let world = start(store).await;
     nodes.iter().for_each(|node| node.told.lock().clear());
     world.join(&nodes[0]);
     world.until(|| nodes[0].saw(complete)).await;
@@ -378,7 +292,7 @@ async fn a_new_leader_waits_for_the_datanodes_that_it_knows_before_it_places_reg
 
 #[tokio::test]
 async fn a_datanode_that_comes_back_without_its_disk_is_not_given_an_empty_region() {
-    let world = World::start(Arc::new(MemoryStore::default())).await;
+    let world = new_world().await;
     let node = FakeNode::datanode(0, "a", 1);
     let stop = world.join(&node);
     world
@@ -386,10 +300,10 @@ async fn a_datanode_that_comes_back_without_its_disk_is_not_given_an_empty_regio
         .await;
     world.ddl(create("cpu")).await.unwrap();
     stop.cancel();
-    world.until(|| world.states() == ["no_leader", "no_leader"]).await;
+    world.until(|| states(&world) == ["no_leader", "no_leader"]).await;
     let replaced = FakeNode::datanode(0, "b", 2);
     world.join(&replaced);
-    world.until(|| world.states() == ["disk_lost", "disk_lost"]).await;
+    world.until(|| states(&world) == ["disk_lost", "disk_lost"]).await;
     assert!(
         replaced.reports().is_empty(),
         "an empty region would hide that rows are lost"
@@ -399,7 +313,7 @@ async fn a_datanode_that_comes_back_without_its_disk_is_not_given_an_empty_regio
 
 #[tokio::test]
 async fn replicas_are_in_distinct_zones() {
-    let world = World::start(Arc::new(MemoryStore::default())).await;
+    let world = new_world().await;
     let zones = ["a", "a", "b", "c"];
     let nodes: Vec<_> = (0..4).map(|id| FakeNode::datanode(id, "a", 1 + id)).collect();
     for (node, zone) in nodes.iter().zip(zones) {
@@ -420,7 +334,7 @@ async fn replicas_are_in_distinct_zones() {
 /// A datanode that has just started may not know yet which replicas it has.
 #[tokio::test]
 async fn a_replica_that_has_not_said_which_one_it_is_is_not_taken_for_one_that_has_left() {
-    let world = World::start(Arc::new(MemoryStore::default())).await;
+    let world = new_world().await;
     let nodes: Vec<_> = (0..3).map(|id| FakeNode::datanode(id, "a", 1 + id)).collect();
     for node in &nodes {
         node.speaks.store(QUORUM_FORMAT, Ordering::SeqCst);
@@ -449,7 +363,7 @@ async fn a_replica_that_has_not_said_which_one_it_is_is_not_taken_for_one_that_h
 
 #[tokio::test]
 async fn a_second_process_and_a_foreign_disk_are_refused_with_the_reason() {
-    let world = World::start(Arc::new(MemoryStore::default())).await;
+    let world = new_world().await;
     let first = FakeNode::datanode(0, "a", 1);
     world.join(&first);
     world
@@ -484,7 +398,7 @@ fn alter(name: &str, changes: &[Change]) -> ddl_request::Body {
 
 #[tokio::test]
 async fn a_renamed_table_has_a_free_name_and_keeps_its_id() {
-    let world = World::start(Arc::new(MemoryStore::default())).await;
+    let world = new_world().await;
     let node = FakeNode::datanode(0, "a", 1);
     world.join(&node);
     world
@@ -509,7 +423,7 @@ async fn a_renamed_table_has_a_free_name_and_keeps_its_id() {
 
 #[tokio::test]
 async fn tables_have_the_ttl_of_their_database() {
-    let world = World::start(Arc::new(MemoryStore::default())).await;
+    let world = new_world().await;
     let node = FakeNode::datanode(0, "a", 1);
     world.join(&node);
     world
@@ -554,7 +468,7 @@ async fn tables_have_the_ttl_of_their_database() {
 #[tokio::test]
 async fn added_columns_reach_the_regions_and_a_restarted_metasrv_knows_them() {
     let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
-    let world = World::start(store.clone()).await;
+    let world = start(store.clone()).await;
     let node = FakeNode::datanode(0, "a", 1);
     let stop = world.join(&node);
     world
@@ -578,9 +492,9 @@ async fn added_columns_reach_the_regions_and_a_restarted_metasrv_knows_them() {
     stop.cancel();
     world.metasrv.shutdown();
 
-    let world = World::start(store).await;
+    let world = start(store).await;
     world.join(&node);
-    world.until(|| world.states() == ["leading", "leading"]).await;
+    world.until(|| states(&world) == ["leading", "leading"]).await;
     assert!(
         node.reports()
             .iter()
@@ -605,7 +519,7 @@ async fn with_groups(world: &World, count: u64) -> Vec<(Arc<FakeNode>, Cancellat
 
 #[tokio::test]
 async fn why_a_region_has_too_few_replicas_is_told() {
-    let world = World::start(Arc::new(MemoryStore::default())).await;
+    let world = new_world().await;
     with_groups(&world, 2).await;
     let said = "it needs 2 more living datanodes without a replica of it";
     world
@@ -675,7 +589,7 @@ fn recovery(body: &push::Body) -> Option<v1::RecoverRegion> {
 
 #[tokio::test]
 async fn what_is_lost_with_a_majority_is_told_when_others_confirm_that_it_is() {
-    let world = World::start(Arc::new(MemoryStore::default())).await;
+    let world = new_world().await;
     let nodes = majority_lost(&world).await;
     world.until(|| !world.cluster()["brake"].is_null()).await;
     let error = world.ddl(recover()).await.unwrap_err();
@@ -714,7 +628,7 @@ async fn what_is_lost_with_a_majority_is_told_when_others_confirm_that_it_is() {
 
 #[tokio::test]
 async fn a_survivor_leads_above_all_terms_of_those_that_are_lost_and_they_count_for_nothing() {
-    let world = World::start(Arc::new(MemoryStore::default())).await;
+    let world = new_world().await;
     let nodes = majority_lost(&world).await;
     *nodes[0].unreachable.lock() = vec![1, 2];
     world
@@ -735,11 +649,7 @@ async fn a_survivor_leads_above_all_terms_of_those_that_are_lost_and_they_count_
     for report in nodes[0].regions.lock().values_mut() {
         report.voters = vec![report.raft_id];
     }
-    let ended = || {
-        let procedures: serde_json::Value =
-            serde_json::from_str(&world.metasrv.procedures_json().unwrap()).unwrap();
-        procedures["procedures"][0]["state"] == "done"
-    };
+    let ended = || world.procedures()[0]["state"] == "done";
     world.until(ended).await;
     // Those that were lost come back, and lead among themselves, while the survivor does not.
     nodes[0].say(v1::RegionRole::Follower, epoch, (epoch, 101));

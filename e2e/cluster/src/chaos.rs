@@ -8,7 +8,7 @@ mod fault;
 mod reader;
 mod report;
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail, ensure};
 use greptime_lab::Lab;
@@ -146,17 +146,19 @@ impl Chaos<'_> {
         }
         std::thread::sleep(self.fault.lasts().saturating_sub(began.elapsed()));
         self.until_flowing(writer)?;
-        let gap = writer.tally().longest_gap;
+        let seen = writer.tally();
+        let gap = seen.longest_gap;
         writer.reset_gap();
         undo(self.fault, self.lab, self.database, &done)?;
         self.until_whole()?;
         entry.gaps.push(gap);
         entry.returns.push(writer.tally().longest_gap);
         watch.say(&format!(
-            "{} {}: {target}, gap {} ms",
+            "{} {}: {target}, gap {} ms until {}",
             self.fault.name(),
             turn + 1,
-            gap.as_millis()
+            gap.as_millis(),
+            time_of_day(seen.gap_ended),
         ));
         Ok(())
     }
@@ -270,6 +272,16 @@ impl Chaos<'_> {
         std::thread::sleep(Duration::from_secs(2));
         Ok(())
     }
+}
+
+/// As logs have it, in UTC.
+fn time_of_day(at: Option<SystemTime>) -> String {
+    let since = at.and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+    let Some(since) = since else {
+        return "now".to_owned();
+    };
+    let (day, ms) = (since.as_secs() % 86_400, since.subsec_millis());
+    format!("{:02}:{:02}:{:02}.{ms:03}", day / 3_600, day / 60 % 60, day % 60)
 }
 
 /// All kinds, or those named.

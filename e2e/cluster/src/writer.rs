@@ -60,6 +60,8 @@ pub struct Tally {
     pub reasons: Vec<String>,
     /// Longest time without an acknowledgement between two, or since the last one.
     pub longest_gap: Duration,
+    /// When it ended, to be found in logs.
+    pub gap_ended: Option<SystemTime>,
     last_acknowledged: Option<Instant>,
 }
 
@@ -67,7 +69,10 @@ impl Tally {
     fn acknowledge(&mut self, rows: u64, at: Instant) {
         self.rows_acknowledged += rows;
         if let Some(last) = self.last_acknowledged {
-            self.longest_gap = self.longest_gap.max(at.saturating_duration_since(last));
+            let gap = at.saturating_duration_since(last);
+            if gap > self.longest_gap {
+                (self.longest_gap, self.gap_ended) = (gap, Some(SystemTime::now()));
+            }
         }
         self.last_acknowledged = Some(at);
     }

@@ -69,6 +69,8 @@ pub enum Waiting {
     ToCatchUp(Vec<NodeId>),
     /// Nobody else who stays can lead.
     NobodyElse,
+    /// The leader has been told, and has yet to do it.
+    Changing,
 }
 
 impl fmt::Display for Waiting {
@@ -79,6 +81,7 @@ impl fmt::Display for Waiting {
             Self::ToJoin(nodes) => write!(f, "datanodes {nodes:?} have yet to open it"),
             Self::ToCatchUp(nodes) => write!(f, "datanodes {nodes:?} have yet to be sent what there is"),
             Self::NobodyElse => f.write_str("its leader is to leave, and nobody else can lead"),
+            Self::Changing => f.write_str("its members are changing"),
         }
     }
 }

@@ -91,6 +91,8 @@ pub struct Seen {
     /// The replica that comes, if its datanode says something of it.
     pub target: Option<Target>,
     pub is_target_alive: bool,
+    /// The group has it, and its datanode came back without it.
+    pub is_target_lost: bool,
     /// Nobody may wait any longer, or a person wants it undone; why.
     pub give_up: Option<String>,
 }
@@ -175,8 +177,13 @@ impl Migration {
             },
             Phase::HandingOver => match leader {
                 None => Next::Wait(WaitingFor::NobodyLeads),
-                Some(leader) if leader == self.leaves => Next::HandOver,
-                Some(_) => self.handed_over(),
+                Some(leader) if leader != self.leaves => self.handed_over(),
+                // The leader takes no writes while it hands over: not for somebody who cannot take it.
+                Some(_) => match seen.target.filter(|_| seen.is_target_alive) {
+                    None => Next::Wait(WaitingFor::Target(self.to)),
+                    Some(target) if target.is_hot => Next::HandOver,
+                    Some(_) => Next::Wait(WaitingFor::ToApply(self.to)),
+                },
             },
             Phase::Leaving if settled => Next::Enter(Phase::Done),
             Phase::Aborting if settled => Next::Enter(Phase::Aborted),
@@ -190,8 +197,13 @@ impl Migration {
             return None;
         }
         let is_recorded = |id: u64| seen.membership.recorded.iter().any(|m| m.raft_id == id);
-        if !is_recorded(self.comes) && self.phase != Phase::Waiting {
+        let is_lost = seen.is_target_lost || !is_recorded(self.comes);
+        if is_lost && self.phase != Phase::Waiting {
             return Some(format!("the replica on datanode {} was lost", self.to));
+        }
+        let is_another = |m: &Member| m.node == self.to && m.raft_id != self.comes;
+        if seen.membership.recorded.iter().any(is_another) {
+            return Some(format!("datanode {} got another replica meanwhile", self.to));
         }
         if !is_recorded(self.leaves) {
             return Some(format!(

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use greptime_metasrv_plan::migration::{Phase, Refuge, refuge};
+use greptime_metasrv_plan::migration::{Migration, Phase, Refuge, refuge};
 use greptime_metasrv_plan::placement::Candidate;
 use greptime_types::{NodeId, RegionId, Result};
 use tracing::{debug, info};
@@ -20,7 +20,7 @@ enum Turn {
     Begin(Vec<(RegionId, NodeId)>),
     /// Some are under way, or wait for somebody.
     Wait(String),
-    /// Nothing is left that could go.
+    /// Nothing is left that could go. `stay`: replicas that have nowhere to go; moves of others were aborted.
     End { stay: usize },
 }
 
@@ -86,7 +86,11 @@ impl Metasrv {
             _ if !begin.is_empty() => Turn::Begin(begin),
             _ if under_way > 0 => Turn::Wait(format!("{under_way} regions are under way")),
             Some((region, _)) => Turn::Wait(format!("no other datanode is there for region {region}")),
-            None if left.iter().all(|(_, refuge)| *refuge == Refuge::Stays) => Turn::End { stay: left.len() },
+            None if left.iter().all(|(_, refuge)| *refuge == Refuge::Stays) => {
+                let aborted: BTreeSet<RegionId> = aborted(catalog, id).map(|(region, _)| region).collect();
+                let stay = left.iter().filter(|(region, _)| !aborted.contains(region));
+                Turn::End { stay: stay.count() }
+            }
             None => Turn::Wait("regions are moved by other procedures".into()),
         })
     }
@@ -124,28 +128,34 @@ impl Metasrv {
 
     fn ended(&self, catalog: &Catalog, record: &Procedure, stay: usize) -> Procedure {
         let mut record = record.clone();
-        let of_phase = |phase: Phase| {
-            let regions = parts(catalog, &record.id).filter_map(|p| p.migrate_region());
-            regions
-                .filter(move |w| w.migration.phase == phase)
-                .map(|w| w.migration.region)
+        let is_done = |p: &&Procedure| {
+            p.migrate_region()
+                .is_some_and(|w| w.migration.phase == Phase::Done)
         };
-        let (done, aborted) = (
-            of_phase(Phase::Done).count() as u64,
-            of_phase(Phase::Aborted).collect(),
-        );
+        let done = parts(catalog, &record.id).filter(is_done).count() as u64;
+        let aborted: Vec<(RegionId, &str)> = aborted(catalog, &record.id).collect();
         record.ended_ms = Some(self.options.clock.wall_ms());
+        record.reason = record.reason.or_else(|| why_left(&aborted, stay));
         if let Work::MigrateNode(work) = &mut record.work {
-            info!(procedure = %record.id, node = work.node, done, stay, "a datanode is emptied");
+            let aborted = aborted.into_iter().map(|(region, _)| region).collect();
+            info!(procedure = %record.id, node = work.node, done, ?aborted, stay, "a datanode is emptied");
             (work.done, work.aborted) = (done, aborted);
-        }
-        if stay > 0 && record.reason.is_none() {
-            record.reason = Some(format!(
-                "replicas of {stay} regions stay, without leading: no other datanode has room for them"
-            ));
         }
         record
     }
+}
+
+/// What was left on the datanode, and why.
+fn why_left(aborted: &[(RegionId, &str)], stay: usize) -> Option<String> {
+    let first = aborted.first().map(|(region, why)| match aborted.len() {
+        1 => format!("the move of region {region} was aborted: {why}"),
+        count => format!("the moves of {count} regions were aborted; that of {region}: {why}"),
+    });
+    let stays = (stay > 0).then(|| {
+        format!("replicas of {stay} regions stay, without leading: no other datanode has room for them")
+    });
+    let why: Vec<String> = first.into_iter().chain(stays).collect();
+    (!why.is_empty()).then(|| why.join("; "))
 }
 
 /// Migrations that belong to the emptying of a datanode.
@@ -153,6 +163,19 @@ fn parts<'a>(catalog: &'a Catalog, id: &'a str) -> impl Iterator<Item = &'a Proc
     catalog.procedures.values().filter(move |p| {
         let whole = p.migrate_region().and_then(|w| w.part_of.as_deref());
         whole == Some(id)
+    })
+}
+
+/// Regions whose move by the procedure was aborted, and why; but for those that are gone all the same.
+fn aborted<'a>(catalog: &'a Catalog, id: &'a str) -> impl Iterator<Item = (RegionId, &'a str)> {
+    let by_node = catalog.regions_by_node();
+    parts(catalog, id).filter_map(move |part| {
+        let Migration {
+            region, from, phase, ..
+        } = &part.migrate_region()?.migration;
+        let mut here = by_node.get(from).into_iter().flatten();
+        let is_left = *phase == Phase::Aborted && here.any(|(other, _)| other == region);
+        is_left.then_some((*region, part.reason.as_deref().unwrap_or_default()))
     })
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use greptime_metasrv_plan::members::{self, MemberStep, Membership, Waiting};
+use greptime_metasrv_plan::members::{self, Led, MemberStep, Membership, Waiting};
 use greptime_metasrv_plan::migration::{Migration, Next, Phase, Seen, Target, WaitingFor};
 use greptime_proto::v1::{self, push};
 use greptime_types::{NodeId, NodeRole, RegionId, Result, TableState};
@@ -183,12 +183,12 @@ fn next(state: &State, catalog: &Catalog, procedure: &Procedure, migration: &Mig
     let membership: Membership = membership(state, catalog, migration.region);
     let waits = match members::step(&membership, LAG) {
         MemberStep::Nothing(waits) => waits,
-        // A step is being taken.
-        _ => Waiting::ToCatchUp(vec![migration.to]),
+        _ => Waiting::Changing,
     };
     let session = state.sessions.get(NodeRole::Datanode, migration.to);
-    let report = session.and_then(|s| s.reports.get(&migration.region));
-    let report = report.filter(|r| r.raft_id == migration.comes);
+    let said = session.map(|s| s.reports.get(&migration.region));
+    let is_member = |led: &Led| led.has(migration.comes);
+    let report = said.flatten().filter(|r| r.raft_id == migration.comes);
     let is_late = now_ms >= procedure.deadline_ms;
     let too_late = || {
         procedure
@@ -202,6 +202,7 @@ fn next(state: &State, catalog: &Catalog, procedure: &Procedure, migration: &Mig
             is_warm: r.warm,
         }),
         is_target_alive: session.is_some(),
+        is_target_lost: matches!(said, Some(None)) && membership.led.as_ref().is_some_and(is_member),
         give_up: is_late.then(too_late),
         membership,
     };
@@ -245,6 +246,11 @@ fn enter(metasrv: &Metasrv, catalog: &Catalog, due: &[Due]) -> Vec<Edit> {
             members.push((migration.region, migration.members_in(to, &recorded)));
         }
         info!(procedure = %record.id, region = %migration.region, phase = to.label(), "a region moves on");
+        if due.from.can_abort() && matches!(to, Phase::Leaving | Phase::Done) {
+            record.reason = record
+                .reason
+                .map(|why| format!("{why}, when it had been handed over"));
+        }
         migration.phase = to;
         work.history.push(Entered {
             phase: to,

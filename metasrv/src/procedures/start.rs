@@ -192,7 +192,7 @@ fn migration(state: &State, catalog: &Catalog, wanted: &Wanted) -> Result<Migrat
     let source = member_on(members, region, from)?;
     if from == to {
         return Err(Error::invalid(format!(
-            "region {region} is on datanode {to} already"
+            "region {region} is on datanode {to} already; name another to move it to"
         )));
     }
     if !catalog.datanodes.contains_key(&to) {

@@ -40,6 +40,7 @@ struct World {
     dead: BTreeSet<u64>,
     is_hot: bool,
     is_warm: bool,
+    is_lost: bool,
     give_up: Option<String>,
 }
 
@@ -56,6 +57,7 @@ impl World {
             dead: BTreeSet::new(),
             is_hot: false,
             is_warm: false,
+            is_lost: false,
             give_up: None,
         }
     }
@@ -93,6 +95,7 @@ impl World {
                 is_warm: self.is_warm,
             }),
             is_target_alive,
+            is_target_lost: self.is_lost,
             give_up: self.give_up.clone(),
         };
         self.migration.next(&seen, &waits)
@@ -196,6 +199,41 @@ fn nothing_is_handed_over_to_somebody_who_is_not_ready() {
     world.dead.clear();
     world.is_warm = true;
     assert_eq!(world.next(), Next::Enter(Phase::HandingOver));
+    world.enter(Phase::HandingOver);
+    assert_eq!(world.next(), Next::HandOver);
+    world.dead.insert(4);
+    assert_eq!(world.next(), Next::Wait(WaitingFor::Target(104)));
+    world.dead.clear();
+    world.is_hot = false;
+    assert_eq!(world.next(), Next::Wait(WaitingFor::ToApply(104)));
+}
+
+#[test]
+fn a_target_without_its_disk_is_given_up_until_it_has_been_handed_over_to() {
+    let mut world = World::new(true, 1);
+    world.voters.insert(4);
+    world.is_lost = true;
+    for phase in [Phase::Joining, Phase::Warming, Phase::HandingOver] {
+        world.migration.phase = phase;
+        assert!(matches!(world.next(), Next::Abort(why) if why == "the replica on datanode 104 was lost"));
+    }
+    world.enter(Phase::Leaving);
+    assert!(matches!(world.next(), Next::Wait(WaitingFor::Members(_))));
+}
+
+#[test]
+fn nobody_gets_a_second_replica_after_a_repair() {
+    let mut world = World::new(true, 1);
+    world.migration.phase = Phase::Waiting;
+    world.recorded = [1, 2].map(member).to_vec();
+    world.recorded.push(Member {
+        raft_id: 5,
+        node: 104,
+    });
+    assert_eq!(
+        world.next(),
+        Next::Abort("datanode 104 got another replica meanwhile".into())
+    );
 }
 
 #[test]
