@@ -16,8 +16,10 @@ use tracing::{debug, info};
 use crate::catalog::Catalog;
 use crate::server::{Metasrv, State};
 
-/// How often members are looked at without news.
+/// How often members are looked at while they are as recorded. It is a look at all regions.
 const LOOK: Duration = Duration::from_millis(500);
+/// The same while those of some region change: beats bring news about as often.
+const LOOK_WHILE_CHANGING: Duration = Duration::from_millis(100);
 /// An order to change members that had no effect is given again after this time.
 const SAY_AGAIN: Duration = Duration::from_secs(2);
 /// A learner that lacks at most so many entries gets a vote.
@@ -26,32 +28,37 @@ pub(crate) const LAG: u64 = 1000;
 const AT_ONCE: usize = 8;
 
 pub(crate) async fn run(metasrv: Arc<Metasrv>) {
+    let mut changing = false;
     loop {
+        let look = if changing { LOOK_WHILE_CHANGING } else { LOOK };
         tokio::select! {
-            () = tokio::time::sleep(LOOK) => {}
+            () = tokio::time::sleep(look) => {}
             () = metasrv.until_shutdown() => return,
         }
-        move_on(&metasrv);
+        changing = move_on(&metasrv);
         if let Err(error) = retarget(&metasrv).await {
             debug!(%error, "other members could not be recorded yet");
         }
     }
 }
 
-/// One step for each region whose members are not as recorded.
-fn move_on(metasrv: &Metasrv) {
+/// One step for each region whose members are not as recorded; whether there are any that somebody leads.
+fn move_on(metasrv: &Metasrv) -> bool {
     let now = metasrv.now();
     let mut guard = metasrv.state.lock();
     let state = &mut *guard;
     let mut orders = std::mem::take(&mut state.member_orders);
     let Some(catalog) = state.catalog.as_ref() else {
-        return;
+        return false;
     };
+    let mut changing = false;
     orders.retain(|_, (_, at)| now.saturating_sub(*at) < SAY_AGAIN);
     let mut handed_over = Vec::new();
     for region in replicated(catalog) {
         let membership = membership(state, catalog, region);
         let step = members::step(&membership, LAG);
+        let rests = matches!(step, MemberStep::Nothing(Waiting::Settled | Waiting::NobodyLeads));
+        changing |= !rests;
         let is_repeated = orders.get(&region).is_some_and(|(said, _)| *said == step);
         let Some(led) = membership.led.filter(|_| !is_repeated) else {
             continue;
@@ -69,6 +76,7 @@ fn move_on(metasrv: &Metasrv) {
     for (region, epoch, to) in handed_over {
         state.note_transfer(region, epoch, to, now);
     }
+    changing
 }
 
 /// Regions of tables that are there.
@@ -205,11 +213,7 @@ fn replicas(metasrv: &Metasrv, state: &State, catalog: &Catalog, region: RegionI
         .filter(is_lost)
         .map(|m| m.raft_id)
         .collect();
-    Replicas {
-        is_settled: members::step(&membership, LAG) == MemberStep::Nothing(Waiting::Settled),
-        lost,
-        members: membership.recorded,
-    }
+    Replicas::of(membership, lost, LAG)
 }
 
 /// Why a region's members are not as they should be, if so: what stands against others, or what they wait for.
@@ -254,5 +258,5 @@ fn is_gone(metasrv: &Metasrv, state: &State, node: NodeId) -> bool {
 fn has_lost_its_disk(state: &State, region: RegionId, member: &Member, led: Option<&Led>) -> bool {
     let session = state.sessions.get(NodeRole::Datanode, member.node);
     let is_missing = session.is_some_and(|s| !s.reports.contains_key(&region));
-    is_missing && led.is_some_and(|led| led.raft_id != member.raft_id && led.voters.contains(&member.raft_id))
+    is_missing && led.is_some_and(|led| led.raft_id != member.raft_id && led.has(member.raft_id))
 }

@@ -20,7 +20,7 @@ use fault::{Target, inflict, undo};
 use reader::Reader;
 use report::{Entry, Report};
 
-use crate::database::Database;
+use crate::database::{Database, Placed};
 use crate::regions::{Regions, id_of};
 use crate::scenarios::{READY, Suite};
 use crate::sql::Http;
@@ -29,6 +29,8 @@ use crate::writer::{Load, Logs, Writer, create_table};
 
 const NAMESPACE: &str = "chaos";
 const HTTP: u16 = 14100;
+/// Three metasrv, three datanodes, a frontend.
+const PODS: usize = 7;
 /// A pod is back within seconds, on a busy machine within more.
 const BACK: Duration = Duration::from_secs(120);
 /// In which nothing happens, before each fault: what a gap is compared with.
@@ -167,24 +169,17 @@ impl Chaos<'_> {
     /// which nobody could see how the datanode's regions fare; and it leads a region of the table.
     fn target(&self, turn: usize) -> Result<Target> {
         let metasrv = self.leading_metasrv()?;
-        let node_of = |pod: &str| {
-            self.database
-                .kubectl(&["get", "pod", pod, "-o", "jsonpath={.spec.nodeName}"])
-        };
-        let needed = [node_of(&metasrv)?, node_of("chaos-frontend-0")?];
-        let mut alone = None;
-        for pod in self.database.pods("datanode")? {
-            let node = node_of(&pod)?;
-            if !needed.contains(&node) {
-                alone = Some((pod, node));
-            }
-        }
-        let (datanode, node) = alone.context("every datanode shares its node with who is needed")?;
-        let region = self.regions().let_lead(id_of(&datanode)?)?;
+        let pods = self.database.placed()?;
+        let is_needed = |p: &&Placed| p.role == "frontend" || p.pod == metasrv;
+        let needed: Vec<&str> = pods.iter().filter(is_needed).map(|p| p.node.as_str()).collect();
+        let is_alone = |p: &&Placed| p.role == "datanode" && !needed.contains(&p.node.as_str());
+        let alone = pods.iter().find(is_alone);
+        let alone = alone.context("every datanode shares its node with who is needed")?;
+        let region = self.regions().let_lead(id_of(&alone.pod)?)?;
         Ok(Target {
             metasrv,
-            datanode,
-            node: node.parse()?,
+            datanode: alone.pod.clone(),
+            node: alone.node.parse()?,
             region,
             turn,
         })
@@ -212,11 +207,9 @@ impl Chaos<'_> {
     fn leading_metasrv(&self) -> Result<String> {
         let mut leading = None;
         let ask = || {
-            for pod in self.database.pods("metasrv")? {
-                if self.leads(&pod) {
-                    leading = Some(pod);
-                }
-            }
+            let pods = self.database.placed()?.into_iter();
+            let mut metasrvs = pods.filter(|p| p.role == "metasrv").map(|p| p.pod);
+            leading = metasrvs.find(|pod| self.leads(pod));
             Ok(leading.is_some())
         };
         wait_until("a metasrv leads", BACK, Duration::from_millis(200), ask, || {
@@ -249,24 +242,20 @@ impl Chaos<'_> {
 
     /// Every pod is ready, and every region of the table has its three replicas and a leader.
     fn until_whole(&self) -> Result<()> {
-        for role in ["metasrv", "datanode", "frontend"] {
-            for pod in self.database.pods(role)? {
-                self.database.wait_pod(&pod, BACK, |_| true)?;
-            }
-        }
+        let are_there = || {
+            let pods = self.database.placed()?;
+            Ok(pods.len() == PODS && pods.iter().all(|p| p.is_ready))
+        };
+        let pause = Duration::from_millis(200);
+        let explain = || self.database.explain();
+        wait_until("every pod is ready", BACK, pause, are_there, explain)?;
         let whole = || {
             let Ok(regions) = self.regions().all() else {
                 return Ok(false);
             };
             Ok(regions.len() == 3 && regions.iter().all(|r| r.leader.is_some() && r.peers.len() == 3))
         };
-        wait_until(
-            "every region is led",
-            BACK,
-            Duration::from_millis(200),
-            whole,
-            || self.database.explain(),
-        )?;
+        wait_until("every region is led", BACK, pause, whole, explain)?;
         self.database.wait_ready(BACK)?;
         // Replicas apply what they have missed; nothing says from outside when that is done.
         std::thread::sleep(Duration::from_secs(2));

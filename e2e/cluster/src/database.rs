@@ -25,6 +25,32 @@ pub struct Database {
     pub name: String,
 }
 
+/// A pod as Kubernetes has it now.
+#[derive(Clone, Debug)]
+pub struct Placed {
+    pub pod: String,
+    /// `metasrv`, `datanode` or `frontend`.
+    pub role: String,
+    /// Empty if it has none yet.
+    pub node: String,
+    /// And it is not being deleted.
+    pub is_ready: bool,
+}
+
+impl Placed {
+    fn of(pod: &Value) -> Self {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let mut conditions = pod["status"]["conditions"].as_array().into_iter().flatten();
+        let ready = conditions.any(|c| c["type"] == "Ready" && c["status"] == "True");
+        Self {
+            pod: text(&pod["metadata"]["name"]),
+            role: text(&pod["metadata"]["labels"]["app.kubernetes.io/component"]),
+            node: text(&pod["spec"]["nodeName"]),
+            is_ready: ready && pod["metadata"]["deletionTimestamp"].is_null(),
+        }
+    }
+}
+
 impl Database {
     pub fn new(cluster: &Cluster, namespace: &str, name: &str) -> Self {
         Self {
@@ -208,6 +234,14 @@ impl Database {
         Ok(names.split_whitespace().map(str::to_string).collect())
     }
 
+    /// All pods of the cluster, in one question.
+    pub fn placed(&self) -> Result<Vec<Placed>> {
+        let ours = format!("app.kubernetes.io/instance={}", self.name);
+        let pods: Value = serde_json::from_str(&self.kubectl(&["get", "pods", "-l", &ours, "-o", "json"])?)?;
+        let pods = pods["items"].as_array().cloned().unwrap_or_default();
+        Ok(pods.iter().map(Placed::of).collect())
+    }
+
     /// Uid and restarts of every pod: equal before and after means that nothing was restarted.
     pub fn pod_identities(&self) -> Result<String> {
         let path = "jsonpath={range .items[*]}{.metadata.name} {.metadata.uid} \
@@ -239,15 +273,8 @@ impl Database {
                 return Ok(false);
             };
             let now: Value = serde_json::from_str(&text)?;
-            let conditions = now["status"]["conditions"]
-                .as_array()
-                .cloned()
-                .unwrap_or_default();
-            let ready = conditions
-                .iter()
-                .any(|c| c["type"] == "Ready" && c["status"] == "True");
-            let alive = now["metadata"]["deletionTimestamp"].is_null();
-            Ok(ready && alive && now["metadata"]["uid"].as_str().is_some_and(&uid))
+            let is_ready = Placed::of(&now).is_ready;
+            Ok(is_ready && now["metadata"]["uid"].as_str().is_some_and(&uid))
         };
         wait_until(
             &format!("{pod} ready again"),

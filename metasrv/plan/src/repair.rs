@@ -6,6 +6,7 @@ use std::fmt;
 use greptime_types::{NodeId, RegionId};
 
 use crate::assignment::Member;
+use crate::members::{MemberStep, Membership, Waiting, step};
 use crate::placement::Candidate;
 
 /// A region whose members could be others.
@@ -15,8 +16,29 @@ pub struct Replicas {
     pub members: Vec<Member>,
     /// Raft ids of members that will not come back: their datanode has been dead for long, or came with another disk.
     pub lost: BTreeSet<u64>,
-    /// Somebody leads, and no change of members is under way.
+    /// Somebody leads, and no change of members is under way that could come to an end.
     pub is_settled: bool,
+}
+
+impl Replicas {
+    /// `lag`: see [`members::step`](crate::members::step).
+    pub fn of(membership: Membership, lost: BTreeSet<u64>, lag: u64) -> Self {
+        let lost_nodes = membership.recorded.iter().filter(|m| lost.contains(&m.raft_id));
+        let lost_nodes: BTreeSet<NodeId> = lost_nodes.map(|m| m.node).collect();
+        let is_settled = match step(&membership, lag) {
+            MemberStep::Nothing(Waiting::Settled) => true,
+            // Who is waited for does not come; others have to be found.
+            MemberStep::Nothing(Waiting::ToJoin(nodes) | Waiting::ToCatchUp(nodes)) => {
+                nodes.iter().any(|node| lost_nodes.contains(node))
+            }
+            _ => false,
+        };
+        Self {
+            members: membership.recorded,
+            lost,
+            is_settled,
+        }
+    }
 }
 
 /// What goes for all regions.
@@ -153,6 +175,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::members::Led;
 
     const POLICY: RepairPolicy = RepairPolicy {
         replicas: 3,
@@ -204,6 +227,45 @@ mod tests {
         assert_eq!(plan.len(), 1);
         assert_eq!(blocked[&RegionId::new(7, 1)], Blocked::NobodyLeft);
         assert_eq!((plan[0].keep.len(), plan[0].add.as_slice()), (2, [1].as_slice()));
+    }
+
+    #[test]
+    fn a_newcomer_that_is_lost_before_it_votes_is_replaced() {
+        let member = |id: u64| Member {
+            raft_id: id,
+            node: id,
+        };
+        // 3 was lost, and 4 is to take its place.
+        let membership = |learners: &[u64]| Membership {
+            recorded: [1, 2, 4].map(member).to_vec(),
+            led: Some(Led {
+                raft_id: 1,
+                epoch: 3,
+                last_index: 100,
+                voters: BTreeSet::from([1, 2, 3]),
+                learners: learners.iter().copied().collect(),
+            }),
+            reached: vec![(1, 100), (2, 100)],
+        };
+        let nodes: Vec<Candidate> = [1, 2, 5].map(|n| candidate(n, 1)).to_vec();
+        for learners in [&[][..], &[4]] {
+            let plan_without = |lost: &[u64]| {
+                let lost = lost.iter().copied().collect();
+                let replicas = Replicas::of(membership(learners), lost, 10);
+                repair(
+                    &BTreeMap::from([(RegionId::new(7, 0), replicas)]),
+                    &nodes,
+                    &POLICY,
+                )
+            };
+            let (plan, _) = plan_without(&[4]);
+            assert_eq!((plan[0].keep.len(), plan[0].add.as_slice()), (2, [5].as_slice()));
+            assert!(plan_without(&[]).0.is_empty(), "it is waited for");
+        }
+        // The vote is being given.
+        let mut voting = membership(&[4]);
+        voting.reached.push((4, 100));
+        assert!(!Replicas::of(voting, BTreeSet::from([4]), 10).is_settled);
     }
 
     #[test]

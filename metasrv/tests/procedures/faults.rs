@@ -92,6 +92,24 @@ async fn a_source_that_is_gone_is_replaced_at_once() {
     assert_eq!(phases, ["leaving", "done"]);
 }
 
+/// What cannot be undone any more cannot be given up either: the region gets another one.
+#[tokio::test]
+async fn a_newcomer_that_loses_its_disk_is_replaced() {
+    let (mut cluster, of) = Cluster::with_region().await;
+    cluster.nodes.hold(of.region, Act::Vote);
+    cluster.down(of.from).await;
+    let id = cluster.migrate(of.request()).await.unwrap();
+    cluster.until_phase(&id, "leaving").await;
+    let is_told = || cluster.nodes.is_told(of.region, Act::Vote);
+    cluster.world.until(is_told).await;
+    cluster.down(of.to).await;
+    cluster.nodes.wipe(of.to);
+    cluster.up_with_disk(of.to, "another");
+    cluster.nodes.release(of.region, Act::Vote);
+    cluster.until_phase(&id, "done").await;
+    is_replaced(&cluster, &of, &id);
+}
+
 /// The target is a member in the place of the source, and somebody leads.
 fn is_replaced(cluster: &Cluster, of: &Move, id: &str) {
     assert!(cluster.procedure(id)["reason"].is_null());

@@ -7,7 +7,7 @@ use std::time::Duration;
 use greptime_metasrv_plan::Verdict;
 use greptime_metasrv_plan::assignment::Member;
 use greptime_metasrv_plan::failover::Attempt;
-use greptime_metasrv_plan::members::{self, Led, MemberStep, Membership, Waiting};
+use greptime_metasrv_plan::members::{self, Led, MemberStep, Membership};
 use greptime_metasrv_plan::repair::{RepairPolicy, Replicas, Retarget, repair};
 use greptime_types::{NodeId, RegionId, TableState};
 
@@ -172,11 +172,8 @@ fn replicas(state: &State, catalog: &Catalog, region: RegionId, now: Duration) -
         is_gone(state, member.node, now) || has_lost_its_disk(state, region, member, membership.led.as_ref())
     };
     let lost = membership.recorded.iter().filter(is_lost).map(|m| m.raft_id);
-    Replicas {
-        is_settled: members::step(&membership, LAG) == MemberStep::Nothing(Waiting::Settled),
-        lost: lost.collect(),
-        members: membership.recorded.clone(),
-    }
+    let lost = lost.collect();
+    Replicas::of(membership, lost, LAG)
 }
 
 fn is_gone(state: &State, node: NodeId, now: Duration) -> bool {
@@ -189,5 +186,5 @@ fn is_gone(state: &State, node: NodeId, now: Duration) -> bool {
 fn has_lost_its_disk(state: &State, region: RegionId, member: &Member, led: Option<&Led>) -> bool {
     let session = state.sessions.datanodes.get(&member.node);
     let is_missing = session.is_some_and(|s| !s.reports.contains_key(&region));
-    is_missing && led.is_some_and(|led| led.raft_id != member.raft_id && led.voters.contains(&member.raft_id))
+    is_missing && led.is_some_and(|led| led.raft_id != member.raft_id && led.has(member.raft_id))
 }
