@@ -30,6 +30,11 @@ use recover::Recover;
 /// least, and up to as many more, differently for each replica and term.
 const PATIENCE: u64 = 4;
 
+/// Entries in one message to a replica, but for one that is larger. As many messages as may be under way
+/// ([`LogOptions::inflight`]) are read from the log at once for a replica that has to catch up, and meanwhile no other group
+/// of the node commits anything.
+const MESSAGE_BYTES: u64 = 16 << 10;
+
 /// As the library marks the votes that a leader has asked for.
 const TRANSFER: &[u8] = b"CampaignTransfer";
 
@@ -90,7 +95,7 @@ impl LogCore {
             heartbeat_tick: 1,
             min_election_tick: 10,
             max_election_tick: 11,
-            max_size_per_msg: 1 << 20,
+            max_size_per_msg: MESSAGE_BYTES,
             max_inflight_msgs: self.options.inflight,
             check_quorum: false,
             pre_vote: false,

@@ -15,7 +15,7 @@ pub struct LogOptions {
     pub turn_bytes: u64,
     /// Proposed and not yet committed, per group; further proposals are refused.
     pub uncommitted_bytes: u64,
-    /// Appends on their way to one follower of one group, of at most 1 MiB each.
+    /// Appends on their way to one follower of one group.
     pub inflight: usize,
 }
 
