@@ -52,7 +52,7 @@ test: ## From formatting to a real Kubernetes; last line: N passed, N failed
 	@$(call group,sim) scripts/test-sim $(BIN)
 	@$(call group,chaos) $(BIN)/greptime-chaos --node $(BIN)/greptime-node --etcd $(ETCD) --count 3 --rate 50 --fault $(SHORT_FAULTS)
 	@$(call group,lab) env -u KUBECONFIG scripts/test-lab $(LAB)
-	@$(call group,e2e) env -u KUBECONFIG scripts/test-e2e $(BIN)
+	@$(call group,e2e) env -u KUBECONFIG scripts/in-laboratory $(BIN) greptime-e2e
 	@scripts/test-summary $(foreach budget,$(BUDGETS),$(firstword $(subst =, ,$(budget))))
 
 .PHONY: test-unit
@@ -61,7 +61,7 @@ test-unit: ## The tests that need no cluster; SEEDS=500 for so many seeds in eac
 
 .PHONY: test-e2e
 test-e2e: build ## The scenarios on a real cluster: a laboratory on this machine, or that of KUBECONFIG
-	scripts/test-e2e $(BIN)
+	scripts/in-laboratory $(BIN) greptime-e2e
 
 .PHONY: test-long
 test-long: build ## The full counts of everything that `test` runs in a short form
@@ -104,14 +104,15 @@ KILLS ?= 20
 # COUNT=20 how often each, CHAOS_ARGS="--fault kill,stop" some kinds only.
 .PHONY: chaos-cluster
 chaos-cluster: build tools ## Faults on a real cluster, in a laboratory that comes and goes, COUNT times each
-	scripts/chaos-cluster $(BIN) --count $(COUNT) $(CHAOS_ARGS)
+	env -u KUBECONFIG scripts/in-laboratory $(BIN) greptime-chaos-cluster --count $(COUNT) $(CHAOS_ARGS)
 
 COUNT ?= 20
 
-# HOURS=1000000 how many. Takes about a minute for 100,000.
+# HOURS=1000000 how many.
 .PHONY: detector-hours
 detector-hours: ## How often the failure detector takes the living for dead, in simulated hours of beats, losses and pauses
-	cargo run --locked --profile dist -p greptime-metasrv-plan --example heartbeat_hours -- $(HOURS)
+	cargo build --locked --workspace --profile dist --example heartbeat_hours
+	$(DIST)/examples/heartbeat_hours $(HOURS)
 
 HOURS ?= 1000000
 

@@ -255,8 +255,8 @@ fn is_gone(metasrv: &Metasrv, state: &State, node: NodeId) -> bool {
 }
 
 /// The datanode is there, and has nothing of a replica that was a member.
-fn has_lost_its_disk(state: &State, region: RegionId, member: &Member, led: Option<&Led>) -> bool {
+pub(crate) fn has_lost_its_disk(state: &State, region: RegionId, member: &Member, led: Option<&Led>) -> bool {
     let session = state.sessions.get(NodeRole::Datanode, member.node);
     let is_missing = session.is_some_and(|s| !s.reports.contains_key(&region));
-    is_missing && led.is_some_and(|led| led.raft_id != member.raft_id && led.has(member.raft_id))
+    is_missing && led.is_some_and(|led| led.has_beside_itself(member.raft_id))
 }

@@ -11,7 +11,6 @@ mod load;
 mod mass;
 mod metrics;
 mod network;
-mod numbers;
 mod owner;
 mod picture;
 mod process;
@@ -33,6 +32,7 @@ use clap::{Parser, ValueEnum};
 
 use cluster::Shape;
 use faults::Fault;
+use greptime_e2e_chaos::numbers;
 use network::Network;
 use run::{Ending, Plan};
 

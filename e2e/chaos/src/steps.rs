@@ -86,8 +86,8 @@ pub type Steps = BTreeMap<String, f64>;
 const STEPS: [&str; 4] = ["detect", "campaign", "elect", "resend"];
 /// All that there are, in the order in which they are told. `end` is from SIGTERM to the end of a process, `move` from
 /// the order to move a region until it is done, of which the others are phases; `gap_at` is from that order to the beginning
-/// of the gap. [`LEAD`] is from the death of metasrv or
-/// etcd until a metasrv led again. [`TAKE_OVER`] is `elect` and `resend` together, where nobody asks who leads.
+/// of the gap. [`LEAD`] is from the death of metasrv or etcd until a metasrv led again. [`TAKE_OVER`] is `elect` and `resend`
+/// together, where nobody asks who leads.
 pub const NAMES: [&str; 13] = [
     "end",
     LEAD,

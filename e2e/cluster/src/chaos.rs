@@ -8,11 +8,12 @@ mod fault;
 mod reader;
 mod report;
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use greptime_lab::Lab;
 use greptime_lab::progress::{Stopwatch, wait_until};
+use humantime::format_rfc3339_millis;
 use serde_json::{Value, json};
 
 pub use fault::Fault;
@@ -20,8 +21,8 @@ use fault::{Target, inflict, undo};
 use reader::Reader;
 use report::{Entry, Report};
 
-use crate::database::{Database, Placed};
-use crate::regions::{Regions, id_of};
+use crate::database::Database;
+use crate::regions::{Regions, TAKE_OVER, id_of};
 use crate::scenarios::{READY, Suite};
 use crate::sql::Http;
 use crate::verify::verify;
@@ -37,8 +38,6 @@ const BACK: Duration = Duration::from_secs(120);
 const ORDINARY: Duration = Duration::from_secs(2);
 /// Writes are acknowledged again when the last acknowledgement is no older than this.
 const FLOWING: Duration = Duration::from_millis(200);
-/// Whoever has not taken over by then never will.
-const TAKE_OVER: Duration = Duration::from_secs(30);
 
 /// What is to be done.
 #[derive(Clone, Debug)]
@@ -160,25 +159,20 @@ impl Chaos<'_> {
             self.fault.name(),
             turn + 1,
             gap.as_millis(),
-            time_of_day(seen.gap_ended),
+            seen.gap_ended
+                .map_or_else(|| "now".to_owned(), |at| format_rfc3339_millis(at).to_string()),
         ));
         Ok(())
     }
 
-    /// Whom it hits. A datanode shares its node neither with the metasrv that leads nor with the only frontend, without
-    /// which nobody could see how the datanode's regions fare; and it leads a region of the table.
+    /// Whom it hits. A datanode does not share its node with the metasrv that leads, and leads a region of the table.
     fn target(&self, turn: usize) -> Result<Target> {
         let metasrv = self.leading_metasrv()?;
-        let pods = self.database.placed()?;
-        let is_needed = |p: &&Placed| p.role == "frontend" || p.pod == metasrv;
-        let needed: Vec<&str> = pods.iter().filter(is_needed).map(|p| p.node.as_str()).collect();
-        let is_alone = |p: &&Placed| p.role == "datanode" && !needed.contains(&p.node.as_str());
-        let alone = pods.iter().find(is_alone);
-        let alone = alone.context("every datanode shares its node with who is needed")?;
+        let alone = self.database.datanode_alone(&[&metasrv])?;
         let region = self.regions().let_lead(id_of(&alone.pod)?)?;
         Ok(Target {
             metasrv,
-            datanode: alone.pod.clone(),
+            datanode: alone.pod,
             node: alone.node.parse()?,
             region,
             turn,
@@ -261,34 +255,4 @@ impl Chaos<'_> {
         std::thread::sleep(Duration::from_secs(2));
         Ok(())
     }
-}
-
-/// As logs have it, in UTC.
-fn time_of_day(at: Option<SystemTime>) -> String {
-    let since = at.and_then(|at| at.duration_since(UNIX_EPOCH).ok());
-    let Some(since) = since else {
-        return "now".to_owned();
-    };
-    let (day, ms) = (since.as_secs() % 86_400, since.subsec_millis());
-    format!("{:02}:{:02}:{:02}.{ms:03}", day / 3_600, day / 60 % 60, day % 60)
-}
-
-/// All kinds, or those named.
-pub fn faults_of(names: &[String]) -> Result<Vec<Fault>> {
-    if names.is_empty() {
-        return Ok(Fault::ALL.to_vec());
-    }
-    let find = |name: &String| {
-        let found = Fault::ALL.into_iter().find(|fault| fault.name() == name);
-        match found {
-            Some(fault) => Ok(fault),
-            None => bail!(
-                "no fault is called `{name}`; there are {}",
-                Fault::ALL.map(Fault::name).join(", ")
-            ),
-        }
-    };
-    let faults = names.iter().map(find).collect::<Result<Vec<_>>>()?;
-    ensure!(!faults.is_empty(), "name a fault");
-    Ok(faults)
 }

@@ -242,6 +242,19 @@ impl Database {
         Ok(pods.iter().map(Placed::of).collect())
     }
 
+    /// A datanode's pod that is alone on its node: with none of these pods and not with the only frontend, without which
+    /// nobody could see how the datanode's regions fare.
+    pub fn datanode_alone(&self, needed: &[&str]) -> Result<Placed> {
+        let pods = self.placed()?;
+        let is_needed = |p: &&Placed| p.role == "frontend" || needed.contains(&p.pod.as_str());
+        let taken: Vec<&str> = pods.iter().filter(is_needed).map(|p| p.node.as_str()).collect();
+        let is_alone = |p: &&Placed| p.role == "datanode" && !taken.contains(&p.node.as_str());
+        let alone = pods.iter().find(is_alone).cloned();
+        alone.with_context(|| {
+            format!("every datanode shares its node with the frontend or {needed:?}: {taken:?}")
+        })
+    }
+
     /// Uid and restarts of every pod: equal before and after means that nothing was restarted.
     pub fn pod_identities(&self) -> Result<String> {
         let path = "jsonpath={range .items[*]}{.metadata.name} {.metadata.uid} \

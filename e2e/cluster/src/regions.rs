@@ -11,7 +11,7 @@ use crate::database::Database;
 use crate::sql::Http;
 
 /// A region takes another leader in a fraction of a second, on a busy machine in more.
-const TAKE_OVER: Duration = Duration::from_secs(30);
+pub const TAKE_OVER: Duration = Duration::from_secs(30);
 
 #[derive(Clone, Debug)]
 pub struct Region {

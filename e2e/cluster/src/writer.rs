@@ -149,7 +149,8 @@ impl Writer {
 
     /// Starts the gap anew, so that it is that of one fault.
     pub fn reset_gap(&self) {
-        self.tally.lock().longest_gap = Duration::ZERO;
+        let mut tally = self.tally.lock();
+        (tally.longest_gap, tally.gap_ended) = (Duration::ZERO, None);
     }
 
     /// Sends nothing more, and waits for what is under way.

@@ -20,7 +20,8 @@
 //!
 //! The candidate is the hot follower unless its log is behind another's, which would refuse it its vote; then the
 //! most up-to-date replica. One that was made hot and has yet to apply most of its log counts as little better than a
-//! log-only one: nobody hands over to it. Who reaches a majority comes before who does not. A campaign that had no effect is repeated, by another replica in turn.
+//! log-only one: nobody hands over to it. Who reaches a majority comes before who does not. A campaign that had no effect
+//! is repeated, by another replica in turn.
 
 mod decide;
 mod loss;
@@ -102,15 +103,34 @@ pub struct LogEnd {
     pub at: Duration,
 }
 
+/// How soon a voter could serve, the soonest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Readiness {
+    /// It is hot, and has applied nearly all of its log.
+    Ready,
+    /// It is hot, and has yet to apply much of it.
+    Applying,
+    /// It has yet to apply all of it.
+    LogOnly,
+}
+
 impl Voter {
     /// It can do what a transfer takes, and the other can hear it.
     fn can_hand_over_to(&self, other: NodeId) -> bool {
         !self.verdict.hangs() && !self.apart.contains(&other)
     }
 
-    /// It is hot, and has applied all but `lag` entries of its log.
+    /// `lag`: so many entries are applied at once.
+    fn readiness(&self, lag: u64) -> Readiness {
+        match self.role {
+            VoterRole::Hot if self.log.is_some_and(|log| log.has_applied(lag)) => Readiness::Ready,
+            VoterRole::Hot => Readiness::Applying,
+            VoterRole::LogOnly => Readiness::LogOnly,
+        }
+    }
+
     fn is_ready(&self, lag: u64) -> bool {
-        self.role == VoterRole::Hot && self.log.is_some_and(|log| log.has_applied(lag))
+        self.readiness(lag) == Readiness::Ready
     }
 }
 

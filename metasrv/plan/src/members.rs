@@ -38,6 +38,11 @@ impl Led {
     pub fn has(&self, raft_id: u64) -> bool {
         self.voters.contains(&raft_id) || self.learners.contains(&raft_id)
     }
+
+    /// The same of a replica that is not the leader.
+    pub fn has_beside_itself(&self, raft_id: u64) -> bool {
+        self.raft_id != raft_id && self.has(raft_id)
+    }
 }
 
 /// What to tell the leader now.

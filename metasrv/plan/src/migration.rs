@@ -228,13 +228,18 @@ impl Migration {
         matches!(self.phase, Phase::Warming | Phase::HandingOver)
     }
 
+    /// The replica that comes.
+    pub fn target(&self) -> Member {
+        Member {
+            raft_id: self.comes,
+            node: self.to,
+        }
+    }
+
     /// Who is to be recorded as member from a phase on, in the order of preference for leading; `recorded` are those of
     /// before.
     pub fn members_in(&self, phase: Phase, recorded: &[Member]) -> Vec<Member> {
-        let comes = Member {
-            raft_id: self.comes,
-            node: self.to,
-        };
+        let comes = self.target();
         let place = |members: &[Member], id: u64| members.iter().position(|m| m.raft_id == id);
         let mut members = recorded.to_vec();
         match phase {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use greptime_metasrv_plan::members::{self, Led, MemberStep, Membership, Waiting};
+use greptime_metasrv_plan::members::{self, MemberStep, Membership, Waiting};
 use greptime_metasrv_plan::migration::{Migration, Next, Phase, Seen, Target, WaitingFor};
 use greptime_proto::v1::{self, push};
 use greptime_types::{NodeId, NodeRole, RegionId, Result, TableState};
@@ -13,7 +13,7 @@ use tracing::{debug, info};
 use super::recover::{self, Recover};
 use super::{AT_ONCE, Entered, Procedure, Work};
 use crate::catalog::{Catalog, Edit};
-use crate::repair::{LAG, leader_of, membership};
+use crate::repair::{LAG, has_lost_its_disk, leader_of, membership};
 use crate::server::{Metasrv, State};
 
 /// How often procedures are looked at without news.
@@ -186,9 +186,9 @@ fn next(state: &State, catalog: &Catalog, procedure: &Procedure, migration: &Mig
         _ => Waiting::Changing,
     };
     let session = state.sessions.get(NodeRole::Datanode, migration.to);
-    let said = session.map(|s| s.reports.get(&migration.region));
-    let is_member = |led: &Led| led.has(migration.comes);
-    let report = said.flatten().filter(|r| r.raft_id == migration.comes);
+    let report = session.and_then(|s| s.reports.get(&migration.region));
+    let report = report.filter(|r| r.raft_id == migration.comes);
+    let comes = migration.target();
     let is_late = now_ms >= procedure.deadline_ms;
     let too_late = || {
         procedure
@@ -202,7 +202,7 @@ fn next(state: &State, catalog: &Catalog, procedure: &Procedure, migration: &Mig
             is_warm: r.warm,
         }),
         is_target_alive: session.is_some(),
-        is_target_lost: matches!(said, Some(None)) && membership.led.as_ref().is_some_and(is_member),
+        is_target_lost: has_lost_its_disk(state, migration.region, &comes, membership.led.as_ref()),
         give_up: is_late.then(too_late),
         membership,
     };

@@ -269,6 +269,13 @@ impl Cluster {
         procedures.into_iter().find(|p| p["id"] == id).unwrap_or_default()
     }
 
+    /// The phases that the procedure has entered.
+    pub fn phases(&self, id: &str) -> Vec<Value> {
+        let entered = self.procedure(id)["phases"].clone();
+        let entered = entered.as_array().unwrap().iter();
+        entered.map(|e| e["phase"].clone()).collect()
+    }
+
     pub async fn until_phase(&self, id: &str, phase: &str) {
         self.until_shown(id, "phase", phase).await;
     }

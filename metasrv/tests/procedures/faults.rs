@@ -87,8 +87,7 @@ async fn a_source_that_is_gone_is_replaced_at_once() {
     let id = cluster.migrate(of.request()).await.unwrap();
     cluster.until_phase(&id, "done").await;
     is_replaced(&cluster, &of, &id);
-    let entered = cluster.procedure(&id)["phases"].clone();
-    let phases: Vec<_> = entered.as_array().unwrap().iter().map(|e| &e["phase"]).collect();
+    let phases = cluster.phases(&id);
     assert_eq!(phases, ["leaving", "done"]);
 }
 

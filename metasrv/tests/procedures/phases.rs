@@ -48,8 +48,7 @@ async fn each_phase_is_recorded_before_anything_of_it_is_done() {
     let (cluster, of) = Cluster::with_region().await;
     let id = cluster.migrate(of.request()).await.unwrap();
     has_moved(&cluster, &of, &id).await;
-    let entered = cluster.procedure(&id)["phases"].clone();
-    let phases: Vec<&Value> = entered.as_array().unwrap().iter().map(|e| &e["phase"]).collect();
+    let phases = cluster.phases(&id);
     assert_eq!(phases, ["joining", "warming", "handing_over", "leaving", "done"]);
 }
 

@@ -73,8 +73,7 @@ async fn one_that_waits_for_its_turn_has_it_under_another_metasrv() {
 
 async fn has_moved_after_a_wait(cluster: &Cluster, id: &str) {
     cluster.until_phase(id, "done").await;
-    let entered = cluster.procedure(id)["phases"].clone();
-    let phases: Vec<_> = entered.as_array().unwrap().iter().map(|e| &e["phase"]).collect();
+    let phases = cluster.phases(id);
     assert_eq!(
         phases,
         ["waiting", "joining", "warming", "handing_over", "leaving", "done"]

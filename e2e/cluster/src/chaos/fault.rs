@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use anyhow::Result;
+use clap::ValueEnum;
 use greptime_lab::faults::{Cut, heal, partition, signal_container};
 use greptime_lab::{Lab, Node, Service, Stop, node};
 use rustix::process::Signal;
@@ -12,7 +13,8 @@ use super::BACK;
 use crate::database::Database;
 use crate::regions::Region;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
 pub enum Fault {
     /// SIGKILL of a datanode's process.
     Kill,
@@ -35,31 +37,10 @@ pub enum Fault {
 }
 
 impl Fault {
-    pub const ALL: [Self; 9] = [
-        Self::Kill,
-        Self::Stop,
-        Self::NodeCrash,
-        Self::Partition,
-        Self::PartitionOneWay,
-        Self::MetasrvKill,
-        Self::EtcdKill,
-        Self::Migrate,
-        Self::RollingRestart,
-    ];
-
     /// As in the report of `make chaos`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Kill => "kill",
-            Self::Stop => "stop",
-            Self::NodeCrash => "node_crash",
-            Self::Partition => "partition",
-            Self::PartitionOneWay => "partition_one_way",
-            Self::MetasrvKill => "metasrv_kill",
-            Self::EtcdKill => "etcd_kill",
-            Self::Migrate => "migrate",
-            Self::RollingRestart => "rolling_restart",
-        }
+    pub fn name(self) -> String {
+        let value = self.to_possible_value();
+        value.map_or_else(String::new, |value| value.get_name().to_owned())
     }
 
     /// For how long it lasts at the least.

@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use anyhow::Result;
+use greptime_e2e_chaos::numbers::{Percentiles, milliseconds};
 use serde_json::{Value, json};
 
 use super::fault::Fault;
@@ -54,28 +55,22 @@ impl Entry {
             "reads": self.reads.reads,
             "read_errors": self.reads.errors,
             "stale_reads": self.reads.stale,
-            "gaps_ms": self.gaps.iter().map(Duration::as_millis).map(|ms| ms as u64).collect::<Vec<_>>(),
+            "gaps_ms": self.gaps.iter().copied().map(milliseconds).collect::<Vec<_>>(),
         })
     }
 }
 
-/// The smallest that so many of a hundred are not above, in milliseconds.
-fn percentile(times: &[Duration], of_hundred: usize) -> u64 {
-    let mut sorted = times.to_vec();
-    sorted.sort_unstable();
-    let rank = (sorted.len() * of_hundred).div_ceil(100);
-    sorted
-        .get(rank.saturating_sub(1))
-        .map_or(0, |time| time.as_millis() as u64)
-}
-
-fn percentiles(times: &[Duration]) -> Value {
-    json!({"p50": percentile(times, 50), "p99": percentile(times, 99), "max": percentile(times, 100)})
+fn percentiles(times: &[Duration]) -> Percentiles {
+    let times: Vec<f64> = times.iter().copied().map(milliseconds).collect();
+    Percentiles::of(&times)
 }
 
 impl fmt::Display for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let three = |times: &[Duration]| [50, 99, 100].map(|p| percentile(times, p).to_string()).join("/");
+        let three = |times: &[Duration]| {
+            let Percentiles { p50, p99, max } = percentiles(times);
+            format!("{p50:.0}/{p99:.0}/{max:.0}")
+        };
         write!(
             f,
             "{:<18} {:>5}  {:>16}  {:>14}  {:>16}  {:>6}  {:>8}  {:>6}  {:>5}",
@@ -119,17 +114,5 @@ impl Report {
 
     pub fn stale_reads(&self) -> u64 {
         self.0.iter().map(|entry| entry.reads.stale).sum()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn percentiles_are_of_what_was_seen() {
-        let times: Vec<Duration> = (1..=20).map(Duration::from_millis).collect();
-        assert_eq!([50, 99, 100].map(|p| percentile(&times, p)), [10, 20, 20]);
-        assert_eq!(percentile(&[], 50), 0);
     }
 }

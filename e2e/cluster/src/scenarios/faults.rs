@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use greptime_lab::progress::{Stopwatch, wait_until};
 use greptime_lab::{Node, Service, Stop, faults, node, services};
 use rustix::process::Signal;
 
 use super::{READY, Suite};
-use crate::database::Database;
+use crate::database::{Database, Placed};
 use crate::regions::{Regions, id_of};
 use crate::verify::{Verdict, verify};
 use crate::writer::{Load, Logs, Tally, Writer, create_table};
@@ -131,27 +131,15 @@ fn life(database: &Database, pod: &str) -> Result<String> {
     Ok(life)
 }
 
-/// A datanode that is alone on its node, and that node. Without the only metasrv replicas elect by themselves, and later,
-/// and without the only frontend its clients have no way.
-fn datanode_alone(database: &Database) -> Result<(String, Node)> {
-    let node_of = |pod: &str| database.kubectl(&["get", "pod", pod, "-o", "jsonpath={.spec.nodeName}"]);
-    let taken = [node_of("main-frontend-0")?, node_of("main-metasrv-0")?];
-    for pod in database.pods("datanode")? {
-        let name = node_of(&pod)?;
-        if !taken.contains(&name) {
-            let index = name.trim().trim_start_matches("node").parse();
-            let index = index.context("a node's name ends in its number")?;
-            return Ok((pod, Node::new(index)?));
-        }
-    }
-    bail!("every datanode shares its node with the frontend or metasrv: {taken:?}")
-}
-
 /// A node loses its power while a datanode runs on it, and comes back.
 pub fn node_crash(suite: &Suite) -> Result<()> {
     let database = suite.main()?;
     let lab = suite.cluster.breakable().context("needs the laboratory")?;
-    let (pod, victim) = datanode_alone(database)?;
+    // Without the only metasrv replicas elect by themselves, and later.
+    let Placed {
+        pod, node: victim, ..
+    } = database.datanode_alone(&["main-metasrv-0"])?;
+    let victim: Node = victim.parse()?;
     let before = life(database, &pod)?;
     let (tally, _) = under_load(suite, "node_crash", |_| {
         let regions = Regions {

@@ -186,5 +186,5 @@ fn is_gone(state: &State, node: NodeId, now: Duration) -> bool {
 fn has_lost_its_disk(state: &State, region: RegionId, member: &Member, led: Option<&Led>) -> bool {
     let session = state.sessions.datanodes.get(&member.node);
     let is_missing = session.is_some_and(|s| !s.reports.contains_key(&region));
-    is_missing && led.is_some_and(|led| led.raft_id != member.raft_id && led.has(member.raft_id))
+    is_missing && led.is_some_and(|led| led.has_beside_itself(member.raft_id))
 }

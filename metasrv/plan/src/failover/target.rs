@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use greptime_types::NodeId;
 
-use super::{Attempt, LogEnd, RegionSeen, Voter, VoterRole};
+use super::{Attempt, LogEnd, Readiness, RegionSeen, Voter, VoterRole};
 
 /// A replica that is behind another is tried when the others have been tried so often: they refuse it their votes,
 /// but reports may be older than the truth.
@@ -21,9 +21,7 @@ struct Preference {
     turn: usize,
     behind: bool,
     unwell: bool,
-    /// It has yet to apply much of its log.
-    cold: bool,
-    log_only: bool,
+    readiness: Readiness,
     position: Reverse<(u64, u64)>,
     node: NodeId,
 }
@@ -57,8 +55,7 @@ pub(super) fn candidate(
             turn: tries + if behind { TRIES_BEFORE_ONE_BEHIND } else { 0 },
             behind,
             unwell: !voter.verdict.could_lead(),
-            cold: !voter.is_ready(lag),
-            log_only,
+            readiness: voter.readiness(lag),
             position: Reverse(log.position()),
             node: voter.node,
         }
@@ -73,9 +70,7 @@ struct Heir {
     out_of_reach: bool,
     tries: usize,
     lags: bool,
-    /// It has yet to apply much of its log.
-    cold: bool,
-    log_only: bool,
+    readiness: Readiness,
     position: Reverse<(u64, u64)>,
     node: NodeId,
 }
@@ -98,8 +93,7 @@ pub(super) fn heir<'a>(region: &'a RegionSeen, leader: &Voter, lag: u64) -> Opti
             out_of_reach: !leader.can_hand_over_to(v.node),
             tries: tries(region, Attempt::Transfer, v.node),
             lags: !keeps_up(leader, log, lag),
-            cold: !v.is_ready(lag),
-            log_only: v.role == VoterRole::LogOnly,
+            readiness: v.readiness(lag),
             position: Reverse(log.position()),
             node: v.node,
         })
