@@ -11,6 +11,8 @@ use crate::WITHOUT;
 
 /// A test that waits for what does not come any more has noticed it too.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// For one that has to end, and may be slow.
+const LONG_PATIENCE: Duration = Duration::from_secs(180);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 const AT_ONCE: usize = 4;
 
@@ -49,7 +51,8 @@ pub fn each_is_missed_and_says<D: Debug + Copy + Send + Sync>(
 }
 
 fn is_missed(defence: &str, test: &str, says: Option<&str>) -> Result<(), String> {
-    let (said, status) = run(test, defence).map_err(|e| format!("{test} cannot be run: {e}"))?;
+    let patience = says.map_or(PATIENCE, |_| LONG_PATIENCE);
+    let (said, status) = run(test, defence, patience).map_err(|e| format!("{test} cannot be run: {e}"))?;
     match status {
         _ if !said.contains("running 1 test") => Err(format!("there is no test {test}")),
         Some(status) if status.success() => Err(format!("{test} passes without {defence}")),
@@ -61,7 +64,7 @@ fn is_missed(defence: &str, test: &str, says: Option<&str>) -> Result<(), String
 }
 
 /// Runs a test of this program; what it says, and how it ends if it does.
-fn run(test: &str, without: &str) -> std::io::Result<(String, Option<ExitStatus>)> {
+fn run(test: &str, without: &str, patience: Duration) -> std::io::Result<(String, Option<ExitStatus>)> {
     let mut child = Command::new(std::env::current_exe()?)
         .args([test, "--exact"])
         .env(WITHOUT, without)
@@ -73,14 +76,14 @@ fn run(test: &str, without: &str) -> std::io::Result<(String, Option<ExitStatus>
         .stderr(Stdio::piped())
         .spawn()?;
     let (out, err) = (read(child.stdout.take()), read(child.stderr.take()));
-    let status = wait(&mut child)?;
+    let status = wait(&mut child, patience)?;
     let said = out.join().unwrap_or_default() + &err.join().unwrap_or_default();
     Ok((said, status))
 }
 
 /// `None` if it did not end in time; it is killed then.
-fn wait(child: &mut Child) -> std::io::Result<Option<ExitStatus>> {
-    let mut left = PATIENCE;
+fn wait(child: &mut Child, patience: Duration) -> std::io::Result<Option<ExitStatus>> {
+    let mut left = patience;
     while !left.is_zero() {
         if let Some(status) = child.try_wait()? {
             return Ok(Some(status));

@@ -36,7 +36,7 @@ use std::time::Duration;
 
 use greptime_types::{NodeId, RegionId};
 
-use crate::Verdict;
+use crate::{Defence, Verdict};
 
 pub use decide::decide;
 pub use loss::{Left, Loss};
@@ -124,7 +124,8 @@ impl Voter {
     fn readiness(&self, lag: u64) -> Readiness {
         match self.role {
             VoterRole::Hot if self.log.is_some_and(|log| log.has_applied(lag)) => Readiness::Ready,
-            VoterRole::Hot => Readiness::Applying,
+            VoterRole::Hot if Defence::HeirHasApplied.holds() => Readiness::Applying,
+            VoterRole::Hot => Readiness::Ready,
             VoterRole::LogOnly => Readiness::LogOnly,
         }
     }

@@ -23,7 +23,7 @@ use std::time::Duration;
 use greptime_types::{NodeId, RegionId};
 
 use crate::failover::Plan;
-use crate::{Policy, majority};
+use crate::{Defence, Policy, majority};
 
 /// Why no lease is granted now. Reads then take a round of the quorum; nothing is lost but time.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,10 +101,11 @@ impl Led {
     /// Whether its leader may be promised anything, as far as voters go. `session_ends`: until when this metasrv surely
     /// leads.
     pub fn may_lease(&self, session_ends: Duration, now: Duration, policy: &Policy) -> Result<(), Refusal> {
-        if now + policy.lease + policy.clock_margin > session_ends {
+        let lease_ends = now + policy.lease + policy.clock_margin;
+        if lease_ends > session_ends && Defence::LeaseLiesInTheSession.holds() {
             return Err(Refusal::SessionEnds { at: session_ends });
         }
-        if self.strangers > 0 {
+        if self.strangers > 0 && Defence::UnknownVotersKeepLeasesAway.holds() {
             return Err(Refusal::Strangers {
                 count: self.strangers,
             });
@@ -113,7 +114,8 @@ impl Led {
             return Err(Refusal::Alone);
         }
         // Whoever votes for another says so in its next beat, and after that one refuses what an earlier metasrv ordered.
-        if let Some(voter) = self.voters.iter().find(|v| v.term > self.epoch) {
+        let is_later = |v: &&Elector| v.term > self.epoch && Defence::LaterTermKeepsLeasesAway.holds();
+        if let Some(voter) = self.voters.iter().find(is_later) {
             let (node, term) = (voter.node, voter.term);
             return Err(Refusal::LaterTerm { node, term });
         }
@@ -122,13 +124,12 @@ impl Led {
             .fallback_min
             .saturating_sub(policy.lease + policy.clock_margin);
         let recently = |at: Duration| now.saturating_sub(at) < within;
-        let patient = self
-            .voters
-            .iter()
-            .filter(|v| v.heard.is_some_and(recently) && !v.is_apart);
+        let is_apart = |v: &Elector| v.is_apart && Defence::CutOffLeaderIsPromisedNothing.holds();
+        let is_patient = |v: &&Elector| v.heard.is_some_and(recently) && !is_apart(v);
+        let patient = self.voters.iter().filter(is_patient);
         let in_touch: Vec<NodeId> = patient.map(|v| v.node).collect();
         let needed = majority(self.voters.len());
-        if in_touch.len() < needed {
+        if in_touch.len() < needed && Defence::LeaseNeedsAMajority.holds() {
             return Err(Refusal::OutOfTouch {
                 in_touch,
                 needed,
@@ -154,9 +155,13 @@ impl Touch {
     /// A beat has come. `answered`: the newest whose answer the datanode has.
     pub fn beat(&mut self, number: u64, answered: u64, now: Duration) {
         self.arrivals.insert(number, now);
-        if let Some(arrived) = self.arrivals.get(&answered) {
+        let proven = match Defence::OnlyAnswersProveTouch.holds() {
+            true => answered,
+            false => number,
+        };
+        if let Some(arrived) = self.arrivals.get(&proven) {
             self.heard = Some(*arrived);
-            self.arrivals = self.arrivals.split_off(&answered);
+            self.arrivals = self.arrivals.split_off(&proven);
         }
         while self.arrivals.len() > OPEN_BEATS {
             self.arrivals.pop_first();
@@ -218,7 +223,9 @@ impl Leases {
     /// Whether another leader of the region is made, or was to be, than the one in `epoch`.
     pub fn is_withheld(&self, region: RegionId, epoch: u64) -> bool {
         let campaigned = self.campaigned.get(&region);
-        self.withheld.contains(&region) || campaigned.is_some_and(|term| epoch <= *term)
+        let is_ordered = campaigned.is_some_and(|term| epoch <= *term);
+        (self.withheld.contains(&region) && Defence::LeaseIsWithheld.holds())
+            || (is_ordered && Defence::OldOrderKeepsLeasesAway.holds())
     }
 
     /// The answer to a beat.
@@ -232,7 +239,7 @@ impl Leases {
         now: Duration,
         policy: &Policy,
     ) -> Granted {
-        if beat.oldest_append >= policy.beat {
+        if beat.oldest_append >= policy.beat && Defence::HungLeaderIsPromisedNothing.holds() {
             return Granted::default();
         }
         let is_refused = |led: &&Led| self.refusal(led, session_ends, now, policy).is_some();
@@ -286,7 +293,15 @@ impl Leases {
 /// `granted`: the arrival of the newest beat that was answered with a lease, which is not before it was sent; `None`
 /// if this metasrv granted none. `leading_since`: leases of the metasrv leader before end by themselves after this.
 fn surely_ends(granted: Option<Duration>, leading_since: Duration, policy: &Policy) -> Duration {
-    granted.map_or(leading_since, |at| at.max(leading_since)) + policy.lease + policy.clock_margin
+    let former = match Defence::FormerLeasesAreWaitedFor.holds() {
+        true => leading_since,
+        false => Duration::ZERO,
+    };
+    let margin = match Defence::ClocksMayDrift.holds() {
+        true => policy.clock_margin,
+        false => Duration::ZERO,
+    };
+    granted.map_or(former, |at| at.max(former)) + policy.lease + margin
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@
 //! * [`migration`]: how a replica goes from one datanode to another
 
 pub mod assignment;
+mod defences;
 pub mod failover;
 pub mod lease;
 pub mod liveness;
@@ -25,6 +26,7 @@ pub mod repair;
 pub mod watch;
 
 pub use assignment::{Assignment, Command, RegionState, Replica, Reported, region_state, tell};
+pub use defences::Defence;
 pub use liveness::{Detector, Judgement, Observed, Verdict};
 pub use policy::Policy;
 

@@ -9,6 +9,7 @@ use std::fmt;
 
 use greptime_types::NodeId;
 
+use crate::Defence;
 use crate::assignment::Member;
 
 /// A region's members as recorded and as they are.
@@ -117,7 +118,8 @@ where
     V: IntoIterator<Item = &'a u64> + Copy,
 {
     let knows = |said: &&Said<V>| said.voters.into_iter().next().is_some();
-    let Some(newest) = said.iter().filter(knows).max_by_key(|s| s.position) else {
+    let newest = said.iter().filter(knows).max_by_key(|s| s.position);
+    let Some(newest) = newest.filter(|_| Defence::GroupSaysWhoVotes.holds()) else {
         return Electorate {
             voters: recorded.iter().copied().enumerate().collect(),
             strangers: 0,
@@ -139,7 +141,7 @@ where
 
 /// Whether a replica that does not have the region is to join it: it is recorded, and was never a member.
 pub fn joins(member: &Member, led: Option<&Led>) -> bool {
-    led.is_some_and(|led| !led.has(member.raft_id))
+    led.is_some_and(|led| !led.has(member.raft_id) || !Defence::OnlyNewcomersJoin.holds())
 }
 
 /// The next step of a region's group. `lag`: a learner that lacks at most so many entries of the leader's gets a vote.
@@ -162,11 +164,8 @@ pub fn step(region: &Membership, lag: u64) -> MemberStep {
     if coming.is_empty() && leaving.is_empty() {
         return MemberStep::Nothing(Waiting::Settled);
     }
-    let strangers: Vec<Member> = coming
-        .iter()
-        .filter(|m| !led.learners.contains(&m.raft_id))
-        .copied()
-        .collect();
+    let is_strange = |m: &&Member| !led.learners.contains(&m.raft_id) && Defence::NewcomersLearnFirst.holds();
+    let strangers: Vec<Member> = coming.iter().filter(is_strange).copied().collect();
     let open: Vec<Member> = strangers
         .iter()
         .filter(|m| reached(m).is_some())
@@ -180,10 +179,10 @@ pub fn step(region: &Membership, lag: u64) -> MemberStep {
     }
     let behind = |m: &&Member| reached(m).is_none_or(|index| index.saturating_add(lag) < led.last_index);
     let late: Vec<Member> = coming.iter().filter(behind).copied().collect();
-    if !late.is_empty() {
+    if !late.is_empty() && Defence::LearnersCatchUpFirst.holds() {
         return MemberStep::Nothing(Waiting::ToCatchUp(nodes(&late)));
     }
-    if leaving.contains(&led.raft_id) {
+    if leaving.contains(&led.raft_id) && Defence::LeaderHandsOverFirst.holds() {
         return hand_over(region, led, reached, lag);
     }
     MemberStep::Promote {
@@ -317,6 +316,19 @@ mod tests {
             strangers: 1,
         };
         assert_eq!(who_votes(&recorded, &told), expected);
+    }
+
+    /// Its record outlives its disk: such a replica would vote again in terms in which it has voted.
+    #[test]
+    fn who_was_a_member_does_not_join_again() {
+        let region = region(&[1, 2, 3], &[1, 2], &[3], &[]);
+        let led = region.led.as_ref();
+        let joining: Vec<u64> = (1..=4).filter(|id| joins(&member(*id), led)).collect();
+        assert_eq!(joining, [4]);
+        assert!(
+            !joins(&member(4), None),
+            "nobody leads, so nobody knows who was one"
+        );
     }
 
     #[test]

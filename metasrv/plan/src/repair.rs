@@ -5,6 +5,7 @@ use std::fmt;
 
 use greptime_types::{NodeId, RegionId};
 
+use crate::Defence;
 use crate::assignment::Member;
 use crate::members::{MemberStep, Membership, Waiting, step};
 use crate::placement::Candidate;
@@ -29,7 +30,8 @@ impl Replicas {
             MemberStep::Nothing(Waiting::Settled) => true,
             // Who is waited for does not come; others have to be found.
             MemberStep::Nothing(Waiting::ToJoin(nodes) | Waiting::ToCatchUp(nodes)) => {
-                nodes.iter().any(|node| lost_nodes.contains(node))
+                let is_lost = |node| lost_nodes.contains(node);
+                nodes.iter().any(is_lost) && Defence::LostNewcomerIsReplaced.holds()
             }
             _ => false,
         };
@@ -112,16 +114,16 @@ pub fn repair(
             continue;
         }
         // One that has lost its only replica has nobody to learn from.
-        if keep.is_empty() {
+        if keep.is_empty() && Defence::LostRegionIsNotMadeAnew.holds() {
             blocked.insert(*region, Blocked::NobodyLeft);
             continue;
         }
-        if !replicas.is_settled {
+        if !replicas.is_settled && Defence::OneChangeAtATime.holds() {
             blocked.insert(*region, Blocked::Unsettled);
             continue;
         }
         let add = choose(missing, &keep, candidates, &load);
-        if add.len() < missing {
+        if add.len() < missing && Defence::NoGroupOfTwo.holds() {
             blocked.insert(*region, Blocked::NoRoom { needed: missing });
             continue;
         }
@@ -266,6 +268,16 @@ mod tests {
         let mut voting = membership(&[4]);
         voting.reached.push((4, 100));
         assert!(!Replicas::of(voting, BTreeSet::from([4]), 10).is_settled);
+    }
+
+    #[test]
+    fn a_region_whose_members_change_is_left_alone() {
+        let nodes: Vec<Candidate> = (0..4).map(|n| candidate(n, 1)).collect();
+        let (id, mut replicas) = region(0, &[0, 1, 2], &[11]);
+        replicas.is_settled = false;
+        let (plan, blocked) = repair(&BTreeMap::from([(id, replicas)]), &nodes, &POLICY);
+        assert!(plan.is_empty());
+        assert_eq!(blocked[&id], Blocked::Unsettled);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use greptime_types::{NodeId, RegionId};
 use crate::failover::{Attempt, Tried, Voter};
 use crate::lease::{Granted, LeaderBeat, Leases};
 use crate::liveness::{Brake, Connection, Redial};
-use crate::{Detector, Judgement, Observed, Policy, Verdict};
+use crate::{Defence, Detector, Judgement, Observed, Policy, Verdict};
 
 /// A datanode, where it was last reached, and what was seen of it.
 #[derive(Clone, Debug)]
@@ -132,7 +132,7 @@ impl Watch {
 
     /// It has beaten in the session.
     pub fn beat(&mut self, (node, serial): (NodeId, u64), beat: Beat, now: Duration) {
-        if let Some(watched) = self.nodes.get_mut(&node).filter(|w| w.serial == serial) {
+        if let Some(watched) = self.in_session(node, serial) {
             watched.seen.last_beat = Some(now);
             watched.seen.oldest_append = beat.oldest_append;
             watched.seen.unreachable = beat.unreachable;
@@ -140,15 +140,26 @@ impl Watch {
         }
     }
 
+    /// The connection of the session broke.
     pub fn broken(&mut self, node: NodeId, serial: u64, now: Duration) {
-        if let Some(watched) = self.nodes.get_mut(&node).filter(|w| w.serial == serial) {
+        if let Some(watched) = self.in_session(node, serial) {
             watched.seen.connection = Connection::Broken { since: now };
             watched.seen.redial = Redial::Untried;
         }
     }
 
+    /// A datanode, unless it has come again since that session.
+    fn in_session(&mut self, node: NodeId, serial: u64) -> Option<&mut Watched> {
+        let is_of_it = |w: &&mut Watched| w.serial == serial || !Defence::BeatIsOfItsSession.holds();
+        self.nodes.get_mut(&node).filter(is_of_it)
+    }
+
+    /// Somebody answered at the place that was asked, or nobody.
     pub fn redialled(&mut self, asked: &Place, answer: Answer, now: Duration) {
-        let still = |w: &&mut Watched| w.address == asked.address && w.seen.incarnation == asked.incarnation;
+        let still = |w: &&mut Watched| {
+            let is_the_one = w.address == asked.address && w.seen.incarnation == asked.incarnation;
+            is_the_one || !Defence::RedialIsOfItsConnection.holds()
+        };
         if let Some(watched) = self.nodes.get_mut(&asked.node).filter(still) {
             watched.seen.redial = match answer {
                 Answer::Refused => Redial::Refused,
@@ -224,7 +235,9 @@ impl Watch {
     /// for gone, and breaks with them.
     pub fn knows_who_is_there(&self, now: Duration) -> bool {
         let everybody = self.nodes.values().all(|w| !w.address.is_empty());
-        everybody || now >= self.leading_since + self.policy.introduction
+        !Defence::PeersAreToldTogether.holds()
+            || everybody
+            || now >= self.leading_since + self.policy.introduction
     }
 
     /// Where the datanodes are, as they are told of each other.
@@ -311,5 +324,98 @@ fn observed(incarnation: u64, connection: Connection, last_beat: Option<Duration
         oldest_append: Duration::ZERO,
         unreachable: BTreeSet::new(),
         is_stopping: false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    fn place_of(node: NodeId, incarnation: u64) -> Place {
+        Place {
+            node,
+            address: format!("10.0.0.{incarnation}:4001"),
+            incarnation,
+        }
+    }
+
+    /// Of datanodes that the catalog knows, from 0 s on.
+    fn watch(known: &[NodeId]) -> Watch {
+        Watch::new(Policy::default(), ms(0), known.iter().copied())
+    }
+
+    fn seen(watch: &Watch) -> &Observed {
+        &watch.nodes[&1].seen
+    }
+
+    #[test]
+    fn a_redial_tells_of_the_process_that_was_asked() {
+        let mut watch = watch(&[]);
+        watch.registered(place_of(1, 5), 50, ms(100));
+        let asked = place_of(1, 5);
+        let answers = [
+            (Answer::Nobody, Redial::NoAnswer),
+            (
+                Answer::Process { incarnation: 5 },
+                Redial::Accepted { at: ms(200) },
+            ),
+            (Answer::Process { incarnation: 6 }, Redial::OtherIncarnation),
+            (Answer::Refused, Redial::Refused),
+        ];
+        for (answer, redial) in answers {
+            watch.redialled(&asked, answer, ms(200));
+            assert_eq!(seen(&watch).redial, redial);
+        }
+        // The pod has gone to another address, or another process has come to it: what is refused is the one before.
+        for came in [
+            place_of(1, 6),
+            Place {
+                incarnation: 7,
+                ..place_of(1, 6)
+            },
+        ] {
+            let before = watch.peers()[0].clone();
+            watch.registered(came, 51, ms(300));
+            watch.broken(1, 51, ms(310));
+            watch.redialled(&before, Answer::Refused, ms(320));
+            assert_eq!(seen(&watch).redial, Redial::Untried);
+        }
+        watch.redialled(&place_of(2, 5), Answer::Refused, ms(400));
+        assert_eq!(watch.peers().len(), 1, "nobody who was never there");
+    }
+
+    #[test]
+    fn what_comes_on_an_old_connection_says_nothing_of_the_new_process() {
+        let mut watch = watch(&[]);
+        watch.registered(place_of(1, 5), 50, ms(100));
+        watch.registered(place_of(1, 6), 51, ms(200));
+        let beat = Beat {
+            oldest_append: ms(900),
+            is_stopping: true,
+            ..Beat::default()
+        };
+        watch.beat((1, 50), beat.clone(), ms(300));
+        watch.broken(1, 50, ms(300));
+        let fresh = observed(6, Connection::Up, Some(ms(200)));
+        assert_eq!(seen(&watch), &fresh);
+        watch.beat((1, 51), beat, ms(300));
+        assert!(seen(&watch).is_stopping && watch.last_beat(1) == Some(ms(300)));
+        watch.broken(1, 51, ms(310));
+        assert_eq!(seen(&watch).connection, Connection::Broken { since: ms(310) });
+    }
+
+    #[test]
+    fn datanodes_are_told_of_each_other_when_all_had_the_time_to_come() {
+        let mut watch = watch(&[1, 2]);
+        watch.registered(place_of(1, 5), 50, ms(100));
+        assert!(!watch.knows_who_is_there(ms(1_999)), "2 may be on its way");
+        assert!(watch.knows_who_is_there(ms(2_000)));
+        watch.registered(place_of(2, 6), 51, ms(200));
+        assert!(watch.knows_who_is_there(ms(200)));
+        assert_eq!(watch.peers(), [place_of(1, 5), place_of(2, 6)]);
     }
 }

@@ -1,14 +1,16 @@
 //! Leases for reads: one region with three voters, two metasrv of which one leads after the other, and time.
 //!
-//! metasrv's side is that of its plan. What does not matter for leases is left out: a vote takes no time, and a leader
-//! that was replaced never hears of it. An order to campaign may take any time.
+//! metasrv's side is that of its plan: what it promises, and when it lets another campaign. What does not matter for leases
+//! is left out: any replica may be taken for dead at any time, a vote takes no time, and a leader that was replaced never
+//! hears of it. An order to campaign may take any time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use greptime_metasrv_plan::Policy;
-use greptime_metasrv_plan::failover::{self, Plan};
+use greptime_metasrv_plan::failover::{LogEnd, Plan, RegionSeen, Snapshot, Voter, VoterRole, plan};
 use greptime_metasrv_plan::lease::{Elector, LeaderBeat, Leases as Granted, Led};
+use greptime_metasrv_plan::liveness::Death;
+use greptime_metasrv_plan::{Policy, Verdict};
 use greptime_types::{NodeId, RegionId};
 use stateright::{Model, Property};
 
@@ -18,20 +20,8 @@ use crate::{Grant, Lease};
 const VOTERS: [NodeId; 3] = [0, 1, THIRD];
 const THIRD: NodeId = 2;
 const REGION: RegionId = RegionId::new(1024, 0);
-/// Of each metasrv, counted from when it came to lead.
-const SESSION: u64 = 4;
 const LAST: u64 = 6;
 const TERMS: u64 = 3;
-const BEATS: u8 = 2;
-
-fn policy() -> Policy {
-    Policy {
-        lease: seconds(2),
-        clock_margin: Duration::ZERO,
-        fallback_min: seconds(5),
-        ..Policy::default()
-    }
-}
 
 const fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
@@ -46,6 +36,65 @@ struct Metasrv {
     /// The newest leader that has beaten here, with its term.
     leader: Option<(NodeId, u64)>,
     leases: Granted,
+}
+
+impl Metasrv {
+    /// What it decides when it hears two of the voters and has taken the other one for dead.
+    fn plan(&self, candidate: NodeId, now: u64, policy: &Policy) -> Option<Plan> {
+        let said = self.in_touch.values().map(|(_, term)| *term);
+        let term = said.chain(self.leader.map(|(_, term)| term)).max()?;
+        let voter = |node: NodeId| {
+            let is_away = node != candidate && node != THIRD;
+            let leads = self.leader.filter(|(leader, _)| *leader == node && is_away);
+            Voter {
+                node,
+                raft_id: node,
+                role: match node {
+                    THIRD => VoterRole::LogOnly,
+                    _ => VoterRole::Hot,
+                },
+                verdict: match is_away {
+                    true => silent(),
+                    false => Verdict::Alive { since: seconds(0) },
+                },
+                log: Some(log(term)),
+                apart: BTreeSet::new(),
+                had: None,
+                leads: leads.map(|(_, term)| term),
+                elected: None,
+                lease_ends: self.leases.surely_end(REGION, node, seconds(self.since), policy),
+            }
+        };
+        let region = RegionSeen {
+            voters: VOTERS.map(voter).to_vec(),
+            led: self.leader.map_or(0, |(_, term)| term),
+            lease_ends: seconds(0),
+            strangers: 0,
+            tried: Vec::new(),
+        };
+        let regions = BTreeMap::from([(REGION, region)]);
+        let (plan, _) = plan(&Snapshot { regions }, policy, seconds(now));
+        Some(plan)
+    }
+}
+
+fn silent() -> Verdict {
+    Verdict::Dead {
+        gone_since: seconds(0),
+        why: Death::Silence { silence: seconds(1) },
+    }
+}
+
+/// Of a replica in this term; all have the same entries.
+fn log(term: u64) -> LogEnd {
+    LogEnd {
+        last_term: 1,
+        last_index: 1,
+        term,
+        applied_index: 1,
+        flushed_index: 0,
+        at: seconds(0),
+    }
 }
 
 /// A replica is told to campaign if it knows of no later term.
@@ -145,7 +194,7 @@ impl State {
         (hears(node) && hears(THIRD) && !is_late && votes).then(|| self.elect(node))?
     }
 
-    fn beat_comes(&mut self, at: usize, metasrv: usize) -> Option<()> {
+    fn beat_comes(&mut self, at: usize, metasrv: usize, model: &Leases) -> Option<()> {
         let now = seconds(self.now);
         let metasrv = self.metasrvs.get_mut(metasrv)?;
         let message = self.messages.get_mut(at).filter(|m| m.granted.is_none())?;
@@ -173,13 +222,13 @@ impl State {
             led: is_leader.then_some(led).into_iter().collect(),
             oldest_append: Duration::ZERO,
         };
-        let session_ends = seconds(metasrv.since + SESSION);
-        let granted = metasrv.leases.answer(&beat, session_ends, now, &policy());
+        let session_ends = seconds(metasrv.since + model.session);
+        let granted = metasrv.leases.answer(&beat, session_ends, now, &model.policy());
         message.granted = Some(!granted.length.is_zero());
         Some(())
     }
 
-    fn answer_comes(&mut self, at: usize) -> Option<()> {
+    fn answer_comes(&mut self, at: usize, model: &Leases) -> Option<()> {
         let granted = self.messages.get(at)?.granted?;
         let message = self.messages.remove(at);
         let now = self.now;
@@ -190,19 +239,19 @@ impl State {
                 term: message.term,
                 sent: seconds(message.sent),
                 received: seconds(now),
-                length: policy().lease,
+                length: model.policy().lease,
             });
         }
         Some(())
     }
 
-    fn step(&mut self, action: &Action) -> Option<()> {
+    fn step(&mut self, action: &Action, model: &Leases) -> Option<()> {
         let now = self.now;
         match *action {
             Action::Second if now < LAST => {
                 self.now += 1;
                 // What has been on its way for longer than a lease lasts is of no use.
-                let limit = policy().lease.as_secs();
+                let limit = model.policy().lease.as_secs();
                 self.messages.retain(|message| message.sent + limit >= now);
             }
             Action::Second => return None,
@@ -216,11 +265,11 @@ impl State {
                     granted: None,
                 });
             }
-            Action::BeatComes(at, metasrv) => return self.beat_comes(at, metasrv),
-            Action::AnswerComes(at) => return self.answer_comes(at),
+            Action::BeatComes(at, metasrv) => return self.beat_comes(at, metasrv, model),
+            Action::AnswerComes(at) => return self.answer_comes(at, model),
             Action::NextMetasrv(found_by) => {
                 let last = self.metasrvs.last().filter(|_| self.metasrvs.len() == 1)?;
-                if now < last.since + SESSION {
+                if now < last.since + model.session {
                     return None;
                 }
                 let mut in_touch = BTreeMap::new();
@@ -236,34 +285,23 @@ impl State {
                     leases: Granted::default(),
                 });
             }
+            Action::Campaign(..) if self.term == TERMS => return None,
             Action::Campaign(by, node) => {
                 let metasrv = self.metasrvs.get_mut(by).filter(|_| self.order.is_none())?;
-                let (leader, said) = (metasrv.leader, metasrv.in_touch.values());
-                let seen_term = said
-                    .map(|(_, term)| *term)
-                    .chain(leader.map(|(_, term)| term))
-                    .max()?;
-                let since = seconds(metasrv.since);
-                let end = |node: &NodeId| metasrv.leases.surely_end(REGION, *node, since, &policy());
-                if VOTERS.iter().map(end).max() > Some(seconds(now)) {
-                    return None;
-                }
-                let campaign = failover::Campaign {
-                    region: REGION,
-                    node,
-                    raft_id: 0,
-                    seen_term,
-                };
-                metasrv.leases.follow(&Plan {
-                    campaigns: vec![campaign],
-                    ..Plan::default()
+                let plan = metasrv.plan(node, now, &model.policy())?;
+                let campaign = *plan.campaigns.first()?;
+                metasrv.leases.follow(&plan);
+                // The other has been heard again since.
+                metasrv.leases.follow(&Plan::default());
+                self.order = Some(Order {
+                    by,
+                    node: campaign.node,
+                    seen_term: campaign.seen_term,
                 });
-                self.order = Some(Order { by, node, seen_term });
             }
             Action::Obey => return self.obey(),
             Action::Fallback(node) => {
-                let patience = policy().fallback_min.as_secs();
-                let is_alone = |n: NodeId| now - self.replicas[n as usize].heard >= patience;
+                let is_alone = |n: NodeId| now - self.replicas[n as usize].heard >= model.patience;
                 return (is_alone(node) && is_alone(THIRD)).then(|| self.elect(node))?;
             }
             Action::BeginTransfer(heir) => {
@@ -283,7 +321,26 @@ impl State {
     }
 }
 
-pub struct Leases;
+/// Times are in seconds.
+pub struct Leases {
+    /// Of each metasrv, counted from when it came to lead.
+    pub session: u64,
+    /// After so long without metasrv replicas elect by themselves.
+    pub patience: u64,
+    /// How many there are.
+    pub beats: u8,
+}
+
+impl Leases {
+    fn policy(&self) -> Policy {
+        Policy {
+            lease: seconds(2),
+            clock_margin: Duration::ZERO,
+            fallback_min: seconds(self.patience),
+            ..Policy::default()
+        }
+    }
+}
 
 impl Model for Leases {
     type State = State;
@@ -312,7 +369,7 @@ impl Model for Leases {
             messages: Vec::new(),
             order: None,
             transfer: None,
-            beats_left: BEATS,
+            beats_left: self.beats,
         }]
     }
 
@@ -337,11 +394,11 @@ impl Model for Leases {
 
     fn next_state(&self, state: &State, action: Action) -> Option<State> {
         let mut next = state.clone();
-        next.step(&action).map(|()| next)
+        next.step(&action, self).map(|()| next)
     }
 
     fn properties(&self) -> Vec<Property<Self>> {
-        vec![
+        let mut properties = vec![
             Property::always(super::checks::LEASES, |_, state: &State| {
                 VOTERS
                     .into_iter()
@@ -353,9 +410,16 @@ impl Model for Leases {
             Property::sometimes("an heir reads by its lease", |_, state: &State| {
                 state.term > 1 && state.reads(state.leader)
             }),
-            Property::sometimes("two elect without metasrv", |_, state: &State| {
-                state.term > 1 && state.metasrvs.len() == 1 && state.transfer.is_none() && state.now >= 5
-            }),
-        ]
+        ];
+        if self.patience < LAST {
+            properties.push(Property::sometimes(
+                "two elect without metasrv",
+                |model: &Self, state: &State| {
+                    let is_late = state.now >= model.patience;
+                    state.term > 1 && state.metasrvs.len() == 1 && state.transfer.is_none() && is_late
+                },
+            ));
+        }
+        properties
     }
 }

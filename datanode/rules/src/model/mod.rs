@@ -233,5 +233,21 @@ fn a_log_loses_its_end() {
 /// Two metasrv, three voters, beats that come late or never, transfers, elections by metasrv's word and without it.
 #[test]
 fn leases() {
-    check("leases", leases::Leases);
+    let model = leases::Leases {
+        session: 4,
+        patience: 5,
+        beats: 2,
+    };
+    check("leases", model);
+}
+
+/// The same where a metasrv loses its session while voters are still patient.
+#[test]
+fn leases_of_short_sessions() {
+    let model = leases::Leases {
+        session: 2,
+        patience: 6,
+        beats: 1,
+    };
+    check("leases of short sessions", model);
 }

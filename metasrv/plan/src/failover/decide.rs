@@ -7,7 +7,7 @@ use greptime_types::NodeId;
 
 use super::target::{candidate, heir, keeps_up, reached};
 use super::{Attempt, Loss, Reason, RegionSeen, Step, Tried, Voter, VoterRole};
-use crate::{Policy, Verdict, majority};
+use crate::{Defence, Policy, Verdict, majority};
 
 /// The step that a region needs now.
 pub fn decide(region: &RegionSeen, policy: &Policy, now: Duration) -> Step {
@@ -20,20 +20,24 @@ pub fn decide(region: &RegionSeen, policy: &Policy, now: Duration) -> Step {
         return look.nobody_leads();
     };
     match &leader.verdict {
-        verdict if verdict.beats() && !look.reaches_majority(leader) => look.unseat(leader),
+        verdict if verdict.beats() && look.is_stranded(leader) => look.unseat(leader),
         Verdict::Alive { .. } => look.hand_back(leader),
         Verdict::Unwell { .. } => look.move_away(leader),
-        Verdict::Suspect { .. } => nothing(Reason::LeaderSuspect { node: leader.node }),
+        Verdict::Suspect { .. } if Defence::SuspectLeaderIsLeftAlone.holds() => {
+            nothing(Reason::LeaderSuspect { node: leader.node })
+        }
+        Verdict::Suspect { since, .. } => look.take_over(None, *since),
         Verdict::Dead { gone_since, .. } => look.take_over(None, *gone_since),
     }
 }
 
 /// Whoever said that it leads in the highest epoch that there was. An older one will learn that it does not.
 pub(super) fn leader(region: &RegionSeen) -> Option<&Voter> {
-    let leading = region
-        .voters
-        .iter()
-        .filter(|v| v.leads >= Some(region.led.max(1)));
+    let newest = match Defence::OlderLeaderIsNone.holds() {
+        true => region.led.max(1),
+        false => 1,
+    };
+    let leading = region.voters.iter().filter(|v| v.leads >= Some(newest));
     leading.max_by_key(|v| v.leads)
 }
 
@@ -65,16 +69,16 @@ impl<'a> Look<'a> {
         }
     }
 
-    /// Whether nothing speaks against a majority hearing it.
-    fn reaches_majority(&self, voter: &Voter) -> bool {
+    /// Whether a majority does not hear it for sure.
+    fn is_stranded(&self, voter: &Voter) -> bool {
         let not_dead = self.able.union(&self.undecided).copied().collect();
-        reached(voter, &not_dead) >= self.needed
+        reached(voter, &not_dead) < self.needed && Defence::StrandedLeaderIsUnseated.holds()
     }
 
     fn nobody_leads(&self) -> Step {
         let unheard = self.region.voters.iter().filter(|v| v.verdict.is_suspect());
         let nodes: BTreeSet<NodeId> = unheard.map(|v| v.node).collect();
-        if !nodes.is_empty() {
+        if !nodes.is_empty() && Defence::UnheardMayLead.holds() {
             return nothing(Reason::Unheard { nodes });
         }
         if self.region.voters.len() + self.region.strangers == 1 {
@@ -104,7 +108,7 @@ impl<'a> Look<'a> {
         let last = self.last(Attempt::Campaign);
         if let Some(tried) = last.filter(|t| self.able.contains(&t.to)) {
             let until = tried.at + self.policy.campaign_again;
-            if until > self.now && !self.is_lost(tried) {
+            if until > self.now && !self.is_lost(tried) && Defence::CampaignHasTime.holds() {
                 return nothing(Reason::CampaignUnderWay {
                     node: tried.to,
                     until,
@@ -112,7 +116,7 @@ impl<'a> Look<'a> {
             }
         }
         let until = self.leases_end();
-        if until > self.now {
+        if until > self.now && Defence::LeaseIsWaitedFor.holds() {
             return Step::WaitForLease { until };
         }
         match candidate(
@@ -141,7 +145,7 @@ impl<'a> Look<'a> {
         let elected = voters.find(|v| v.elected == newest && v.verdict.beats() && !v.verdict.hangs())?;
         let told = self.region.tried.iter().rev().find(|t| t.to == elected.node)?;
         let until = told.at + self.policy.opening;
-        if until <= self.now {
+        if until <= self.now || !Defence::ElectedIsLeftInPeace.holds() {
             return None;
         }
         // It takes no writes yet, so that nobody waits while the other gets what it lacks.
@@ -185,7 +189,8 @@ impl<'a> Look<'a> {
         let may_answer = |v: &&Voter| !v.verdict.is_gone() && !follows(v);
         let ends = self.region.voters.iter().filter(may_answer);
         let ends = ends.map(|v| v.lease_ends);
-        ends.chain([self.region.lease_ends]).max().unwrap_or_default()
+        let of_others = Some(self.region.lease_ends).filter(|_| Defence::LeaseOfWhoLeftIsWaitedFor.holds());
+        ends.chain(of_others).max().unwrap_or_default()
     }
 
     fn seen_term(&self) -> u64 {

@@ -9,7 +9,7 @@ use super::brake::{Away, brake, is_confirmed};
 use super::memory::{Memory, Round, Vanished};
 use super::reach::Apart;
 use super::{Hold, Judgement, Observed, Verdict};
-use crate::Policy;
+use crate::{Defence, Policy};
 
 /// Judges datanodes for one metasrv leader, from the moment it leads.
 #[derive(Clone, Debug)]
@@ -78,9 +78,10 @@ impl Detector {
         self.note_confirmed(observed, &vanished);
         let round = self.round(now, slept.is_some(), &vanished);
         // Datanodes reach each other when a new metasrv leader has told them where they are.
-        let living = match now >= self.leading_since + self.policy.introduction {
-            true => living(observed, &vanished),
-            false => BTreeMap::new(),
+        let is_early = now < self.leading_since + self.policy.introduction;
+        let living = match is_early && Defence::PeersFindEachOtherFirst.holds() {
+            true => BTreeMap::new(),
+            false => living(observed, &vanished),
         };
         let mut redial = BTreeSet::new();
         let mut verdicts = BTreeMap::new();
@@ -115,7 +116,7 @@ impl Detector {
         observed: &BTreeMap<NodeId, Observed>,
         vanished: &BTreeMap<NodeId, Vanished>,
     ) {
-        if vanished.is_empty() {
+        if vanished.is_empty() || !Defence::OthersConfirmWhoIsAway.holds() {
             return;
         }
         let beats = observed.iter().filter(|(node, _)| !vanished.contains_key(node));
@@ -132,7 +133,7 @@ impl Detector {
         let since = now.saturating_sub(self.last_look);
         self.last_look = self.last_look.max(now);
         let slept = since.saturating_sub(self.policy.look);
-        let late = slept > self.policy.late;
+        let late = slept > self.policy.late && Defence::LatenessIsCredited.holds();
         if late {
             self.slept += slept;
         }
@@ -151,14 +152,15 @@ impl Detector {
         };
         let away = vanished.keys().filter_map(away).collect();
         let living = self.nodes.len() - vanished.len();
-        let brake = brake(&away, living, &self.policy);
+        let brake = brake(&away, living, &self.policy).filter(|_| Defence::BrakeHolds.holds());
         if brake.is_some() {
             self.braked = Some(now);
         }
+        let is_new = awake < self.policy.lease + self.policy.dead_after;
         Round {
             now,
             late,
-            new_leader: awake < self.policy.lease + self.policy.dead_after,
+            new_leader: is_new && Defence::NewLeaderJudgesNobody.holds(),
             brake,
             braked: self.braked,
             returned: self.returned,

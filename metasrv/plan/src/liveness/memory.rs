@@ -8,7 +8,7 @@ use greptime_types::NodeId;
 use super::brake::Brake;
 use super::health::{Health, cut_off_from};
 use super::{Connection, Death, Hold, Observed, Redial, Sign, Suspicion, Verdict};
-use crate::Policy;
+use crate::{Defence, Policy};
 
 /// What is remembered of one datanode from look to look.
 #[derive(Clone, Debug)]
@@ -186,11 +186,12 @@ impl Memory {
         }
         let was_dead = self.verdict.is_dead();
         // Of a silence that others see too, or that lasts, the brake has nothing to say.
-        let is_believed = self.is_confirmed || silence >= policy.brake_for;
+        let lasts = silence >= policy.brake_for && Defence::BrakeEnds.holds();
+        let is_believed = self.is_confirmed || lasts;
         if let Some(brake) = round.brake.as_ref().filter(|_| !is_believed)
             && (brake.vanished.contains(&node) || !was_dead)
         {
-            let left = policy.brake_for - silence;
+            let left = policy.brake_for.saturating_sub(silence);
             return Judged::Held(Hold::Brake { left });
         }
         let since = match () {
