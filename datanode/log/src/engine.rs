@@ -14,7 +14,8 @@ use raft_engine::{Command, Config, Engine, LogBatch, MessageExt, ReadableSize, R
 use serde::{Deserialize, Serialize};
 
 use super::damage::{self, Damage};
-use super::files::{self, Cut, LogFiles, Room};
+use super::disk::Disk;
+use super::files::{self, Cut, LogFiles};
 use super::reserve::Reserve;
 use super::{Batch, Key, LogError, LogStore, RegionBatch};
 use crate::defences::Defence;
@@ -112,7 +113,7 @@ impl EngineLog {
     pub(super) fn open_in(
         options: &EngineOptions,
         fsyncs: Counter,
-        room: Arc<Room>,
+        disk: Arc<Disk>,
     ) -> Result<Self, LogError> {
         let failed = |e: std::io::Error| LogError::Read(format!("{}: {e}", options.dir.display()));
         if Defence::EmptyEndIsRemoved.holds() {
@@ -123,30 +124,33 @@ impl EngineLog {
             || options.damage == LogDamage::Cut
             || !Defence::DamageIsNoTornTail.holds();
         let inside = |d: &&Damage| d.proof.is_some();
+        // The engine cuts a torn end, but for batches of which only the entries are torn.
+        let is_left =
+            |d: &&Damage| d.proof.is_some() || (d.only_entries && Defence::TornEntriesAreCut.holds());
         if let Some(damage) = found.iter().filter(inside).find(|d| !d.only_entries && !may_cut) {
             return Err(refused(damage, &options.dir));
         }
-        let mut log = Self::open_engine(options, fsyncs.clone(), Arc::clone(&room))?;
-        if !found.iter().any(|d| inside(&d)) {
+        let mut log = Self::open_engine(options, fsyncs.clone(), Arc::clone(&disk))?;
+        if !found.iter().any(|d| is_left(&d)) {
             return Ok(log);
         }
         // The engine looks at entries only when they are needed, and those of trimmed entries never are.
         for damage in damage::at_the_end(&options.dir)
             .map_err(failed)?
             .iter()
-            .filter(inside)
+            .filter(is_left)
         {
             if log.all_readable() {
                 tracing::warn!(%damage, "the log is damaged where nothing is needed any more");
                 continue;
             }
-            if !may_cut {
+            if inside(&damage) && !may_cut {
                 return Err(refused(damage, &options.dir));
             }
             let mut cuts = std::mem::take(&mut log.cuts);
             drop(log);
             cut(damage).map_err(failed)?;
-            log = Self::open_engine(options, fsyncs.clone(), Arc::clone(&room))?;
+            log = Self::open_engine(options, fsyncs.clone(), Arc::clone(&disk))?;
             cuts.append(&mut log.cuts);
             cuts.retain(|c| c.file != damage.file || c.offset < damage.offset);
             cuts.push(Cut::from(damage));
@@ -162,7 +166,7 @@ impl EngineLog {
     }
 
     /// A disk may be full already: then it opens with what the reserve gives, and counts as full.
-    fn open_engine(options: &EngineOptions, fsyncs: Counter, room: Arc<Room>) -> Result<Self, LogError> {
+    fn open_engine(options: &EngineOptions, fsyncs: Counter, disk: Arc<Disk>) -> Result<Self, LogError> {
         let config = Config {
             dir: options.dir.display().to_string(),
             recovery_mode: RecoveryMode::TolerateTailCorruption,
@@ -174,8 +178,8 @@ impl EngineLog {
             enable_log_recycle: false,
             ..Config::default()
         };
-        let reserve = Reserve::new(options.dir.join(RESERVE), options.reserve, Arc::clone(&room));
-        let files = Arc::new(LogFiles::new(fsyncs, room));
+        let reserve = Reserve::new(options.dir.join(RESERVE), options.reserve, Arc::clone(&disk));
+        let files = Arc::new(LogFiles::new(fsyncs, disk));
         let engine = loop {
             match Engine::open_with_file_system(config.clone(), Arc::clone(&files)) {
                 Ok(engine) => break engine,
@@ -218,6 +222,12 @@ impl EngineLog {
             };
             (first..=last).all(|index| matches!(self.engine.get_entry::<RaftEntries>(id, index), Ok(Some(_))))
         })
+    }
+
+    /// Whether what the engine has of a region ends before the entry of this index. Then it is what was trimmed, and has
+    /// come back: files that said so are removed before those that entries were moved to.
+    fn ends_before(&self, region: u64, index: u64) -> bool {
+        self.engine.last_index(region).is_some_and(|last| last < index)
     }
 
     /// What recovery cut off.
@@ -296,13 +306,16 @@ impl EngineLog {
         }
     }
 
-    fn fill(to: &mut LogBatch, region: u64, changes: &RegionBatch) -> raft_engine::Result<()> {
+    fn fill(&self, to: &mut LogBatch, region: u64, changes: &RegionBatch) -> raft_engine::Result<()> {
         if changes.delete {
             to.add_command(region, Command::Clean);
             return Ok(());
         }
-        if let Some(through) = changes.trim_through {
-            to.add_command(region, Command::Compact { index: through + 1 });
+        let first = changes.entries.first().map(|entry| entry.index);
+        let is_hole = first.is_some_and(|first| self.ends_before(region, first - 1));
+        let forgotten = first.filter(|_| is_hole && Defence::TrimmedEntriesMakeWay.holds());
+        if let Some(index) = changes.trim_through.map(|through| through + 1).or(forgotten) {
+            to.add_command(region, Command::Compact { index });
         }
         to.add_entries::<RaftEntries>(region, &changes.entries)?;
         for (key, value) in &changes.put {
@@ -383,7 +396,7 @@ impl LogStore for EngineLog {
         let now = self.sync == LogSync::Always || batch.regions.values().any(must_sync);
         let fill = |to: &mut LogBatch| {
             let mut regions = batch.regions.iter();
-            regions.try_for_each(|(region, changes)| Self::fill(to, region.as_u64(), changes))
+            regions.try_for_each(|(region, changes)| self.fill(to, region.as_u64(), changes))
         };
         self.write(fill, now)?;
         if batch

@@ -10,6 +10,7 @@ use prometheus_client::metrics::counter::Counter;
 use raft_engine::env::{DefaultFileSystem, FileSystem, Handle, Permission, WriteExt};
 
 use super::damage::Damage;
+use super::disk::Disk;
 use crate::defences::Defence;
 
 type Inner = <DefaultFileSystem as FileSystem>::Handle;
@@ -42,49 +43,7 @@ struct Watch {
     cuts: Mutex<Vec<Cut>>,
     /// The next write of entries goes to a new file.
     new_file: AtomicBool,
-    room: Arc<Room>,
-}
-
-/// Whether there is room is for the file system to say, but for tests.
-#[derive(Default)]
-pub struct Room {
-    #[cfg(test)]
-    left: Mutex<Option<u64>>,
-}
-
-#[cfg(not(test))]
-impl Room {
-    pub fn take(&self, _: u64) -> Result<()> {
-        Ok(())
-    }
-
-    pub fn give(&self, _: u64) {}
-}
-
-#[cfg(test)]
-impl Room {
-    /// `None`: as the file system says.
-    pub fn set(&self, left: Option<u64>) {
-        *self.left.lock() = left;
-    }
-
-    /// As the engine's own file system says it.
-    pub fn take(&self, bytes: u64) -> Result<()> {
-        match self.left.lock().as_mut() {
-            None => Ok(()),
-            Some(left) if *left >= bytes => {
-                *left -= bytes;
-                Ok(())
-            }
-            Some(_) => Err(Error::new(ErrorKind::StorageFull, "nospace")),
-        }
-    }
-
-    pub fn give(&self, bytes: u64) {
-        if let Some(left) = self.left.lock().as_mut() {
-            *left += bytes;
-        }
-    }
+    disk: Arc<Disk>,
 }
 
 /// Whether there is no room, or none that we may have.
@@ -103,6 +62,7 @@ pub struct WatchedWriter {
     appends: bool,
     /// Where the next write goes; at 0 it is the header of a new file.
     at: u64,
+    path: PathBuf,
     watch: Arc<Watch>,
 }
 
@@ -114,13 +74,13 @@ pub struct WatchedFile {
 
 impl LogFiles {
     /// Until [`Self::recovered`], truncation is what recovery does to torn tails.
-    pub fn new(fsyncs: Counter, room: Arc<Room>) -> Self {
+    pub fn new(fsyncs: Counter, disk: Arc<Disk>) -> Self {
         let watch = Watch {
             fsyncs,
             recovering: AtomicBool::new(true),
             cuts: Mutex::default(),
             new_file: AtomicBool::new(false),
-            room,
+            disk,
         };
         Self {
             watch: Arc::new(watch),
@@ -178,7 +138,9 @@ impl Handle for WatchedFile {
         if self.watch.recovering.load(Ordering::SeqCst) {
             self.note_cut(offset)?;
         }
-        self.inner.truncate(offset)
+        self.inner.truncate(offset)?;
+        self.watch.disk.resized(&self.path, offset as u64);
+        Ok(())
     }
 
     fn file_size(&self) -> Result<usize> {
@@ -187,6 +149,7 @@ impl Handle for WatchedFile {
 
     fn sync(&self) -> Result<()> {
         self.inner.sync()?;
+        self.watch.disk.synced(&self.path);
         self.watch.fsyncs.inc();
         Ok(())
     }
@@ -200,7 +163,7 @@ impl Write for WatchedWriter {
                 "nospace: a new file is asked for",
             ));
         }
-        let room = self.watch.room.take(bytes.len() as u64);
+        let room = self.watch.disk.take(bytes.len() as u64);
         let written = match room.and_then(|()| self.inner.write(bytes)) {
             // Without the text at which the engine would begin a new file at each attempt: it would leave empty ones,
             // and call what failed something that may be tried again at once.
@@ -212,6 +175,7 @@ impl Write for WatchedWriter {
         if self.appends && self.at == 0 {
             self.watch.new_file.store(false, Ordering::SeqCst);
         }
+        self.watch.disk.written(&self.path, self.at, &bytes[..written]);
         self.at += written as u64;
         Ok(written)
     }
@@ -232,12 +196,15 @@ impl WriteExt for WatchedWriter {
     /// Leaves off there.
     fn truncate(&mut self, offset: usize) -> Result<()> {
         self.inner.truncate(offset)?;
+        self.watch.disk.resized(&self.path, offset as u64);
         self.at = offset as u64;
         Ok(())
     }
 
     fn allocate(&mut self, offset: usize, size: usize) -> Result<()> {
-        self.inner.allocate(offset, size)
+        self.inner.allocate(offset, size)?;
+        self.watch.disk.resized(&self.path, (offset + size) as u64);
+        Ok(())
     }
 }
 
@@ -252,6 +219,7 @@ impl FileSystem for LogFiles {
         if let Some(dir) = path.as_ref().parent() {
             std::fs::File::open(dir)?.sync_all()?;
         }
+        self.watch.disk.created(path.as_ref());
         Ok(self.watched(inner, path.as_ref()))
     }
 
@@ -261,8 +229,9 @@ impl FileSystem for LogFiles {
 
     fn delete<P: AsRef<Path>>(&self, path: P) -> Result<()> {
         let size = path.as_ref().metadata().map_or(0, |m| m.len());
-        DefaultFileSystem.delete(path)?;
-        self.watch.room.give(size);
+        DefaultFileSystem.delete(path.as_ref())?;
+        self.watch.disk.deleted(path.as_ref());
+        self.watch.disk.give(size);
         Ok(())
     }
 
@@ -279,6 +248,7 @@ impl FileSystem for LogFiles {
             inner: DefaultFileSystem.new_writer(Arc::clone(&file.inner))?,
             appends: file.path.extension().is_some_and(|e| e == "raftlog"),
             at: 0,
+            path: file.path.clone(),
             watch: Arc::clone(&self.watch),
         })
     }

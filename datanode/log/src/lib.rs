@@ -7,6 +7,7 @@
 mod core;
 mod damage;
 mod defences;
+mod disk;
 mod driver;
 mod engine;
 mod feed;
@@ -79,7 +80,7 @@ pub struct RegionBatch {
     /// Consecutive; an entry at or below the last index replaces what was there and behind it.
     pub entries: Vec<Entry>,
     pub put: BTreeMap<Key, Bytes>,
-    /// Entries up to this index are forgotten.
+    /// Entries up to this index are forgotten. After a start some of them may be there again, until others are appended.
     pub trim_through: Option<u64>,
     /// Everything of the region is forgotten; nothing else may be in its batch.
     pub delete: bool,

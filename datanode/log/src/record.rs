@@ -36,9 +36,6 @@ pub struct GroupRecord {
     /// Where members live; of a group that has always been alone, nobody needs to know.
     pub nodes: BTreeMap<u64, NodeId>,
     pub trimmed: Position,
-    /// What the store has behind `trimmed` is of before a snapshot replaced it, and counts for nothing. The first entry
-    /// after it takes this away.
-    pub void_tail: bool,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -58,8 +55,6 @@ struct GroupBytes {
     members_index: u64,
     #[prost(message, repeated, tag = "7")]
     nodes: Vec<Member>,
-    #[prost(bool, tag = "8")]
-    void_tail: bool,
 }
 
 impl GroupRecord {
@@ -74,7 +69,6 @@ impl GroupRecord {
             members_index: FIRST_POSITION.index,
             nodes,
             trimmed: FIRST_POSITION,
-            void_tail: false,
         }
     }
 
@@ -86,7 +80,6 @@ impl GroupRecord {
             members_index: 0,
             nodes,
             trimmed: Position::default(),
-            void_tail: false,
         }
     }
 
@@ -121,7 +114,6 @@ impl GroupRecord {
                 _ => 0,
             },
             nodes: members_of(&self.nodes),
-            void_tail: self.void_tail,
         };
         bytes.encode_to_vec().into()
     }
@@ -143,7 +135,6 @@ impl GroupRecord {
                 index: record.trimmed_index,
                 term: record.trimmed_term,
             },
-            void_tail: record.void_tail,
         })
     }
 }

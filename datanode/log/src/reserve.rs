@@ -12,7 +12,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use rustix::fs::{FallocateFlags, fallocate};
 
-use super::files::Room;
+use super::disk::Disk;
 
 /// Little is given up at a time: an election needs a few hundred bytes, and a disk may be full for many starts.
 const PIECE: u64 = 1 << 20;
@@ -20,18 +20,18 @@ const PIECE: u64 = 1 << 20;
 pub struct Reserve {
     dir: PathBuf,
     pieces: usize,
-    room: Arc<Room>,
+    disk: Arc<Disk>,
     /// One at a time: what one thread gives up another must not take back.
     lock: Mutex<()>,
 }
 
 impl Reserve {
     /// As much as was made before; [`Self::refill`] makes the rest.
-    pub fn new(dir: PathBuf, bytes: u64, room: Arc<Room>) -> Self {
+    pub fn new(dir: PathBuf, bytes: u64, disk: Arc<Disk>) -> Self {
         Self {
             dir,
             pieces: bytes.div_ceil(PIECE) as usize,
-            room,
+            disk,
             lock: Mutex::default(),
         }
     }
@@ -42,7 +42,7 @@ impl Reserve {
         let piece = (0..self.pieces).map(|n| self.piece(n)).find(|p| p.exists());
         let given = piece.is_some_and(|piece| fs::remove_file(piece).is_ok());
         if given {
-            self.room.give(PIECE);
+            self.disk.give(PIECE);
         }
         given
     }
@@ -54,7 +54,7 @@ impl Reserve {
         let missing = (0..self.pieces).map(|n| self.piece(n)).filter(|p| !p.exists());
         let missing: Vec<PathBuf> = missing.collect();
         if self.pieces == 0 {
-            return self.room.take(1).map(|()| self.room.give(1)).is_ok();
+            return self.disk.take(1).map(|()| self.disk.give(1)).is_ok();
         }
         if missing.is_empty() {
             return true;
@@ -64,18 +64,18 @@ impl Reserve {
             .and_then(|()| self.make(&spare))
             .and_then(|()| missing.iter().rev().try_for_each(|piece| self.make(piece)));
         if fs::remove_file(spare).is_ok() {
-            self.room.give(PIECE);
+            self.disk.give(PIECE);
         }
         made.is_ok()
     }
 
     /// All of a piece or nothing.
     fn make(&self, piece: &Path) -> Result<()> {
-        self.room.take(PIECE)?;
+        self.disk.take(PIECE)?;
         let made = File::create(piece).and_then(|file| fill(&file));
         if made.is_err() {
             let _ = fs::remove_file(piece);
-            self.room.give(PIECE);
+            self.disk.give(PIECE);
         }
         made
     }

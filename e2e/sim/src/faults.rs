@@ -104,6 +104,7 @@ fn draw_one(dice: &mut Dice, from: Micros, to: Micros) -> Drawn {
             _ => datanode(dice),
         },
         Kind::MetasrvFromEtcd => Address::metasrv(dice.below(3) as u8),
+        Kind::NodeFromMetasrv if dice.below(3) == 0 => Address::frontend(dice.below(2) as u8),
         Kind::SlowLink | Kind::OneWay => match dice.below(4) {
             0 => Address::metasrv(dice.below(3) as u8),
             _ => datanode(dice),

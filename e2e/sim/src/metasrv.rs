@@ -5,6 +5,7 @@ mod election;
 mod failover;
 mod lead;
 mod leases;
+mod migrations;
 mod repair;
 mod sessions;
 
@@ -46,6 +47,7 @@ struct State {
     welcomed_to: u64,
     is_unserved: bool,
     member_orders: BTreeMap<RegionId, (MemberStep, Duration)>,
+    told_to_hand_over: BTreeMap<RegionId, Duration>,
 }
 
 pub struct Metasrv {
@@ -86,6 +88,8 @@ impl Metasrv {
         spawn(Box::pin(Rc::clone(&metasrv).look()));
         spawn(Box::pin(Rc::clone(&metasrv).drive()));
         spawn(Box::pin(Rc::clone(&metasrv).mend()));
+        spawn(Box::pin(Rc::clone(&metasrv).migrate()));
+        spawn(Box::pin(Rc::clone(&metasrv).wish()));
         metasrv
     }
 

@@ -1,4 +1,4 @@
-//! Procedures, as the catalog keeps them; nobody begins one here.
+//! Procedures, as the catalog keeps them: regions that move.
 
 use greptime_metasrv_plan::migration::Migration;
 use greptime_types::NodeId;
@@ -8,19 +8,23 @@ use serde::{Deserialize, Serialize};
 pub struct Procedure {
     pub format: u32,
     pub id: String,
+    /// What is not done by then is undone.
+    pub deadline_ms: i64,
+    pub migration: Migration,
 }
 
+/// Nobody empties a datanode here.
 pub struct MigrateNode {
     pub node: NodeId,
 }
 
 impl Procedure {
     pub fn has_ended(&self) -> bool {
-        true
+        self.migration.phase.has_ended()
     }
 
     pub fn running_migration(&self) -> Option<&Migration> {
-        None
+        Some(&self.migration).filter(|m| !m.phase.has_ended())
     }
 
     pub fn migrate_node(&self) -> Option<&MigrateNode> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use greptime_types::{RequestId, Result};
 
-use super::super::files::Room;
+use super::super::disk::Disk as Below;
 use super::*;
 
 const MIB: u64 = 1 << 20;
@@ -26,7 +26,7 @@ fn options(dir: &Path, reserve: u64) -> EngineOptions {
 
 struct Disk {
     dir: tempfile::TempDir,
-    room: Arc<Room>,
+    room: Arc<Below>,
     reserve: u64,
 }
 

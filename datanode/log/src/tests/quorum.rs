@@ -468,13 +468,7 @@ fn replicas_agree_and_keep_what_was_acknowledged_whatever_fails() {
 }
 
 fn chaos(seed: u64) {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) + 1;
-    let mut dice = move |sides: u64| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state % sides
-    };
+    let mut dice = dice(seed);
     let mut net = Net::of(3);
     for token in 1..=400u64 {
         let node = 1 + dice(3);

@@ -2,9 +2,11 @@
 
 use bytes::Bytes;
 use greptime_log::LogStore;
+use greptime_proto::v1::WriteOp;
 use greptime_rows::{Encoded, SeriesBatch};
-use greptime_types::{ErrorKind, Finished, RequestId};
+use greptime_types::{ErrorKind, Finished, MergeMode, RequestId, TableOptions, Ttl};
 
+use crate::config::DatanodeConfig;
 use crate::region::{RegionEntry, RowOp, Seen, WriteEntry};
 use crate::testing::{Node, WriteOptions, batch, ipc, row};
 
@@ -29,6 +31,66 @@ async fn a_repeated_write_is_applied_once_before_and_after_flush_and_restart() {
     })
     .await;
     assert_eq!(node.read().await.unwrap(), rows);
+}
+
+/// A copy that was applied again would be there twice, undo what came after it, or delete it.
+#[tokio::test]
+async fn a_repeated_write_is_applied_once_in_every_kind_of_table() {
+    let (one, two) = (row("a", 1, 1.0), row("a", 1, 2.0));
+    let null = (Some("a".to_owned()), 1, None);
+    let kind = |append_mode, merge_mode, ttl| TableOptions {
+        append_mode,
+        merge_mode,
+        ttl,
+        ..TableOptions::default()
+    };
+    let last_row = kind(false, MergeMode::LastRow, None);
+    let last_non_null = kind(false, MergeMode::LastNonNull, None);
+    let append = kind(true, MergeMode::LastRow, None);
+    let instant = kind(false, MergeMode::LastRow, Some(Ttl::Instant));
+    let (put, delete) = (WriteOp::Put, WriteOp::Delete);
+    // What is there first, what is written and comes again, what is written in between, and what is there in the end.
+    let table = [
+        (&last_row, None, (put, &one), &two, vec![two.clone()]),
+        (&last_row, None, (put, &one), &null, vec![null.clone()]),
+        (&last_row, Some(&one), (delete, &one), &two, vec![two.clone()]),
+        (&last_non_null, None, (put, &one), &two, vec![two.clone()]),
+        (&last_non_null, None, (put, &one), &null, vec![one.clone()]),
+        (
+            &last_non_null,
+            Some(&one),
+            (delete, &one),
+            &two,
+            vec![two.clone()],
+        ),
+        (&append, None, (put, &one), &two, vec![one.clone(), two.clone()]),
+        (&instant, None, (put, &one), &two, vec![]),
+    ];
+    for (options, before, (op, rows), between, expected) in table {
+        let mut node = Node::with_options(DatanodeConfig::default(), options.clone()).await;
+        if let Some(before) = before {
+            node.write(std::slice::from_ref(before)).await.unwrap();
+        }
+        let repeated = WriteOptions { op, ..node.options() };
+        let rows = std::slice::from_ref(rows);
+        assert!(!node.write_with(repeated, rows).await.unwrap().duplicate);
+        node.write(std::slice::from_ref(between)).await.unwrap();
+        for _ in 0..3 {
+            assert!(
+                node.write_with(repeated, rows).await.unwrap().duplicate,
+                "{options:?}"
+            );
+            assert_eq!(node.read().await.unwrap(), expected, "{options:?} {op:?}");
+            node.flush().await.unwrap();
+            assert!(
+                node.write_with(repeated, rows).await.unwrap().duplicate,
+                "{options:?}"
+            );
+            node = node.crash().await;
+            node.wait_until_readable().await;
+        }
+        assert_eq!(node.read().await.unwrap(), expected, "{options:?} {op:?}");
+    }
 }
 
 #[tokio::test]

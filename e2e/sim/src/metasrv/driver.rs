@@ -258,6 +258,7 @@ fn assignment(state: &State, catalog: &Catalog, region: RegionId, member: &Membe
     let table = catalog.tables.get(&region.table());
     let members = catalog.members(region);
     let place = members.iter().position(|m| m == member);
+    let is_heir = catalog.heirs().contains(&(region, member.raft_id));
     let initialised = table.is_some_and(|t| t.state == TableState::Ready);
     let session = state.sessions.datanodes.get(&member.node);
     let is_there = session.is_some_and(|s| s.reports.contains_key(&region));
@@ -266,7 +267,7 @@ fn assignment(state: &State, catalog: &Catalog, region: RegionId, member: &Membe
         region,
         raft_id: member.raft_id,
         voters: members.iter().map(Member::planned).collect(),
-        hot: place.is_some_and(|place| place < HOT),
+        hot: is_heir || place.is_some_and(|place| place < HOT),
         warm: false,
         schema_version: table.map_or(0, |t| t.schema.version),
         initialised,

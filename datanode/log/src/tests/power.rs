@@ -1,0 +1,466 @@
+//! The power fails: of what was not synced a disk keeps nothing, all, the beginning, or sectors here and there. What was
+//! acknowledged is there afterwards, and of what was under way all or nothing.
+//!
+//! A seeded program writes the log on disk, and everything that it does to its files is noted. Then the disk is made as it
+//! may have been at moments of it; the log is opened on each, and the program goes on from one of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use super::super::disk::{Disk, Op};
+use super::super::record::{FIRST_POSITION, Position};
+use super::*;
+
+const REGIONS: u32 = 4;
+const LIVES: usize = 3;
+const STEPS: usize = 40;
+/// So many moments of each life are looked at.
+const CUTS: usize = 6;
+/// What a disk writes all of or nothing.
+const SECTOR: usize = 512;
+
+/// What the log has of a region.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Kept {
+    /// Terms and data by index.
+    entries: BTreeMap<u64, (u64, Bytes)>,
+    values: BTreeMap<Key, Bytes>,
+}
+
+type State = BTreeMap<RegionId, Kept>;
+
+/// What a program has written.
+#[derive(Clone, Default)]
+struct Written {
+    state: State,
+    ends: BTreeMap<RegionId, Ends>,
+}
+
+/// What a group's record says of its log, and where it goes on.
+#[derive(Clone, Copy)]
+struct Ends {
+    trimmed: Position,
+    next: u64,
+    term: u64,
+}
+
+impl Written {
+    /// Whether a log that has this has what was written. Of a log without entries those may be back that were trimmed, or
+    /// that others had replaced; from the position of the trim everybody can tell.
+    fn is(&self, found: &State) -> bool {
+        let mut found = found.clone();
+        for (id, kept) in &mut found {
+            let trimmed = self.ends.get(id).map_or(Position::default(), |ends| ends.trimmed);
+            kept.entries = kept.entries.split_off(&(trimmed.index + 1));
+            let first = kept.entries.values().next();
+            if first.is_some_and(|(term, _)| *term < trimmed.term) {
+                kept.entries.clear();
+            }
+        }
+        found.retain(|_, kept| *kept != Kept::default());
+        found == self.state
+    }
+}
+
+/// By name.
+type Files = BTreeMap<String, Vec<u8>>;
+
+/// What should be there after a step, and how much was done to files before and after it.
+struct Moment {
+    begun: usize,
+    done: usize,
+    synced: bool,
+    written: Written,
+}
+
+/// A file, and what was done to it since it was synced.
+#[derive(Default)]
+struct OnDisk {
+    synced: Vec<u8>,
+    since: Vec<Op>,
+}
+
+fn name(file: &Path) -> String {
+    file.file_name().unwrap().to_string_lossy().into_owned()
+}
+
+fn change(bytes: &mut Vec<u8>, op: &Op) {
+    match op {
+        Op::Write { at, bytes: new, .. } => {
+            let at = *at as usize;
+            let end = at + new.len();
+            if bytes.len() < end {
+                bytes.resize(end, 0);
+            }
+            bytes[at..end].copy_from_slice(new);
+        }
+        Op::Resize { length, .. } => bytes.resize(*length as usize, 0),
+        Op::Create(_) | Op::Sync(_) | Op::Delete(_) => unreachable!("{op:?} changes no bytes"),
+    }
+}
+
+impl OnDisk {
+    fn all(&self) -> Vec<u8> {
+        let mut bytes = self.synced.clone();
+        self.since.iter().for_each(|op| change(&mut bytes, op));
+        bytes
+    }
+
+    /// What may be left of it.
+    fn found(&self, dice: &mut impl FnMut(u64) -> u64) -> Vec<u8> {
+        match dice(4) {
+            0 => self.synced.clone(),
+            1 => self.all(),
+            2 => self.beginning(dice),
+            _ => self.sectors(dice),
+        }
+    }
+
+    /// The first changes, and a piece of the next.
+    fn beginning(&self, dice: &mut impl FnMut(u64) -> u64) -> Vec<u8> {
+        let mut bytes = self.synced.clone();
+        let whole = dice(self.since.len() as u64 + 1) as usize;
+        self.since[..whole].iter().for_each(|op| change(&mut bytes, op));
+        if let Some(Op::Write { file, at, bytes: new }) = self.since.get(whole) {
+            let piece = Op::Write {
+                file: file.clone(),
+                at: *at,
+                bytes: new[..dice(new.len() as u64 + 1) as usize].to_vec(),
+            };
+            change(&mut bytes, &piece);
+        }
+        bytes
+    }
+
+    /// Each sector as it was or as it was to be.
+    fn sectors(&self, dice: &mut impl FnMut(u64) -> u64) -> Vec<u8> {
+        let (mut old, mut new) = (self.synced.clone(), self.all());
+        let length = [old.len(), new.len()][dice(2) as usize];
+        old.resize(length, 0);
+        new.resize(length, 0);
+        let pairs = old.chunks(SECTOR).zip(new.chunks(SECTOR));
+        pairs
+            .flat_map(|(old, new)| [old, new][dice(2) as usize])
+            .copied()
+            .collect()
+    }
+}
+
+/// The files as they may be found when the power fails after `ops`.
+fn found(before: &Files, ops: &[Op], dice: &mut impl FnMut(u64) -> u64) -> Files {
+    let mut files: BTreeMap<String, OnDisk> = BTreeMap::new();
+    for (name, bytes) in before {
+        files.entry(name.clone()).or_default().synced.clone_from(bytes);
+    }
+    // A directory changes in order, and all of it is on disk when a new file is.
+    let mut deleted: Vec<String> = Vec::new();
+    for op in ops {
+        match op {
+            Op::Create(file) => {
+                for gone in deleted.drain(..) {
+                    files.remove(&gone);
+                }
+                files.insert(name(file), OnDisk::default());
+            }
+            Op::Write { file, .. } | Op::Resize { file, .. } => {
+                files.get_mut(&name(file)).unwrap().since.push(op.clone());
+            }
+            Op::Sync(file) => {
+                let file = files.get_mut(&name(file)).unwrap();
+                file.synced = file.all();
+                file.since.clear();
+            }
+            Op::Delete(file) => deleted.push(name(file)),
+        }
+    }
+    let gone = dice(deleted.len() as u64 + 1) as usize;
+    let gone: BTreeSet<&String> = deleted[..gone].iter().collect();
+    let left = files.iter().filter(|(name, _)| !gone.contains(name));
+    left.map(|(name, file)| (name.clone(), file.found(dice)))
+        .collect()
+}
+
+fn write(dir: &Path, files: &Files) {
+    for (name, bytes) in files {
+        std::fs::write(dir.join(name), bytes).unwrap();
+    }
+}
+
+/// The log of a process, from its start to when the power fails.
+struct Life {
+    dir: tempfile::TempDir,
+    disk: Arc<Disk>,
+    log: EngineLog,
+}
+
+impl Life {
+    fn on(files: &Files, sync: LogSync) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), files);
+        let options = EngineOptions {
+            dir: dir.path().to_owned(),
+            sync,
+            damage: LogDamage::Refuse,
+            file_size: 16 << 10,
+            reserve: 0,
+            purge_threshold: 48 << 10,
+        };
+        let disk = Arc::new(Disk::noted());
+        let log = patiently(|| EngineLog::open_in(&options, Counter::default(), Arc::clone(&disk)));
+        let log = log.unwrap_or_else(|error| panic!("{error}"));
+        assert!(log.cuts().iter().all(|cut| !cut.acknowledged), "{:?}", log.cuts());
+        Self { dir, disk, log }
+    }
+
+    fn state(&self) -> State {
+        let mut state = State::new();
+        for id in (0..REGIONS).map(region) {
+            let mut kept = Kept::default();
+            if let Some((first, last)) = self.log.bounds(id) {
+                let entries = self.log.entries(id, first, last + 1, u64::MAX).unwrap();
+                kept.entries = entries.into_iter().map(|e| (e.index, (e.term, e.data))).collect();
+                assert_eq!(kept.entries.len() as u64, last + 1 - first);
+            }
+            for key in Key::ALL {
+                kept.values
+                    .extend(self.log.get(id, key).unwrap().map(|value| (key, value)));
+            }
+            if kept != Kept::default() {
+                state.insert(id, kept);
+            }
+        }
+        state
+    }
+}
+
+/// In few words: lengths stand for what is different in all cases.
+fn told(state: &State) -> String {
+    let regions = state.iter().map(|(id, kept)| {
+        let entries = kept.entries.iter();
+        let entries: Vec<String> = entries
+            .map(|(index, (_, data))| format!("{index}:{}", data.len()))
+            .collect();
+        let values = kept.values.iter();
+        let values: Vec<String> = values
+            .map(|(key, value)| format!("{key:?}:{}", value.len()))
+            .collect();
+        format!("{id}: {} {}", entries.join(" "), values.join(" "))
+    });
+    regions.collect::<Vec<_>>().join("\n")
+}
+
+/// What a step does, and what should be there then.
+fn batch(Written { state, ends }: &mut Written, dice: &mut impl FnMut(u64) -> u64) -> Batch {
+    let mut batch = Batch::default();
+    for _ in 0..=dice(3) {
+        let id = region(dice(u64::from(REGIONS)) as u32);
+        if batch.regions.contains_key(&id) {
+            continue;
+        }
+        let changes = batch.region(id);
+        if dice(30) == 0 {
+            changes.delete = true;
+            state.remove(&id);
+            ends.remove(&id);
+            continue;
+        }
+        let kept = state.entry(id).or_default();
+        let ends = ends.entry(id).or_insert(Ends {
+            trimmed: FIRST_POSITION,
+            next: 2,
+            term: 1,
+        });
+        if dice(8) == 0
+            && let Some(first) = kept.entries.keys().next().copied()
+        {
+            // Often everything, and sometimes what never came: a leader has sent a snapshot.
+            let through = match dice(4) {
+                0 => first + dice(ends.next - first),
+                1 => ends.next + dice(20),
+                _ => ends.next - 1,
+            };
+            let term = kept.entries.get(&through).map_or(ends.term, |(term, _)| *term);
+            ends.trimmed = Position { index: through, term };
+            ends.next = (through + 1).max(ends.next);
+            changes.trim_through = Some(through);
+            kept.entries.retain(|index, _| *index > through);
+        }
+        if dice(10) > 0 {
+            // Another leader replaces the end of the log.
+            if dice(8) == 0 {
+                ends.term += 1;
+                ends.next -= dice(kept.entries.len() as u64 + 1);
+                kept.entries.retain(|index, _| *index < ends.next);
+            }
+            for _ in 0..=dice(4) {
+                let bytes = dice(3) * dice(1_200);
+                let data = noise(dice(u64::MAX), bytes as usize);
+                let entry = Entry {
+                    index: ends.next,
+                    term: ends.term,
+                    data: data.clone(),
+                    ..Entry::default()
+                };
+                changes.entries.push(entry);
+                kept.entries.insert(ends.next, (ends.term, data));
+                ends.next += 1;
+            }
+        }
+        for key in Key::ALL {
+            if dice(4) == 0 {
+                let value = noise(dice(u64::MAX), 1 + dice(200) as usize);
+                changes.put.insert(key, value.clone());
+                kept.values.insert(key, value);
+            }
+        }
+    }
+    batch.regions.retain(|_, changes| {
+        changes.delete
+            || changes.trim_through.is_some()
+            || !changes.entries.is_empty()
+            || !changes.put.is_empty()
+    });
+    state.retain(|_, kept| *kept != Kept::default());
+    batch
+}
+
+/// One process writes; every moment of it.
+fn live(life: &Life, mut written: Written, sync: LogSync, dice: &mut impl FnMut(u64) -> u64) -> Vec<Moment> {
+    let mut moments = vec![Moment {
+        begun: 0,
+        done: 0,
+        synced: true,
+        written: written.clone(),
+    }];
+    for _ in 0..STEPS {
+        let begun = life.disk.done();
+        let mut synced = sync == LogSync::Always;
+        match dice(12) {
+            0 => drop(life.log.reclaim().unwrap()),
+            1 => {
+                life.log.sync().unwrap();
+                synced = true;
+            }
+            _ => life.log.append(batch(&mut written, dice)).unwrap(),
+        }
+        moments.push(Moment {
+            begun,
+            done: life.disk.done(),
+            synced,
+            written: written.clone(),
+        });
+    }
+    moments
+}
+
+/// The power fails when so much was done: what is found is what was there after one of the steps that it may be.
+fn fails(
+    life: &Life,
+    before: &Files,
+    moments: &[Moment],
+    sync: LogSync,
+    dice: &mut impl FnMut(u64) -> u64,
+) -> (Files, Written) {
+    let done = dice(life.disk.done() as u64 + 1) as usize;
+    let files = found(before, &life.disk.ops(done), dice);
+    let state = Life::on(&files, sync).state();
+    let kept = moments.iter().rposition(|m| m.synced && m.done <= done).unwrap();
+    let begun = moments.iter().rposition(|m| m.begun <= done).unwrap();
+    let mut may_be = moments[kept..=begun].iter().rev();
+    let Some(moment) = may_be.find(|m| m.written.is(&state)) else {
+        let may_be = moments[kept..=begun].iter().map(|m| told(&m.written.state));
+        let may_be: Vec<String> = may_be.collect();
+        panic!(
+            "after {done} changes of files there is\n{}\ninstead of\n{}",
+            told(&state),
+            may_be.join("\nor\n")
+        );
+    };
+    (files, moment.written.clone())
+}
+
+fn power_fails(seed: u64, sync: LogSync) {
+    let mut dice = dice(seed);
+    let (mut files, mut written) = (Files::new(), Written::default());
+    for _ in 0..LIVES {
+        let life = Life::on(&files, sync);
+        assert!(written.is(&life.state()), "it was read before");
+        let moments = live(&life, written, sync, &mut dice);
+        assert!(moments.last().unwrap().written.is(&life.state()));
+        let cuts = (0..CUTS).map(|_| fails(&life, &files, &moments, sync, &mut dice));
+        (files, written) = cuts.last().unwrap();
+    }
+}
+
+/// The engine removes the files that say so of what was trimmed, and may have moved some of it before.
+#[test]
+fn entries_that_come_back_after_their_trim_are_in_nobodys_way() {
+    let write = |life: &Life, id: u32, entries: std::ops::Range<u64>, bytes: usize| {
+        for index in entries {
+            let mut batch = Batch::default();
+            batch.region(region(id)).entries.push(Entry {
+                index,
+                term: 1,
+                data: noise(index, bytes),
+                ..Entry::default()
+            });
+            life.log.append(batch).unwrap();
+        }
+    };
+    let trim = |life: &Life, id: u32, through: u64| {
+        let mut batch = Batch::default();
+        batch.region(region(id)).trim_through = Some(through);
+        life.log.append(batch).unwrap();
+    };
+    let reopened = |life: Life| {
+        let names = std::fs::read_dir(life.dir.path())
+            .unwrap()
+            .map(|f| f.unwrap().path());
+        let files = names.filter(|path| path.extension().is_some());
+        let files = files.map(|path| (name(&path), std::fs::read(&path).unwrap()));
+        Life::on(&files.collect(), LogSync::Always)
+    };
+    let life = Life::on(&Files::new(), LogSync::Always);
+    write(&life, 0, 2..12, 100);
+    // The first entries are moved to other files, the next are not.
+    write(&life, 1, 2..100, 1_000);
+    life.log.reclaim().unwrap();
+    write(&life, 0, 12..22, 100);
+    trim(&life, 0, 21);
+    write(&life, 1, 100..300, 1_000);
+    trim(&life, 1, 299);
+    life.log.reclaim().unwrap();
+    let life = reopened(life);
+    assert_eq!(life.log.bounds(region(0)), Some((2, 11)), "they are back");
+    write(&life, 0, 22..24, 100);
+    assert_eq!(life.log.bounds(region(0)), Some((22, 23)));
+    assert_eq!(reopened(life).log.bounds(region(0)), Some((22, 23)));
+}
+
+/// A seed that found it.
+#[test]
+fn several_writes_are_torn_in_their_entries_alone() {
+    power_fails(72, LogSync::Interval);
+}
+
+/// `GREPTIME_TEST_SEED=17` runs one alone.
+fn each_seed(usual: u64, test: impl Fn(u64)) {
+    let number = |name: &str| Some(std::env::var(name).ok()?.parse().expect("a number"));
+    if let Some(seed) = number("GREPTIME_TEST_SEED") {
+        return test(seed);
+    }
+    for seed in 0..number("GREPTIME_TEST_SEEDS").unwrap_or(usual) {
+        let failed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| test(seed)));
+        assert!(failed.is_ok(), "GREPTIME_TEST_SEED={seed} repeats it");
+    }
+}
+
+#[test]
+fn what_was_acknowledged_outlives_the_power() {
+    each_seed(60, |seed| power_fails(seed, LogSync::Always));
+}
+
+#[test]
+fn what_was_synced_outlives_the_power_where_syncs_have_an_interval() {
+    each_seed(30, |seed| power_fails(seed, LogSync::Interval));
+}
