@@ -86,30 +86,30 @@ greptime_defences::defences! {
     MissingFileIsLookedForAnew => [
         "server::tests::bucket::a_file_that_was_replaced_is_found_through_the_newer_manifest",
     ],
-    /// Rule 17a: pages and bloom filters have checksums; a flipped bit would change a value, or hide rows.
+    /// Rule 16c: pages and bloom filters have checksums; a flipped bit would change a value, or hide rows.
     PartsHaveChecksums => [
         "sst::tests::damage::a_flipped_bit_anywhere_in_a_file_is_corruption_or_harmless",
         "sst::tests::damage::a_damaged_bloom_filter_is_corruption_and_hides_no_row",
     ],
-    /// Rule 17a: so have the footer and the indexes; a flipped bit in a minimum would hide rows.
+    /// Rule 16c: so have the footer and the indexes; a flipped bit in a minimum would hide rows.
     TailHasAChecksum => ["sst::tests::damage::a_flipped_bit_anywhere_in_a_file_is_corruption_or_harmless"],
-    /// Rule 17a: what came damaged is read once more; bits flip on the way, too.
+    /// Rule 16c: what came damaged is read once more; bits flip on the way, too.
     DamagedPartIsReadAgain => ["sst::tests::writing::bits_that_flip_on_the_way_are_read_again"],
-    /// Rule 17a: a damaged copy in the cache is dropped, and the object is read.
+    /// Rule 16c: a damaged copy in the cache is dropped, and the object is read.
     DamagedCopyIsDropped => ["sst::tests::damage::a_damaged_copy_in_the_cache_is_fetched_again"],
-    /// Rule 17b: the cache leaves half of the room of its disk; the log needs it.
+    /// Rule 16d: the cache leaves half of the room of its disk; the log needs it.
     CacheLeavesRoomForTheLog => [
         "cache::disk::tests::the_cache_takes_whole_blocks_and_leaves_half_of_the_room_to_the_log",
     ],
-    /// Rule 17b: a cache disk that fails is not asked any more; each read would meet its errors.
+    /// Rule 16d: a cache disk that fails is not asked any more; each read would meet its errors.
     BrokenCacheDiskIsGivenUp => ["cache::disk::tests::errors_of_the_disk_end_its_use_and_memory_goes_on"],
-    /// Rule 17c: the parts of an upload that was not finished are given up; nobody would find them.
+    /// Rule 16e: the parts of an upload that was not finished are given up; nobody would find them.
     AbandonedUploadIsGivenUp => ["sst::tests::writing::an_upload_whose_writer_is_dropped_leaves_nothing"],
-    /// Rule 17a of compaction: no file lies between those that are merged; its rows would hide, or be hidden.
+    /// Rule 17a: no file lies between those that are merged; its rows would hide, or be hidden.
     MergedFilesAreClosed => [
         "compaction::picker::tests::every_choice_keeps_the_rules_and_the_plans_come_to_an_end",
     ],
-    /// Rule 17a of compaction: a delete stays while there are older files; a row would come back.
+    /// Rule 17a: a delete stays while there are older files; a row would come back.
     DeletesStayAboveOlderRows => [
         "compaction::picker::tests::every_choice_keeps_the_rules_and_the_plans_come_to_an_end",
         "server::tests::compaction::rows_are_as_in_a_map_whatever_is_merged_and_when",

@@ -42,12 +42,12 @@ greptime_defences::defences! {
     /// Rule 14: rows up to flushed_seq are forgotten when a view is adopted, and not read; files have them
     /// too.
     FlushedRowsLeaveMemory => ["model::restarts"],
-    /// Rule 17b of compaction: before an edit the files are looked at again; rows that are gone would come
+    /// Rule 17b: before an edit the files are looked at again; rows that are gone would come
     /// back.
     MergeStillFits => ["model::merges_of_two_leaders"],
-    /// Rule 17c of compaction: files of an edit whose outcome is unknown stay; it may be there and name them.
+    /// Rule 17c: files of an edit whose outcome is unknown stay; it may be there and name them.
     UnknownEditKeepsItsFiles => ["model::merges_that_fail"],
-    /// Rule 17c of compaction: files that no edit will name are deleted; they cost space.
+    /// Rule 17c: files that no edit will name are deleted; they cost space.
     VoidUploadsAreDeleted => ["put::tests::uploads_are_deleted_when_nothing_can_come_to_name_them"],
     /// Rule 17d: a file that was replaced is kept for a while; readers have begun with it.
     RemovedFilesHaveGrace => ["model::merges_that_fail"],
