@@ -8,19 +8,17 @@ greptime_defences::defences! {
     ChangeOfMembersIsOnDiskFirst => [
         "tests::quorum::a_change_of_members_that_was_in_force_is_in_force_after_a_crash",
     ],
-    /// Entries that a snapshot replaced are not there after a restart, nor those that were replaced by entries which are
-    /// trimmed by then: the log on disk may have moved them to other files, and knows of the trim no more. Such a replica
-    /// would count as less far than it is.
-    ReplacedEntriesAreVoid => [
-        "tests::quorum::what_a_snapshot_replaced_does_not_come_back",
-        "tests::what_was_replaced_before_a_trim_does_not_come_back",
-    ],
-    /// Trimmed entries that are back after a start are removed when the log goes on; its engine would stop the process at
-    /// the hole.
-    TrimmedEntriesMakeWay => ["tests::power::entries_that_come_back_after_their_trim_are_in_nobodys_way"],
+    /// Entries that a snapshot replaced are not there after a restart.
+    ReplacedTailIsVoid => ["tests::quorum::what_a_snapshot_replaced_does_not_come_back"],
+    /// A log that is trimmed to its end is written anew. Entries that were moved to other files would be back after a start:
+    /// as the end of the log, replaced as they may be, or with a hole behind them at which the engine stops the process.
+    WholeTrimForgets => ["tests::power::entries_that_were_trimmed_to_the_last_do_not_come_back"],
+    /// Entries that the engine moves to other files are on disk one write after the other: of several that are not, one in
+    /// the middle may be torn, which looks like damage.
+    MovedEntriesAreSynced => ["tests::power::entries_are_moved_to_other_files"],
     /// Of several writes that were not synced, all may be torn in their entries alone: nobody can read them, and the engine
     /// looks only at the last.
-    TornEntriesAreCut => ["tests::power::several_writes_are_torn_in_their_entries_alone"],
+    TornEntriesAreCut => ["tests::damage::several_writes_are_torn_in_their_entries_alone"],
     /// What is said to a replica whose disk was lost is nothing to the one that took its place on the node; it would take
     /// what it does not have for committed.
     MessageNamesItsReplica => ["tests::simulated::a_new_replica_does_not_listen_to_what_is_said_to_the_one_before"],

@@ -134,6 +134,7 @@ impl EngineLog {
         if !found.iter().any(|d| is_left(&d)) {
             return Ok(log);
         }
+        let mut damaged: Vec<PathBuf> = found.iter().filter(inside).map(|d| d.file.clone()).collect();
         // The engine looks at entries only when they are needed, and those of trimmed entries never are.
         for damage in damage::at_the_end(&options.dir)
             .map_err(failed)?
@@ -144,22 +145,25 @@ impl EngineLog {
                 tracing::warn!(%damage, "the log is damaged where nothing is needed any more");
                 continue;
             }
-            if inside(&damage) && !may_cut {
+            // The engine has cut the last batch if that was torn: another one was behind this one.
+            if !may_cut {
                 return Err(refused(damage, &options.dir));
             }
             let mut cuts = std::mem::take(&mut log.cuts);
             drop(log);
             cut(damage).map_err(failed)?;
+            disk.resized(&damage.file, damage.offset);
+            disk.synced(&damage.file);
             log = Self::open_engine(options, fsyncs.clone(), Arc::clone(&disk))?;
             cuts.append(&mut log.cuts);
             cuts.retain(|c| c.file != damage.file || c.offset < damage.offset);
-            cuts.push(Cut::from(damage));
+            let at_first = |d: &&Damage| d.file == damage.file && d.offset == damage.offset;
+            cuts.push(Cut::from(found.iter().find(at_first).unwrap_or(damage)));
             log.cuts = cuts;
+            damaged.push(damage.file.clone());
         }
         if options.sync == LogSync::Always {
-            let acknowledged = found.iter().filter(inside);
-            let files: Vec<&PathBuf> = acknowledged.map(|d| &d.file).collect();
-            let cuts = log.cuts.iter_mut().filter(|c| files.contains(&&c.file));
+            let cuts = log.cuts.iter_mut().filter(|c| damaged.contains(&c.file));
             cuts.for_each(|c| c.acknowledged = true);
         }
         Ok(log)
@@ -224,10 +228,26 @@ impl EngineLog {
         })
     }
 
-    /// Whether what the engine has of a region ends before the entry of this index. Then it is what was trimmed, and has
-    /// come back: files that said so are removed before those that entries were moved to.
-    fn ends_before(&self, region: u64, index: u64) -> bool {
-        self.engine.last_index(region).is_some_and(|last| last < index)
+    /// Whether the entries of a region end at this index, or before.
+    fn ends_by(&self, region: u64, index: u64) -> bool {
+        self.engine.last_index(region).is_some_and(|last| last <= index)
+    }
+
+    /// Writes a region anew, without entries. The engine may remove the file that tells of a trim before those that entries
+    /// were moved to; where others follow them these are left out, but where none do the old ones would be the log again.
+    fn forget_entries(
+        &self,
+        to: &mut LogBatch,
+        region: u64,
+        changes: &RegionBatch,
+    ) -> raft_engine::Result<()> {
+        to.add_command(region, Command::Clean);
+        for key in Key::ALL.iter().filter(|key| !changes.put.contains_key(key)) {
+            if let Some(value) = self.engine.get(region, key_bytes(*key)) {
+                to.put(region, key_bytes(*key).to_vec(), value)?;
+            }
+        }
+        Ok(())
     }
 
     /// What recovery cut off.
@@ -311,11 +331,12 @@ impl EngineLog {
             to.add_command(region, Command::Clean);
             return Ok(());
         }
-        let first = changes.entries.first().map(|entry| entry.index);
-        let is_hole = first.is_some_and(|first| self.ends_before(region, first - 1));
-        let forgotten = first.filter(|_| is_hole && Defence::TrimmedEntriesMakeWay.holds());
-        if let Some(index) = changes.trim_through.map(|through| through + 1).or(forgotten) {
-            to.add_command(region, Command::Compact { index });
+        match changes.trim_through {
+            Some(through) if self.ends_by(region, through) && Defence::WholeTrimForgets.holds() => {
+                self.forget_entries(to, region, changes)?;
+            }
+            Some(through) => to.add_command(region, Command::Compact { index: through + 1 }),
+            None => {}
         }
         to.add_entries::<RaftEntries>(region, &changes.entries)?;
         for (key, value) in &changes.put {
@@ -334,7 +355,7 @@ fn key_bytes(key: Key) -> &'static [u8] {
 }
 
 /// Whether losing the changes would lose more than the newest rows.
-fn must_sync(changes: &RegionBatch) -> bool {
+pub(super) fn must_sync(changes: &RegionBatch) -> bool {
     changes.delete
         || changes.trim_through.is_some()
         || changes.entries.is_empty()

@@ -58,6 +58,7 @@ pub struct LogFiles {
 
 pub struct WatchedWriter {
     inner: <DefaultFileSystem as FileSystem>::Writer,
+    file: Arc<Inner>,
     /// Whether it is a file of entries, not of what the engine moved out of old ones.
     appends: bool,
     /// Where the next write goes; at 0 it is the header of a new file.
@@ -176,6 +177,10 @@ impl Write for WatchedWriter {
             self.watch.new_file.store(false, Ordering::SeqCst);
         }
         self.watch.disk.written(&self.path, self.at, &bytes[..written]);
+        if !self.appends && Defence::MovedEntriesAreSynced.holds() {
+            self.file.sync()?;
+            self.watch.disk.synced(&self.path);
+        }
         self.at += written as u64;
         Ok(written)
     }
@@ -246,6 +251,7 @@ impl FileSystem for LogFiles {
     fn new_writer(&self, file: Arc<WatchedFile>) -> Result<Self::Writer> {
         Ok(WatchedWriter {
             inner: DefaultFileSystem.new_writer(Arc::clone(&file.inner))?,
+            file: Arc::clone(&file.inner),
             appends: file.path.extension().is_some_and(|e| e == "raftlog"),
             at: 0,
             path: file.path.clone(),

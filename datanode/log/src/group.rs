@@ -348,6 +348,11 @@ impl Group {
             changes.put.insert(Key::HardState, hard_state);
             self.hard_state_behind = false;
         }
+        let store = self.raw.mut_store();
+        if store.record.void_tail && !ready.entries().is_empty() && self.restoring.is_none() {
+            store.record.void_tail = false;
+            changes.put.insert(Key::Group, store.record.encode());
+        }
     }
 
     /// The batch is on disk.

@@ -80,7 +80,7 @@ pub struct RegionBatch {
     /// Consecutive; an entry at or below the last index replaces what was there and behind it.
     pub entries: Vec<Entry>,
     pub put: BTreeMap<Key, Bytes>,
-    /// Entries up to this index are forgotten. After a start some of them may be there again, until others are appended.
+    /// Entries up to this index are forgotten. After a start some of them may be there again, before others that are left.
     pub trim_through: Option<u64>,
     /// Everything of the region is forgotten; nothing else may be in its batch.
     pub delete: bool,

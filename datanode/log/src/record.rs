@@ -36,6 +36,9 @@ pub struct GroupRecord {
     /// Where members live; of a group that has always been alone, nobody needs to know.
     pub nodes: BTreeMap<u64, NodeId>,
     pub trimmed: Position,
+    /// What the store has behind `trimmed` is of before a snapshot replaced it, and counts for nothing. The first entry
+    /// after it takes this away.
+    pub void_tail: bool,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -55,6 +58,8 @@ struct GroupBytes {
     members_index: u64,
     #[prost(message, repeated, tag = "7")]
     nodes: Vec<Member>,
+    #[prost(bool, tag = "8")]
+    void_tail: bool,
 }
 
 impl GroupRecord {
@@ -69,6 +74,7 @@ impl GroupRecord {
             members_index: FIRST_POSITION.index,
             nodes,
             trimmed: FIRST_POSITION,
+            void_tail: false,
         }
     }
 
@@ -80,6 +86,7 @@ impl GroupRecord {
             members_index: 0,
             nodes,
             trimmed: Position::default(),
+            void_tail: false,
         }
     }
 
@@ -114,6 +121,7 @@ impl GroupRecord {
                 _ => 0,
             },
             nodes: members_of(&self.nodes),
+            void_tail: self.void_tail,
         };
         bytes.encode_to_vec().into()
     }
@@ -135,6 +143,7 @@ impl GroupRecord {
                 index: record.trimmed_index,
                 term: record.trimmed_term,
             },
+            void_tail: record.void_tail,
         })
     }
 }

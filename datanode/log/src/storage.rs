@@ -11,7 +11,6 @@ use raft::{GetEntriesContext, RaftState, Storage, StorageError};
 use super::record::{GroupRecord, Position, load_hard_state};
 use super::snapshot::SnapshotData;
 use super::{Key, LogError, LogStore};
-use crate::defences::Defence;
 
 /// Reads through to the store, but keeps what was appended and not yet applied in memory: it is needed again
 /// a moment later, when it is committed.
@@ -42,7 +41,7 @@ impl RegionStorage {
         if let Some((first, last)) = storage
             .store
             .bounds(region)
-            .filter(|(_, last)| *last > storage.last.index)
+            .filter(|(_, last)| *last > storage.last.index && !storage.record.void_tail)
         {
             if first > storage.record.trimmed.index + 1 {
                 return Err(LogError::Corruption(format!(
@@ -50,13 +49,11 @@ impl RegionStorage {
                     storage.record.trimmed.index
                 )));
             }
-            if !storage.is_replaced()? || !Defence::ReplacedEntriesAreVoid.holds() {
-                let entry = storage.read(last, last + 1, u64::MAX)?;
-                storage.last = Position {
-                    index: last,
-                    term: entry[0].term,
-                };
-            }
+            let entry = storage.read(last, last + 1, u64::MAX)?;
+            storage.last = Position {
+                index: last,
+                term: entry[0].term,
+            };
         }
         // A change of members is in the record only after it was committed. Those of a snapshot may be of entries that
         // follow it, and that had yet to come.
@@ -69,14 +66,6 @@ impl RegionStorage {
             )));
         }
         Ok(storage)
-    }
-
-    /// Whether what the store has behind the trimmed position was replaced: by a snapshot, or by entries that were trimmed
-    /// since, and that the store has forgotten. Terms tell: what is replaced is of a term before that of what replaced it.
-    fn is_replaced(&self) -> Result<bool, LogError> {
-        let Position { index, term } = self.record.trimmed;
-        let next = self.read(index + 1, index + 2, u64::MAX)?;
-        Ok(next[0].term < term)
     }
 
     /// After the entries are in the store.
@@ -117,6 +106,13 @@ impl RegionStorage {
     /// Index of the last entry that is on disk.
     pub fn last(&self) -> u64 {
         self.last.index
+    }
+
+    /// Whether the store has entries behind `index`.
+    pub fn has_tail(&self, index: u64) -> bool {
+        self.store
+            .bounds(self.region)
+            .is_some_and(|(_, last)| last > index)
     }
 
     /// What a restart begins from, at the trimmed position.

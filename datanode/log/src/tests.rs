@@ -5,7 +5,6 @@ use bytes::Bytes;
 use greptime_types::RegionId;
 use prometheus_client::metrics::counter::Counter;
 
-use super::record::Position;
 use super::*;
 
 mod damage;
@@ -106,46 +105,6 @@ fn a_group_of_one_elects_itself_and_commits_what_is_proposed() {
     assert_eq!(texts(&next), ["x"]);
     assert_eq!(next[0].1.token, Some(5));
     assert_eq!(next[0].1.index, first[0].1.index + 1);
-}
-
-/// As the log on disk may be after a start: 3 to 6 were replaced by an entry of term 2, which is trimmed.
-#[test]
-fn what_was_replaced_before_a_trim_does_not_come_back() {
-    let (_, store) = memory();
-    let trimmed = Position { index: 3, term: 2 };
-    let mut record = GroupRecord::new(1, vec![1], BTreeMap::new());
-    record.trimmed = trimmed;
-    let hard_state = raft::eraftpb::HardState {
-        term: 2,
-        commit: 3,
-        ..Default::default()
-    };
-    let mut batch = Batch::default();
-    let changes = batch.region(region(0));
-    changes.put.insert(Key::Group, record.encode());
-    changes
-        .put
-        .insert(Key::HardState, record::encode_raft(&hard_state));
-    changes
-        .put
-        .insert(Key::Checkpoint, Bytes::from_static(b"in files"));
-    changes.entries = (2..=6)
-        .map(|index| Entry {
-            index,
-            term: 1,
-            data: Bytes::from_static(b"replaced"),
-            ..Entry::default()
-        })
-        .collect();
-    store.append(batch).unwrap();
-    let mut core = open(&store, &[(0, 3)]);
-    let status = core.status(region(0)).unwrap();
-    assert_eq!((status.last_index, status.last_term), (3, 2));
-    assert_eq!(texts(&settle(&mut core).unwrap()), [""], "of its own term");
-    drop(core);
-    let mut core = open(&store, &[(0, 3)]);
-    let texts = texts(&settle(&mut core).unwrap());
-    assert!(!texts.iter().any(|text| text == "replaced"), "{texts:?}");
 }
 
 #[test]
@@ -476,7 +435,6 @@ fn syncing_by_interval_covers_entries_only_and_is_done_when_asked() {
     assert!(fsyncs.get() > before + 1, "a trim is on disk");
 }
 
-/// Not compressible, so that files fill up.
 /// Choices below a number, the same for every run of a seed.
 fn dice(seed: u64) -> impl FnMut(u64) -> u64 {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) + 1;
@@ -488,6 +446,7 @@ fn dice(seed: u64) -> impl FnMut(u64) -> u64 {
     }
 }
 
+/// Not compressible, so that files fill up.
 fn noise(seed: u64, bytes: usize) -> Bytes {
     let mut x = seed + 1;
     let mut next = || {

@@ -91,6 +91,9 @@ impl Group {
             members_index: data.members_index,
             nodes,
             trimmed,
+            void_tail: ready.entries().is_empty()
+                && store.has_tail(trimmed.index)
+                && Defence::ReplacedTailIsVoid.holds(),
         };
         let mut hard_state = self.raw.raft.hard_state();
         hard_state.commit = hard_state.commit.max(trimmed.index);

@@ -312,3 +312,23 @@ fn a_last_file_without_a_write_is_not_the_end_of_the_log() {
         assert_eq!(data_of(&log).unwrap(), whole[..whole.len() - 1]);
     }
 }
+
+/// The engine looks at the entries of the last write alone.
+#[test]
+fn several_writes_are_torn_in_their_entries_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let whole = written(dir.path());
+    let (file, mut bytes) = last_file(dir.path());
+    let ends = ends(&bytes);
+    let begins = &ends[ends.len() - 3..ends.len() - 1];
+    begins.iter().for_each(|at| bytes[at + 20] ^= 1);
+    let (copy, _) = copy_with(dir.path(), &file, &bytes);
+    let log = open_with(&options(copy.path(), LogSync::Interval, LogDamage::Refuse)).unwrap();
+    assert_eq!(data_of(&log).unwrap(), whole[..whole.len() - 2]);
+    let cuts: Vec<(u64, bool)> = log.cuts().iter().map(|c| (c.offset, c.acknowledged)).collect();
+    assert_eq!(cuts, [(begins[0] as u64, false)]);
+    // Where each is synced, the second says that the first was acknowledged.
+    let (copy, _) = copy_with(dir.path(), &file, &bytes);
+    let error = try_open(copy.path()).err().unwrap().to_string();
+    assert!(error.contains("datanode.log_damage"), "{error}");
+}

@@ -35,6 +35,13 @@ pub struct Function {
     pub filter: Option<Arc<dyn PhysicalExpr>>,
 }
 
+impl Function {
+    /// Whether its states end with whether there was a row, if it takes the newest one.
+    pub fn says_whether_set(&self) -> bool {
+        self.expr.fun().name() != "max"
+    }
+}
+
 /// Which rows can matter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {

@@ -10,6 +10,7 @@ use datafusion::error::Result;
 use datafusion::logical_expr::{EmitTo, GroupsAccumulator};
 
 use super::groups::{GroupKey, Groups};
+use super::last::LastRows;
 use super::plan::{Aggregation, Scope};
 use crate::scan::block::{Block, Stretch, truth};
 use crate::scan::work::Selected;
@@ -20,7 +21,13 @@ const SHORT_STRETCH: usize = 64;
 pub struct States {
     aggregation: Arc<Aggregation>,
     groups: Groups,
-    accumulators: Vec<Box<dyn GroupsAccumulator>>,
+    kept: Kept,
+}
+
+/// What is kept of the rows of groups.
+enum Kept {
+    Accumulators(Vec<Box<dyn GroupsAccumulator>>),
+    LastRows(LastRows),
 }
 
 impl States {
@@ -31,19 +38,28 @@ impl States {
                 types.push(field.data_type().clone());
             }
         }
-        let functions = aggregation.functions.iter();
+        let functions = &aggregation.functions;
+        let kept = match aggregation.scope {
+            Scope::LastOfSeries => Kept::LastRows(LastRows::new(functions)),
+            _ => {
+                let accumulators = functions.iter().map(|f| f.expr.create_groups_accumulator());
+                Kept::Accumulators(accumulators.collect::<Result<_>>()?)
+            }
+        };
         Ok(Self {
             groups: Groups::new(&aggregation.keys, types)?,
-            accumulators: functions
-                .map(|f| f.expr.create_groups_accumulator())
-                .collect::<Result<_>>()?,
+            kept,
             aggregation,
         })
     }
 
     /// What the groups and their states take.
     pub fn bytes(&self) -> usize {
-        self.groups.bytes() + self.accumulators.iter().map(|a| a.size()).sum::<usize>()
+        let kept: usize = match &self.kept {
+            Kept::Accumulators(accumulators) => accumulators.iter().map(|a| a.size()).sum(),
+            Kept::LastRows(rows) => rows.bytes(),
+        };
+        self.groups.bytes() + kept
     }
 
     /// Groups.
@@ -60,13 +76,17 @@ impl States {
             return Ok(());
         };
         let groups = self.groups.assign(&block, &stretches)?;
+        let accumulators = match &mut self.kept {
+            Kept::Accumulators(accumulators) => accumulators,
+            Kept::LastRows(rows) => return rows.add(&block, &self.aggregation.values, &stretches, &groups),
+        };
         let values = Values::of(&self.aggregation, &block)?;
         let total = self.groups.len();
         let mut first = 0;
         for range in neighbours(&stretches) {
             let groups = &groups[first..first + range.len()];
             first += range.len();
-            for (function, accumulator) in self.accumulators.iter_mut().enumerate() {
+            for (function, accumulator) in accumulators.iter_mut().enumerate() {
                 let (args, filter) = values.of_function(function, &range);
                 accumulator.update_batch(&args, groups, filter.as_ref(), total)?;
             }
@@ -114,8 +134,15 @@ impl States {
                 )?,
             });
         }
-        for accumulator in &mut self.accumulators {
-            columns.extend(accumulator.state(EmitTo::All)?);
+        match &mut self.kept {
+            Kept::Accumulators(accumulators) => {
+                for accumulator in accumulators {
+                    columns.extend(accumulator.state(EmitTo::All)?);
+                }
+            }
+            Kept::LastRows(rows) => {
+                columns.extend(rows.take(&self.aggregation.output.fields()[columns.len()..])?)
+            }
         }
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
         Ok(RecordBatch::try_new_with_options(

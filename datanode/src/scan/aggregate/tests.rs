@@ -89,7 +89,7 @@ async fn expected(rows: &[Row], sql: &str) -> Vec<RecordBatch> {
     ctx.sql(sql).await.unwrap().collect().await.unwrap()
 }
 
-const QUERIES: [&str; 16] = [
+const QUERIES: [&str; 19] = [
     "SELECT host, count(*), count(usage), sum(usage), avg(usage), min(usage), max(usage) FROM t GROUP BY host ORDER BY host",
     "SELECT date_bin(INTERVAL '3 milliseconds', ts) AS b, max(usage) FROM t GROUP BY b ORDER BY b",
     "SELECT date_bin(INTERVAL '2 milliseconds', ts, TIMESTAMP '1970-01-01T00:00:00.001Z') AS b, host, sum(usage) FROM t GROUP BY b, host ORDER BY b, host",
@@ -102,6 +102,9 @@ const QUERIES: [&str; 16] = [
     "SELECT host, sum(usage * 2 + 1) FROM t WHERE host IN ('host-0', 'host-2') OR usage = 2 GROUP BY host ORDER BY host",
     "SELECT host, last_value(usage ORDER BY ts) FROM t GROUP BY host ORDER BY host",
     "SELECT DISTINCT ON (host) host, ts, usage FROM t ORDER BY host, ts DESC",
+    "SELECT host, max(ts), last_value(usage ORDER BY ts), first_value(usage * 2 ORDER BY ts DESC) FROM t GROUP BY host ORDER BY host",
+    "SELECT DISTINCT ON (host) usage, host, ts FROM t WHERE ts < TIMESTAMP '1970-01-01T00:00:00.006' ORDER BY host, ts DESC",
+    "SELECT host, last_value(usage ORDER BY ts) FROM t WHERE host <> 'host-1' GROUP BY host HAVING max(ts) > TIMESTAMP '1970-01-01T00:00:00.004' ORDER BY host",
     "SELECT date_bin(INTERVAL '3 milliseconds', ts) AS b, count(*) FROM t WHERE ts < TIMESTAMP '1970-01-01T00:00:00.010' GROUP BY b ORDER BY b DESC LIMIT 2",
     "SELECT host, max(usage) AS m FROM t GROUP BY host HAVING max(usage) > 2 ORDER BY m DESC, host LIMIT 2",
     "SELECT host, ts, count(*) FROM t GROUP BY host, ts ORDER BY host, ts",
@@ -109,7 +112,7 @@ const QUERIES: [&str; 16] = [
 ];
 
 /// Those that are computed from stretches of series.
-const ACCELERATED: usize = 14;
+const ACCELERATED: usize = 17;
 
 #[derive(Clone, Debug)]
 enum Step {

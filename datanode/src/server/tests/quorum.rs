@@ -438,6 +438,47 @@ async fn a_leader_that_meets_files_of_a_later_epoch_stops_and_may_lead_again() {
     assert_eq!(cluster.nodes[0].read().await.unwrap().len(), 2);
 }
 
+/// The manifest has what the lost ones have put into files; what they had beyond that is lost with them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_goes_on_alone_begins_where_the_files_of_the_lost_ones_end() {
+    let mut cluster = Cluster::new(false).await;
+    cluster.nodes[0].write(&[row("a", 1, 1.0)]).await.unwrap();
+    let has_all = || cluster.report(2).last_index == cluster.report(0).last_index;
+    cluster.until("it has what there is", has_all).await;
+    cluster.isolate(2, Fault::Cut);
+    cluster.nodes[0].write(&[row("a", 2, 2.0)]).await.unwrap();
+    let flushed = cluster.nodes[0].flush().await.unwrap();
+    cluster.nodes[0].write(&[row("a", 3, 3.0)]).await.unwrap();
+    assert!(cluster.report(2).last_index < flushed);
+    cluster.isolate(0, Fault::Cut);
+    cluster.isolate(1, Fault::Cut);
+    let order = v1::RecoverRegion {
+        region_id: cluster.nodes[2].region.as_u64(),
+        raft_id: 3,
+        seen_term: cluster.report(0).epoch,
+    };
+    // As metasrv does it: again until it leads.
+    let told = tokio::time::Instant::now();
+    while !cluster.leads(2) {
+        assert!(told.elapsed() < PATIENCE, "{:#?}", cluster.report(2));
+        cluster.nodes[2].datanode.told(push::Body::Recover(order));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(cluster.report(2).epoch > cluster.report(0).epoch);
+    let kept = [row("a", 1, 1.0), row("a", 2, 2.0)];
+    cluster.nodes[2].wait_until_readable().await;
+    assert_eq!(cluster.nodes[2].read().await.unwrap(), kept);
+    cluster.nodes[2].write(&[row("a", 4, 4.0)]).await.unwrap();
+    let expected = [kept.as_slice(), &[row("a", 4, 4.0)]].concat();
+    assert_eq!(cluster.nodes[2].read().await.unwrap(), expected);
+    cluster = cluster.crash(2).await;
+    cluster.nodes[2].wait_until_leading().await;
+    cluster.nodes[2].wait_until_readable().await;
+    assert_eq!(cluster.nodes[2].read().await.unwrap(), expected);
+    cluster.nodes[2].flush().await.unwrap();
+    assert_eq!(cluster.nodes[2].read().await.unwrap(), expected);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn without_metasrv_the_others_elect_a_leader_among_themselves() {
     let cluster = Cluster::new(false).await;

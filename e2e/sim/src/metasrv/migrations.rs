@@ -58,7 +58,7 @@ impl Metasrv {
             if due.is_empty() {
                 continue;
             }
-            // Decided again inside, from the newest catalog; what fails is tried again with the next look.
+            // Of those that are still where it was decided from; what fails is tried again with the next look.
             let _ = self.change(|catalog| Ok(self.enter(catalog, &due))).await;
         }
     }
