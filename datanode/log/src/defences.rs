@@ -13,6 +13,9 @@ greptime_defences::defences! {
     /// A log that is trimmed to its end is written anew. Entries that were moved to other files would be back after a start:
     /// as the end of the log, replaced as they may be, or with a hole behind them at which the engine stops the process.
     WholeTrimForgets => ["tests::power::entries_that_were_trimmed_to_the_last_do_not_come_back"],
+    /// What was not synced is before the log is cleaned: of a vote that was replaced nothing would be left but what the power
+    /// takes.
+    CleaningSyncsFirst => ["tests::power::what_is_cleaned_away_was_replaced_on_disk"],
     /// Entries that the engine moves to other files are on disk one write after the other: of several that are not, one in
     /// the middle may be torn, which looks like damage.
     MovedEntriesAreSynced => ["tests::power::entries_are_moved_to_other_files"],

@@ -317,6 +317,10 @@ impl EngineLog {
 
     fn clean(&self) -> Result<Vec<u64>, LogError> {
         self.have_room();
+        // The engine removes what was replaced, be it by something that is not on disk yet.
+        if Defence::CleaningSyncsFirst.holds() {
+            self.sync()?;
+        }
         loop {
             match self.engine.purge_expired_files() {
                 Ok(behind) => return Ok(behind),

@@ -40,6 +40,7 @@ pub const UNSEEN: &[(&str, &str)] = &[
     ("WholeTrimForgets", "logs have no files"),
     ("TornEntriesAreCut", "logs have no bytes"),
     ("MovedEntriesAreSynced", "logs have no files"),
+    ("CleaningSyncsFirst", "logs have no files"),
     ("FullLogTakesNoRows", "disks have no size"),
     ("FullDiskHasAReserve", "disks have no size"),
     ("FullLogIsCleaned", "disks have no size"),
