@@ -58,13 +58,11 @@ pub struct LogFiles {
 
 pub struct WatchedWriter {
     inner: <DefaultFileSystem as FileSystem>::Writer,
-    file: Arc<Inner>,
+    file: Arc<WatchedFile>,
     /// Whether it is a file of entries, not of what the engine moved out of old ones.
     appends: bool,
     /// Where the next write goes; at 0 it is the header of a new file.
     at: u64,
-    path: PathBuf,
-    watch: Arc<Watch>,
 }
 
 pub struct WatchedFile {
@@ -158,13 +156,14 @@ impl Handle for WatchedFile {
 
 impl Write for WatchedWriter {
     fn write(&mut self, bytes: &[u8]) -> Result<usize> {
-        if self.appends && self.at > 0 && self.watch.new_file.load(Ordering::SeqCst) {
+        let watch = &self.file.watch;
+        if self.appends && self.at > 0 && watch.new_file.load(Ordering::SeqCst) {
             return Err(Error::new(
                 ErrorKind::StorageFull,
                 "nospace: a new file is asked for",
             ));
         }
-        let room = self.watch.disk.take(bytes.len() as u64);
+        let room = watch.disk.take(bytes.len() as u64);
         let written = match room.and_then(|()| self.inner.write(bytes)) {
             // Without the text at which the engine would begin a new file at each attempt: it would leave empty ones,
             // and call what failed something that may be tried again at once.
@@ -174,12 +173,11 @@ impl Write for WatchedWriter {
             written => written?,
         };
         if self.appends && self.at == 0 {
-            self.watch.new_file.store(false, Ordering::SeqCst);
+            watch.new_file.store(false, Ordering::SeqCst);
         }
-        self.watch.disk.written(&self.path, self.at, &bytes[..written]);
+        watch.disk.written(&self.file.path, self.at, &bytes[..written]);
         if !self.appends && Defence::MovedEntriesAreSynced.holds() {
             self.file.sync()?;
-            self.watch.disk.synced(&self.path);
         }
         self.at += written as u64;
         Ok(written)
@@ -201,14 +199,15 @@ impl WriteExt for WatchedWriter {
     /// Leaves off there.
     fn truncate(&mut self, offset: usize) -> Result<()> {
         self.inner.truncate(offset)?;
-        self.watch.disk.resized(&self.path, offset as u64);
+        self.file.watch.disk.resized(&self.file.path, offset as u64);
         self.at = offset as u64;
         Ok(())
     }
 
     fn allocate(&mut self, offset: usize, size: usize) -> Result<()> {
         self.inner.allocate(offset, size)?;
-        self.watch.disk.resized(&self.path, (offset + size) as u64);
+        let disk = &self.file.watch.disk;
+        disk.resized(&self.file.path, (offset + size) as u64);
         Ok(())
     }
 }
@@ -251,11 +250,9 @@ impl FileSystem for LogFiles {
     fn new_writer(&self, file: Arc<WatchedFile>) -> Result<Self::Writer> {
         Ok(WatchedWriter {
             inner: DefaultFileSystem.new_writer(Arc::clone(&file.inner))?,
-            file: Arc::clone(&file.inner),
             appends: file.path.extension().is_some_and(|e| e == "raftlog"),
             at: 0,
-            path: file.path.clone(),
-            watch: Arc::clone(&self.watch),
+            file,
         })
     }
 }

@@ -435,6 +435,18 @@ fn syncing_by_interval_covers_entries_only_and_is_done_when_asked() {
     assert!(fsyncs.get() > before + 1, "a trim is on disk");
 }
 
+/// As many seeds as `GREPTIME_TEST_SEEDS` says; `GREPTIME_TEST_SEED=17` runs one alone.
+fn each_seed(usual: u64, test: impl Fn(u64)) {
+    let number = |name: &str| Some(std::env::var(name).ok()?.parse().expect("a number"));
+    if let Some(seed) = number("GREPTIME_TEST_SEED") {
+        return test(seed);
+    }
+    for seed in 0..number("GREPTIME_TEST_SEEDS").unwrap_or(usual) {
+        let failed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| test(seed)));
+        assert!(failed.is_ok(), "GREPTIME_TEST_SEED={seed} repeats it");
+    }
+}
+
 /// Choices below a number, the same for every run of a seed.
 fn dice(seed: u64) -> impl FnMut(u64) -> u64 {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) + 1;

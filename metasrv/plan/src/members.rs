@@ -191,6 +191,14 @@ pub fn step(region: &Membership, lag: u64) -> MemberStep {
     }
 }
 
+/// What the members wait for; [`Waiting::Changing`] while there is something to tell the leader.
+pub fn waits(region: &Membership, lag: u64) -> Waiting {
+    match step(region, lag) {
+        MemberStep::Nothing(waits) => waits,
+        _ => Waiting::Changing,
+    }
+}
+
 /// A leader that is to leave hands over to a voter that stays; if all who stay are still learners, they get their vote
 /// first, and it leaves afterwards.
 fn hand_over(

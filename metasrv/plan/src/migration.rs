@@ -149,7 +149,7 @@ impl fmt::Display for WaitingFor {
 }
 
 impl Migration {
-    /// What is needed next. `waits`: what the members wait for, from [`members::step`](crate::members::step).
+    /// What is needed next. `waits`: what the members wait for, from [`members::waits`](crate::members::waits).
     pub fn next(&self, seen: &Seen, waits: &Waiting) -> Next {
         let led = seen.membership.led.as_ref();
         let leader = led.map(|led| led.raft_id);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use greptime_metasrv_plan::members::{self, MemberStep, Membership, Waiting};
+use greptime_metasrv_plan::members::{self, Membership};
 use greptime_metasrv_plan::migration::{Migration, Next, Phase, Seen, Target, WaitingFor};
 use greptime_proto::v1::{self, push};
 use greptime_types::{NodeId, NodeRole, RegionId, Result, TableState};
@@ -181,10 +181,7 @@ fn next(state: &State, catalog: &Catalog, procedure: &Procedure, migration: &Mig
         return Next::Abort(format!("region {} was dropped", migration.region));
     }
     let membership: Membership = membership(state, catalog, migration.region);
-    let waits = match members::step(&membership, LAG) {
-        MemberStep::Nothing(waits) => waits,
-        _ => Waiting::Changing,
-    };
+    let waits = members::waits(&membership, LAG);
     let session = state.sessions.get(NodeRole::Datanode, migration.to);
     let report = session.and_then(|s| s.reports.get(&migration.region));
     let report = report.filter(|r| r.raft_id == migration.comes);

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use super::super::disk::{Disk, Op};
 use super::super::engine::must_sync;
-use super::super::record::{FIRST_POSITION, Position};
+use super::super::record::FIRST_POSITION;
 use super::*;
 
 const REGIONS: u32 = 4;
@@ -39,11 +39,13 @@ struct Written {
     ends: BTreeMap<RegionId, Ends>,
 }
 
-/// What a group's record says of its log, and where it goes on.
+/// Where the log of a region goes on.
 #[derive(Clone, Copy)]
 struct Ends {
-    trimmed: Position,
+    /// Of the last entry that was trimmed.
+    trimmed_term: u64,
     next: u64,
+    /// Of its leader.
     term: u64,
 }
 
@@ -99,10 +101,15 @@ fn change(bytes: &mut Vec<u8>, op: &Op) {
 }
 
 impl OnDisk {
-    fn all(&self) -> Vec<u8> {
+    /// After the first so many changes.
+    fn after(&self, changes: usize) -> Vec<u8> {
         let mut bytes = self.synced.clone();
-        self.since.iter().for_each(|op| change(&mut bytes, op));
+        self.since[..changes].iter().for_each(|op| change(&mut bytes, op));
         bytes
+    }
+
+    fn all(&self) -> Vec<u8> {
+        self.after(self.since.len())
     }
 
     /// What may be left of it.
@@ -117,9 +124,8 @@ impl OnDisk {
 
     /// The first changes, and a piece of the next.
     fn beginning(&self, dice: &mut impl FnMut(u64) -> u64) -> Vec<u8> {
-        let mut bytes = self.synced.clone();
         let whole = dice(self.since.len() as u64 + 1) as usize;
-        self.since[..whole].iter().for_each(|op| change(&mut bytes, op));
+        let mut bytes = self.after(whole);
         if let Some(Op::Write { file, at, bytes: new }) = self.since.get(whole) {
             let piece = Op::Write {
                 file: file.clone(),
@@ -133,16 +139,11 @@ impl OnDisk {
 
     /// Each sector as it was after some of the changes; neighbours mostly after as many.
     fn sectors(&self, dice: &mut impl FnMut(u64) -> u64) -> Vec<u8> {
-        let after = |dice: &mut dyn FnMut(u64) -> u64| {
-            let mut bytes = self.synced.clone();
-            let changes = dice(self.since.len() as u64 + 1) as usize;
-            self.since[..changes].iter().for_each(|op| change(&mut bytes, op));
-            bytes
-        };
-        let mut bytes = after(dice);
+        let moments = self.since.len() as u64 + 1;
+        let mut bytes = self.after(dice(moments) as usize);
         let length = bytes.len();
         for _ in 0..dice(4) {
-            let other = after(dice);
+            let other = self.after(dice(moments) as usize);
             let sectors = (length / SECTOR + 1) as u64;
             let (from, to) = (dice(sectors) as usize, dice(sectors) as usize);
             let all = dice(2) == 0;
@@ -252,6 +253,15 @@ impl Life {
     }
 }
 
+fn entry(index: u64, term: u64, data: Bytes) -> Entry {
+    Entry {
+        index,
+        term,
+        data,
+        ..Entry::default()
+    }
+}
+
 /// In few words: lengths stand for what is different in all cases.
 fn told(state: &State) -> String {
     let regions = state.iter().map(|(id, kept)| {
@@ -285,7 +295,7 @@ fn batch(Written { state, ends }: &mut Written, dice: &mut impl FnMut(u64) -> u6
         }
         let kept = state.entry(id).or_default();
         let ends = ends.entry(id).or_insert(Ends {
-            trimmed: FIRST_POSITION,
+            trimmed_term: FIRST_POSITION.term,
             next: 2,
             term: ERA,
         });
@@ -298,8 +308,7 @@ fn batch(Written { state, ends }: &mut Written, dice: &mut impl FnMut(u64) -> u6
                 1 => ends.next + dice(20),
                 _ => ends.next - 1,
             };
-            let term = kept.entries.get(&through).map_or(ends.term, |(term, _)| *term);
-            ends.trimmed = Position { index: through, term };
+            ends.trimmed_term = kept.entries.get(&through).map_or(ends.term, |(term, _)| *term);
             ends.next = (through + 1).max(ends.next);
             changes.trim_through = Some(through);
             kept.entries.retain(|index, _| *index > through);
@@ -312,7 +321,7 @@ fn batch(Written { state, ends }: &mut Written, dice: &mut impl FnMut(u64) -> u6
                 ends.next -= dice(kept.entries.len() as u64 + 1);
                 kept.entries.retain(|index, _| *index < ends.next);
                 let before = kept.entries.values().next_back();
-                let before = before.map_or(ends.trimmed.term, |(term, _)| *term);
+                let before = before.map_or(ends.trimmed_term, |(term, _)| *term);
                 // No two entries at one place are of one term.
                 let unused = before / ERA * ERA + ends.term / ERA;
                 term = [ends.term, unused.max(before)][dice(2) as usize];
@@ -320,13 +329,7 @@ fn batch(Written { state, ends }: &mut Written, dice: &mut impl FnMut(u64) -> u6
             for _ in 0..=dice(4) {
                 let bytes = dice(3) * dice(1_200);
                 let data = noise(dice(u64::MAX), bytes as usize);
-                let entry = Entry {
-                    index: ends.next,
-                    term,
-                    data: data.clone(),
-                    ..Entry::default()
-                };
-                changes.entries.push(entry);
+                changes.entries.push(entry(ends.next, term, data.clone()));
                 kept.entries.insert(ends.next, (term, data));
                 ends.next += 1;
             }
@@ -427,12 +430,8 @@ fn entries_that_were_trimmed_to_the_last_do_not_come_back() {
     let write = |life: &Life, id: u32, entries: std::ops::Range<u64>, bytes: usize| {
         for index in entries {
             let mut batch = Batch::default();
-            batch.region(region(id)).entries.push(Entry {
-                index,
-                term: 1,
-                data: noise(index, bytes),
-                ..Entry::default()
-            });
+            let entry = entry(index, 1, noise(index, bytes));
+            batch.region(region(id)).entries.push(entry);
             life.log.append(batch).unwrap();
         }
     };
@@ -477,12 +476,8 @@ fn entries_are_moved_to_other_files() {
         for index in 2..32 {
             let mut batch = Batch::default();
             for id in 0..REGIONS {
-                batch.region(region(id)).entries.push(Entry {
-                    index,
-                    term: 1,
-                    data: noise(index * 8 + u64::from(id), 30_000),
-                    ..Entry::default()
-                });
+                let data = noise(index * 8 + u64::from(id), 30_000);
+                batch.region(region(id)).entries.push(entry(index, 1, data));
             }
             life.log.append(batch).unwrap();
         }
@@ -501,18 +496,6 @@ fn entries_are_moved_to_other_files() {
 #[test]
 fn what_is_cleaned_away_was_replaced_on_disk() {
     power_fails(89, LogSync::Interval);
-}
-
-/// `GREPTIME_TEST_SEED=17` runs one alone.
-fn each_seed(usual: u64, test: impl Fn(u64)) {
-    let number = |name: &str| Some(std::env::var(name).ok()?.parse().expect("a number"));
-    if let Some(seed) = number("GREPTIME_TEST_SEED") {
-        return test(seed);
-    }
-    for seed in 0..number("GREPTIME_TEST_SEEDS").unwrap_or(usual) {
-        let failed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| test(seed)));
-        assert!(failed.is_ok(), "GREPTIME_TEST_SEED={seed} repeats it");
-    }
 }
 
 #[test]

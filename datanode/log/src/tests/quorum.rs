@@ -459,12 +459,7 @@ fn a_read_is_confirmed_by_a_majority_or_not_at_all() {
 /// Whatever fails, everybody has the same, and what was acknowledged is there.
 #[test]
 fn replicas_agree_and_keep_what_was_acknowledged_whatever_fails() {
-    let seeds = std::env::var("GREPTIME_TEST_SEEDS")
-        .ok()
-        .and_then(|s| s.parse().ok());
-    for seed in 0..seeds.unwrap_or(300u64) {
-        chaos(seed);
-    }
+    each_seed(300, chaos);
 }
 
 fn chaos(seed: u64) {

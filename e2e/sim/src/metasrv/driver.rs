@@ -150,6 +150,7 @@ impl Metasrv {
 
     fn tell_datanodes(&self, catalog: &Catalog) {
         let (now, by_node, dropping) = (self.now(), catalog.regions_by_node(), catalog.dropping());
+        let heirs = catalog.heirs();
         let connected: Vec<NodeId> = self.state.borrow().sessions.datanodes.keys().copied().collect();
         for node in connected {
             let mut state = self.state.borrow_mut();
@@ -157,7 +158,7 @@ impl Metasrv {
                 .get(&node)
                 .into_iter()
                 .flatten()
-                .map(|(region, member)| assignment(&state, catalog, *region, member))
+                .map(|(region, member)| assignment(&state, catalog, &heirs, (*region, member)))
                 .collect();
             let surplus = surplus(&state, catalog, node);
             let Some(session) = state.sessions.datanodes.get_mut(&node) else {
@@ -254,11 +255,16 @@ fn surplus(state: &State, catalog: &Catalog, node: NodeId) -> BTreeSet<RegionId>
         .collect()
 }
 
-fn assignment(state: &State, catalog: &Catalog, region: RegionId, member: &Member) -> Assignment {
+fn assignment(
+    state: &State,
+    catalog: &Catalog,
+    heirs: &BTreeSet<(RegionId, u64)>,
+    (region, member): (RegionId, &Member),
+) -> Assignment {
     let table = catalog.tables.get(&region.table());
     let members = catalog.members(region);
     let place = members.iter().position(|m| m == member);
-    let is_heir = catalog.heirs().contains(&(region, member.raft_id));
+    let is_heir = heirs.contains(&(region, member.raft_id));
     let initialised = table.is_some_and(|t| t.state == TableState::Ready);
     let session = state.sessions.datanodes.get(&member.node);
     let is_there = session.is_some_and(|s| s.reports.contains_key(&region));

@@ -190,10 +190,10 @@ fn plan_of(state: &mut State, judgement: &Judgement, now: Duration) -> (Plan, Re
     let Some(catalog) = state.catalog.clone() else {
         return Default::default();
     };
-    let tables = catalog.tables.values();
+    let (tables, heirs) = (catalog.tables.values(), catalog.heirs());
     for table in tables.filter(|t| t.state != TableState::Dropping) {
         for region in table.regions() {
-            let seen = seen(state, &catalog, region, table.state, judgement);
+            let seen = seen(state, &catalog, &heirs, (region, table.state), judgement);
             if seen.voters.len() + seen.strangers > 1 {
                 snapshot.regions.insert(region, seen);
             }
@@ -209,12 +209,11 @@ fn plan_of(state: &mut State, judgement: &Judgement, now: Duration) -> (Plan, Re
 fn seen(
     state: &mut State,
     catalog: &Catalog,
-    region: RegionId,
-    table: TableState,
+    heirs: &BTreeSet<(RegionId, u64)>,
+    (region, table): (RegionId, TableState),
     judgement: &Judgement,
 ) -> RegionSeen {
     let Electorate { voters, strangers } = electorate(state, catalog, region);
-    let heirs = catalog.heirs();
     let voters: Vec<Voter> = voters
         .iter()
         .map(|(place, member)| {

@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use greptime_metasrv_plan::failover::Attempt;
-use greptime_metasrv_plan::members::{self, MemberStep, Waiting};
+use greptime_metasrv_plan::members;
 use greptime_metasrv_plan::migration::{Migration, Next, Phase, Seen, Target};
 use greptime_types::format::FORMAT_VERSION;
 use greptime_types::{NodeId, RegionId};
@@ -186,10 +186,7 @@ impl Metasrv {
 fn next(state: &State, catalog: &Catalog, migration: &Migration, is_late: bool) -> Next {
     let region = migration.region;
     let membership = membership(state, catalog, region);
-    let waits = match members::step(&membership, LAG) {
-        MemberStep::Nothing(waits) => waits,
-        _ => Waiting::Changing,
-    };
+    let waits = members::waits(&membership, LAG);
     let session = state.sessions.datanodes.get(&migration.to);
     let report = session.and_then(|s| s.reports.get(&region));
     let report = report.filter(|r| r.raft_id == migration.comes);
