@@ -21,6 +21,10 @@ greptime_defences::defences! {
     FlushSyncsTheLog => ["server::tests::durability::a_flush_puts_no_edit_before_the_log_is_synced"],
     /// Rule 4: a sync by interval that fails ends the process; nobody knows what is on disk.
     FailedSyncByIntervalEndsTheNode => ["server::tests::durability::a_failed_sync_by_interval_ends_the_node"],
+    /// Rule 22: who comes to lead reads its manifest at once, however long it would have waited as a follower.
+    NewLeaderLoadsAtOnce => [
+        "server::tests::quorum::who_comes_to_lead_does_not_wait_for_the_next_attempt_of_a_follower",
+    ],
     /// Rule 6: rows of a newer schema wait until the region has it; their columns would be refused or lost.
     NewerSchemaIsWaitedFor => ["server::tests::rows::columns_can_be_added_while_rows_are_written"],
     /// Rule 6: a change that comes late does not take back a later one.

@@ -130,7 +130,7 @@ fn tell_format(metasrv: &Metasrv, state: &mut State, catalog: &Catalog) {
     }
 }
 
-/// Says to each connected datanode what its regions lack, and once that there is no more.
+/// Says to each connected datanode what its regions lack, and once that it has everything.
 fn tell_datanodes(metasrv: &Metasrv, state: &mut State, catalog: &Catalog, now: Duration) {
     let by_node = catalog.regions_by_node();
     let dropping = catalog.dropping();
@@ -148,6 +148,7 @@ fn tell_datanodes(metasrv: &Metasrv, state: &mut State, catalog: &Catalog, now: 
             .map(|(region, member)| assignment(state, catalog, &heirs, (*region, *member)))
             .collect();
         let surplus = surplus(state, catalog, node);
+        let is_ready = state.has_caught_up(node, &assignments, now);
         let Some(session) = state.sessions.datanode_mut(node) else {
             continue;
         };
@@ -159,7 +160,7 @@ fn tell_datanodes(metasrv: &Metasrv, state: &mut State, catalog: &Catalog, now: 
                 session.say(body);
             }
         }
-        if !session.completed {
+        if !session.completed && is_ready {
             session.completed = session.say(push::Body::AssignmentsComplete(v1::AssignmentsComplete {}));
         }
     }

@@ -12,10 +12,27 @@ use crate::catalog::Catalog;
 use crate::failover::electorate;
 use crate::server::State;
 use crate::sessions::Sessions;
+use crate::watch::Beat;
 
 impl State {
-    /// The answer to a datanode's beat that came in just now. `session_ends`: until when this metasrv surely leads.
-    pub(crate) fn lease(&mut self, node: NodeId, session_ends: Duration, now: Duration) -> Granted {
+    /// Takes in what a datanode's beat says that came in its session just now; what is promised in the answer.
+    /// `session_ends`: until when this metasrv surely leads.
+    pub(crate) fn has_beaten(
+        &mut self,
+        (node, serial): (NodeId, u64),
+        mut said: Beat,
+        session_ends: Duration,
+        now: Duration,
+    ) -> Granted {
+        let session = self.sessions.get(NodeRole::Datanode, node);
+        said.unheard = session.and_then(|session| session.touch.unheard());
+        if let Some(watch) = self.watch.as_mut() {
+            watch.beat((node, serial), said, now);
+        }
+        self.lease(node, session_ends, now)
+    }
+
+    fn lease(&mut self, node: NodeId, session_ends: Duration, now: Duration) -> Granted {
         let (Some(watch), Some(catalog)) = (&mut self.watch, &self.catalog) else {
             return Granted::default();
         };
@@ -34,6 +51,11 @@ impl State {
                 .map(|said| led(&self.sessions, catalog, said, &apart))
                 .collect(),
             oldest_append: Duration::from_millis(session.oldest_append_ms),
+            unanswered: session
+                .touch
+                .unheard()
+                .map_or(Duration::ZERO, |u| now.saturating_sub(u.first)),
+            renounced: session.renounced.clone(),
         };
         watch.promise(&beat, session_ends, now)
     }

@@ -14,6 +14,7 @@ mod grpc;
 mod leases;
 mod metrics;
 mod procedures;
+mod readiness;
 mod reception;
 mod redial;
 mod repair;

@@ -18,6 +18,7 @@ use crate::formats;
 use crate::server::Metasrv;
 use crate::sessions::{NodeKey, PUSH_QUEUE};
 use crate::view;
+use crate::watch;
 
 impl Metasrv {
     /// Checks a node that registers, and records what is new of it.
@@ -130,15 +131,12 @@ impl Metasrv {
             if let Some(beat::Body::Tick(tick)) = beat.body {
                 let now = self.now();
                 let mut state = self.state.lock();
-                if let Some(watch) = state.watch.as_mut().filter(|_| key.role == NodeRole::Datanode) {
-                    watch.beat(key.id, serial, &tick, now);
-                }
-                let number = tick.number;
+                let (number, said) = (tick.number, watch::said(&tick));
                 let Some(changed) = state.sessions.tick(key, serial, tick, now) else {
                     continue;
                 };
                 let granted = match key.role {
-                    NodeRole::Datanode => state.lease(key.id, self.leads_until(), now),
+                    NodeRole::Datanode => state.has_beaten((key.id, serial), said, self.leads_until(), now),
                     _ => Granted::default(),
                 };
                 let tock = v1::Tock {

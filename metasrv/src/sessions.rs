@@ -1,6 +1,6 @@
 //! The nodes that are connected now, and what they last said. In memory only.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use greptime_metasrv_plan::assignment::Replica;
@@ -30,9 +30,13 @@ pub(crate) struct Session {
     pub(crate) serial: u64,
     pub(crate) register: v1::Register,
     pub(crate) push: mpsc::Sender<v1::Push>,
+    /// When the node was taken in.
+    pub(crate) since: Duration,
     pub(crate) last_beat: Duration,
     pub(crate) oldest_append_ms: u64,
     pub(crate) touch: Touch,
+    /// The regions whose leases it gave up, as its last beat said.
+    pub(crate) renounced: BTreeSet<RegionId>,
     pub(crate) reports: BTreeMap<RegionId, v1::RegionReport>,
     pub(crate) dependencies: Vec<v1::Dependency>,
     /// What was said last about each region, and when.
@@ -126,9 +130,11 @@ impl Sessions {
             serial,
             register,
             push,
+            since: now,
             last_beat: now,
             oldest_append_ms: 0,
             touch: Touch::default(),
+            renounced: BTreeSet::new(),
             reports,
             dependencies: Vec::new(),
             told: BTreeMap::new(),
@@ -149,6 +155,7 @@ impl Sessions {
         session.oldest_append_ms = tick.oldest_append_ms;
         session.dependencies = tick.dependencies;
         session.touch.beat(tick.number, tick.answered, now);
+        session.renounced = tick.renounced.iter().map(|id| RegionId::from_u64(*id)).collect();
         if !tick.regions_complete {
             return Some(false);
         }

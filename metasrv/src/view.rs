@@ -8,6 +8,7 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use greptime_metasrv_plan::assignment::Replica;
+use greptime_metasrv_plan::failover::Step;
 use greptime_metasrv_plan::{RegionState, region_state};
 use greptime_proto::v1;
 use greptime_types::{NodeId, NodeRole, RegionId, TableState};
@@ -121,10 +122,17 @@ pub(crate) fn routes(
                 leader_node,
                 leader_address,
                 voters,
+                trouble: lost_majority(state, *region).unwrap_or_default(),
             },
         )
     };
     states.iter().map(route).collect()
+}
+
+/// What is lost and what is left of a region of which too few voters live, with what there is to be done.
+fn lost_majority(state: &State, region: RegionId) -> Option<String> {
+    let step = state.waiting.get(&region)?;
+    matches!(step, Step::MajorityLost(_)).then(|| step.told(region))
 }
 
 /// What differs between two catalogs for somebody who sees ready tables only; everything if there is no old one.
@@ -290,7 +298,11 @@ fn region_json(state: &State, region: RegionId, region_state: RegionState) -> se
     json!({
         "region": region,
         "table": table,
-        "state": region_state.label(),
+        "state": match lost_majority(state, region) {
+            // Whoever leads it can commit nothing.
+            Some(_) => "majority_lost",
+            None => region_state.label(),
+        },
         "epoch": epoch,
         "leader": leader,
         "voters": voters,

@@ -8,7 +8,17 @@ use greptime_metasrv_plan::watch;
 use greptime_proto::v1;
 use greptime_types::NodeId;
 
-pub(crate) use greptime_metasrv_plan::watch::{BrakeNews, Look, Place as ToRedial};
+pub(crate) use greptime_metasrv_plan::watch::{Beat, BrakeNews, Look, Place as ToRedial};
+
+/// What a beat says of its sender.
+pub(crate) fn said(tick: &v1::Tick) -> Beat {
+    Beat {
+        oldest_append: Duration::from_millis(tick.oldest_append_ms),
+        unheard: None,
+        unreachable: tick.unreachable.iter().copied().collect(),
+        is_stopping: tick.stopping,
+    }
+}
 
 #[derive(Debug)]
 pub(crate) struct Watch(watch::Watch);
@@ -26,15 +36,6 @@ impl Watch {
             incarnation: register.identity.as_ref().map_or(0, |i| i.incarnation),
         };
         self.0.registered(place, serial, now);
-    }
-
-    pub(crate) fn beat(&mut self, node: NodeId, serial: u64, tick: &v1::Tick, now: Duration) {
-        let beat = watch::Beat {
-            oldest_append: Duration::from_millis(tick.oldest_append_ms),
-            unreachable: tick.unreachable.iter().copied().collect(),
-            is_stopping: tick.stopping,
-        };
-        self.0.beat((node, serial), beat, now);
     }
 
     /// Where the datanodes are, as they are told of each other.

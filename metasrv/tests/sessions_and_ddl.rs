@@ -518,6 +518,42 @@ async fn with_groups(world: &World, count: u64) -> Vec<(Arc<FakeNode>, Cancellat
 }
 
 #[tokio::test]
+async fn a_datanode_is_ready_when_it_has_caught_up() {
+    let world = new_world().await;
+    let joined = with_groups(&world, 3).await;
+    let nodes: Vec<_> = joined.iter().map(|(node, _)| node.clone()).collect();
+    world
+        .until(|| nodes.iter().all(|node| node.reports().len() == 2))
+        .await;
+    let say = |node: &FakeNode, role: v1::RegionRole, last_index: u64| {
+        for report in node.regions.lock().values_mut() {
+            report.role = role.into();
+            (report.epoch, report.last_term) = (7, 7);
+            (report.last_index, report.applied_index) = (last_index, last_index);
+            report.hot = true;
+        }
+    };
+    say(&nodes[1], v1::RegionRole::Leader, 5_000);
+    for follower in [&nodes[0], &nodes[2]] {
+        say(follower, v1::RegionRole::Follower, 5_000);
+    }
+    world.until(|| world.cluster()["regions"][0]["epoch"] == 7).await;
+    joined[0].1.cancel();
+    let back = upgraded(&nodes[0], 9);
+    back.speaks.store(QUORUM_FORMAT, Ordering::SeqCst);
+    say(&back, v1::RegionRole::Follower, 100);
+    world.join(&back);
+    world
+        .until(|| back.saw(|b| matches!(b, push::Body::Welcome(_))))
+        .await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let is_ready = || back.saw(|b| matches!(b, push::Body::AssignmentsComplete(_)));
+    assert!(!is_ready(), "it lacks 4,900 entries");
+    say(&back, v1::RegionRole::Follower, 4_000);
+    world.until(is_ready).await;
+}
+
+#[tokio::test]
 async fn why_a_region_has_too_few_replicas_is_told() {
     let world = new_world().await;
     with_groups(&world, 2).await;
@@ -618,6 +654,7 @@ async fn what_is_lost_with_a_majority_is_told_when_others_confirm_that_it_is() {
     }
     let cluster = world.cluster();
     assert!(cluster["brake"].is_null(), "{cluster}");
+    assert_eq!(cluster["regions"][0]["state"], "majority_lost");
     let nodes = cluster["nodes"].as_array().unwrap();
     let of_1 = nodes.iter().find(|n| n["id"] == 1).unwrap();
     assert!(

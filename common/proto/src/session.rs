@@ -18,6 +18,8 @@ use crate::v1::{self, beat, push};
 const DEFAULT_INTERVAL: Duration = Duration::from_millis(100);
 /// From a beat that has not been answered to the next: one that is lost must not look like a death.
 const HURRIED: Duration = Duration::from_millis(25);
+/// An append that has waited for its disk for so long may hang, and soon is to be known to.
+const HANGS_MS: u64 = 50;
 /// From one beat to the next, however many news there are.
 const NEWS: Duration = Duration::from_millis(3);
 /// Between attempts to register; doubled up to the maximum, with jitter, so that a cluster does not come in waves. A new
@@ -148,6 +150,7 @@ async fn one_session(
     let mut ticks = Ticks::default();
     let mut heard = Instant::now();
     let mut next_beat = NextBeat::first(heard);
+    let mut hangs = false;
     let news = handler.news();
     loop {
         tokio::select! {
@@ -166,7 +169,7 @@ async fn one_session(
                         if let push::Body::Tock(tock) = &body
                             && let Some(sent) = ticks.answered(tock.number)
                         {
-                            if tock.number == ticks.number {
+                            if tock.number == ticks.number && !hangs {
                                 next_beat.answered(sent + interval);
                             }
                             handler.answered(tock);
@@ -186,6 +189,7 @@ async fn one_session(
                 let sent = Instant::now();
                 let number = ticks.begin(sent);
                 let tick = handler.tick(number, ticks.answered);
+                hangs = tick.oldest_append_ms >= HANGS_MS;
                 if beats.try_send(v1::Beat { body: Some(beat::Body::Tick(tick)) }).is_err() {
                     return End::Broken("metasrv does not take beats".into());
                 }

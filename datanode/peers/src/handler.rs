@@ -27,6 +27,9 @@ pub trait PeerHandler: Send + Sync + 'static {
     /// What was sent to this peer lately may not have arrived, and `send` fails until `connected`.
     fn lost(&self, peer: NodeId, why: &str);
 
+    /// A peer has not answered for longer than it may; `unreachable` names it.
+    fn missed(&self) {}
+
     /// Cancelled when this node goes: streams that others have opened then end, so that a server which lets running
     /// requests finish does not wait for them for ever.
     fn closing(&self) -> CancellationToken {

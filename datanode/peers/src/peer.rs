@@ -135,11 +135,18 @@ impl Peer {
         }
     }
 
-    /// Looks at it, and pings it if it is connected.
-    pub fn beat(&self, now: Instant, late: Duration) {
+    /// Judges it; returns whether it has just become unreachable.
+    pub fn look(&self, now: Instant, late: Duration) -> bool {
+        let reach = &mut self.pulse.lock().reach;
+        let before = reach.is_unreachable();
+        reach.look(now, late);
+        reach.is_unreachable() && !before
+    }
+
+    /// Pings it if it is connected.
+    pub fn ping(&self, now: Instant) {
         let is_up = matches!(*self.state.lock(), State::Up);
         let mut pulse = self.pulse.lock();
-        pulse.reach.look(now, late);
         if is_up {
             let number = pulse.pings.send(now);
             self.lane.ping(number);

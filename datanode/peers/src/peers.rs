@@ -33,7 +33,9 @@ pub struct PeerAddress {
 
 #[derive(Clone, Debug)]
 pub struct PeerConfig {
-    /// How often each peer is pinged and judged.
+    /// How often each peer is judged.
+    pub look_interval: Duration,
+    /// How often it is pinged.
     pub ping_interval: Duration,
     /// A peer that has not answered for longer is unreachable, and its stream is opened anew. A multiple of
     /// `ping_interval`, since one answer may be slow.
@@ -54,8 +56,9 @@ pub struct PeerConfig {
 impl Default for PeerConfig {
     fn default() -> Self {
         Self {
+            look_interval: Duration::from_millis(25),
             ping_interval: Duration::from_millis(100),
-            unreachable_after: Duration::from_millis(400),
+            unreachable_after: Duration::from_millis(300),
             welcome_within: Duration::from_secs(1),
             first_retry: Duration::from_millis(10),
             last_retry: Duration::from_secs(1),
@@ -186,6 +189,13 @@ impl Peers {
         unreachable.map(|(node, _)| *node).collect()
     }
 
+    /// Whether most of the known peers are unreachable.
+    pub fn is_cut_off(&self) -> bool {
+        let known = self.shared.known.read();
+        let unreachable = known.values().filter(|peer| peer.is_unreachable());
+        unreachable.count() * 2 > known.len()
+    }
+
     /// All known peers.
     pub fn status(&self) -> Vec<PeerStatus> {
         self.shared.known.read().values().map(|p| p.status()).collect()
@@ -234,10 +244,11 @@ impl Shared {
     }
 }
 
-/// Pings and judges all peers, and how late it is itself.
+/// Judges all peers, pings them now and then, and judges how late it is itself.
 async fn look(shared: Arc<Shared>) {
-    let interval = shared.config.ping_interval;
+    let interval = shared.config.look_interval;
     let mut due = Instant::now() + interval;
+    let mut next_ping = due;
     loop {
         tokio::select! {
             () = shared.stop.cancelled() => return,
@@ -246,10 +257,16 @@ async fn look(shared: Arc<Shared>) {
         let now = Instant::now();
         let late = now.saturating_duration_since(due);
         let peers: Vec<_> = shared.known.read().values().map(Arc::clone).collect();
-        for peer in peers {
-            peer.beat(now, late);
+        // All of them are looked at, whatever is found of the first.
+        let missed = peers.iter().filter(|peer| peer.look(now, late)).count();
+        if now >= next_ping {
+            peers.iter().for_each(|peer| peer.ping(now));
+            next_ping = now + shared.config.ping_interval;
         }
         shared.looked.send_replace(());
+        if let Some(handler) = shared.handler.upgrade().filter(|_| missed > 0) {
+            handler.missed();
+        }
         due = now + interval;
     }
 }

@@ -78,6 +78,10 @@ greptime_defences::defences! {
     LeaseIsOfItsTerm => ["lease::tests::a_lease_is_of_its_term"],
     /// A leader gives its lease up before it hands over; its heir would serve while it lasts.
     LeaseIsGivenUpFirst => ["model::leases"],
+    /// A leader that sees that it cannot lead gives its lease up before it says so; nobody waits for it any more.
+    LeaseIsRenouncedFirst => ["model::leases", "lease::tests::what_was_renounced_does_not_come_back"],
+    /// Answers to earlier beats may come after that, and promise nothing.
+    RenouncedLeaseStaysVoid => ["model::leases", "lease::tests::what_was_renounced_does_not_come_back"],
 }
 
 #[cfg(test)]

@@ -24,6 +24,8 @@ pub struct Lease {
     until: Duration,
     /// In this term no lease counts any more.
     given_up_in: u64,
+    /// What was asked for until then counts no more.
+    renounced: Option<Duration>,
 }
 
 impl Lease {
@@ -34,6 +36,10 @@ impl Lease {
             true => grant.sent,
             false => grant.received,
         };
+        let is_void = self.renounced.is_some_and(|at| grant.sent <= at);
+        if is_void && Defence::RenouncedLeaseStaysVoid.holds() {
+            return;
+        }
         let until = from + grant.length;
         if grant.term > self.term {
             (self.term, self.until) = (grant.term, until);
@@ -48,6 +54,15 @@ impl Lease {
         if Defence::LeaseIsGivenUpFirst.holds() {
             self.given_up_in = self.given_up_in.max(term);
         }
+    }
+
+    /// When a process sees that it cannot lead, and before it says so in a beat: metasrv waits for nothing that was
+    /// given up. `now` is not before the beat is sent, whose answer and all earlier ones are void with it.
+    pub fn renounce(&mut self, now: Duration) {
+        if Defence::LeaseIsRenouncedFirst.holds() {
+            self.until = Duration::ZERO;
+        }
+        self.renounced = Some(now);
     }
 
     /// Whether a read in `term` needs nobody's word.
@@ -87,5 +102,28 @@ mod tests {
         assert!(!lease.covers(4, ms(300)));
         lease.granted(grant(4, 300));
         assert!(!lease.covers(4, ms(400)));
+    }
+
+    #[test]
+    fn what_was_renounced_does_not_come_back() {
+        const fn ms(ms: u64) -> Duration {
+            Duration::from_millis(ms)
+        }
+        let grant = |sent| Grant {
+            term: 3,
+            sent: ms(sent),
+            received: ms(sent + 5),
+            length: ms(300),
+        };
+        let mut lease = Lease::default();
+        lease.granted(grant(100));
+        lease.renounce(ms(250));
+        assert!(!lease.covers(3, ms(260)));
+        for late in [200, 250] {
+            lease.granted(grant(late));
+            assert!(!lease.covers(3, ms(260)), "of the beat of {late}");
+        }
+        lease.granted(grant(251));
+        assert!(lease.covers(3, ms(550)) && !lease.covers(3, ms(551)));
     }
 }

@@ -21,6 +21,7 @@ use greptime_rows::SeriesBatch;
 use greptime_rules::Grant;
 use greptime_types::{Error, RegionId, RequestId, Result, TableInfo};
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 use crate::budget::Budget;
 use crate::compaction::Cleaning;
@@ -42,6 +43,7 @@ pub struct Region {
     runs: AtomicUsize,
     /// Somebody is about to load the manifest.
     loading: AtomicBool,
+    asked_again: Notify,
     /// Somebody brings near what queries need.
     warming: AtomicBool,
 }
@@ -71,6 +73,7 @@ impl Region {
             cleaning: Mutex::default(),
             runs: AtomicUsize::new(0),
             loading: AtomicBool::new(false),
+            asked_again: Notify::new(),
             warming: AtomicBool::new(false),
         })
     }
@@ -89,9 +92,19 @@ impl Region {
         self.runs.store(runs, Ordering::Relaxed);
     }
 
-    /// Whether the caller is the one to load the manifest; if so, it says so when it is done.
+    /// Whether the caller is the one to load the manifest; if so, it says so when it is done. If not, whoever is
+    /// learns that somebody has asked.
     pub fn begin_loading(&self) -> bool {
-        !self.loading.swap(true, Ordering::SeqCst)
+        let is_first = !self.loading.swap(true, Ordering::SeqCst);
+        if !is_first {
+            self.asked_again.notify_one();
+        }
+        is_first
+    }
+
+    /// Returns when somebody else would have begun to load the manifest, at once if that was before.
+    pub async fn asked_again(&self) {
+        self.asked_again.notified().await;
     }
 
     pub fn end_loading(&self) {
@@ -223,6 +236,11 @@ impl Region {
     /// metasrv promises that nobody else leads for a while.
     pub fn lease(&self, grant: Grant) {
         self.state.lock().lease(grant);
+    }
+
+    /// What was promised in answers to beats until now counts no more, nor what comes of it yet.
+    pub fn renounce_lease(&self, now: Duration) {
+        self.state.lock().renounce_lease(now);
     }
 
     /// No promise counts any more in the term that the region is in.

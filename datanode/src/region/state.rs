@@ -218,6 +218,10 @@ impl RegionState {
         self.lease.granted(grant);
     }
 
+    pub fn renounce_lease(&mut self, now: Duration) {
+        self.lease.renounce(now);
+    }
+
     pub fn give_up_lease(&mut self) {
         self.lease.give_up(self.status.term);
     }

@@ -13,6 +13,10 @@ use super::Datanode;
 /// Beats whose answers may come. Older ones promise nothing any more.
 const OPEN_BEATS: usize = 16;
 
+/// Who has heard no answer to its beats for so long, or whose append has waited for so long, is about to be replaced. Less
+/// than what metasrv takes for a sign of it (`deaf_after`, `slow_append`), so that there is no lease to be waited for then.
+const CANNOT_LEAD_AFTER: Duration = Duration::from_millis(150);
+
 /// Beats of one session, by number.
 #[derive(Debug, Default)]
 pub(super) struct SentBeats(Mutex<BTreeMap<u64, Sent>>);
@@ -43,6 +47,13 @@ impl SentBeats {
         while beats.len() > OPEN_BEATS {
             beats.pop_first();
         }
+    }
+
+    /// How long ago the first beat was sent that has not been answered, nor any after it.
+    fn unanswered(&self, now: Duration) -> Duration {
+        let beats = self.0.lock();
+        let first = beats.first_key_value();
+        first.map_or(Duration::ZERO, |(_, sent)| now.saturating_sub(sent.at))
     }
 
     /// The answer to a beat; what was sent before it promises nothing more.
@@ -78,6 +89,29 @@ impl Datanode {
                 });
             }
         }
+    }
+
+    /// Before a beat of `now` is sent: the regions that it says this node leads and of which it gives up every lease,
+    /// because it sees that it cannot lead. Others are to take over at once.
+    pub(super) fn renounce(
+        &self,
+        now: Duration,
+        oldest_append: Duration,
+        reports: &[RegionReport],
+    ) -> Vec<u64> {
+        let is_deaf = self.beats.unanswered(now) >= CANNOT_LEAD_AFTER;
+        let hangs = oldest_append >= CANNOT_LEAD_AFTER;
+        if !is_deaf && !hangs && !self.peers.is_cut_off() {
+            return Vec::new();
+        }
+        let led = reports.iter().filter(|r| r.role() == RegionRole::Leader);
+        let given_up = led.filter_map(|r| self.regions.find(RegionId::from_u64(r.region_id)));
+        given_up
+            .map(|region| {
+                region.renounce_lease(now);
+                region.id().as_u64()
+            })
+            .collect()
     }
 
     /// No read of these regions is answered without asking a majority any more, in the terms that they are in.

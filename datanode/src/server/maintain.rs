@@ -17,6 +17,8 @@ use crate::region::{Region, flush, load_manifest};
 const TICK: Duration = Duration::from_millis(50);
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 const LAST_RETRY: Duration = Duration::from_secs(10);
+/// Who leads is waited for by readers.
+const LAST_RETRY_OF_A_LEADER: Duration = Duration::from_secs(1);
 const RECLAIM_EVERY: Duration = Duration::from_secs(10);
 /// While the disk of the log is full.
 const RECLAIM_FULL_EVERY: Duration = Duration::from_millis(500);
@@ -61,6 +63,11 @@ impl FlushBook {
             _ => {}
         }
     }
+}
+
+/// How long to wait after a manifest could not be loaded once more.
+fn next_retry(retry: Duration, leads: bool) -> Duration {
+    (retry * 2).min(if leads { LAST_RETRY_OF_A_LEADER } else { LAST_RETRY })
 }
 
 impl Datanode {
@@ -177,7 +184,7 @@ impl Datanode {
         }
     }
 
-    /// However long the bucket is away.
+    /// However long the bucket is away. Who comes to lead in the meantime does not wait for a follower's next attempt.
     async fn load_until_known(self: Arc<Self>, region: Arc<Region>) {
         let mut retry = FIRST_RETRY;
         loop {
@@ -189,8 +196,10 @@ impl Datanode {
             if let Err(error) = self.load_one(&region).await {
                 tracing::warn!(region = %region.id(), %error, "the manifest is not loaded; trying again");
                 region.manifest_failed(error.message);
-                tokio::time::sleep(retry).await;
-                retry = (retry * 2).min(LAST_RETRY);
+                retry = tokio::select! {
+                    () = tokio::time::sleep(retry) => next_retry(retry, region.with_state(|s| s.leading_epoch().is_ok())),
+                    () = region.asked_again(), if Defence::NewLeaderLoadsAtOnce.holds() => FIRST_RETRY,
+                };
             }
         }
     }

@@ -38,6 +38,11 @@ impl PeerBook {
         }
     }
 
+    /// Whether most of the others have not been reached for a while.
+    pub fn is_cut_off(&self) -> bool {
+        self.peers.get().is_some_and(|peers| peers.is_cut_off())
+    }
+
     /// Nodes that have not been reached for a while.
     pub fn unreachable(&self) -> Vec<NodeId> {
         self.peers
@@ -158,6 +163,11 @@ impl PeerHandler for Datanode {
 
     fn closing(&self) -> CancellationToken {
         self.closing.clone()
+    }
+
+    fn missed(&self) {
+        // If this node cannot lead any more, others are to soon.
+        self.regions.news().notify_one();
     }
 
     fn connected(&self, peer: NodeId) {

@@ -47,6 +47,8 @@ impl SessionHandler for Datanode {
         // Before the reports: if a vote was given until then, they have its term.
         let heard = self.heard.is_taken();
         let reports = self.reports();
+        let oldest_append = self.appends.oldest_append();
+        let renounced = self.renounce(began, oldest_append, &reports);
         self.beats.begin(number, began, &reports);
         let mut reported = self.reported.lock();
         let changed = reported.as_ref() != Some(&reports);
@@ -56,7 +58,7 @@ impl SessionHandler for Datanode {
         let problem = self.bucket_problem.lock().clone();
         v1::Tick {
             number,
-            oldest_append_ms: self.appends.oldest_append().as_millis() as u64,
+            oldest_append_ms: oldest_append.as_millis() as u64,
             regions: if changed { reports } else { Vec::new() },
             regions_complete: changed,
             dependencies: vec![v1::Dependency {
@@ -68,6 +70,7 @@ impl SessionHandler for Datanode {
             // Metasrv counts on it that this node votes for nobody without it.
             answered: if heard { answered } else { 0 },
             stopping: self.is_stopping(),
+            renounced,
         }
     }
 

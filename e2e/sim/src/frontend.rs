@@ -118,6 +118,7 @@ impl Frontend {
                     answered: 0,
                     reports: None,
                     unreachable: vec![],
+                    renounced: vec![],
                 };
                 sim.say(connection, me, Said::Tick(tick));
                 sent = now;

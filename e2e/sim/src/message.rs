@@ -227,6 +227,8 @@ pub struct Tick {
     /// Present when they have changed.
     pub reports: Option<Vec<RegionReport>>,
     pub unreachable: Vec<NodeId>,
+    /// Of which it has given up every lease.
+    pub renounced: Vec<RegionId>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

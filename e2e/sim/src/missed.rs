@@ -89,6 +89,7 @@ pub const UNSEEN: &[(&str, &str)] = &[
     ("LeaseCountsFromItsBeat", RARE),
     ("LeaseIsOfItsTerm", RARE),
     ("LeaseIsGivenUpFirst", RARE),
+    ("NewLeaderLoadsAtOnce", RARE),
 ];
 
 /// Runs seeds without a rule, in a process of its own, up to the first violation; what it said.

@@ -17,7 +17,7 @@ use greptime_types::{Error, Finished, RegionId, RequestId, Result, TableInfo};
 use crate::message::{RegionReport, RegionRole, Row, Written};
 use crate::oracle::Applied;
 use crate::rules::holds;
-use crate::sim::{Lock, Sim};
+use crate::sim::{Lock, Mailbox, Sim};
 use crate::trace::Branch;
 
 /// Rows by sequence.
@@ -389,6 +389,8 @@ pub struct Region {
     /// One flush, manifest load or edit at a time.
     pub files: Lock,
     pub is_loading: Cell<bool>,
+    /// Somebody else would have begun to load.
+    pub asked_again: Mailbox<()>,
     pub is_flushing: Cell<bool>,
     pub is_compacting: Cell<bool>,
     pub cleaning: RefCell<Cleaning>,
@@ -401,6 +403,7 @@ impl Region {
             state: RefCell::new(State::new(id, checkpoint, manifest)),
             files: Lock::default(),
             is_loading: Cell::new(false),
+            asked_again: Mailbox::default(),
             is_flushing: Cell::new(false),
             is_compacting: Cell::new(false),
             cleaning: RefCell::default(),

@@ -53,11 +53,14 @@ fn seeds_that_broke_a_rule() {
     let trims_and_snapshots = [70, 126];
     // While an older request of its frontend went on, a late copy of one that was given up landed on a newer row.
     let late_copies = [627];
+    // Who came to lead waited for the files as long as a follower whose bucket had been away.
+    let late_loads = [704];
     let all = [
         messages_to_another_replica.as_slice(),
         &campaigns_without_a_vote,
         &trims_and_snapshots,
         &late_copies,
+        &late_loads,
     ];
     for seed in all.concat() {
         check(&run(seed, false));

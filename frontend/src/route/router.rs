@@ -256,6 +256,15 @@ impl Router {
         }
     }
 
+    /// The error with what metasrv says of a region that has lost its majority.
+    fn explained(&self, region: RegionId, mut error: Error) -> Error {
+        let trouble = self.view.route(region).map(|route| route.trouble);
+        if let Some(trouble) = trouble.filter(|trouble| !trouble.is_empty()) {
+            error.message = format!("{}; {trouble}", error.message);
+        }
+        error
+    }
+
     fn target(&self, region: RegionId) -> Option<Target> {
         let route = self.view.route(region)?;
         route.leader.map(|peer| Target {
@@ -302,7 +311,7 @@ impl Router {
             };
             tracing::debug!(%region, error = %failure.error, epoch = ?failure.tried_epoch, "attempt failed");
             match hold.after(self.clock.now(), failure) {
-                Next::GiveUp(error) => return Err(error),
+                Next::GiveUp(error) => return Err(self.explained(region, error)),
                 Next::Again { after } => tokio::time::sleep(after).await,
                 Next::AwaitRoute { than, at_most } => {
                     let newer = self.view.newer_route(region, than);

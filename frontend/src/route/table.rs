@@ -20,6 +20,8 @@ pub struct RegionRoute {
     pub leader: Option<Peer>,
     /// Datanodes that should hold the region.
     pub voters: Vec<NodeId>,
+    /// Why nobody can write to it until somebody does something; empty if that is not so.
+    pub trouble: String,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -45,6 +47,7 @@ impl RouteTable {
                 epoch: route.epoch,
                 leader,
                 voters: route.voters.clone(),
+                trouble: route.trouble.clone(),
             };
             let known = self.regions.get(&id).or_else(|| old.get(&id));
             if let Some(known) = known
@@ -52,6 +55,7 @@ impl RouteTable {
             {
                 next = RegionRoute {
                     voters: next.voters,
+                    trouble: next.trouble,
                     ..known.clone()
                 };
             }
@@ -82,6 +86,7 @@ mod tests {
             leader_node: 7,
             leader_address: address.into(),
             voters: vec![7],
+            trouble: if address.is_empty() { "too few live" } else { "" }.into(),
         };
         RouteUpdate {
             complete,
@@ -98,8 +103,10 @@ mod tests {
             table.apply(&update(complete, 4, "b:1"));
             table.apply(&update(complete, 0, ""));
             assert_eq!(table.get(REGION).unwrap().leader.as_ref().unwrap().address, "a:1");
+            assert_eq!(table.get(REGION).unwrap().trouble, "too few live");
             table.apply(&update(complete, 5, "c:1"));
             assert_eq!(table.get(REGION).unwrap().leader.as_ref().unwrap().address, "c:1");
+            assert_eq!(table.get(REGION).unwrap().trouble, "");
         }
     }
 

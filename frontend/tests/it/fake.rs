@@ -99,6 +99,18 @@ impl Fake {
         }));
     }
 
+    /// metasrv says that too few voters of the region live.
+    pub fn lose_majority(&self, region: RegionId, told: &str) {
+        let mut state = self.state.lock();
+        let mut routes = state.routes(&[region]);
+        routes[0].trouble = told.to_owned();
+        state.push(push::Body::Routes(RouteUpdate {
+            complete: false,
+            routes,
+            dropped_regions: vec![],
+        }));
+    }
+
     pub fn leader(&self, region: RegionId) -> u64 {
         self.state.lock().leaders[&region]
     }
@@ -199,6 +211,7 @@ impl State {
             leader_node: self.leaders[id],
             leader_address: format!("node-{}", self.leaders[id]),
             voters: vec![self.leaders[id]],
+            trouble: String::new(),
         };
         regions.iter().map(route).collect()
     }

@@ -99,6 +99,18 @@ async fn the_deadline_ends_the_wait_and_says_what_was_waited_for() {
 }
 
 #[tokio::test]
+async fn the_writer_is_told_what_is_lost_with_a_majority() {
+    let cluster = Cluster::with(|c| c.write_timeout = Duration::from_millis(300), None).await;
+    cluster.fill_cpu().await;
+    cluster.fake.set_down(1, true);
+    let told = "too few of its voters live, 2 are needed; lost: datanode 1, datanode 2; left: datanode 0";
+    cluster.fake.lose_majority(RegionId::new(1024, 1), told);
+    let (status, message) = cluster.error("INSERT INTO cpu VALUES ('host_4', 0, 1, 1)").await;
+    assert_eq!(status, 504, "{message}");
+    assert!(message.contains("1024:1") && message.contains(told), "{message}");
+}
+
+#[tokio::test]
 async fn beyond_the_budget_for_held_requests_a_write_fails_at_once() {
     let cluster = Cluster::with(|c| c.hold_memory = 10, None).await;
     cluster.fill_cpu().await;

@@ -42,6 +42,26 @@ pub struct Reported {
     pub warm: bool,
 }
 
+/// How much of a group's log a replica has, as its datanode reports it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    pub last_term: u64,
+    pub last_index: u64,
+    pub applied_index: u64,
+    pub hot: bool,
+}
+
+impl Extent {
+    /// Whether the leader could hand over to it at once: it has all but `lag` entries, and has applied what it has if it
+    /// is to be hot.
+    pub fn has_caught_up(&self, leader: &Self, to_be_hot: bool, lag: u64) -> bool {
+        let has =
+            self.last_term == leader.last_term && self.last_index.saturating_add(lag) >= leader.last_index;
+        let applies = self.hot && self.applied_index.saturating_add(lag) >= self.last_index;
+        has && (applies || !to_be_hot)
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
     Initialise(Assignment),
@@ -161,6 +181,33 @@ pub enum Replica {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_has_almost_all_and_has_applied_it_has_caught_up() {
+        let leader = Extent {
+            last_term: 7,
+            last_index: 100,
+            applied_index: 100,
+            hot: true,
+        };
+        let table = [
+            ((7, 90, 80, true), true, true),
+            ((7, 89, 89, true), true, false),
+            ((6, 100, 100, true), true, false),
+            ((7, 100, 89, true), true, false),
+            ((7, 100, 100, false), true, false),
+            ((7, 100, 0, false), false, true),
+        ];
+        for ((last_term, last_index, applied_index, hot), to_be_hot, expected) in table {
+            let own = Extent {
+                last_term,
+                last_index,
+                applied_index,
+                hot,
+            };
+            assert_eq!(own.has_caught_up(&leader, to_be_hot, 10), expected, "{own:?}");
+        }
+    }
 
     const REGION: RegionId = RegionId::new(7, 0);
 

@@ -25,6 +25,8 @@ greptime_defences::defences! {
     LeaseIsWithheld => ["lease::tests::a_promise_is_noted_and_withheld_where_another_is_to_lead"],
     /// Nor to one whose disk hangs: others would have to wait for the end of it.
     HungLeaderIsPromisedNothing => ["lease::tests::a_promise_is_noted_and_withheld_where_another_is_to_lead"],
+    /// Nor to one that may not hear the answers.
+    DeafLeaderIsPromisedNothing => ["lease::tests::who_does_not_hear_the_answers_is_promised_nothing"],
     /// Nor to one that does not reach its group.
     CutOffLeaderIsPromisedNothing => ["lease::tests::a_leader_that_does_not_reach_a_majority_is_promised_nothing"],
     /// Rule 20: a refusal is about the address and the process of that very connection; a pod that came after it with
@@ -54,6 +56,10 @@ greptime_defences::defences! {
     OlderLeaderIsNone => ["failover::tests::steps::who_says_that_it_leads_in_an_epoch_before_the_newest_has_not_heard"],
     /// A leader that lives and does not reach its group is unseated; its region would take no writes.
     StrandedLeaderIsUnseated => ["failover::tests::steps::a_leader_that_does_not_reach_a_majority_is_unseated_without_a_transfer"],
+    /// So is one whose beats come and that does not hear the answers: it can be told nothing.
+    DeafLeaderIsUnseated => ["liveness::tests::rules::who_does_not_hear_the_answers_to_its_beats_is_deaf"],
+    /// If most do not hear, it is metasrv that is not heard; its orders would arrive when they can, and be of no use.
+    NotHeardByMostIsOurs => ["liveness::tests::rules::if_most_do_not_hear_metasrv_nobody_is_deaf"],
     /// A campaign gets time to have an effect; the next one would void its votes.
     CampaignHasTime => ["failover::tests::steps::a_campaign_without_effect_is_repeated_in_turn"],
     /// So does who is elected and has to read its log.

@@ -11,8 +11,9 @@
 //!   known to have heard this metasrv so recently that their patience outlasts the lease. Else a leader on metasrv's
 //!   side of a partition would go on reading what the other side has overwritten.
 //!
-//! A leader that does not reach a majority of its group is promised nothing either: it will be unseated, and nobody shall
-//! have to wait for the end of its lease.
+//! A leader that does not reach a majority of its group is promised nothing either, nor is one that does not hear the
+//! answers to its beats: it will be unseated, and nobody shall have to wait for the end of its lease. What a leader itself
+//! has [given up](LeaderBeat::renounced), because it sees that it cannot lead, is waited for by nobody.
 //!
 //! Safety of writes depends on none of this.
 
@@ -148,6 +149,15 @@ pub struct Touch {
     heard: Option<Duration>,
 }
 
+/// Beats that have come one after the other, while the answer to none of them was heard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unheard {
+    /// When the first and the last of them came.
+    pub first: Duration,
+    pub last: Duration,
+    pub beats: usize,
+}
+
 /// Beats without an answer that are remembered; answers to older ones prove nothing any more.
 const OPEN_BEATS: usize = 256;
 
@@ -161,7 +171,7 @@ impl Touch {
         };
         if let Some(arrived) = self.arrivals.get(&proven) {
             self.heard = Some(*arrived);
-            self.arrivals = self.arrivals.split_off(&proven);
+            self.arrivals.retain(|open, _| *open > proven);
         }
         while self.arrivals.len() > OPEN_BEATS {
             self.arrivals.pop_first();
@@ -171,6 +181,17 @@ impl Touch {
     /// When the newest beat came whose answer it has.
     pub fn heard(&self) -> Option<Duration> {
         self.heard
+    }
+
+    /// The beats since then, of which it is not known that their answers were heard.
+    pub fn unheard(&self) -> Option<Unheard> {
+        let (_, first) = self.arrivals.first_key_value()?;
+        let (_, last) = self.arrivals.last_key_value()?;
+        Some(Unheard {
+            first: *first,
+            last: *last,
+            beats: self.arrivals.len(),
+        })
     }
 }
 
@@ -193,6 +214,11 @@ pub struct LeaderBeat {
     pub node: NodeId,
     pub led: Vec<Led>,
     pub oldest_append: Duration,
+    /// How long ago the first of its beats came of which it is not known that their answers were heard.
+    pub unanswered: Duration,
+    /// Regions of which it has given up all that was promised to it in answers to this beat and earlier ones: whatever
+    /// of that comes yet is void.
+    pub renounced: BTreeSet<RegionId>,
 }
 
 /// What is promised in the answer to a beat.
@@ -228,10 +254,10 @@ impl Leases {
             || (is_ordered && Defence::OldOrderKeepsLeasesAway.holds())
     }
 
-    /// The answer to a beat.
+    /// The answer to a beat. Beats come in the order in which they were sent.
     ///
-    /// An append that has waited from one beat to the next may hang: nothing is promised, so that others need not wait
-    /// for the end of it when they come to lead.
+    /// An append that has waited from one beat to the next may hang, and who has not heard the last answer may hear none:
+    /// nothing is promised, so that others need not wait for the end of it when they come to lead.
     pub fn answer(
         &mut self,
         beat: &LeaderBeat,
@@ -239,10 +265,15 @@ impl Leases {
         now: Duration,
         policy: &Policy,
     ) -> Granted {
-        if beat.oldest_append >= policy.beat && Defence::HungLeaderIsPromisedNothing.holds() {
+        self.take_back(beat);
+        let hangs = beat.oldest_append >= policy.beat && Defence::HungLeaderIsPromisedNothing.holds();
+        let is_deaf = beat.unanswered > policy.way * 2 && Defence::DeafLeaderIsPromisedNothing.holds();
+        if hangs || is_deaf {
             return Granted::default();
         }
-        let is_refused = |led: &&Led| self.refusal(led, session_ends, now, policy).is_some();
+        let is_refused = |led: &&Led| {
+            beat.renounced.contains(&led.region) || self.refusal(led, session_ends, now, policy).is_some()
+        };
         let (without, with): (Vec<&Led>, Vec<&Led>) = beat.led.iter().partition(is_refused);
         if with.is_empty() {
             return Granted::default();
@@ -253,6 +284,15 @@ impl Leases {
         Granted {
             length: policy.lease,
             without,
+        }
+    }
+
+    /// What somebody has given up binds nobody any more.
+    fn take_back(&mut self, beat: &LeaderBeat) {
+        for region in &beat.renounced {
+            if self.holder(*region) == Some(beat.node) {
+                self.granted.remove(region);
+            }
         }
     }
 
@@ -416,6 +456,74 @@ mod tests {
     }
 
     #[test]
+    fn beats_are_counted_whose_answers_were_not_heard() {
+        let mut touch = Touch::default();
+        assert_eq!(touch.unheard(), None);
+        let unheard = |first, last, beats| {
+            let (first, last) = (ms(first), ms(last));
+            Some(Unheard { first, last, beats })
+        };
+        touch.beat(1, 0, ms(100));
+        assert_eq!(touch.unheard(), unheard(100, 100, 1));
+        touch.beat(2, 1, ms(200));
+        touch.beat(3, 1, ms(225));
+        touch.beat(4, 1, ms(250));
+        assert_eq!(touch.unheard(), unheard(200, 250, 3));
+        touch.beat(5, 3, ms(275));
+        assert_eq!(touch.unheard(), unheard(250, 275, 2));
+        touch.beat(6, 5, ms(300));
+        assert_eq!(touch.unheard(), unheard(300, 300, 1));
+    }
+
+    #[test]
+    fn who_does_not_hear_the_answers_is_promised_nothing() {
+        let policy = Policy::default();
+        let region = led(&[Some(0); 3]);
+        let beat = |unanswered| LeaderBeat {
+            node: 0,
+            led: vec![region.clone()],
+            oldest_append: ms(0),
+            unanswered,
+            renounced: BTreeSet::new(),
+        };
+        let mut leases = Leases::default();
+        let nothing = Granted::default();
+        assert_eq!(leases.answer(&beat(ms(41)), LONG, NOW, &policy), nothing);
+        assert_eq!(leases.holder(region.region), None);
+        // An answer may be on its way, and the next beat with it.
+        let granted = leases.answer(&beat(ms(40)), LONG, NOW, &policy);
+        assert_eq!(granted.length, policy.lease);
+    }
+
+    #[test]
+    fn what_was_given_up_is_waited_for_by_nobody() {
+        let policy = Policy::default();
+        let region = led(&[Some(0); 3]);
+        let beat = |node, renounced: &[RegionId]| LeaderBeat {
+            node,
+            led: vec![region.clone()],
+            oldest_append: ms(0),
+            unanswered: ms(0),
+            renounced: renounced.iter().copied().collect(),
+        };
+        let mut leases = Leases::default();
+        let ends = |leases: &Leases| leases.surely_end(region.region, 0, ms(0), &policy);
+        let _ = leases.answer(&beat(0, &[]), LONG, NOW, &policy);
+        assert_eq!(ends(&leases), NOW + ms(310));
+        // Of what another has, nobody gives up anything.
+        let elsewhere = LeaderBeat {
+            led: vec![],
+            ..beat(1, &[region.region])
+        };
+        let _ = leases.answer(&elsewhere, LONG, NOW, &policy);
+        assert_eq!(ends(&leases), NOW + ms(310));
+        let given_up = leases.answer(&beat(0, &[region.region]), LONG, NOW, &policy);
+        assert_eq!((given_up, ends(&leases)), (Granted::default(), ms(310)));
+        let granted = leases.answer(&beat(0, &[]), LONG, NOW + ms(100), &policy);
+        assert_eq!((granted.length, ends(&leases)), (policy.lease, NOW + ms(410)));
+    }
+
+    #[test]
     fn voters_that_may_have_voted_for_another_keep_a_lease_away() {
         let policy = Policy::default();
         let mut region = led(&[Some(0), Some(0), None]);
@@ -442,6 +550,8 @@ mod tests {
             node: 7,
             led: vec![one.clone(), other.clone()],
             oldest_append,
+            unanswered: ms(0),
+            renounced: BTreeSet::new(),
         };
         let mut leases = Leases::default();
         let ask = |leases: &mut Leases, beat: &LeaderBeat, at| {

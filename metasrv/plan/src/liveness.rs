@@ -26,7 +26,9 @@
 //!   not put the brake on. And it holds nobody for longer than [`Policy::brake_for`](crate::Policy::brake_for) of silence.
 //!   If one of those judged only then comes back as the same process, it was the network after all, and the others have
 //!   an introduction's time to come back too.
-//! * **Unwell** is a living datanode that should not lead: its disk is stuck, or it is cut off from most of its peers. What
+//! * **Unwell** is a living datanode that should not lead: its disk is stuck, it does not hear the answers to its beats, or
+//!   it is cut off from most of its peers. Beats that nobody acknowledges stop to come after a while, so of one that was
+//!   found deaf a silence is no news until it is long enough for a death. If most are deaf, it is metasrv that is not heard. What
 //!   datanodes say of each other counts when a new leader of metasrv has had the time to tell them where they are.
 //!
 //! One new beat makes a datanode alive again, dead as it may have been: there is no hysteresis in being alive, since
@@ -50,6 +52,8 @@ use greptime_types::NodeId;
 pub use brake::Brake;
 pub use detector::Detector;
 
+use crate::lease::Unheard;
+
 /// A datanode as metasrv sees it now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Observed {
@@ -62,10 +66,28 @@ pub struct Observed {
     pub last_beat: Option<Duration>,
     /// How long its oldest unfinished append has been waiting, as it said in the last beat.
     pub oldest_append: Duration,
+    /// Its last beats, if it is not known that their answers were heard.
+    pub unheard: Option<Unheard>,
     /// The datanodes that it said it cannot reach.
     pub unreachable: BTreeSet<NodeId>,
     /// It said that it is about to stop.
     pub is_stopping: bool,
+}
+
+impl Observed {
+    /// One that has said nothing of itself.
+    pub fn new(incarnation: u64, connection: Connection, last_beat: Option<Duration>) -> Self {
+        Self {
+            incarnation,
+            connection,
+            redial: Redial::Untried,
+            last_beat,
+            oldest_append: Duration::ZERO,
+            unheard: None,
+            unreachable: BTreeSet::new(),
+            is_stopping: false,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,15 +165,15 @@ impl Verdict {
         }
     }
 
-    /// It beats, and does what a leader has to, though its disk may have been slow a moment ago.
+    /// It beats, and does what a leader has to, though a moment ago it may not have.
     pub fn could_lead(&self) -> bool {
-        let is_slow = |why: &Ailment| *why == Ailment::SlowDisk;
-        self.is_alive() || matches!(self, Self::Unwell { why, .. } if is_slow(why))
+        let is_over = |why: &Ailment| matches!(why, Ailment::SlowDisk | Ailment::WasDeaf);
+        self.is_alive() || matches!(self, Self::Unwell { why, .. } if is_over(why))
     }
 
     /// It beats, and cannot hand over what it leads.
     pub fn hangs(&self) -> bool {
-        let hangs = |why: &Ailment| matches!(why, Ailment::HungDisk { .. });
+        let hangs = |why: &Ailment| matches!(why, Ailment::HungDisk { .. } | Ailment::Deaf { .. });
         matches!(self, Self::Unwell { why, .. } if hangs(why))
     }
 
@@ -201,6 +223,10 @@ pub enum Ailment {
     HungDisk { oldest_append: Duration },
     /// An append has waited, not long ago.
     SlowDisk,
+    /// Its beats come, and it does not hear the answers: it can be told nothing.
+    Deaf { unheard: Duration },
+    /// It was, not long ago.
+    WasDeaf,
     /// A majority of the other living datanodes cannot reach it, or it cannot reach them.
     CutOff { from: Vec<NodeId> },
 }
@@ -295,6 +321,13 @@ impl fmt::Display for Ailment {
                 write!(f, "an append has waited {oldest_append:?} for its disk")
             }
             Self::SlowDisk => f.write_str("an append has waited too long for its disk, not long ago"),
+            Self::Deaf { unheard } => {
+                write!(
+                    f,
+                    "its beats of {unheard:?} came, and it has not heard the answer to any"
+                )
+            }
+            Self::WasDeaf => f.write_str("it did not hear the answers to its beats, not long ago"),
             Self::CutOff { from } => {
                 write!(f, "it and most of the others, {from:?}, cannot reach each other")
             }

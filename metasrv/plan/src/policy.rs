@@ -48,9 +48,13 @@ pub struct Policy {
     /// An append that has waited for its disk for so long makes the datanode unwell. Writes wait as they do for one
     /// that is silent.
     pub slow_append: Duration,
+    /// A datanode that has beaten for so long without having heard an answer is deaf, and others are elected. These are
+    /// hurried beats, each with an answer of its own, and they come from a process that is awake: so it may be shorter
+    /// than a silence. Not much longer: TCP sends no more than ten segments that nobody acknowledges.
+    pub deaf_after: Duration,
     /// A datanode that has been cut off from most of its peers for so long is unwell, and a leader that has been cut off
     /// from so many of its group that it cannot commit is unseated. Counted from when they first say so, which they do
-    /// after 400 ms without an answer.
+    /// after 300 ms without an answer.
     pub unreachable_for: Duration,
     /// A datanode stays unwell for this long after the last sign of it, so that leaders do not come and go.
     pub unwell_holds: Duration,
@@ -102,7 +106,8 @@ impl Default for Policy {
             brake_window: ms(1_000),
             brake_for: ms(10_000),
             slow_append: ms(300),
-            unreachable_for: ms(200),
+            deaf_after: ms(175),
+            unreachable_for: ms(100),
             unwell_holds: ms(5_000),
             steady: ms(2_000),
             campaign_again: ms(200),
@@ -143,6 +148,7 @@ impl Policy {
             answering_dead_after: dead_after + pause + beat,
             introduction: usual.introduction.max((lease + dead_after) * 2),
             slow_append: beat + pause + SLACK * 10,
+            deaf_after: usual.way * 2 + hurried_beat * (LOSSES + 2) + SLACK * 2,
             campaign_again: beat * 2,
             ..usual
         }
@@ -193,7 +199,7 @@ impl Policy {
     }
 
     /// Relations that keep the living from being judged dead.
-    fn of_beats(&self) -> [Relation; 8] {
+    fn of_beats(&self) -> [Relation; 9] {
         let one_lost = self.beat + self.hurried_beat + self.way;
         let worst = self.beat + self.pause + self.hurried_beat * LOSSES + self.way;
         let dead = ("dead_after", self.dead_after);
@@ -220,6 +226,14 @@ impl Policy {
                 dead,
                 ("answering_dead_after", self.answering_dead_after),
                 "an answered redial counts for nothing",
+            ),
+            (
+                (
+                    "2 way + 3 hurried_beat",
+                    self.way * 2 + self.hurried_beat * LOSSES,
+                ),
+                ("deaf_after", self.deaf_after),
+                "a few lost answers make a datanode deaf",
             ),
             (
                 ("2 beat", self.beat * 2),
@@ -385,6 +399,7 @@ mod tests {
             (|p, d| p.suspect_after = d, ms(350), "before being judged"),
             (|p, d| p.dead_after = d, ms(345), "look like a death"),
             (|p, d| p.dead_after = d, ms(600), "counts for nothing"),
+            (|p, d| p.deaf_after = d, ms(115), "make a datanode deaf"),
             (|p, d| p.lease = d, ms(200), "ends a lease"),
             (|p, d| p.campaign_again = d, ms(100), "can be reported"),
             (|p, d| p.clock_margin = d, ms(300), "all margin"),

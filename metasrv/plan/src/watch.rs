@@ -6,7 +6,7 @@ use std::time::Duration;
 use greptime_types::{NodeId, RegionId};
 
 use crate::failover::{Attempt, Tried, Voter};
-use crate::lease::{Granted, LeaderBeat, Leases};
+use crate::lease::{Granted, LeaderBeat, Leases, Unheard};
 use crate::liveness::{Brake, Connection, Redial};
 use crate::{Defence, Detector, Judgement, Observed, Policy, Verdict};
 
@@ -59,6 +59,8 @@ pub struct Place {
 pub struct Beat {
     /// How long its oldest append has waited.
     pub oldest_append: Duration,
+    /// The beats that came with it, if it is not known that their answers were heard.
+    pub unheard: Option<Unheard>,
     /// The datanodes that it cannot reach.
     pub unreachable: BTreeSet<NodeId>,
     /// It is about to stop.
@@ -103,7 +105,7 @@ impl Watch {
             let watched = Watched {
                 address: String::new(),
                 serial: 0,
-                seen: observed(0, Connection::Never, None),
+                seen: Observed::new(0, Connection::Never, None),
             };
             (node, watched)
         };
@@ -125,7 +127,7 @@ impl Watch {
         let watched = Watched {
             address: place.address,
             serial,
-            seen: observed(place.incarnation, Connection::Up, Some(now)),
+            seen: Observed::new(place.incarnation, Connection::Up, Some(now)),
         };
         self.nodes.insert(place.node, watched);
     }
@@ -135,6 +137,7 @@ impl Watch {
         if let Some(watched) = self.in_session(node, serial) {
             watched.seen.last_beat = Some(now);
             watched.seen.oldest_append = beat.oldest_append;
+            watched.seen.unheard = beat.unheard;
             watched.seen.unreachable = beat.unreachable;
             watched.seen.is_stopping = beat.is_stopping;
         }
@@ -315,18 +318,6 @@ fn place(node: NodeId, watched: &Watched) -> Place {
     }
 }
 
-fn observed(incarnation: u64, connection: Connection, last_beat: Option<Duration>) -> Observed {
-    Observed {
-        incarnation,
-        connection,
-        redial: Redial::Untried,
-        last_beat,
-        oldest_append: Duration::ZERO,
-        unreachable: BTreeSet::new(),
-        is_stopping: false,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -400,7 +391,7 @@ mod tests {
         };
         watch.beat((1, 50), beat.clone(), ms(300));
         watch.broken(1, 50, ms(300));
-        let fresh = observed(6, Connection::Up, Some(ms(200)));
+        let fresh = Observed::new(6, Connection::Up, Some(ms(200)));
         assert_eq!(seen(&watch), &fresh);
         watch.beat((1, 51), beat, ms(300));
         assert!(seen(&watch).is_stopping && watch.last_beat(1) == Some(ms(300)));

@@ -439,15 +439,21 @@ fn describe_volume(volume: &Volume) -> String {
 
 fn unserved(report: &MetasrvReport) -> Option<String> {
     let unserved: Vec<_> = report.unserved().collect();
-    let first = unserved.first()?;
+    // What a person has to do something about comes before what passes.
+    let lost = unserved.iter().find(|region| region.state == "majority_lost");
+    let first = lost.or(unserved.first())?;
     let table = first
         .table
         .as_deref()
         .map(|table| format!(" of table {table}"))
         .unwrap_or_default();
     let count = unserved.len();
+    let why = match &first.waiting {
+        Some(waiting) if first.state == "majority_lost" => format!(", {waiting}"),
+        _ => String::new(),
+    };
     Some(format!(
-        "{count} of {} regions are not served; the first is {}{table}: {}",
+        "{count} of {} regions are not served; the first is {}{table}: {}{why}",
         report.regions.len(),
         first.region,
         first.state

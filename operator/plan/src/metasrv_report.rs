@@ -42,8 +42,10 @@ pub struct NodeReport {
 pub struct RegionReport {
     pub region: String,
     pub table: Option<String>,
-    /// `leading`, `opening`, `disk_lost` or `no_leader`.
+    /// `leading`, `opening`, `disk_lost`, `majority_lost` or `no_leader`.
     pub state: String,
+    /// Why nobody leads it, or can.
+    pub waiting: Option<String>,
     pub leader: Option<u64>,
     /// Datanodes that hold the region's log.
     pub voters: Vec<u64>,
@@ -70,7 +72,7 @@ impl MetasrvReport {
     pub fn unserved(&self) -> impl Iterator<Item = &RegionReport> {
         self.regions
             .iter()
-            .filter(|region| matches!(region.state.as_str(), "no_leader" | "disk_lost"))
+            .filter(|region| matches!(region.state.as_str(), "no_leader" | "disk_lost" | "majority_lost"))
     }
 
     /// How many datanodes it takes to keep every pod that holds a region, counted from ordinal 0.

@@ -364,27 +364,94 @@ async fn a_leader_with_a_lease_asks_nobody() {
     let cluster = Cluster::new(false).await;
     let leader = &cluster.nodes[0];
     leader.write(&[row("a", 1, 1.0)]).await.unwrap();
-    cluster.isolate(0, Fault::Cut);
-    let asks = async || {
-        let error = leader.read().await.unwrap_err();
-        assert_eq!(error.kind, ErrorKind::Unavailable, "{error}");
+    let reads_under_lease = async || {
+        let before = leader.datanode.metrics.queries_under_lease.get();
+        assert_eq!(leader.read().await.unwrap().len(), 1);
+        leader.datanode.metrics.queries_under_lease.get() > before
     };
-    asks().await;
+    assert!(!reads_under_lease().await);
     promise(leader, 1, vec![leader.region.as_u64()]);
-    asks().await;
+    assert!(!reads_under_lease().await);
     promise(leader, 2, vec![]);
-    assert_eq!(leader.read().await.unwrap().len(), 1);
-    assert_eq!(leader.datanode.metrics.queries_under_lease.get(), 1);
+    assert!(reads_under_lease().await);
+    cluster.isolate(0, Fault::Cut);
     let transfer = v1::TransferRegion {
         region_id: leader.region.as_u64(),
         epoch: cluster.report(0).epoch,
         to_raft_id: 2,
     };
     leader.datanode.told(push::Body::Transfer(transfer));
-    asks().await;
+    assert!(!is_leased(leader));
     // What is promised in the same term comes too late: the heir may lead any moment.
     promise(leader, 3, vec![]);
-    asks().await;
+    assert!(!is_leased(leader));
+    let error = leader.read().await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Unavailable, "{error}");
+}
+
+/// Whether a node answers reads of its region without asking anybody.
+fn is_leased(node: &Node) -> bool {
+    let region = node.datanode.regions().get(node.region).unwrap();
+    let term = region.with_state(|state| state.report().epoch);
+    region.is_leased(term, node.datanode.clock.now())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_sees_that_it_cannot_lead_renounces() {
+    let cluster = Cluster::new(false).await;
+    let leader = &cluster.nodes[0];
+    let renounced = |number| leader.datanode.tick(number, number).renounced;
+    let answer = |number| {
+        leader.datanode.answered(&v1::Tock {
+            number,
+            lease_ms: 60_000,
+            without_lease: vec![],
+        });
+    };
+    let all = vec![leader.region.as_u64()];
+    promise(leader, 1, vec![]);
+    assert!(is_leased(leader));
+    // It hears no answers.
+    assert!(renounced(2).is_empty());
+    tokio::time::sleep(Duration::from_millis(160)).await;
+    assert_eq!(renounced(3), all);
+    assert!(!is_leased(leader));
+    for late in [2, 3] {
+        answer(late);
+        assert!(!is_leased(leader), "by the answer to beat {late}");
+    }
+    promise(leader, 4, vec![]);
+    assert!(is_leased(leader));
+    // Its disk hangs, at its vote for another.
+    leader.log.set_full(true);
+    let campaign = v1::CampaignRegion {
+        region_id: leader.region.as_u64(),
+        raft_id: 2,
+        seen_term: cluster.report(1).epoch,
+    };
+    cluster.nodes[1].datanode.told(push::Body::Campaign(campaign));
+    leader
+        .wait_for("an append that waits for long", || renounced(5) == all)
+        .await;
+    answer(5);
+    assert!(!is_leased(leader));
+    leader.log.set_full(false);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_reaches_nobody_renounces() {
+    let cluster = Cluster::new(false).await;
+    let leader = &cluster.nodes[0];
+    promise(leader, 1, vec![]);
+    cluster.isolate(0, Fault::Cut);
+    assert!(is_leased(leader));
+    let missed = || {
+        let given_up = leader.datanode.tick(2, 1).renounced;
+        promise(leader, 3, vec![]);
+        given_up == [leader.region.as_u64()]
+    };
+    leader.wait_for("that the others are missed", missed).await;
+    assert!(!is_leased(leader));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -393,11 +460,12 @@ async fn a_datanode_that_is_about_to_stop_takes_no_leases() {
     let leader = &cluster.nodes[0];
     promise(leader, 1, vec![]);
     cluster.isolate(0, Fault::Cut);
-    assert!(leader.read().await.is_ok());
+    assert!(is_leased(leader));
     // Nobody takes over, so it waits for as long as it may.
     leader.datanode.hand_over(Duration::from_millis(50)).await;
     assert!(leader.datanode.tick(2, 0).stopping);
     promise(leader, 3, vec![]);
+    assert!(!is_leased(leader));
     let error = leader.read().await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::Unavailable, "{error}");
 }
@@ -418,6 +486,27 @@ async fn a_leader_that_was_cut_off_from_the_others_but_not_from_the_bucket_does_
     cluster.until("it hears of the other", || !cluster.leads(0)).await;
     cluster.lead(0).await;
     assert_eq!(cluster.nodes[0].read().await.unwrap().len(), 3);
+}
+
+/// A hot follower whose bucket is away tries to load its files after 0.2, 0.6, 1.4, 3 and 6.2 seconds.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_comes_to_lead_does_not_wait_for_the_next_attempt_of_a_follower() {
+    let mut cluster = Cluster::new(false).await;
+    cluster.nodes[0].write(&[row("a", 1, 1.0)]).await.unwrap();
+    cluster.nodes[0].flush().await.unwrap();
+    cluster.nodes[1].store.set_away(true);
+    cluster = cluster.crash(1).await;
+    cluster.role(1, true);
+    tokio::time::sleep(Duration::from_millis(3_300)).await;
+    cluster.nodes[1].store.set_away(false);
+    let back = tokio::time::Instant::now();
+    cluster.lead(1).await;
+    assert!(
+        back.elapsed() < Duration::from_millis(1_500),
+        "{:?}",
+        back.elapsed()
+    );
+    assert_eq!(cluster.nodes[1].read().await.unwrap(), [row("a", 1, 1.0)]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

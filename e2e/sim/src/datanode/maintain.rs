@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::Datanode;
 use crate::region::{Region, State};
+use crate::rules::holds;
 use crate::trace::Branch;
 
 /// Four times as long as in earnest, which nobody notices, and cheaper.
@@ -12,6 +13,7 @@ const TICK: Duration = Duration::from_millis(200);
 const FLUSH_ROWS: usize = 30;
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 const LAST_RETRY: Duration = Duration::from_secs(10);
+const LAST_RETRY_OF_A_LEADER: Duration = Duration::from_secs(1);
 
 impl Datanode {
     pub(super) async fn maintain(self: Rc<Self>) {
@@ -64,7 +66,11 @@ impl Datanode {
 
     /// Loads the manifest if it should be known here.
     pub(super) fn look_at_manifest(self: &Rc<Self>, region: &Rc<Region>) {
-        if !region.read(State::wants_manifest) || region.is_loading.replace(true) {
+        if !region.read(State::wants_manifest) {
+            return;
+        }
+        if region.is_loading.replace(true) {
+            region.asked_again.put(&self.sim, ());
             return;
         }
         let (node, region) = (Rc::clone(self), Rc::clone(region));
@@ -76,10 +82,26 @@ impl Datanode {
                     return;
                 }
                 if node.load_manifest(&region).await.is_err() {
-                    node.sim.sleep(retry).await;
-                    retry = (retry * 2).min(LAST_RETRY);
+                    retry = node.wait_to_load(&region, retry).await;
                 }
             }
         });
+    }
+
+    /// How long to wait the next time.
+    async fn wait_to_load(&self, region: &Region, retry: Duration) -> Duration {
+        let until = self.sim.after(self.me, retry);
+        while region.asked_again.take(&self.sim, until).await.is_some() {
+            if holds("NewLeaderLoadsAtOnce") {
+                self.sim.hit(Branch::NewLeaderLoadsAtOnce);
+                region.asked_again.clear();
+                return FIRST_RETRY;
+            }
+        }
+        let longest = match region.read(State::leading_epoch) {
+            Ok(_) => LAST_RETRY_OF_A_LEADER,
+            Err(_) => LAST_RETRY,
+        };
+        (retry * 2).min(longest)
     }
 }

@@ -14,7 +14,7 @@ use crate::rules::holds;
 use crate::trace::Branch;
 
 const PING: Duration = Duration::from_millis(100);
-const UNREACHABLE_AFTER: Duration = Duration::from_millis(400);
+const UNREACHABLE_AFTER: Duration = Duration::from_millis(300);
 const WELCOME_WITHIN: Duration = Duration::from_secs(1);
 const FIRST_RETRY: Duration = Duration::from_millis(10);
 const LAST_RETRY: Duration = Duration::from_secs(1);

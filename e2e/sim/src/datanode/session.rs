@@ -8,7 +8,7 @@ use greptime_rules::Grant;
 use greptime_types::RegionId;
 
 use super::Datanode;
-use crate::client::{FIRST_RETRY, HURRIED, INTERVAL, LAST_RETRY, SILENCE};
+use crate::client::{FIRST_RETRY, HANGS_MS, HURRIED, INTERVAL, LAST_RETRY, SILENCE};
 use crate::message::{Push, Register, Said, Tick};
 use crate::process::Address;
 use crate::trace::Branch;
@@ -27,6 +27,8 @@ const TRANSFER_WITHIN: Duration = Duration::from_millis(50);
 const TICK: Duration = Duration::from_millis(500);
 const SILENT_AFTER: Duration = Duration::from_secs(1);
 const ORPHANED_AFTER: Duration = Duration::from_secs(4);
+/// Who has heard no answer for so long, or whose append has waited for so long, is about to be replaced.
+const CANNOT_LEAD_AFTER: Duration = Duration::from_millis(150);
 
 impl Datanode {
     pub(super) async fn keep_session(self: Rc<Self>) {
@@ -61,7 +63,7 @@ impl Datanode {
             reports: self.reports(),
         };
         sim.say(connection, me, Said::Register(register));
-        let (mut welcomed, mut number) = (false, 0);
+        let (mut welcomed, mut number, mut hangs) = (false, 0, false);
         let now = sim.clock(me);
         let (mut heard, mut next_beat, mut sent) = (now, now, now);
         loop {
@@ -71,7 +73,9 @@ impl Datanode {
             }
             if welcomed && now >= next_beat {
                 number += 1;
-                sim.say(connection, me, Said::Tick(self.tick(number)));
+                let tick = self.tick(number);
+                hangs = tick.oldest_append_ms >= HANGS_MS;
+                sim.say(connection, me, Said::Tick(tick));
                 sent = now;
                 next_beat = sent + HURRIED;
             }
@@ -90,7 +94,7 @@ impl Datanode {
                             self.told(push);
                             return welcomed;
                         }
-                        Push::Tock { number: answered, .. } if answered == number => {
+                        Push::Tock { number: answered, .. } if answered == number && !hangs => {
                             next_beat = sent + INTERVAL
                         }
                         // It has been followed by another, and may not know it yet.
@@ -118,8 +122,10 @@ impl Datanode {
             Some((region.id, term))
         });
         // Taken before it is sent: what is promised in the answer counts from no later moment.
-        let sent = (self.sim.clock(self.me), led.collect());
-        self.ticks.borrow_mut().insert(number, sent);
+        let (now, led) = (self.sim.clock(self.me), led.collect::<Vec<_>>());
+        let (oldest_append_ms, unreachable) = (self.oldest_append_ms(), self.unreachable());
+        let renounced = self.renounce(now, oldest_append_ms, unreachable.len(), &led);
+        self.ticks.borrow_mut().insert(number, (now, led));
         let mut reported = self.reported.borrow_mut();
         let changed = reported.as_ref() != Some(&reports);
         if changed {
@@ -127,11 +133,38 @@ impl Datanode {
         }
         Tick {
             number,
-            oldest_append_ms: self.oldest_append_ms(),
+            oldest_append_ms,
             answered: if heard { self.answered.get() } else { 0 },
             reports: changed.then_some(reports),
-            unreachable: self.unreachable(),
+            unreachable,
+            renounced,
         }
+    }
+
+    /// Gives up the leases of what it leads, if it sees that it cannot lead.
+    fn renounce(
+        &self,
+        now: Duration,
+        oldest_append_ms: u64,
+        unreachable: usize,
+        led: &[(RegionId, u64)],
+    ) -> Vec<RegionId> {
+        let ticks = self.ticks.borrow();
+        let first = ticks.first_key_value();
+        let unanswered = first.map_or(Duration::ZERO, |(_, (sent, _))| now.saturating_sub(*sent));
+        let hangs = oldest_append_ms >= CANNOT_LEAD_AFTER.as_millis() as u64;
+        let is_cut_off = unreachable * 2 > self.peers.borrow().len();
+        if unanswered < CANNOT_LEAD_AFTER && !hangs && !is_cut_off {
+            return Vec::new();
+        }
+        let given_up = led.iter().filter_map(|(id, _)| self.region(*id));
+        given_up
+            .map(|region| {
+                self.sim.hit(Branch::LeaseIsRenounced);
+                region.change(|s| s.lease.renounce(now));
+                region.id
+            })
+            .collect()
     }
 
     /// metasrv has answered a tick; what it promises is of the terms that were led when that was sent.

@@ -14,14 +14,9 @@ use crate::message::{RegionReport, RegionRole};
 use crate::trace::Branch;
 
 impl Metasrv {
-    /// What is promised to a datanode that has beaten.
-    pub(super) fn lease(
-        &self,
-        state: &mut State,
-        node: NodeId,
-        oldest_append: Duration,
-        now: Duration,
-    ) -> Granted {
+    /// What is promised to a datanode that has beaten; `beat` has yet to be told what it leads.
+    pub(super) fn lease(&self, state: &mut State, mut beat: LeaderBeat, now: Duration) -> Granted {
+        let node = beat.node;
         let (Some(catalog), Some(session)) = (&state.catalog, state.sessions.datanodes.get(&node)) else {
             return Granted::default();
         };
@@ -42,11 +37,7 @@ impl Metasrv {
                 self.sim.hit(Branch::LeaseIsRefused);
             }
         }
-        let beat = LeaderBeat {
-            node,
-            led,
-            oldest_append,
-        };
+        beat.led = led;
         let granted = watch.promise(&beat, self.session_ends.get(), now);
         if !granted.length.is_zero() {
             self.sim.hit(Branch::LeaseIsGranted);

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use greptime_metasrv_plan::assignment::Replica;
-use greptime_metasrv_plan::lease::{Granted, Touch};
+use greptime_metasrv_plan::lease::{Granted, LeaderBeat, Touch};
 use greptime_metasrv_plan::watch::{Beat, Place};
 use greptime_metasrv_plan::{Command, Reported};
 use greptime_types::{NodeId, RegionId};
@@ -191,28 +191,38 @@ impl Metasrv {
         let now = self.now();
         let mut guard = self.state.borrow_mut();
         let state = &mut *guard;
-        let oldest = Duration::from_millis(tick.oldest_append_ms);
-        if let Some(watch) = state.watch.as_mut() {
-            let beat = Beat {
-                oldest_append: oldest,
-                unreachable: tick.unreachable.iter().copied().collect(),
-                is_stopping: false,
-            };
-            watch.beat((node, connection), beat, now);
-        }
+        let oldest_append = Duration::from_millis(tick.oldest_append_ms);
         let session = state.sessions.datanodes.get_mut(&node);
         let Some(session) = session.filter(|s| s.connection == connection) else {
             return;
         };
         session.last_beat = now;
         session.touch.beat(tick.number, tick.answered, now);
+        let unheard = session.touch.unheard();
+        if let Some(watch) = state.watch.as_mut() {
+            let beat = Beat {
+                oldest_append,
+                unheard,
+                unreachable: tick.unreachable.iter().copied().collect(),
+                is_stopping: false,
+            };
+            watch.beat((node, connection), beat, now);
+        }
         let mut changed = false;
         if let Some(reports) = &tick.reports {
             let reports = by_region(reports);
             changed = reports != session.reports;
             session.reports = reports;
         }
-        let Granted { length, without } = self.lease(state, node, oldest, now);
+        let unanswered = unheard.map_or(Duration::ZERO, |u| now.saturating_sub(u.first));
+        let beat = LeaderBeat {
+            node,
+            led: Vec::new(),
+            oldest_append,
+            unanswered,
+            renounced: tick.renounced.iter().copied().collect(),
+        };
+        let Granted { length, without } = self.lease(state, beat, now);
         drop(guard);
         let number = tick.number;
         self.push(

@@ -61,13 +61,19 @@ impl Detector {
     /// Judges everybody who is known. To be called at least every [`Policy::look`]; more often does no harm.
     pub fn look(&mut self, now: Duration, observed: &BTreeMap<NodeId, Observed>) -> Judgement {
         let slept = self.slept_before(now);
-        let mut vanished: BTreeMap<NodeId, Vanished> = BTreeMap::new();
         for (node, seen) in observed {
             let memory = self.nodes.entry(*node).or_insert_with(|| Memory::new(seen, now));
             if memory.take_in(seen, now, slept.unwrap_or_default()) {
                 self.returned = Some(now);
             }
-            if let Some(gone) = memory.vanished(seen, now, &self.policy) {
+        }
+        let deaf = self.deaf(observed);
+        let mut vanished: BTreeMap<NodeId, Vanished> = BTreeMap::new();
+        for (node, seen) in observed {
+            let Some(memory) = self.nodes.get_mut(node) else {
+                continue;
+            };
+            if let Some(gone) = memory.vanished(seen, deaf.contains_key(node), now, &self.policy) {
                 memory.note_fact(seen);
                 vanished.insert(*node, gone);
             }
@@ -88,7 +94,10 @@ impl Detector {
         // Both have the same datanodes by now.
         for ((node, seen), memory) in observed.iter().zip(self.nodes.values_mut()) {
             memory.verdict = match vanished.get(node) {
-                None => memory.present(*node, seen, &living, &self.policy, now),
+                None => {
+                    let deaf = deaf.get(node).copied();
+                    memory.present((*node, deaf), seen, &living, &self.policy, now)
+                }
                 Some(gone) => {
                     if memory.wants_redial(seen, &self.policy, now) {
                         memory.asked = Some(now);
@@ -107,6 +116,19 @@ impl Detector {
             late: slept,
             brake: round.brake.filter(|_| braking),
             apart: self.apart.look(&living, self.policy.unreachable_for, now),
+        }
+    }
+
+    /// Who beats and does not hear the answers, and for how long; nobody if that is most of them.
+    fn deaf(&self, observed: &BTreeMap<NodeId, Observed>) -> BTreeMap<NodeId, Duration> {
+        let for_ = |(node, seen): (&NodeId, &Observed)| {
+            let memory = self.nodes.get(node)?;
+            Some((*node, memory.deaf_for(seen, &self.policy)?))
+        };
+        let deaf: BTreeMap<NodeId, Duration> = observed.iter().filter_map(for_).collect();
+        match deaf.len() * 2 > observed.len() && Defence::NotHeardByMostIsOurs.holds() {
+            true => BTreeMap::new(),
+            false => deaf,
         }
     }
 

@@ -8,6 +8,14 @@ use greptime_types::NodeId;
 use super::{Ailment, Observed};
 use crate::Policy;
 
+/// What is found of a datanode beside what it says of itself.
+pub(super) struct Suffers {
+    /// It does not hear the answers to its beats, for so long.
+    pub(super) deaf: Option<Duration>,
+    /// See [`cut_off_from`].
+    pub(super) cut_from: Vec<NodeId>,
+}
+
 /// What is remembered of one datanode's health.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Health {
@@ -29,17 +37,20 @@ impl Health {
         &mut self,
         node: NodeId,
         observed: &Observed,
-        cut_from: Vec<NodeId>,
+        suffers: Suffers,
         policy: &Policy,
         now: Duration,
     ) -> Option<(Duration, Ailment)> {
+        let Suffers { deaf, cut_from } = suffers;
         debug_assert!(!cut_from.contains(&node));
         self.cut_since = match (cut_from.is_empty(), self.cut_since) {
             (true, _) => None,
             (false, since) => since.or(Some(now)),
         };
         let cut_for = self.cut_since.map(|since| now.saturating_sub(since));
-        let sign = if observed.is_stopping {
+        let sign = if let Some(unheard) = deaf {
+            Some(Ailment::Deaf { unheard })
+        } else if observed.is_stopping {
             Some(Ailment::Stopping)
         } else if observed.oldest_append >= policy.slow_append {
             Some(Ailment::HungDisk {
@@ -50,10 +61,12 @@ impl Health {
         } else {
             None
         };
-        if let Some(Ailing { why, .. }) = &mut self.ailing
-            && matches!(why, Ailment::HungDisk { .. })
-        {
-            *why = Ailment::SlowDisk;
+        if let Some(Ailing { why, .. }) = &mut self.ailing {
+            match why {
+                Ailment::HungDisk { .. } => *why = Ailment::SlowDisk,
+                Ailment::Deaf { .. } => *why = Ailment::WasDeaf,
+                _ => {}
+            }
         }
         if let Some(why) = sign {
             let since = self.ailing.take().map_or(now, |a| a.since);

@@ -6,9 +6,13 @@ use std::time::Duration;
 use greptime_types::NodeId;
 
 use super::brake::Brake;
-use super::health::{Health, cut_off_from};
+use super::health::{Health, Suffers, cut_off_from};
 use super::{Connection, Death, Hold, Observed, Redial, Sign, Suspicion, Verdict};
 use crate::{Defence, Policy};
+
+/// Beats whose answers were not heard, when that is no chance. Some may be on their way, one lost, and the datanode may
+/// have been stopped after them and have sent another one before it reads.
+const UNHEARD_BEATS: usize = 6;
 
 /// What is remembered of one datanode from look to look.
 #[derive(Clone, Debug)]
@@ -18,6 +22,8 @@ pub(super) struct Memory {
     first_seen: Duration,
     /// How much of the silence since the last beat metasrv slept.
     credit: Duration,
+    /// When the first beat came whose answer was not heard, and how much of the time since then metasrv slept.
+    unheard: Option<(Duration, Duration)>,
     /// A fact about this incarnation, and since when it is gone. Only a beat refutes it: the next redial may find
     /// nobody who would refuse.
     pub(super) fact: Option<(Duration, Death)>,
@@ -58,6 +64,7 @@ impl Memory {
             last_beat: None,
             first_seen: now,
             credit: Duration::ZERO,
+            unheard: None,
             fact: None,
             is_confirmed: false,
             outlasted: false,
@@ -93,18 +100,41 @@ impl Memory {
                 self.verdict = Verdict::Alive { since: now };
             }
         }
-        let unheard = now.saturating_sub(self.heard());
-        self.credit += slept.min(unheard.saturating_sub(self.credit));
+        let silence = now.saturating_sub(self.heard());
+        self.credit += slept.min(silence.saturating_sub(self.credit));
+        let first = seen.unheard.map(|unheard| unheard.first);
+        let before = self.unheard.filter(|(since, _)| Some(*since) == first);
+        let credit = before.map_or(Duration::ZERO, |(_, credit)| credit) + slept;
+        self.unheard = first.map(|since| (since, credit.min(now.saturating_sub(since))));
         returned
     }
 
-    /// Whether it does not beat as it should.
-    pub(super) fn vanished(&self, seen: &Observed, now: Duration, policy: &Policy) -> Option<Vanished> {
+    /// Over what time its beats came without it having heard an answer, if that is no chance. Answers that metasrv did
+    /// not give because it slept are none that were not heard.
+    pub(super) fn deaf_for(&self, seen: &Observed, policy: &Policy) -> Option<Duration> {
+        let unheard = seen.unheard.filter(|unheard| unheard.beats >= UNHEARD_BEATS)?;
+        let slept = self.unheard.map_or(Duration::ZERO, |(_, credit)| credit);
+        let length = (unheard.last - unheard.first).saturating_sub(slept);
+        (length >= policy.deaf_after && Defence::DeafLeaderIsUnseated.holds()).then_some(length)
+    }
+
+    /// Whether it does not beat as it should. `is_deaf`: then its beats are not acknowledged either, and stop to come.
+    pub(super) fn vanished(
+        &self,
+        seen: &Observed,
+        is_deaf: bool,
+        now: Duration,
+        policy: &Policy,
+    ) -> Option<Vanished> {
+        let suspect_after = match is_deaf {
+            true => policy.dead_after,
+            false => policy.suspect_after,
+        };
         let silence = now.saturating_sub(self.heard()).saturating_sub(self.credit);
         let sign = match (seen.connection, self.last_beat) {
             (Connection::Broken { .. }, _) => Sign::Broken,
             (_, None) | (Connection::Never, _) => Sign::NeverHeard,
-            (Connection::Up, Some(_)) if silence >= policy.suspect_after => Sign::Silent { silence },
+            (Connection::Up, Some(_)) if silence >= suspect_after => Sign::Silent { silence },
             (Connection::Up, Some(_)) => return None,
         };
         Some(Vanished { sign, silence })
@@ -123,14 +153,15 @@ impl Memory {
 
     pub(super) fn present(
         &mut self,
-        node: NodeId,
+        (node, deaf): (NodeId, Option<Duration>),
         seen: &Observed,
         living: &BTreeMap<NodeId, &Observed>,
         policy: &Policy,
         now: Duration,
     ) -> Verdict {
         let cut_from = cut_off_from(node, living);
-        match (self.health.look(node, seen, cut_from, policy, now), &self.verdict) {
+        let suffers = Suffers { deaf, cut_from };
+        match (self.health.look(node, seen, suffers, policy, now), &self.verdict) {
             (Some((since, why)), _) => Verdict::Unwell { since, why },
             (None, Verdict::Alive { since }) => Verdict::Alive { since: *since },
             (None, _) => Verdict::Alive { since: now },

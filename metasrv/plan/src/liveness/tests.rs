@@ -19,15 +19,7 @@ struct Scene {
 impl Scene {
     /// `nodes` datanodes that metasrv knows, none of which it has heard. It leads from 0.
     fn unheard(nodes: u64) -> Self {
-        let unheard = Observed {
-            incarnation: 0,
-            connection: Connection::Never,
-            redial: Redial::Untried,
-            last_beat: None,
-            oldest_append: Duration::ZERO,
-            unreachable: BTreeSet::new(),
-            is_stopping: false,
-        };
+        let unheard = Observed::new(0, Connection::Never, None);
         Self {
             detector: Detector::new(Policy::default(), Duration::ZERO),
             seen: (0..nodes).map(|node| (node, unheard.clone())).collect(),
@@ -82,6 +74,27 @@ impl Scene {
             self.now += 25;
             for node in beating {
                 self.beat(*node);
+            }
+            self.look();
+        }
+    }
+
+    /// The same, and these do not hear what metasrv answers to their beats.
+    fn run_deaf(&mut self, for_: u64, beating: &[NodeId], deaf: &[NodeId]) {
+        for _ in 0..for_ / 25 {
+            self.now += 25;
+            for node in beating {
+                self.beat(*node);
+            }
+            let now = ms(self.now);
+            for node in deaf {
+                let seen = self.node(*node);
+                let before = seen.unheard;
+                seen.unheard = Some(Unheard {
+                    first: before.map_or(now, |unheard| unheard.first),
+                    last: now,
+                    beats: before.map_or(0, |unheard| unheard.beats) + 1,
+                });
             }
             self.look();
         }

@@ -70,18 +70,6 @@ pub(super) struct World<'a> {
     outcome: Outcome,
 }
 
-fn beating() -> Observed {
-    Observed {
-        incarnation: 1,
-        connection: Connection::Up,
-        redial: Redial::Untried,
-        last_beat: None,
-        oldest_append: Duration::ZERO,
-        unreachable: BTreeSet::new(),
-        is_stopping: false,
-    }
-}
-
 fn micros(duration: Duration) -> u64 {
     duration.as_micros() as u64
 }
@@ -105,7 +93,9 @@ impl<'a> World<'a> {
         };
         world.metasrv = world.next_pause(world.now);
         for node in 0..settings.datanodes {
-            world.observed.insert(node as NodeId, beating());
+            world
+                .observed
+                .insert(node as NodeId, Observed::new(1, Connection::Up, None));
             let datanode = Datanode {
                 next_beat: world.now + world.random.below(micros(settings.policy.beat)),
                 to_loss: world.random.until(settings.loss),

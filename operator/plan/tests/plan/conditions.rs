@@ -226,6 +226,25 @@ fn regions_that_nobody_serves_are_told_except_while_pods_roll() {
 }
 
 #[test]
+fn what_is_lost_with_a_majority_and_what_there_is_to_be_done_is_told() {
+    let mut world = World::settled(minimal());
+    let mut report = healthy();
+    let waits = "too few of its voters live, 2 are needed; lost: datanode 1, datanode 2; left: datanode 0";
+    let mut lost = region("majority_lost", &[0, 1, 2]);
+    lost.waiting = Some(waits.to_owned());
+    report.regions = vec![region("no_leader", &[1]), lost];
+    world.observed.metasrv = Fact::Known(report);
+    let (_, told_now) = world.plan();
+    assert_eq!(told(&told_now, types::AVAILABLE), "False RegionsUnavailable");
+    assert_eq!(
+        condition(&told_now, types::DEGRADED).message,
+        format!(
+            "2 of 2 regions are not served; the first is 1024:0 of table public.cpu: majority_lost, {waits}"
+        )
+    );
+}
+
+#[test]
 fn logs_with_several_voters_are_replicated() {
     let mut world = World::settled(minimal());
     let mut report = healthy();

@@ -532,6 +532,63 @@ fn silence_comes_before_being_unwell() {
     assert!(scene.verdict(1).is_dead());
 }
 
+#[test]
+fn who_does_not_hear_the_answers_to_its_beats_is_deaf() {
+    let mut scene = Scene::steady(3);
+    scene.run_deaf(175, &[0, 1, 2], &[1]);
+    assert_eq!(scene.said(1), "alive");
+    scene.run_deaf(25, &[0, 1, 2], &[1]);
+    assert_eq!(
+        scene.said(1),
+        "unwell: its beats of 175ms came, and it has not heard the answer to any"
+    );
+    assert!(scene.verdict(1).hangs() && !scene.verdict(1).could_lead());
+    // Nobody acknowledges its beats, so they stop to come; it is dead no later than any other.
+    scene.run(325, &[0, 2]);
+    assert!(scene.verdict(1).hangs());
+    scene.run(25, &[0, 2]);
+    assert!(scene.verdict(1).is_dead());
+    scene.node(1).unheard = None;
+    scene.run(25, &[0, 1, 2]);
+    assert!(scene.verdict(1).could_lead());
+    // So long after the last sign of it.
+    scene.run(5_000 - 75, &[0, 1, 2]);
+    assert!(!scene.verdict(1).is_alive());
+    scene.run(25, &[0, 1, 2]);
+    assert!(scene.verdict(1).is_alive());
+}
+
+#[test]
+fn a_few_answers_that_were_not_heard_make_nobody_deaf() {
+    let mut scene = Scene::steady(3);
+    // It was stopped between two beats, and has not read yet.
+    scene.node(1).unheard = Some(Unheard {
+        first: ms(9_700),
+        last: ms(10_000),
+        beats: 5,
+    });
+    scene.run(25, &[0, 1, 2]);
+    assert_eq!(scene.said(1), "alive");
+    // metasrv was, and what it did not answer could not be heard.
+    let mut scene = Scene::steady(3);
+    scene.run_deaf(100, &[0, 1, 2], &[1]);
+    scene.sleep(150);
+    scene.run_deaf(50, &[0, 1, 2], &[1]);
+    assert_eq!(scene.said(1), "alive");
+    scene.run_deaf(25, &[0, 1, 2], &[1]);
+    assert!(scene.verdict(1).hangs());
+}
+
+#[test]
+fn if_most_do_not_hear_metasrv_nobody_is_deaf() {
+    let mut scene = Scene::steady(3);
+    scene.run_deaf(1_000, &[0, 1, 2], &[1, 2]);
+    assert!(scene.found.verdicts.values().all(Verdict::is_alive));
+    scene.node(2).unheard = None;
+    scene.run_deaf(25, &[0, 1, 2], &[1]);
+    assert!(scene.verdict(1).hangs() && scene.verdict(2).is_alive());
+}
+
 /// Datanodes, who says that it cannot reach whom, and who is unwell after a while.
 #[test]
 fn whoever_is_cut_off_from_most_others_is_unwell() {
@@ -554,7 +611,7 @@ fn whoever_is_cut_off_from_most_others_is_unwell() {
         for (node, unreachable) in *complaints {
             scene.node(*node).unreachable = unreachable.iter().copied().collect();
         }
-        scene.run(200, &all);
+        scene.run(100, &all);
         assert!(scene.found.verdicts.values().all(Verdict::is_alive), "not yet");
         scene.run(25, &all);
         let found: Vec<NodeId> = all
@@ -570,7 +627,7 @@ fn whoever_is_cut_off_from_most_others_is_unwell() {
 fn a_new_leader_waits_until_datanodes_can_know_of_each_other() {
     let mut scene = Scene::unheard(3);
     scene.node(0).unreachable = BTreeSet::from([1, 2]);
-    scene.run(2_175, &[0, 1, 2]);
+    scene.run(2_075, &[0, 1, 2]);
     assert!(scene.verdict(0).is_alive() && scene.found.apart.is_empty());
     scene.run(25, &[0, 1, 2]);
     assert_eq!(scene.found.apart, BTreeSet::from([(0, 1), (0, 2)]));
@@ -583,7 +640,7 @@ fn two_that_do_not_reach_each_other_for_a_while_are_apart() {
     let all = [0, 1, 2, 3];
     scene.node(2).unreachable = BTreeSet::from([1]);
     scene.node(3).unreachable = BTreeSet::from([0, 3, 9]);
-    scene.run(200, &all);
+    scene.run(100, &all);
     assert!(scene.found.apart.is_empty(), "not yet");
     scene.run(25, &all);
     assert_eq!(scene.found.apart, BTreeSet::from([(0, 3), (1, 2)]));
@@ -594,7 +651,7 @@ fn two_that_do_not_reach_each_other_for_a_while_are_apart() {
     scene.run(200, &[0, 2, 3]);
     assert!(scene.found.apart.is_empty());
     scene.node(3).unreachable = BTreeSet::from([0]);
-    scene.run(200, &all);
+    scene.run(100, &all);
     assert!(!scene.found.apart.contains(&(0, 3)));
 }
 
