@@ -146,9 +146,10 @@ machine: ## Says what this machine lacks for the laboratory
 	@e2e/kubernetes/check-machine.sh
 
 .PHONY: packages
-packages: ## Installs the Debian packages that are missing, and the readers that our files are tested with
+packages: ## Installs the Debian packages that are missing, the readers that our files are tested with, and Azurite
 	e2e/kubernetes/install-packages.sh
 	scripts/parquet-readers
+	scripts/azurite
 
 .PHONY: tools
 tools: build

@@ -5,23 +5,39 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use greptime_types::{Error, Result};
-use object_store::aws::AmazonS3Builder;
-use object_store::azure::MicrosoftAzureBuilder;
+use object_store::aws::{AmazonS3Builder, AwsCredential};
+use object_store::azure::{AzureAccessKey, AzureConfigKey, AzureCredential, MicrosoftAzureBuilder};
 use object_store::client::{Certificate, ClientOptions};
 use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::memory::InMemory;
 use object_store::path::Path;
-use object_store::{BackoffConfig, ObjectStore, RetryConfig};
+use object_store::{BackoffConfig, ObjectStore, RetryConfig, StaticCredentialProvider};
 use serde::{Deserialize, Serialize};
 
 use crate::Bucket;
 use crate::synced::SyncedLocal;
 
-/// A request that takes longer is given up and retried.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// The library's own retries are short: whoever asks decides about waiting for a store that is away.
-const RETRY_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a store of the network is waited for.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Until there is a connection.
+    pub connect: Duration,
+    /// From the first byte of a request to the last one of its answer.
+    pub request: Duration,
+    /// A request that failed is not repeated when it began so long ago. Short, since whoever asks decides about waiting
+    /// for a store that is away.
+    pub retry: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(2),
+            request: Duration::from_secs(30),
+            retry: Duration::from_secs(5),
+        }
+    }
+}
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -65,6 +81,9 @@ pub struct ObjectStoreConfig {
     /// Azure: its key.
     #[serde(skip_serializing)]
     pub account_key: Option<String>,
+    /// Azure: a shared access signature instead of the key, with or without its question mark.
+    #[serde(skip_serializing)]
+    pub sas_token: Option<String>,
     /// Directory of `kind = "local"`; the default is `objects` in the data directory.
     pub dir: Option<PathBuf>,
 }
@@ -74,11 +93,16 @@ impl ObjectStoreConfig {
     ///
     /// Errors: `InvalidArgument` that names the setting that is missing, or that has no meaning for the kind.
     pub fn open(&self) -> Result<Bucket> {
+        self.open_within(&Limits::default())
+    }
+
+    /// As [`Self::open`], with other limits.
+    pub fn open_within(&self, limits: &Limits) -> Result<Bucket> {
         self.check()?;
         let store: Arc<dyn ObjectStore> = match self.kind {
-            StoreKind::S3 => Arc::new(self.open_s3()?),
-            StoreKind::Gcs => Arc::new(self.open_gcs()?),
-            StoreKind::Azure => Arc::new(self.open_azure()?),
+            StoreKind::S3 => Arc::new(self.open_s3(limits)?),
+            StoreKind::Gcs => Arc::new(self.open_gcs(limits)?),
+            StoreKind::Azure => Arc::new(self.open_azure(limits)?),
             StoreKind::Local => Arc::new(self.open_local()?),
             StoreKind::Memory => Arc::new(InMemory::new()),
         };
@@ -91,7 +115,7 @@ impl ObjectStoreConfig {
     fn check(&self) -> Result<()> {
         use StoreKind::{Azure, Gcs, S3};
         let clouds: &[StoreKind] = &[S3, Gcs, Azure];
-        let given: [(&str, bool, &[StoreKind]); 7] = [
+        let given: [(&str, bool, &[StoreKind]); 8] = [
             ("region", self.region.is_some(), &[S3]),
             ("path_style", self.path_style, &[S3]),
             ("access_key_id", self.access_key_id.is_some(), &[S3]),
@@ -103,6 +127,7 @@ impl ObjectStoreConfig {
             ),
             ("account_name", self.account_name.is_some(), &[Azure]),
             ("account_key", self.account_key.is_some(), &[Azure]),
+            ("sas_token", self.sas_token.is_some(), &[Azure]),
         ];
         let kind = self.kind.name();
         if let Some((setting, ..)) = given
@@ -125,35 +150,40 @@ impl ObjectStoreConfig {
                 "object_store.access_key_id and object_store.secret_access_key are given together or not at all",
             ));
         }
-        if self.kind == Azure && self.account_name.is_none() && self.endpoint.is_none() {
+        if self.account_key.is_some() && self.sas_token.is_some() {
             return Err(Error::invalid(
-                "object_store.account_name is needed for kind = \"azure\": the name of the storage account",
+                "object_store.account_key and object_store.sas_token are two ways to sign; give one of them",
             ));
         }
         Ok(())
     }
 
-    fn open_s3(&self) -> Result<object_store::aws::AmazonS3> {
+    fn open_s3(&self, limits: &Limits) -> Result<object_store::aws::AmazonS3> {
         let mut builder = AmazonS3Builder::from_env()
             .with_bucket_name(&self.bucket)
             .with_region(self.region.as_deref().unwrap_or("us-east-1"))
             .with_virtual_hosted_style_request(!self.path_style)
-            .with_client_options(self.client()?)
-            .with_retry(retry());
+            .with_client_options(self.client(limits)?)
+            .with_retry(retry(limits));
         if let Some(endpoint) = &self.endpoint {
             builder = builder.with_endpoint(endpoint);
         }
         if let (Some(id), Some(secret)) = (&self.access_key_id, &self.secret_access_key) {
-            builder = builder.with_access_key_id(id).with_secret_access_key(secret);
+            // As a whole: a token that the environment has belongs to other keys.
+            builder = builder.with_credentials(Arc::new(StaticCredentialProvider::new(AwsCredential {
+                key_id: id.clone(),
+                secret_key: secret.clone(),
+                token: None,
+            })));
         }
         builder.build().map_err(|e| refused(&e))
     }
 
-    fn open_gcs(&self) -> Result<object_store::gcp::GoogleCloudStorage> {
+    fn open_gcs(&self, limits: &Limits) -> Result<object_store::gcp::GoogleCloudStorage> {
         let mut builder = GoogleCloudStorageBuilder::from_env()
             .with_bucket_name(&self.bucket)
-            .with_client_options(self.client()?)
-            .with_retry(retry());
+            .with_client_options(self.client(limits)?)
+            .with_retry(retry(limits));
         if let Some(endpoint) = &self.endpoint {
             builder = builder.with_base_url(endpoint);
         }
@@ -169,28 +199,45 @@ impl ObjectStoreConfig {
         builder.build().map_err(|e| refused(&e))
     }
 
-    fn open_azure(&self) -> Result<object_store::azure::MicrosoftAzure> {
-        let mut builder = MicrosoftAzureBuilder::from_env()
+    fn open_azure(&self, limits: &Limits) -> Result<object_store::azure::MicrosoftAzure> {
+        let environment = MicrosoftAzureBuilder::from_env();
+        let account = self
+            .account_name
+            .clone()
+            .or_else(|| environment.get_config_value(&AzureConfigKey::AccountName))
+            .ok_or_else(|| {
+                Error::invalid(
+                    "object_store.account_name is needed for kind = \"azure\": the name of the storage account",
+                )
+            })?;
+        let builder = match &self.sas_token {
+            // A key that the environment has would be taken instead.
+            Some(token) => MicrosoftAzureBuilder::new().with_config(AzureConfigKey::SasKey, token),
+            None => environment,
+        };
+        let mut builder = builder
+            .with_account(account)
             .with_container_name(&self.bucket)
-            .with_client_options(self.client()?)
-            .with_retry(retry());
-        if let Some(account) = &self.account_name {
-            builder = builder.with_account(account);
-        }
+            .with_client_options(self.client(limits)?)
+            .with_retry(retry(limits));
         if let Some(key) = &self.account_key {
-            builder = builder.with_access_key(key);
+            let key = AzureAccessKey::try_new(key)
+                .map_err(|e| Error::invalid(format!("object_store.account_key: {e}")))?;
+            let credential = StaticCredentialProvider::new(AzureCredential::AccessKey(key));
+            builder = builder.with_credentials(Arc::new(credential));
         }
         if let Some(endpoint) = &self.endpoint {
-            builder = builder.with_endpoint(endpoint.clone());
+            // The variable that asks for the emulator has a URL of its own.
+            builder = builder.with_endpoint(endpoint.clone()).with_use_emulator(false);
         }
         builder.build().map_err(|e| refused(&e))
     }
 
     /// Limits of a single request.
-    fn client(&self) -> Result<ClientOptions> {
+    fn client(&self, limits: &Limits) -> Result<ClientOptions> {
         let client = ClientOptions::new()
-            .with_timeout(REQUEST_TIMEOUT)
-            .with_connect_timeout(CONNECT_TIMEOUT)
+            .with_timeout(limits.request)
+            .with_connect_timeout(limits.connect)
             .with_allow_http(true);
         let Some(file) = &self.ca_file else {
             return Ok(client);
@@ -229,10 +276,10 @@ impl StoreKind {
     }
 }
 
-fn retry() -> RetryConfig {
+fn retry(limits: &Limits) -> RetryConfig {
     RetryConfig {
         max_retries: 3,
-        retry_timeout: RETRY_TIMEOUT,
+        retry_timeout: limits.retry,
         backoff: BackoffConfig {
             init_backoff: Duration::from_millis(100),
             max_backoff: Duration::from_secs(2),
@@ -300,7 +347,12 @@ mod tests {
         let mut config = cloud(StoreKind::S3);
         config.access_key_id = Some("id".into());
         assert!(refusal(&config).contains("secret_access_key"));
-        assert!(refusal(&cloud(StoreKind::Azure)).contains("account_name"));
+        let mut config = cloud(StoreKind::Azure);
+        config.endpoint = Some("http://127.0.0.1:9/account".into());
+        assert!(refusal(&config).contains("object_store.account_name"));
+        config.account_key = Some("c2VjcmV0".into());
+        config.sas_token = Some("sv=2021-10-04&sig=x".into());
+        assert!(refusal(&config).contains("object_store.sas_token"));
         let mut config = cloud(StoreKind::Gcs);
         config.service_account_file = Some("/nowhere/key.json".into());
         assert!(refusal(&config).contains("/nowhere/key.json"));
@@ -313,6 +365,7 @@ mod tests {
         let config = ObjectStoreConfig {
             secret_access_key: Some("hush".into()),
             account_key: Some("hush".into()),
+            sas_token: Some("hush".into()),
             ..Default::default()
         };
         assert!(!serde_json::to_string(&config).unwrap().contains("hush"));

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use greptime_types::{ClusterId, Error, Result, format};
-use object_store::{ObjectStoreExt, path::Path};
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, path::Path};
 use serde::{Deserialize, Serialize};
 
 use crate::{Bucket, PutOutcome, put_if_absent, store_error};
@@ -38,23 +38,47 @@ fn parse(key: &Path, bytes: &[u8]) -> Result<ClusterMarker> {
     Ok(marker)
 }
 
+fn encode(marker: &ClusterMarker) -> Bytes {
+    Bytes::from(serde_json::to_vec_pretty(marker).expect("a marker is always JSON"))
+}
+
 /// Claims the bucket's root for `mine`, or checks that it is ours already.
 ///
-/// Errors: `Conflict` with the foreign id if the root belongs to another cluster; `Unavailable` if the store
-/// cannot be reached.
+/// Errors: `Conflict` with the foreign id if the root belongs to another cluster; `InvalidArgument` if the store replaces
+/// what it was told to create; `Unavailable` if it cannot be reached.
 pub async fn claim(bucket: &Bucket, mine: &ClusterMarker) -> Result<()> {
     let marker = match read_marker(bucket).await? {
         Some(marker) => marker,
         None => {
             let key = bucket.key(MARKER_KEY);
-            let bytes = Bytes::from(serde_json::to_vec_pretty(mine).expect("a marker is always JSON"));
-            match put_if_absent(bucket.store.as_ref(), &key, bytes).await? {
-                PutOutcome::Created => return Ok(()),
+            match put_if_absent(bucket.store.as_ref(), &key, encode(mine)).await? {
+                PutOutcome::Created => mine.clone(),
                 PutOutcome::Exists(found) => parse(&key, &found)?,
             }
         }
     };
-    compare(bucket, &marker, mine)
+    compare(bucket, &marker, mine)?;
+    check_put_if_absent(bucket, &marker).await
+}
+
+/// A server that does not know the header of a put-if-absent ignores it: of two writers of one version of a manifest both
+/// would be told that it is theirs. `marker` is there, so that creating it must fail; the bytes are its own, so that
+/// nothing is lost if it does not.
+async fn check_put_if_absent(bucket: &Bucket, marker: &ClusterMarker) -> Result<()> {
+    let key = bucket.key(MARKER_KEY);
+    let create = PutOptions {
+        mode: PutMode::Create,
+        ..Default::default()
+    };
+    match bucket.store.put_opts(&key, encode(marker).into(), create).await {
+        Err(object_store::Error::AlreadyExists { .. }) => Ok(()),
+        Err(error) => Err(store_error("creating cluster.json a second time", &error)),
+        Ok(_) => Err(Error::invalid(format!(
+            "the store created {key} though it is there: it does not know put-if-absent (If-None-Match: *, of Google \
+             x-goog-if-generation-match: 0), without which two writers would replace each other's manifests; use a \
+             server, or a version of it, that does"
+        ))),
+    }
 }
 
 /// Checks a root that was claimed before: the marker must be there still, and be ours.
