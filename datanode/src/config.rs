@@ -58,7 +58,7 @@ pub struct DatanodeConfig {
     /// Memory for decoded columns of files.
     #[serde(with = "greptime_settings::size")]
     pub decoded_cache_size: u64,
-    /// Disk space of all queries together; at most half of what is free at the start, since the log is on the same disk.
+    /// Disk space of all queries together; at most half of what is free, since the log is on the same disk.
     #[serde(with = "greptime_settings::size")]
     pub query_spill_limit: u64,
     /// Merges of files at the same time, each of another region.

@@ -14,6 +14,7 @@ mod report;
 mod scan;
 #[cfg(test)]
 mod testing;
+mod turns;
 
 pub use codec::{decode_plan, encode_plan};
 pub use error::{from_datafusion, into_datafusion};
@@ -22,6 +23,7 @@ pub use memory::{QueryPool, SpillLimit, sort_reserve};
 pub use prepared::{PreparedPlan, bind_expr, decode_values, encode_values, has_parameters, parameter};
 pub use report::{Measure, MeasureKind, OperatorReport, RegionReport, RegionRows, ReportSlot, operators_of};
 pub use scan::{RegionScan, RegionScanSpec, ResolveScan, in_region};
+pub use turns::{in_short_turns, shorten_turn};
 
 use std::sync::Arc;
 

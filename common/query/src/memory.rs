@@ -159,9 +159,7 @@ impl SpillLimit {
         }
         let advice = match self.is_cut {
             false => "raise the setting",
-            true => {
-                "make room on the node's disk and restart it, since the disk had less than the setting says"
-            }
+            true => "make room on the node's disk, which has less than the setting says",
         };
         into_datafusion(Error::exhausted(format!(
             "the query has to spill more to disk than is left of {} ({}); select fewer rows or columns, or {advice}",

@@ -3,56 +3,60 @@
 //! Its space is taken at the start, so that a disk that fills up later does not hit the cache, nor the cache the
 //! log beside it. A disk that does not work is done without: a cache is never a reason to fail.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::Bytes;
 use foyer::{
-    BlockEngineConfig, DeviceBuilder, FsDeviceBuilder, HybridCache, HybridCacheBuilder, HybridCachePolicy,
-    PsyncIoEngineConfig, RecoverMode, Source,
+    BlockEngineConfig, DeviceBuilder, EngineConfig, FsDeviceBuilder, HybridCache, HybridCacheBuilder,
+    HybridCachePolicy, HybridCacheProperties, PsyncIoEngineConfig, RecoverMode, Source,
 };
 use greptime_types::{Error, Result};
 
 use super::SHARDS;
 use super::metrics::CacheMetrics;
 use super::ranges::{RangeKey, Tier, weight};
+use super::watched::{Context, DiskState, Opened, Pauses, Threads, WRITE_BUFFER, WatchedConfig};
 use crate::defences::Defence;
 
 /// The unit in which the disk is written and given up again.
 const BLOCK_BYTES: u64 = 16 << 20;
 /// The least that is of use.
 const LEAST_BYTES: u64 = 4 * BLOCK_BYTES;
-/// Bytes on their way to the disk.
-const WRITE_BUFFER: usize = 8 << 20;
-/// After so many errors the disk is not asked again.
-const ERRORS: u32 = 16;
 
 /// What `statfs` says of a file system in memory.
 const TMPFS: i64 = 0x0102_1994;
 
-/// Memory, and behind it the disk.
+/// Memory, and behind it the disk, as long as that works.
 #[derive(Clone, Debug)]
 pub(super) struct Disk {
     cache: HybridCache<RangeKey, Bytes>,
-    errors: Arc<AtomicU32>,
-    metrics: CacheMetrics,
+    state: Arc<DiskState>,
 }
 
 impl Disk {
-    /// Opens the cache in `dir`, with what an earlier process left there.
-    ///
-    /// Errors: if the disk has not so many bytes, or does not work.
+    /// Opens the cache in `dir`, with what an earlier process left there. If the disk has not so many bytes, or does not
+    /// work, the cache does without it until it does.
     pub async fn open(dir: &Path, memory: u64, bytes: u64, metrics: CacheMetrics) -> Result<Self> {
-        std::fs::create_dir_all(dir).map_err(|e| unusable(dir, &e))?;
-        let bytes = capacity(bytes, room(dir)?);
-        let bytes =
-            bytes.ok_or_else(|| unusable(dir, &"its disk has no room for a cache (datanode.cache_disk)"))?;
-        let device = FsDeviceBuilder::new(dir).with_capacity(bytes as usize).build();
-        let engine = BlockEngineConfig::new(device.map_err(|e| unusable(dir, &e))?)
-            .with_block_size(BLOCK_BYTES as usize)
-            .with_buffer_pool_size(WRITE_BUFFER)
-            .with_submit_queue_size_threshold(4 * WRITE_BUFFER);
+        Self::open_with(Pauses::default(), dir, memory, bytes, metrics).await
+    }
+
+    /// The same, with other pauses before the disk is tried again.
+    pub async fn open_with(
+        pauses: Pauses,
+        dir: &Path,
+        memory: u64,
+        bytes: u64,
+        metrics: CacheMetrics,
+    ) -> Result<Self> {
+        let state = DiskState::new(dir.to_owned(), metrics);
+        let watched: Box<dyn EngineConfig<RangeKey, Bytes, HybridCacheProperties>> =
+            Box::new(WatchedConfig {
+                state: Arc::clone(&state),
+                bytes,
+                pauses,
+            });
         let cache = HybridCacheBuilder::new()
             .with_name("ranges")
             .with_policy(HybridCachePolicy::WriteOnInsertion)
@@ -63,22 +67,12 @@ impl Disk {
             .with_weighter(weight)
             .storage()
             .with_io_engine_config(PsyncIoEngineConfig::new())
-            .with_engine_config(engine)
+            .with_engine_config(watched)
             .with_recover_mode(RecoverMode::Quiet)
             .build()
             .await
             .map_err(|e| unusable(dir, &e))?;
-        let path = dir.to_owned();
-        let taken = tokio::task::spawn_blocking(move || take_space(&path)).await;
-        if let Err(error) = taken.map_err(std::io::Error::other).flatten() {
-            let _ = cache.close().await;
-            return Err(unusable(dir, &error));
-        }
-        Ok(Self {
-            cache,
-            errors: Arc::default(),
-            metrics,
-        })
+        Ok(Self { cache, state })
     }
 
     pub async fn get(&self, key: &RangeKey) -> Option<(Bytes, Tier)> {
@@ -97,7 +91,7 @@ impl Disk {
                 Some((entry.value().clone(), tier))
             }
             Err(error) => {
-                self.failed(&error);
+                self.state.read_failed(&error);
                 None
             }
         }
@@ -117,21 +111,37 @@ impl Disk {
 
     pub async fn close(&self) {
         if let Err(error) = self.cache.close().await {
-            self.failed(&error);
+            tracing::warn!(%error, "what was kept last may not be on the cache's disk");
         }
     }
 
-    fn works(&self) -> bool {
-        self.errors.load(Ordering::Relaxed) < ERRORS || !Defence::BrokenCacheDiskIsGivenUp.holds()
+    /// Whether the disk is in use.
+    pub fn works(&self) -> bool {
+        self.state.works()
     }
+}
 
-    /// Counts an error; the one that is too many is logged.
-    fn failed(&self, error: &foyer::Error) {
-        self.metrics.disk_failed();
-        if self.errors.fetch_add(1, Ordering::Relaxed) + 1 == ERRORS {
-            tracing::warn!(%error, "the cache goes on without its disk, until the next start");
-        }
-    }
+/// Opens the cache's files, and makes them.
+///
+/// Errors: if the disk has not so many bytes, or does not work.
+pub(super) async fn open_files(dir: &Path, bytes: u64, context: &Context) -> Result<Opened> {
+    std::fs::create_dir_all(dir).map_err(|e| unusable(dir, &e))?;
+    let bytes = capacity(bytes, room(dir)?);
+    let bytes =
+        bytes.ok_or_else(|| unusable(dir, &"its disk has no room for a cache (datanode.cache_disk)"))?;
+    let threads = Threads::start().map_err(|e| unusable(dir, &e))?;
+    let device = FsDeviceBuilder::new(dir).with_capacity(bytes as usize).build();
+    let config = BlockEngineConfig::new(device.map_err(|e| unusable(dir, &e))?)
+        .with_block_size(BLOCK_BYTES as usize)
+        .with_buffer_pool_size(WRITE_BUFFER)
+        .with_submit_queue_size_threshold(4 * WRITE_BUFFER);
+    let engine = EngineConfig::build(Box::new(config), context(threads.spawner())).await;
+    let opened = Opened::new(threads, engine.map_err(|e| unusable(dir, &e))?);
+    let path = dir.to_owned();
+    let taken = tokio::task::spawn_blocking(move || take_space(&path)).await;
+    let taken = taken.map_err(std::io::Error::other).flatten();
+    taken.map_err(|e| unusable(dir, &e))?;
+    Ok(opened)
 }
 
 fn unusable(dir: &Path, error: &dyn std::fmt::Display) -> Error {
@@ -140,10 +150,11 @@ fn unusable(dir: &Path, error: &dyn std::fmt::Display) -> Error {
 
 /// Bytes that the cache may have of its disk: those that are free, and its own.
 fn room(dir: &Path) -> Result<u64> {
+    const BLOCK: u64 = 512;
     let mut room = greptime_log::room(dir).map_err(|e| unusable(dir, &e))?;
     for file in std::fs::read_dir(dir).map_err(|e| unusable(dir, &e))? {
         let meta = file.and_then(|f| f.metadata()).map_err(|e| unusable(dir, &e))?;
-        room += meta.len();
+        room += meta.blocks() * BLOCK;
     }
     Ok(room)
 }
@@ -186,6 +197,7 @@ fn take_space(dir: &Path) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cache::watched::READ_ERRORS;
 
     #[test]
     fn the_cache_takes_whole_blocks_and_leaves_half_of_the_room_to_the_log() {
@@ -205,11 +217,13 @@ mod tests {
             .unwrap();
         let key = RangeKey::new(&"3-a".into(), 0);
         disk.insert(key.clone(), Bytes::from_static(b"part"));
-        for _ in 0..ERRORS {
-            disk.failed(&foyer::Error::io_error(std::io::Error::other("gone")));
+        let error = foyer::Error::io_error(std::io::Error::other("gone"));
+        for _ in 0..READ_ERRORS {
+            assert!(disk.works());
+            disk.state.read_failed(&error);
         }
         assert!(!disk.works());
-        assert_eq!(metrics.disk_errors(), u64::from(ERRORS));
+        assert_eq!(metrics.disk_errors(), u64::from(READ_ERRORS));
         let other = RangeKey::new(&"3-a".into(), 1);
         disk.insert(other.clone(), Bytes::from_static(b"another"));
         for key in [key, other] {

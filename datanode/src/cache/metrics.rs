@@ -54,7 +54,7 @@ impl CacheMetrics {
         );
         metrics.register(
             "greptime_datanode_cache_disk_errors",
-            "Errors of the cache's disk; after several it is not used",
+            "Errors of the cache's disk, which is then not used for a while",
             all.disk_errors.clone(),
         );
         all

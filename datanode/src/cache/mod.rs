@@ -7,6 +7,7 @@ mod decoded;
 mod disk;
 mod metrics;
 mod ranges;
+mod watched;
 
 pub use decoded::{ColumnKey, Decoded, DecodedCache};
 pub use metrics::CacheMetrics;
@@ -41,8 +42,8 @@ pub struct Caches {
 }
 
 impl Caches {
-    /// With what an earlier process left in `dir`. Without a disk that works the caches are in memory only, and
-    /// the log says why.
+    /// With what an earlier process left in `dir`. Without a disk that works the caches are in memory only until it does,
+    /// and the log says why.
     pub async fn open(sizes: CacheSizes, dir: &Path, metrics: CacheMetrics) -> Self {
         if sizes.disk == 0 {
             return Self::in_memory(sizes, metrics);

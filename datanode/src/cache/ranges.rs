@@ -125,8 +125,8 @@ impl RangeCache {
         }
     }
 
-    /// Whether parts survive a restart.
+    /// Whether parts survive a restart, as things are.
     pub fn has_disk(&self) -> bool {
-        matches!(self.kept, Kept::Both(_))
+        matches!(&self.kept, Kept::Both(disk) if disk.works())
     }
 }

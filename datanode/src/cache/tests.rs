@@ -6,6 +6,8 @@ use bytes::Bytes;
 
 use super::*;
 
+mod broken_disk;
+
 const DISK: u64 = 64 << 20;
 
 fn sizes(memory: u64, disk: u64) -> CacheSizes {

@@ -105,15 +105,18 @@ async fn on<T: Send + 'static>(
     runtime: &Handle,
     work: impl Future<Output = Result<T>> + Send + 'static,
 ) -> Result<T> {
-    let failed = |source: Box<dyn std::error::Error + Send + Sync>| Error::Generic {
-        store: "compaction",
-        source,
-    };
     let mut tasks = JoinSet::new();
     tasks.spawn_on(work, runtime);
     match tasks.join_next().await {
         Some(ended) => ended.unwrap_or_else(|e| Err(failed(e.into()))),
         None => Err(failed("a request has no end".into())),
+    }
+}
+
+fn failed(source: Box<dyn std::error::Error + Send + Sync>) -> Error {
+    Error::Generic {
+        store: "compaction",
+        source,
     }
 }
 
@@ -148,7 +151,7 @@ impl ObjectStore for Lane {
         let (store, location) = (Arc::clone(&self.store), location.clone());
         let begun = self.elsewhere(async move { store.put_multipart_opts(&location, opts).await });
         Ok(Box::new(Upload {
-            inner: begun.await?,
+            inner: Arc::new(tokio::sync::Mutex::new(begun.await?)),
             lane: self.clone(),
         }))
     }
@@ -184,7 +187,8 @@ impl ObjectStore for Lane {
 
 #[derive(Debug)]
 struct Upload {
-    inner: Box<dyn MultipartUpload>,
+    /// Shared with the thread of requests that has it in its hands: one at a time.
+    inner: Arc<tokio::sync::Mutex<Box<dyn MultipartUpload>>>,
     lane: Lane,
 }
 
@@ -193,7 +197,11 @@ impl MultipartUpload for Upload {
     fn put_part(&mut self, data: PutPayload) -> UploadPart {
         let lane = self.lane.clone();
         let bytes = data.content_length() as u64;
-        let part = self.inner.put_part(data);
+        // Nobody has it before the last part was asked for, unless that was given up a moment ago.
+        let part = match self.inner.try_lock() {
+            Ok(mut inner) => inner.put_part(data),
+            Err(busy) => return Box::pin(async move { Err(failed(busy.into())) }),
+        };
         Box::pin(async move {
             lane.slow_down(bytes).await;
             lane.counters.bytes_written.inc_by(bytes);
@@ -202,34 +210,19 @@ impl MultipartUpload for Upload {
     }
 
     async fn complete(&mut self) -> Result<PutResult> {
-        self.inner.complete().await
+        let inner = Arc::clone(&self.inner);
+        self.lane
+            .elsewhere(async move { inner.lock().await.complete().await })
+            .await
     }
 
     async fn abort(&mut self) -> Result<()> {
-        self.inner.abort().await
+        let inner = Arc::clone(&self.inner);
+        self.lane
+            .elsewhere(async move { inner.lock().await.abort().await })
+            .await
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn bytes_pass_at_the_rate_after_a_burst() {
-        let throttle = Throttle::new(1000);
-        let at = |ms| Duration::from_millis(ms);
-        assert_eq!(throttle.wait(at(0), 500), at(0));
-        assert_eq!(
-            throttle.wait(at(0), 1000),
-            at(250),
-            "half a second is taken, a quarter is a burst"
-        );
-        assert_eq!(throttle.wait(at(0), 1), at(1250));
-        assert_eq!(
-            throttle.wait(at(5000), 1),
-            at(0),
-            "nobody waits for what was not used"
-        );
-        assert_eq!(Throttle::new(0).wait(at(0), u64::MAX), at(0));
-    }
-}
+mod tests;

@@ -7,17 +7,17 @@ use arrow::array::RecordBatch;
 use datafusion::error::Result;
 use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet, Metric, MetricsSet};
 use futures::stream::{Stream, StreamExt, poll_fn};
-use greptime_query::{Measure, MeasureKind};
+use greptime_query::{Measure, MeasureKind, in_short_turns};
 
 use crate::sst::{ReadCounts, ReadMetrics};
 
-/// Counts the rows of a stream, and the time in which it worked and did not wait.
+/// Counts the rows of a stream, and the time in which it worked and did not wait. It works in short turns.
 pub fn measured(
     rows: impl Stream<Item = Result<RecordBatch>> + Send + 'static,
     metrics: BaselineMetrics,
 ) -> impl Stream<Item = Result<RecordBatch>> + Send {
     let mut rows = rows.boxed();
-    poll_fn(move |cx| {
+    let counted = poll_fn(move |cx| {
         let timer = metrics.elapsed_compute().timer();
         let polled = rows.poll_next_unpin(cx);
         drop(timer);
@@ -26,7 +26,8 @@ pub fn measured(
             metrics.record_output(batch.num_rows());
         }
         polled
-    })
+    });
+    in_short_turns(counted)
 }
 
 /// The counters of a leaf: those of its streams, and those of what they read together.

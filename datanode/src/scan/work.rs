@@ -1,6 +1,7 @@
 //! The work of one scan, which several streams take from: what is open of a region, cut into parts that are read on
 //! their own.
 
+use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -93,6 +94,15 @@ struct Tags {
     series: Arc<Series>,
 }
 
+/// A row group of which whole columns are read.
+struct RowGroup {
+    file: Arc<SstFile>,
+    number: usize,
+    tags: Tags,
+    /// Only the last row of each series.
+    last: bool,
+}
+
 /// A row group of which less than one in so many rows is wanted is read page by page.
 const SELECTIVE: u32 = 8;
 /// So is one of which one in so many rows, or less, is in pages that may have wanted ones.
@@ -105,11 +115,48 @@ pub struct Selected {
     pub stretches: Vec<Stretch>,
 }
 
+/// Rows that may be wanted. If only the newest of each series can matter, their tags and times may be all that was read
+/// of them so far.
+pub struct Glance {
+    rows: Selected,
+    rest: Option<Rest>,
+    held: Arc<MemoryReservation>,
+}
+
+/// From where columns are read that were not yet.
+struct Rest {
+    work: Arc<Work>,
+    group: RowGroup,
+}
+
+impl Glance {
+    /// Certain to have their tags and times.
+    pub fn rows(&self) -> &Selected {
+        &self.rows
+    }
+
+    /// The same rows with all columns that are wanted.
+    pub async fn complete(self) -> Result<Selected> {
+        let Self { mut rows, rest, held } = self;
+        if let Some(Rest { work, group }) = rest {
+            let columns = work.row_group(&group, &work.others()).await;
+            rows.block = columns.map_err(into_datafusion)?;
+            held.try_resize(rows.block.bytes())?;
+        }
+        Ok(rows)
+    }
+}
+
 impl Work {
     pub async fn open(wanted: Wanted, runs: Vec<(Run, Span)>, metrics: Arc<ReadMetrics>) -> OurResult<Self> {
         let spans: Vec<Span> = runs.iter().map(|(_, span)| *span).collect();
+        let mut found = units(&spans, wanted.filters.time, wanted.key.append_mode);
+        if wanted.last_of_series {
+            // Then little has to be read of what comes after.
+            found.sort_by_key(|unit| Reverse(unit.times.last().map(|times| times.to)));
+        }
         let mut parts = VecDeque::new();
-        for unit in units(&spans, wanted.filters.time, wanted.key.append_mode) {
+        for unit in found {
             parts.extend(parts_of(unit, &runs, &wanted, &metrics).await?);
         }
         Ok(Self {
@@ -125,6 +172,15 @@ impl Work {
         held: MemoryReservation,
         ctx: Arc<TaskContext>,
     ) -> impl Stream<Item = Result<Selected>> + Send + use<> {
+        self.glances(held, ctx).and_then(Glance::complete)
+    }
+
+    /// The same for those who may not want all columns of all parts.
+    pub fn glances(
+        self: &Arc<Self>,
+        held: MemoryReservation,
+        ctx: Arc<TaskContext>,
+    ) -> impl Stream<Item = Result<Glance>> + Send + use<> {
         let work = Arc::clone(self);
         let parts = futures::stream::try_unfold(work, |work| async move {
             let part = work.parts.lock().pop_front();
@@ -138,13 +194,14 @@ impl Work {
             let (work, ctx) = (Arc::clone(&work), Arc::clone(&ctx));
             async move { work.read(part, ctx).await }
         });
-        let metrics = Arc::clone(&self.metrics);
-        blocks.try_flatten().map(move |selected| {
-            let selected: Selected = selected?;
-            let rows = selected.stretches.iter().map(|s| s.rows.len()).sum();
-            ReadMetrics::add(&metrics.rows_selected, rows);
-            held.try_resize(selected.block.bytes())?;
-            Ok(selected)
+        let (metrics, held) = (Arc::clone(&self.metrics), Arc::new(held));
+        blocks.try_flatten().map(move |glance| {
+            let (rows, rest): Found = glance?;
+            let selected = rows.stretches.iter().map(|s| s.rows.len()).sum();
+            ReadMetrics::add(&metrics.rows_selected, selected);
+            held.try_resize(rows.block.bytes())?;
+            let held = Arc::clone(&held);
+            Ok(Glance { rows, rest, held })
         })
     }
 
@@ -152,7 +209,7 @@ impl Work {
         self: Arc<Self>,
         part: Part,
         ctx: Arc<TaskContext>,
-    ) -> Result<BoxStream<'static, Result<Selected>>> {
+    ) -> Result<BoxStream<'static, Result<Found>>> {
         match part {
             Part::RowGroup {
                 file,
@@ -162,21 +219,25 @@ impl Work {
                 last,
             } => {
                 if few_pages && !file.are_worth_decoding(number, &self.others()) {
-                    return Ok(self.selected_rows_of(&file, number, times));
+                    return Ok(self.selected_rows_of(&file, number, times).map_ok(whole).boxed());
                 }
                 let tags = self.tags(&file, number).await.map_err(into_datafusion)?;
                 if !last && self.is_selective(&tags, &file, number)? {
-                    return Ok(self.selected_rows_of(&file, number, times));
+                    return Ok(self.selected_rows_of(&file, number, times).map_ok(whole).boxed());
                 }
-                let block = self
-                    .row_group(&file, number, (tags, last))
-                    .await
-                    .map_err(into_datafusion)?;
-                Ok(futures::stream::iter([self.select(block, &times)]).boxed())
+                let group = RowGroup {
+                    file,
+                    number,
+                    tags,
+                    last,
+                };
+                let found = self.look_at(group, &times).await;
+                Ok(futures::stream::iter([found]).boxed())
             }
             Part::Memory { rows, times } => {
                 let block = self.block(&rows)?;
-                Ok(futures::stream::iter([self.select(block, &times)]).boxed())
+                let found = self.select(block, &times).map(whole);
+                Ok(futures::stream::iter([found]).boxed())
             }
             Part::Merge { runs, times } => {
                 let streams = runs
@@ -186,9 +247,27 @@ impl Work {
                 let rows = newest(streams.collect(), schema, &self.wanted.key, Deletes::Drop, &ctx)?;
                 Ok(rows
                     .map(move |rows| self.select(self.block(&rows?)?, &[TimeRange::ALL]))
+                    .map_ok(whole)
                     .boxed())
             }
         }
+    }
+
+    /// The rows of a row group: only their times, where it is not known yet whether more of them is wanted.
+    async fn look_at(self: &Arc<Self>, group: RowGroup, times: &[TimeRange]) -> Result<Found> {
+        let others = self.others();
+        let is_looked_at = |f: &&FieldRef| !self.wanted.last_of_series || f.name() == self.time();
+        let first: Fields = others.iter().filter(is_looked_at).cloned().collect();
+        let block = self.row_group(&group, &first).await.map_err(into_datafusion)?;
+        ReadMetrics::add(
+            &self.metrics.rows,
+            group.tags.series.starts.last().map_or(0, |rows| *rows as usize),
+        );
+        let rest = (first.len() < others.len()).then(|| Rest {
+            work: Arc::clone(self),
+            group,
+        });
+        Ok((self.select(block, times)?, rest))
     }
 
     fn select(&self, block: Block, times: &[TimeRange]) -> Result<Selected> {
@@ -281,25 +360,27 @@ impl Work {
             .with_metrics(Arc::clone(&self.metrics))
     }
 
-    /// The columns of a row group that are wanted; of tags one row for each series.
-    async fn row_group(&self, file: &SstFile, number: usize, (tags, last): (Tags, bool)) -> OurResult<Block> {
-        let Tags { rows: tags, series } = tags;
-        let all = series.starts.last().map_or(0, |rows| *rows as usize);
-        ReadMetrics::add(&self.metrics.rows, all);
-        let others = self.others();
+    /// Columns of a row group that are not tags, with the wanted tags.
+    async fn row_group(&self, group: &RowGroup, fields: &Fields) -> OurResult<Block> {
+        let RowGroup {
+            file,
+            number,
+            tags: Tags { rows: tags, series },
+            last,
+        } = group;
         let (columns, starts): (_, Arc<[u32]>) = match last {
             true => {
-                let columns = file.last_of_series(number, &others, &self.metrics).await?;
+                let columns = file.last_of_series(*number, fields, &self.metrics).await?;
                 (columns, (0..=series.len() as u32).collect())
             }
             false => {
-                let columns = file.columns(number, &others, &self.metrics).await?;
+                let columns = file.columns(*number, fields, &self.metrics).await?;
                 (columns, series.starts.as_slice().into())
             }
         };
         let rows = starts.last().map_or(0, |rows| *rows as usize);
-        let rows = batch(others.to_vec(), columns, rows)?;
-        Block::new(tags, starts, rows, self.time()).map_err(|e| from_datafusion(&e))
+        let rows = batch(fields.to_vec(), columns, rows)?;
+        Block::new(tags.clone(), starts, rows, self.time()).map_err(|e| from_datafusion(&e))
     }
 
     /// The wanted rows of one run, for merging: filters that hold for whole identities are applied.
@@ -319,6 +400,14 @@ impl Work {
         });
         Box::pin(RecordBatchStreamAdapter::new(schema, rows))
     }
+}
+
+/// Rows, and from where more of them can be read.
+type Found = (Selected, Option<Rest>);
+
+/// Rows of which all was read.
+fn whole(rows: Selected) -> Found {
+    (rows, None)
 }
 
 fn batch(fields: Vec<FieldRef>, columns: Vec<ArrayRef>, rows: usize) -> OurResult<RecordBatch> {

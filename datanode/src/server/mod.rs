@@ -15,6 +15,7 @@ mod query;
 mod regions;
 mod removal;
 mod session;
+mod spill;
 mod tasks;
 mod warm;
 mod write;
@@ -51,6 +52,7 @@ use leases::SentBeats;
 use maintain::FlushBook;
 use peers::PeerBook;
 use prepared::PreparedPlans;
+use spill::SpillSpace;
 use tasks::Tasks;
 use write::within;
 
@@ -86,6 +88,7 @@ pub struct Datanode {
     flush_permits: Semaphore,
     load_permits: Semaphore,
     queries: SessionContext,
+    spill: Arc<SpillSpace>,
     prepared: PreparedPlans,
     /// What this node may write, as metasrv said last.
     cluster_format: AtomicU32,

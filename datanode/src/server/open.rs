@@ -1,8 +1,7 @@
 //! Opening a datanode: identity, log, regions, loops.
 
 use std::collections::BTreeMap;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 
@@ -30,6 +29,7 @@ use super::identity::DataDir;
 use super::maintain::FlushBook;
 use super::peers::PeerBook;
 use super::prepared::PreparedPlans;
+use super::spill::SpillSpace;
 use super::tasks::Tasks;
 use super::{Datanode, Regions};
 use crate::budget::Budget;
@@ -180,8 +180,10 @@ impl Datanode {
             flush_bytes: metrics.flush_bytes.clone(),
         };
         let compactor = compactor(&config, &flusher, &parts.clock, &metrics)?;
+        let spill = Arc::new(SpillSpace::open(&config, &data_dir)?);
         let node = Arc::new(Self {
-            queries: query_context(&config, &data_dir)?,
+            queries: query_context(&config, &spill)?,
+            spill,
             prepared: PreparedPlans::default(),
             files: flusher.files.clone(),
             address: parts.address,
@@ -245,6 +247,7 @@ impl Datanode {
         self.tasks.spawn(Arc::clone(self).load_manifests(wanted));
         self.tasks.spawn(Arc::clone(self).maintain());
         self.tasks.spawn(Arc::clone(self).tick_without_metasrv());
+        self.tasks.spawn(Arc::clone(self).follow_free_space());
         if self.config.log_sync == LogSync::Interval {
             self.tasks.spawn(Arc::clone(self).sync_log());
         }
@@ -296,28 +299,11 @@ fn open_regions(
 }
 
 /// Queries share a memory pool, and a directory for what does not fit.
-fn query_context(config: &DatanodeConfig, data_dir: &DataDir) -> Result<SessionContext> {
+fn query_context(config: &DatanodeConfig, spill: &SpillSpace) -> Result<SessionContext> {
     let failed = |e: datafusion::error::DataFusionError| Error::internal(format!("the query runtime: {e}"));
-    let spill = data_dir.path("spill");
-    // What an earlier process left there serves nobody.
-    for old in std::fs::read_dir(&spill).into_iter().flatten().flatten() {
-        // The directory itself stays: a full disk may have no room for a new one.
-        let _ = std::fs::remove_dir_all(old.path()).or_else(|_| std::fs::remove_file(old.path()));
-    }
-    std::fs::create_dir_all(&spill).map_err(|e| Error::internal(format!("{}: {e}", spill.display())))?;
-    let free = free_bytes(&spill, &data_dir.path("cache"));
-    let free = free.map_err(|e| Error::internal(format!("the disk of {}: {e}", spill.display())))?;
-    let limit = spill_bytes(config.query_spill_limit, free);
-    if limit < config.query_spill_limit {
-        tracing::info!(
-            limit,
-            free,
-            "queries may spill less than datanode.query_spill_limit, for the sake of the log"
-        );
-    }
     let disk = DiskManagerBuilder::default()
-        .with_mode(DiskManagerMode::Directories(vec![spill]))
-        .with_max_temp_directory_size(limit);
+        .with_mode(DiskManagerMode::Directories(vec![spill.dir().to_owned()]))
+        .with_max_temp_directory_size(config.query_spill_limit);
     let runtime = RuntimeEnvBuilder::new()
         .with_memory_pool(Arc::new(QueryPool::new(
             config.query_memory,
@@ -326,6 +312,7 @@ fn query_context(config: &DatanodeConfig, data_dir: &DataDir) -> Result<SessionC
         .with_disk_manager_builder(disk)
         .build_arc()
         .map_err(failed)?;
+    spill.follow(&runtime.disk_manager)?;
     let mut session = SessionConfig::new();
     let reserve = sort_reserve(config.query_memory, session.target_partitions());
     session.options_mut().execution.sort_spill_reservation_bytes = reserve;
@@ -334,46 +321,4 @@ fn query_context(config: &DatanodeConfig, data_dir: &DataDir) -> Result<SessionC
         context.register_udf(function.as_ref().clone());
     }
     Ok(context)
-}
-
-/// Bytes that queries may spill: as many as the setting says, but at most half of those that are free, since the log
-/// lies on the same disk.
-fn spill_bytes(wanted: u64, free: u64) -> u64 {
-    wanted.min(free / 2)
-}
-
-/// Bytes that are free on the disk of `dir`, without those that files in `cache` have not taken yet but will.
-fn free_bytes(dir: &Path, cache: &Path) -> std::io::Result<u64> {
-    const BLOCK: u64 = 512;
-    let mut free = greptime_log::room(dir)?;
-    for file in std::fs::read_dir(cache).into_iter().flatten() {
-        let file = file?.metadata()?;
-        free = free.saturating_sub(file.len().saturating_sub(BLOCK * file.blocks()));
-    }
-    Ok(free)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn spilling_leaves_half_of_what_is_free_to_the_log() {
-        assert_eq!(spill_bytes(4 << 30, 10 << 30), 4 << 30);
-        assert_eq!(spill_bytes(4 << 30, 6 << 30), 3 << 30);
-        assert_eq!(spill_bytes(4 << 30, 0), 0);
-    }
-
-    #[test]
-    fn what_the_cache_will_take_is_not_free() {
-        let (spill, cache) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let free = || free_bytes(spill.path(), cache.path()).unwrap();
-        let before = free();
-        let file = std::fs::File::create(cache.path().join("block")).unwrap();
-        file.set_len(before / 2).unwrap();
-        // Others use the disk meanwhile.
-        assert!(free() < before / 4 * 3, "{before} {}", free());
-        let gone = cache.path().join("gone");
-        assert!(free_bytes(spill.path(), &gone).unwrap() > before / 4 * 3);
-    }
 }

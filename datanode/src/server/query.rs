@@ -13,8 +13,8 @@ use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use futures::{StreamExt, TryStreamExt};
 use greptime_proto::v1;
 use greptime_query::{
-    RegionReport, RegionRows, RegionScanSpec, ReportSlot, ResolveScan, SpillLimit, decode_plan,
-    decode_values, from_datafusion, into_datafusion, operators_of,
+    RegionReport, RegionRows, RegionScanSpec, ReportSlot, ResolveScan, decode_plan, decode_values,
+    from_datafusion, in_short_turns, into_datafusion, operators_of,
 };
 use greptime_types::{Error, RegionId, Result};
 use tokio::time::Instant;
@@ -38,7 +38,7 @@ impl Datanode {
         let plan = self.explain(&request)?;
         self.metrics.queries.inc();
         let rows = execute_stream(Arc::clone(&plan), self.queries.task_ctx());
-        let rows = explained(rows.map_err(|e| from_datafusion(&e))?, self.spill_limit());
+        let rows = self.explained(rows.map_err(|e| from_datafusion(&e))?);
         let rows = match deadline {
             None => rows,
             Some(left) => until(rows, left),
@@ -49,14 +49,13 @@ impl Datanode {
         })
     }
 
-    /// How much all queries together may spill.
-    fn spill_limit(&self) -> SpillLimit {
-        let bytes = self.queries.runtime_env().disk_manager.max_temp_directory_size();
-        SpillLimit {
-            bytes,
-            setting: "datanode.query_spill_limit",
-            is_cut: bytes < self.config.query_spill_limit,
-        }
+    /// The rows, made in short turns; what is said of a limit names our setting.
+    fn explained(&self, rows: SendableRecordBatchStream) -> SendableRecordBatchStream {
+        let (schema, spill) = (rows.schema(), Arc::clone(&self.spill));
+        let runtime = self.queries.runtime_env();
+        let rows =
+            in_short_turns(rows).map_err(move |error| spill.told(&runtime.disk_manager).explain(error));
+        Box::pin(RecordBatchStreamAdapter::new(schema, rows))
     }
 
     /// Where others have a vote, one of them may have been made the leader without this node knowing. metasrv may have
@@ -103,13 +102,6 @@ impl Datanode {
         };
         plan.and_then(accelerate).map_err(|e| from_datafusion(&e))
     }
-}
-
-/// The rows; what is said of a limit names our setting.
-fn explained(rows: SendableRecordBatchStream, spill: SpillLimit) -> SendableRecordBatchStream {
-    let schema = rows.schema();
-    let rows = rows.map_err(move |error| spill.explain(error));
-    Box::pin(RecordBatchStreamAdapter::new(schema, rows))
 }
 
 /// The rows, and after each batch and at the end what the plan has cost so far: the receiver may stop before the end.

@@ -3,11 +3,13 @@
 mod bucket;
 mod clock;
 mod dice;
+mod disk;
 mod node;
 
 pub use bucket::{Fault, FaultyStore, PutFault, Request};
 pub use clock::SkewedClock;
 pub use dice::{Dice, seeds};
+pub use disk::SmallDisk;
 pub use node::{Node, Place, Row, WriteOptions, row, rows_of, start_node, start_on_disk};
 
 use std::sync::Arc;

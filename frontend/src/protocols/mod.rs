@@ -1,5 +1,6 @@
 //! What clients speak.
 
+mod gone;
 pub mod http;
 pub mod line_protocol;
 pub mod mysql;

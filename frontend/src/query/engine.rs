@@ -24,7 +24,9 @@ use datafusion::sql::parser::Statement as DataFusionStatement;
 use datafusion::sql::sqlparser::ast;
 use futures::{StreamExt, TryStreamExt};
 use greptime_proto::transport::MetaLink;
-use greptime_query::{QueryPool, SpillLimit, from_datafusion, into_datafusion, json_functions, sort_reserve};
+use greptime_query::{
+    QueryPool, SpillLimit, from_datafusion, in_short_turns, into_datafusion, json_functions, sort_reserve,
+};
 use greptime_types::format::PREPARED_FORMAT;
 use greptime_types::{Error, Result};
 
@@ -131,6 +133,15 @@ impl Engine {
     pub fn answer_space(&self, max: u64) -> AnswerSpace {
         let pool = &self.base.runtime_env().memory_pool;
         AnswerSpace::new(MemoryConsumer::new("an answer").register(pool), max)
+    }
+
+    /// Bytes that queries have now: in memory, and on disk.
+    pub fn held(&self) -> (usize, u64) {
+        let runtime = self.base.runtime_env();
+        (
+            runtime.memory_pool.reserved(),
+            runtime.disk_manager.used_disk_space(),
+        )
     }
 
     /// The memory for parsing and planning a statement of this length; to be kept until it has run.
@@ -379,7 +390,7 @@ impl Planned {
         self.plan.get_parameter_types().map_err(|e| from_datafusion(&e))
     }
 
-    /// The rows, until the deadline.
+    /// The rows, until the deadline; made in short turns.
     pub async fn execute(self) -> Result<SendableRecordBatchStream> {
         let physical = match self.bound {
             Some(bound) => bound.physical(self.router.view.format() >= PREPARED_FORMAT).await,
@@ -387,11 +398,10 @@ impl Planned {
         };
         let physical = physical.and_then(with_reports).map_err(|e| from_datafusion(&e))?;
         let rows = execute_stream(physical, self.task).map_err(|e| from_datafusion(&e))?;
-        let spill_limit = self.spill_limit;
-        let rows = RecordBatchStreamAdapter::new(
-            rows.schema(),
-            rows.map_err(move |error| spill_limit.explain(error)),
-        );
+        let (schema, spill_limit) = (rows.schema(), self.spill_limit);
+        let rows = in_short_turns(rows);
+        let rows =
+            RecordBatchStreamAdapter::new(schema, rows.map_err(move |error| spill_limit.explain(error)));
         Ok(until(self.router, self.deadline, Box::pin(rows)))
     }
 }

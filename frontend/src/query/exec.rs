@@ -23,7 +23,7 @@ use datafusion::physical_plan::{
 };
 use futures::{StreamExt, TryStreamExt};
 use greptime_proto::v1::QueryParameters;
-use greptime_query::{encode_plan, encode_values, in_region, into_datafusion};
+use greptime_query::{encode_plan, encode_values, in_region, in_short_turns, into_datafusion};
 use greptime_types::{RegionId, TableInfo};
 
 use super::analyze::Reports;
@@ -253,7 +253,8 @@ impl ExecutionPlan for RegionQueryExec {
             });
             Ok::<_, DataFusionError>(rows.chain(end))
         };
-        let rows = futures::stream::once(rows).try_flatten();
+        // Whoever takes them may have a task of its own.
+        let rows = in_short_turns(futures::stream::once(rows).try_flatten().boxed());
         Ok(Box::pin(RecordBatchStreamAdapter::new(schema, rows)))
     }
 

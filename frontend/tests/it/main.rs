@@ -5,6 +5,7 @@ mod alter;
 mod cluster;
 mod explain;
 mod fake;
+mod gone;
 mod hold;
 mod http;
 mod ingest;

@@ -6,16 +6,16 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::cluster::Cluster;
 
-struct Client {
-    stream: TcpStream,
+pub struct Client {
+    pub stream: TcpStream,
     sequence: u8,
 }
 
 /// A failure as the server numbers it.
-type MySqlResult<T> = Result<T, (u16, String)>;
+pub type MySqlResult<T> = Result<T, (u16, String)>;
 
 impl Client {
-    async fn connect(cluster: &Cluster, user: &str, password: &str, database: &str) -> MySqlResult<Self> {
+    pub async fn connect(cluster: &Cluster, user: &str, password: &str, database: &str) -> MySqlResult<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let frontend = cluster.frontend.clone();
@@ -73,9 +73,14 @@ impl Client {
         Ok(())
     }
 
-    async fn command(&mut self, command: u8, body: &[u8]) -> MySqlResult<Vec<u8>> {
+    /// Sends a command, and does not wait for its answer.
+    pub async fn begin(&mut self, command: u8, body: &[u8]) {
         self.sequence = 0;
         self.write(&[&[command], body].concat()).await;
+    }
+
+    async fn command(&mut self, command: u8, body: &[u8]) -> MySqlResult<Vec<u8>> {
+        self.begin(command, body).await;
         let packet = self.read().await;
         self.check(&packet)?;
         Ok(packet)

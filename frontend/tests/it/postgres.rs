@@ -11,14 +11,14 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::cluster::Cluster;
 
-struct Client {
-    stream: TcpStream,
+pub struct Client {
+    pub stream: TcpStream,
     /// Process and secret, as a request to cancel names them.
     key: Vec<u8>,
 }
 
 /// SQLSTATE and message.
-type PgResult<T> = Result<T, (String, String)>;
+pub type PgResult<T> = Result<T, (String, String)>;
 
 fn failure(body: &[u8]) -> (String, String) {
     let field = |code: u8| {
@@ -36,7 +36,7 @@ fn number(bytes: &[u8]) -> i32 {
 }
 
 impl Client {
-    async fn connect(cluster: &Cluster, user: &str, password: Option<&str>) -> PgResult<Self> {
+    pub async fn connect(cluster: &Cluster, user: &str, password: Option<&str>) -> PgResult<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let frontend = cluster.frontend.clone();
@@ -81,7 +81,7 @@ impl Client {
         (head[0], body)
     }
 
-    async fn write(&mut self, kind: u8, body: &[u8]) {
+    pub async fn write(&mut self, kind: u8, body: &[u8]) {
         let mut message = vec![kind];
         message.extend((body.len() as u32 + 4).to_be_bytes());
         message.extend(body);

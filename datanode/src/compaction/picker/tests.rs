@@ -484,3 +484,28 @@ fn a_day_of_steady_ingest_is_written_four_times_at_most() {
         assert!(found <= 4.0, "{bytes} bytes every {every} s: {found}");
     }
 }
+
+// ----------------------------------------------------------------------------------------------------- back-pressure
+
+/// From so many runs on writes are slowed down: the default of `compaction_soft_runs`.
+const SOFT: usize = 48;
+
+#[test]
+fn merges_that_keep_up_slow_nobody_down_however_much_is_written() {
+    let policy = policy();
+    let mut measured = Vec::new();
+    for (seconds, bytes) in [(10, 64 * MIB), (30, 64 * MIB), (5, 16 * MIB), (5, 64 * MIB)] {
+        let mut paper = Paper::new(Files::new());
+        let (start, every, mut sequence, mut most) = (20_000 * DAY, 1000 * seconds, 0, 0);
+        for now in (start..start + 3 * HOUR).step_by(every as usize) {
+            let (time, entries) = ((now - every, now - 1), (sequence + 1, sequence + 10));
+            paper.add(file("", time, entries, bytes));
+            sequence += 10;
+            most = most.max(pick(&question(&paper.files, &policy, now)).1.runs);
+            paper.settle(|files| pick(&question(files, &policy, now)), &policy);
+        }
+        measured.push((seconds, bytes / MIB, most));
+    }
+    println!("seconds between flushes, MiB, runs at most: {measured:?}");
+    assert!(measured.iter().all(|(.., most)| *most < SOFT), "{measured:?}");
+}

@@ -4,10 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
 use datafusion::common::internal_err;
 use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::error::{DataFusionError, Result};
+use datafusion::error::Result;
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
@@ -15,18 +14,22 @@ use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType, Repla
 use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties};
+use futures::stream::BoxStream;
 use futures::{Stream, StreamExt, TryStreamExt};
 use tokio::sync::OnceCell;
 
 use super::groups::GroupKey;
-use super::plan::{Aggregation, Scope};
-use super::states::States;
+use super::plan::{Aggregation, Gives, Scope};
+use super::states::{Accumulated, States};
+use super::values::Values;
 use crate::scan::measure::{measured, metrics_of};
 use crate::scan::reader::RegionReader;
-use crate::scan::work::{Selected, Work};
+use crate::scan::work::{Glance, Work};
 
-/// States of aggregates over one region, in several streams. A group may be there several times; whoever merges states
-/// adds them up.
+/// Aggregates over one region.
+///
+/// States come in several streams, and a group may be there several times: whoever merges states adds them up. Values
+/// come in one.
 pub struct RegionAggregateExec {
     reader: Arc<RegionReader>,
     aggregation: Arc<Aggregation>,
@@ -37,9 +40,13 @@ pub struct RegionAggregateExec {
 
 impl RegionAggregateExec {
     pub fn new(reader: Arc<RegionReader>, aggregation: Arc<Aggregation>) -> Self {
+        let streams = match aggregation.gives {
+            Gives::States => reader.streams(),
+            Gives::Values { .. } => 1,
+        };
         let properties = PlanProperties::new(
             EquivalenceProperties::new(Arc::clone(&aggregation.output)),
-            Partitioning::UnknownPartitioning(reader.streams()),
+            Partitioning::UnknownPartitioning(streams),
             EmissionType::Final,
             Boundedness::Bounded,
         );
@@ -106,41 +113,39 @@ impl ExecutionPlan for RegionAggregateExec {
     }
 
     fn execute(&self, partition: usize, ctx: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        if partition >= self.reader.streams() {
+        if partition >= self.properties.partitioning.partition_count() {
             return internal_err!("there is no stream {partition}");
         }
-        let (reader, work) = (Arc::clone(&self.reader), Arc::clone(&self.work));
-        let aggregation = Arc::clone(&self.aggregation);
-        let schema: SchemaRef = Arc::clone(&aggregation.output);
-        let pool = Arc::clone(ctx.memory_pool());
-        let states = async move {
-            let blocks = MemoryConsumer::new("blocks of a region").register(&pool);
-            let held = MemoryConsumer::new("aggregates of a region").register(&pool);
-            if let Scope::NewestBuckets(groups) = aggregation.scope {
-                let newest = Newest {
-                    reader,
-                    aggregation,
-                    groups,
-                };
-                // They are few, so one stream looks at them.
-                let states = match partition {
-                    0 => newest.states(&blocks, &held, &ctx).await?,
-                    _ => None,
-                };
-                let rows = states.map(|mut states| states.take());
-                return Ok(futures::stream::iter(rows).boxed());
-            }
-            let columns = aggregation.columns();
-            let last = aggregation.scope == Scope::LastOfSeries;
-            let open = || reader.open(&columns, &aggregation.filters, last);
-            let work = work.get_or_try_init(open).await?;
-            let blocks = work.blocks(blocks, ctx).boxed();
-            let states = States::new(aggregation)?;
-            Ok::<_, DataFusionError>(aggregate(blocks, states, held).boxed())
+        let run = Run {
+            reader: Arc::clone(&self.reader),
+            aggregation: Arc::clone(&self.aggregation),
+            ctx,
         };
-        let rows = futures::stream::once(states).try_flatten();
+        let rows = match (&self.aggregation.gives, self.aggregation.scope) {
+            (Gives::Values { otherwise }, _) => {
+                let values = Values {
+                    run,
+                    streams: self.reader.streams(),
+                    metrics: self.metrics.clone(),
+                    otherwise: Arc::clone(otherwise),
+                };
+                futures::stream::once(values.batches()).try_flatten().boxed()
+            }
+            (Gives::States, Scope::NewestBuckets(groups)) => {
+                let newest = Newest { run, groups };
+                // They are few, so one stream looks at them.
+                futures::stream::iter((partition == 0).then_some(newest))
+                    .then(Newest::states)
+                    .try_filter_map(futures::future::ok)
+                    .boxed()
+            }
+            (Gives::States, Scope::All | Scope::LastOfSeries) => {
+                let states = run.states(Arc::clone(&self.work));
+                futures::stream::once(states).try_flatten().boxed()
+            }
+        };
         let rows = measured(rows, BaselineMetrics::new(&self.metrics, partition));
-        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, rows)))
+        Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), rows)))
     }
 
     fn metrics(&self) -> Option<MetricsSet> {
@@ -148,10 +153,40 @@ impl ExecutionPlan for RegionAggregateExec {
     }
 }
 
+/// One execution.
+pub struct Run {
+    pub reader: Arc<RegionReader>,
+    pub aggregation: Arc<Aggregation>,
+    pub ctx: Arc<TaskContext>,
+}
+
+impl Run {
+    pub fn memory(&self, name: &str) -> MemoryReservation {
+        MemoryConsumer::new(name).register(self.ctx.memory_pool())
+    }
+
+    pub async fn open(&self) -> Result<Arc<Work>> {
+        let last = self.aggregation.scope == Scope::LastOfSeries;
+        let columns = self.aggregation.columns();
+        self.reader.open(&columns, &self.aggregation.filters, last).await
+    }
+
+    /// The states of one stream, of the work that all share.
+    async fn states(
+        self,
+        work: Arc<OnceCell<Arc<Work>>>,
+    ) -> Result<impl Stream<Item = Result<RecordBatch>> + Send> {
+        let work = work.get_or_try_init(|| self.open()).await?;
+        let blocks = self.memory("blocks of a region");
+        let held = self.memory("aggregates of a region");
+        let glances = work.glances(blocks, self.ctx).boxed();
+        Ok(aggregate(glances, States::new(self.aggregation)?, held))
+    }
+}
+
 /// Aggregates over the newest intervals of time, as many as have the wanted number of groups.
 struct Newest {
-    reader: Arc<RegionReader>,
-    aggregation: Arc<Aggregation>,
+    run: Run,
     groups: usize,
 }
 
@@ -159,19 +194,17 @@ struct Newest {
 const LONGER: usize = 8;
 
 impl Newest {
-    async fn states(
-        &self,
-        blocks: &MemoryReservation,
-        held: &MemoryReservation,
-        ctx: &Arc<TaskContext>,
-    ) -> Result<Option<States>> {
-        let [GroupKey::Bucket(buckets)] = self.aggregation.keys.as_slice() else {
+    async fn states(self) -> Result<Option<RecordBatch>> {
+        let Run {
+            reader, aggregation, ..
+        } = &self.run;
+        let [GroupKey::Bucket(buckets)] = aggregation.keys.as_slice() else {
             return internal_err!("the newest intervals of something else");
         };
-        let wanted = self.aggregation.filters.time;
-        let Some(span) = self.reader.span(wanted)? else {
+        let Some(span) = reader.span(aggregation.filters.time)? else {
             return Ok(None);
         };
+        let held = self.run.memory("aggregates of a region");
         let mut intervals = self.groups;
         loop {
             let back = i64::try_from(intervals - 1)
@@ -180,21 +213,19 @@ impl Newest {
             let from = buckets
                 .start_of(span.max_time)
                 .map_or(i64::MIN, |start| start.saturating_sub(back));
-            let mut filters = self.aggregation.filters.clone();
+            let mut filters = aggregation.filters.clone();
             filters.time.from = filters.time.from.max(from);
-            let work = self
-                .reader
-                .open(&self.aggregation.columns(), &filters, false)
-                .await?;
-            let mut states = States::new(Arc::clone(&self.aggregation))?;
-            let mut selected = work.blocks(blocks.new_empty(), Arc::clone(ctx)).boxed();
+            let work = reader.open(&aggregation.columns(), &filters, false).await?;
+            let mut states = Accumulated::new(Arc::clone(aggregation))?;
+            let blocks = self.run.memory("blocks of a region");
+            let mut selected = work.blocks(blocks, Arc::clone(&self.run.ctx)).boxed();
             while let Some(selected) = selected.try_next().await? {
                 states.add(selected)?;
                 held.try_resize(states.bytes())?;
                 tokio::task::consume_budget().await;
             }
             if states.len() >= self.groups || from <= span.min_time {
-                return Ok(Some(states));
+                return Ok(Some(states.take()?));
             }
             intervals = intervals.saturating_mul(LONGER);
         }
@@ -203,20 +234,20 @@ impl Newest {
 
 /// Adds up all blocks. When the groups do not fit into memory, they are given out before they are complete.
 fn aggregate(
-    blocks: futures::stream::BoxStream<'static, Result<Selected>>,
+    glances: BoxStream<'static, Result<Glance>>,
     states: States,
     held: MemoryReservation,
 ) -> impl Stream<Item = Result<RecordBatch>> + Send {
-    futures::stream::try_unfold(Some((blocks, states, held)), |running| async move {
-        let Some((mut blocks, mut states, held)) = running else {
+    futures::stream::try_unfold(Some((glances, states, held)), |running| async move {
+        let Some((mut glances, mut states, held)) = running else {
             return Ok(None);
         };
-        while let Some(selected) = blocks.try_next().await? {
-            states.add(selected)?;
+        while let Some(glance) = glances.try_next().await? {
+            states.add(glance).await?;
             if held.try_resize(states.bytes()).is_err() {
                 let rows = states.take()?;
                 held.try_resize(states.bytes())?;
-                return Ok(Some((rows, Some((blocks, states, held)))));
+                return Ok(Some((rows, Some((glances, states, held)))));
             }
             // Blocks may come without waiting; others want the thread too, and a dropped query ends here.
             tokio::task::consume_budget().await;

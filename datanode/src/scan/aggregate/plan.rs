@@ -52,16 +52,29 @@ pub enum Scope {
     NewestBuckets(usize),
 }
 
-/// What is computed beside a region: for each group the states of the aggregates.
+/// What is given out for each group.
+#[derive(Clone, Debug)]
+pub enum Gives {
+    /// The states of the functions, which somebody merges.
+    States,
+    /// What the functions say of the whole region, if the scope is the newest row of each series.
+    Values {
+        /// What gives the same from states.
+        otherwise: Arc<dyn ExecutionPlan>,
+    },
+}
+
+/// What is computed beside a region: for each group the aggregates.
 #[derive(Clone, Debug)]
 pub struct Aggregation {
     pub scope: Scope,
+    pub gives: Gives,
     pub keys: Vec<GroupKey>,
     pub functions: Vec<Function>,
     pub filters: Filters,
     /// Columns that arguments and filters on rows look at, as plans see them.
     pub values: SchemaRef,
-    /// Groups, then states.
+    /// Groups, then states or values.
     pub output: SchemaRef,
 }
 
@@ -121,15 +134,13 @@ fn replacement(node: &Arc<dyn ExecutionPlan>, scope: Scope) -> Result<Option<Arc
     let Some(aggregate) = node.downcast_ref::<AggregateExec>() else {
         return Ok(None);
     };
-    let whole = match aggregate.mode() {
-        AggregateMode::Partial => false,
-        AggregateMode::Single | AggregateMode::SinglePartitioned => true,
-        _ => return Ok(None),
-    };
-    let Some(source) = flatten(aggregate.input())? else {
+    let Some(first) = first_of(aggregate) else {
         return Ok(None);
     };
-    let Some(mut aggregation) = aggregation(aggregate, &source)? else {
+    let Some(source) = flatten(first.input())? else {
+        return Ok(None);
+    };
+    let Some(mut aggregation) = aggregation(first, &source)? else {
         return Ok(None);
     };
     match (scope, aggregation.keys.as_slice()) {
@@ -139,25 +150,56 @@ fn replacement(node: &Arc<dyn ExecutionPlan>, scope: Scope) -> Result<Option<Arc
     if scope != Scope::All {
         aggregation.scope = scope;
     }
-    let states: Arc<dyn ExecutionPlan> = Arc::new(RegionAggregateExec::new(
-        source.scan.reader(),
-        Arc::new(aggregation),
-    ));
-    let states: Arc<dyn ExecutionPlan> = Arc::new(CoalescePartitionsExec::new(states));
-    if !whole {
+    let in_region = |aggregation: Aggregation| -> Arc<dyn ExecutionPlan> {
+        let reader = source.scan.reader();
+        Arc::new(RegionAggregateExec::new(reader, Arc::new(aggregation)))
+    };
+    let states = Arc::new(CoalescePartitionsExec::new(in_region(aggregation.clone())));
+    if *aggregate.mode() == AggregateMode::Partial {
         return Ok(Some(states));
     }
-    let functions = aggregate.aggr_expr().to_vec();
+    let merged = merged(first, states)?;
+    if aggregation.scope != Scope::LastOfSeries {
+        return Ok(Some(merged));
+    }
+    let values = aggregation.into_values(aggregate.schema(), &source.scan.schema(), merged)?;
+    Ok(Some(in_region(values)))
+}
+
+/// The aggregate that sees the rows: the same, or a partial one whose states it merges.
+fn first_of(aggregate: &AggregateExec) -> Option<&AggregateExec> {
+    match aggregate.mode() {
+        AggregateMode::Partial | AggregateMode::Single | AggregateMode::SinglePartitioned => {
+            return Some(aggregate);
+        }
+        AggregateMode::Final | AggregateMode::FinalPartitioned => {}
+        AggregateMode::PartialReduce => return None,
+    }
+    let mut below = aggregate.input();
+    while let Some(streams) = below.downcast_ref::<CoalescePartitionsExec>() {
+        below = Some(streams.input()).filter(|_| streams.fetch().is_none())?;
+    }
+    let partial = below.downcast_ref::<AggregateExec>()?;
+    let merges = *partial.mode() == AggregateMode::Partial
+        && aggregate.limit_options().is_none()
+        && aggregate.group_expr().input_exprs() == partial.group_expr().output_exprs()
+        && aggregate.aggr_expr() == partial.aggr_expr();
+    merges.then_some(partial)
+}
+
+/// DataFusion's merging of the states of an aggregate.
+fn merged(first: &AggregateExec, states: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+    let functions = first.aggr_expr().to_vec();
     let filters = vec![None; functions.len()];
     let last = AggregateExec::try_new(
         AggregateMode::Final,
-        aggregate.group_expr().as_final(),
+        first.group_expr().as_final(),
         functions,
         filters,
         states,
-        aggregate.input_schema(),
+        first.input_schema(),
     )?;
-    Ok(Some(Arc::new(last)))
+    Ok(Arc::new(last))
 }
 
 /// A chain of filters and projections over the scan of a region, seen as expressions over the scan.
@@ -251,19 +293,21 @@ fn aggregation(aggregate: &AggregateExec, source: &Source<'_>) -> Result<Option<
         .iter()
         .filter(|key| matches!(key, GroupKey::Bucket(_)))
         .count();
-    let computed = |f: &Arc<AggregateFunctionExpr>| {
-        !f.order_sensitivity().hard_requires() && f.groups_accumulator_supported()
-    };
-    let all_computed = aggregate.aggr_expr().iter().all(computed);
-    if buckets > 1 || !all_computed || aggregate.limit_options().is_some() {
-        return Ok(None);
-    }
     let filters = filters_of(&source.conjuncts, table);
     let by_tags = buckets == 0 && !keys.is_empty();
     let scope = match by_tags && filters.rows.is_none() && takes_last(aggregate, source) {
         true => Scope::LastOfSeries,
         false => Scope::All,
     };
+    // A row is taken whatever its types.
+    let computed = |f: &Arc<AggregateFunctionExpr>| {
+        let accumulated = scope == Scope::LastOfSeries || f.groups_accumulator_supported();
+        !f.order_sensitivity().hard_requires() && accumulated
+    };
+    let all_computed = aggregate.aggr_expr().iter().all(computed);
+    if buckets > 1 || !all_computed || aggregate.limit_options().is_some() {
+        return Ok(None);
+    }
     let mut functions = Vec::new();
     for (expr, filter) in aggregate.aggr_expr().iter().zip(aggregate.filter_expr()) {
         // A function that depends on an order compares what it is ordered by itself.
@@ -283,6 +327,7 @@ fn aggregation(aggregate: &AggregateExec, source: &Source<'_>) -> Result<Option<
     }
     let mut aggregation = Aggregation {
         scope,
+        gives: Gives::States,
         keys,
         functions,
         filters,
@@ -349,6 +394,22 @@ fn states_schema(aggregate: &AggregateExec) -> Result<SchemaRef> {
 }
 
 impl Aggregation {
+    /// The same with values, over the columns of `scan`: of what functions look at, only what they take is wanted.
+    fn into_values(
+        mut self,
+        output: SchemaRef,
+        scan: &SchemaRef,
+        otherwise: Arc<dyn ExecutionPlan>,
+    ) -> Result<Self> {
+        for function in &mut self.functions {
+            function.args.truncate(function.expr.expressions().len());
+        }
+        self.gives = Gives::Values { otherwise };
+        self.output = output;
+        self.bind(scan)?;
+        Ok(self)
+    }
+
     /// Chooses the columns that expressions look at, and lets them look there.
     fn bind(&mut self, scan: &SchemaRef) -> Result<()> {
         let exprs = self.functions.iter().flat_map(|f| f.args.iter().chain(&f.filter));

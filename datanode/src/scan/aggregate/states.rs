@@ -3,63 +3,86 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, RecordBatchOptions};
-use arrow::compute::cast;
-use datafusion::common::internal_datafusion_err;
+use arrow::array::{ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions};
 use datafusion::error::Result;
 use datafusion::logical_expr::{EmitTo, GroupsAccumulator};
 
-use super::groups::{GroupKey, Groups};
+use super::groups::Groups;
 use super::last::LastRows;
 use super::plan::{Aggregation, Scope};
 use crate::scan::block::{Block, Stretch, truth};
-use crate::scan::work::Selected;
+use crate::scan::work::{Glance, Selected};
 
 /// Stretches shorter than this on average are gathered first: a call for each would cost more than its rows.
 const SHORT_STRETCH: usize = 64;
 
-pub struct States {
-    aggregation: Arc<Aggregation>,
-    groups: Groups,
-    kept: Kept,
-}
-
 /// What is kept of the rows of groups.
-enum Kept {
-    Accumulators(Vec<Box<dyn GroupsAccumulator>>),
+pub enum States {
+    Accumulated(Accumulated),
     LastRows(LastRows),
 }
 
 impl States {
     pub fn new(aggregation: Arc<Aggregation>) -> Result<Self> {
-        let mut types = Vec::new();
-        for (key, field) in aggregation.keys.iter().zip(aggregation.output.fields()) {
-            if let GroupKey::Tag(_) = key {
-                types.push(field.data_type().clone());
-            }
+        Ok(match aggregation.scope {
+            Scope::LastOfSeries => Self::LastRows(LastRows::new(aggregation)?),
+            Scope::All | Scope::NewestBuckets(_) => Self::Accumulated(Accumulated::new(aggregation)?),
+        })
+    }
+
+    /// What the groups and their states take.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Accumulated(states) => states.bytes(),
+            Self::LastRows(rows) => rows.bytes(),
         }
-        let functions = &aggregation.functions;
-        let kept = match aggregation.scope {
-            Scope::LastOfSeries => Kept::LastRows(LastRows::new(functions)),
-            _ => {
-                let accumulators = functions.iter().map(|f| f.expr.create_groups_accumulator());
-                Kept::Accumulators(accumulators.collect::<Result<_>>()?)
-            }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        let groups = match self {
+            Self::Accumulated(states) => states.len(),
+            Self::LastRows(rows) => rows.len(),
         };
+        groups == 0
+    }
+
+    pub async fn add(&mut self, glance: Glance) -> Result<()> {
+        match self {
+            Self::Accumulated(states) => states.add(glance.complete().await?),
+            Self::LastRows(rows) => rows.add(glance).await,
+        }
+    }
+
+    /// One row for each group; afterwards there is no group.
+    pub fn take(&mut self) -> Result<RecordBatch> {
+        match self {
+            Self::Accumulated(states) => states.take(),
+            Self::LastRows(rows) => rows.take(),
+        }
+    }
+}
+
+/// States of DataFusion's own functions.
+pub struct Accumulated {
+    aggregation: Arc<Aggregation>,
+    groups: Groups,
+    accumulators: Vec<Box<dyn GroupsAccumulator>>,
+}
+
+impl Accumulated {
+    pub fn new(aggregation: Arc<Aggregation>) -> Result<Self> {
+        let functions = aggregation.functions.iter();
+        let accumulators = functions.map(|f| f.expr.create_groups_accumulator());
         Ok(Self {
-            groups: Groups::new(&aggregation.keys, types)?,
-            kept,
+            groups: Groups::new(&aggregation.keys, aggregation.output.fields())?,
+            accumulators: accumulators.collect::<Result<_>>()?,
             aggregation,
         })
     }
 
     /// What the groups and their states take.
     pub fn bytes(&self) -> usize {
-        let kept: usize = match &self.kept {
-            Kept::Accumulators(accumulators) => accumulators.iter().map(|a| a.size()).sum(),
-            Kept::LastRows(rows) => rows.bytes(),
-        };
-        self.groups.bytes() + kept
+        self.groups.bytes() + self.accumulators.iter().map(|a| a.size()).sum::<usize>()
     }
 
     /// Groups.
@@ -67,26 +90,18 @@ impl States {
         self.groups.len()
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
     pub fn add(&mut self, selected: Selected) -> Result<()> {
         let Some(Selected { block, stretches }) = self.filtered(selected)? else {
             return Ok(());
         };
         let groups = self.groups.assign(&block, &stretches)?;
-        let accumulators = match &mut self.kept {
-            Kept::Accumulators(accumulators) => accumulators,
-            Kept::LastRows(rows) => return rows.add(&block, &self.aggregation.values, &stretches, &groups),
-        };
         let values = Values::of(&self.aggregation, &block)?;
         let total = self.groups.len();
         let mut first = 0;
         for range in neighbours(&stretches) {
             let groups = &groups[first..first + range.len()];
             first += range.len();
-            for (function, accumulator) in accumulators.iter_mut().enumerate() {
+            for (function, accumulator) in self.accumulators.iter_mut().enumerate() {
                 let (args, filter) = values.of_function(function, &range);
                 accumulator.update_batch(&args, groups, filter.as_ref(), total)?;
             }
@@ -96,10 +111,7 @@ impl States {
 
     /// The rows that filters on rows leave, in stretches that are worth a call each.
     fn filtered(&self, selected: Selected) -> Result<Option<Selected>> {
-        let Selected { block, mut stretches } = selected;
-        if self.aggregation.scope == Scope::LastOfSeries {
-            stretches.iter_mut().for_each(|s| s.rows.start = s.rows.end - 1);
-        }
+        let Selected { block, stretches } = selected;
         let rows: usize = stretches.iter().map(|s| s.rows.len()).sum();
         if rows == 0 {
             return Ok(None);
@@ -119,34 +131,16 @@ impl States {
 
     /// One row for each group; afterwards there is no group.
     pub fn take(&mut self) -> Result<RecordBatch> {
-        let rows = self.groups.len();
-        let (tags, starts) = self.groups.take()?;
-        let mut tags = tags.into_iter();
-        let mut columns: Vec<ArrayRef> = Vec::with_capacity(self.aggregation.output.fields().len());
-        for (key, field) in self.aggregation.keys.iter().zip(self.aggregation.output.fields()) {
-            columns.push(match key {
-                GroupKey::Tag(_) => tags
-                    .next()
-                    .ok_or_else(|| internal_datafusion_err!("a tag without values"))?,
-                GroupKey::Bucket(_) => cast(
-                    &(Arc::new(Int64Array::from(starts.clone())) as ArrayRef),
-                    field.data_type(),
-                )?,
-            });
+        let none = self.groups.sibling();
+        let groups = std::mem::replace(&mut self.groups, none);
+        let output = &self.aggregation.output;
+        let mut columns = groups.columns(0..groups.len(), output.fields())?;
+        for accumulator in &mut self.accumulators {
+            columns.extend(accumulator.state(EmitTo::All)?);
         }
-        match &mut self.kept {
-            Kept::Accumulators(accumulators) => {
-                for accumulator in accumulators {
-                    columns.extend(accumulator.state(EmitTo::All)?);
-                }
-            }
-            Kept::LastRows(rows) => {
-                columns.extend(rows.take(&self.aggregation.output.fields()[columns.len()..])?)
-            }
-        }
-        let options = RecordBatchOptions::new().with_row_count(Some(rows));
+        let options = RecordBatchOptions::new().with_row_count(Some(groups.len()));
         Ok(RecordBatch::try_new_with_options(
-            Arc::clone(&self.aggregation.output),
+            Arc::clone(output),
             columns,
             &options,
         )?)

@@ -1,5 +1,7 @@
 //! Aggregates beside a region against DataFusion's own over the rows that a reader should see.
 
+mod newest;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -8,10 +10,14 @@ use arrow::datatypes::SchemaRef;
 use arrow::util::pretty::pretty_format_batches;
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::datasource::MemTable;
 use datafusion::error::Result;
+use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
-use datafusion::physical_plan::{ExecutionPlan, displayable};
+use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode};
+use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
+use datafusion::physical_plan::{ExecutionPlan, collect, displayable};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use futures::TryStreamExt;
 use greptime_proto::v1;
@@ -55,31 +61,104 @@ impl TableProvider for Leaf {
     }
 }
 
-fn context() -> SessionContext {
-    let mut config = SessionConfig::new().with_target_partitions(1);
+/// In which operators an aggregate comes to a region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shape {
+    /// One.
+    Whole,
+    /// One for states and one that merges them.
+    InTwo,
+    /// The same, as frontends with several streams plan it.
+    InTwoByGroup,
+    /// The same, with streams joined in between.
+    InTwoJoined,
+    /// Only the one for states, as for one of several regions.
+    States,
+}
+
+const SHAPES: [Shape; 5] = [
+    Shape::Whole,
+    Shape::InTwo,
+    Shape::InTwoByGroup,
+    Shape::InTwoJoined,
+    Shape::States,
+];
+
+fn context(shape: Shape) -> SessionContext {
+    let streams = 1 + usize::from(shape == Shape::InTwoByGroup);
+    let mut config = SessionConfig::new().with_target_partitions(streams);
     let options = config.options_mut();
     options.sql_parser.map_string_types_to_utf8view = false;
     options.optimizer.enable_dynamic_filter_pushdown = false;
     options.optimizer.enable_topk_aggregation = false;
-    SessionContext::new_with_config(config)
+    let mut state = SessionStateBuilder::new()
+        .with_config(config)
+        .with_default_features();
+    if shape != Shape::Whole {
+        // One of them would make one operator of both.
+        state = state.with_physical_optimizer_rules(vec![]);
+    }
+    SessionContext::new_with_state(state.build())
 }
 
-/// What the region answers, and the plan that it ran.
-async fn beside_region(node: &Node, sql: &str) -> (Vec<RecordBatch>, String) {
-    let ctx = context();
+/// The rows that the region gives, and the plan that it ran. Both have the schema of the plan that was sent.
+async fn beside_region(node: &Node, plan: &Arc<dyn ExecutionPlan>) -> (Vec<RecordBatch>, String) {
+    let request = node.query_request(plan);
+    let shown = node.datanode.explain(&request).unwrap();
+    assert_eq!(shown.schema(), plan.schema());
+    let rows = node.datanode.query(request).await.unwrap();
+    let rows: Vec<RecordBatch> = rows.rows.try_collect().await.unwrap();
+    assert!(rows.iter().all(|batch| batch.schema() == plan.schema()));
+    (rows, displayable(shown.as_ref()).indent(false).to_string())
+}
+
+/// The answer to a statement, and the plan that the region ran.
+async fn answer(node: &Node, sql: &str, shape: Shape) -> (Vec<RecordBatch>, String) {
+    let ctx = context(shape);
     ctx.register_table("t", Arc::new(Leaf(node.spec()))).unwrap();
     let plan = ctx.sql(sql).await.unwrap().create_physical_plan().await.unwrap();
-    let request = node.query_request(&plan);
-    let shown = node.datanode.explain(&request).unwrap();
-    let rows = node.datanode.query(request).await.unwrap();
-    (
-        rows.rows.try_collect().await.unwrap(),
-        displayable(shown.as_ref()).indent(false).to_string(),
-    )
+    match shape {
+        Shape::Whole | Shape::InTwo | Shape::InTwoByGroup => beside_region(node, &plan).await,
+        Shape::InTwoJoined => {
+            let joined = with_partial(&plan, |partial| Arc::new(CoalescePartitionsExec::new(partial)));
+            beside_region(node, &joined).await
+        }
+        Shape::States => {
+            let mut partial = Arc::clone(&plan);
+            with_partial(&plan, |found| {
+                partial = Arc::clone(&found);
+                found
+            });
+            let (states, shown) = beside_region(node, &partial).await;
+            let states = MemTable::try_new(partial.schema(), vec![states]).unwrap();
+            let states = states.scan(&ctx.state(), None, &[], None).await.unwrap();
+            let above = with_partial(&plan, |_| Arc::clone(&states));
+            (collect(above, ctx.task_ctx()).await.unwrap(), shown)
+        }
+    }
+}
+
+/// The plan with another operator in the place of the partial aggregate that is the lowest.
+fn with_partial(
+    plan: &Arc<dyn ExecutionPlan>,
+    mut other: impl FnMut(Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan>,
+) -> Arc<dyn ExecutionPlan> {
+    let mut found = false;
+    let replaced = Arc::clone(plan).transform_up(|node| {
+        let aggregate = node.downcast_ref::<AggregateExec>();
+        let is_partial = aggregate.is_some_and(|a| *a.mode() == AggregateMode::Partial);
+        if found || !is_partial {
+            return Ok(Transformed::no(node));
+        }
+        found = true;
+        Ok(Transformed::yes(other(node)))
+    });
+    assert!(found, "{plan:?}");
+    replaced.unwrap().data
 }
 
 async fn expected(rows: &[Row], sql: &str) -> Vec<RecordBatch> {
-    let ctx = context();
+    let ctx = context(Shape::Whole);
     let rows = batch(rows);
     ctx.register_table(
         "t",
@@ -89,7 +168,7 @@ async fn expected(rows: &[Row], sql: &str) -> Vec<RecordBatch> {
     ctx.sql(sql).await.unwrap().collect().await.unwrap()
 }
 
-const QUERIES: [&str; 19] = [
+const QUERIES: [&str; 14] = [
     "SELECT host, count(*), count(usage), sum(usage), avg(usage), min(usage), max(usage) FROM t GROUP BY host ORDER BY host",
     "SELECT date_bin(INTERVAL '3 milliseconds', ts) AS b, max(usage) FROM t GROUP BY b ORDER BY b",
     "SELECT date_bin(INTERVAL '2 milliseconds', ts, TIMESTAMP '1970-01-01T00:00:00.001Z') AS b, host, sum(usage) FROM t GROUP BY b, host ORDER BY b, host",
@@ -100,19 +179,31 @@ const QUERIES: [&str; 19] = [
     "SELECT date_bin(INTERVAL '4 milliseconds', ts) AS b, avg(usage) FROM t WHERE host = 'host-1' AND ts > TIMESTAMP '1970-01-01T00:00:00.001' GROUP BY b ORDER BY b",
     "SELECT host, sum(usage) FILTER (WHERE usage < 3), count(host) FROM t WHERE host IS NOT NULL GROUP BY host ORDER BY host",
     "SELECT host, sum(usage * 2 + 1) FROM t WHERE host IN ('host-0', 'host-2') OR usage = 2 GROUP BY host ORDER BY host",
+    "SELECT date_bin(INTERVAL '3 milliseconds', ts) AS b, count(*) FROM t WHERE ts < TIMESTAMP '1970-01-01T00:00:00.010' GROUP BY b ORDER BY b DESC LIMIT 2",
+    "SELECT host, max(usage) AS m FROM t GROUP BY host HAVING max(usage) > 2 ORDER BY m DESC, host LIMIT 2",
+    "SELECT host, last_value(usage ORDER BY ts), sum(usage) FROM t GROUP BY host ORDER BY host",
+    "SELECT host, last_value(usage ORDER BY ts) FROM t WHERE usage < 3 GROUP BY host ORDER BY host",
+];
+
+/// Those that want the newest row of each group, or of none more than that it is there.
+const NEWEST: [&str; 10] = [
     "SELECT host, last_value(usage ORDER BY ts) FROM t GROUP BY host ORDER BY host",
     "SELECT DISTINCT ON (host) host, ts, usage FROM t ORDER BY host, ts DESC",
     "SELECT host, max(ts), last_value(usage ORDER BY ts), first_value(usage * 2 ORDER BY ts DESC) FROM t GROUP BY host ORDER BY host",
     "SELECT DISTINCT ON (host) usage, host, ts FROM t WHERE ts < TIMESTAMP '1970-01-01T00:00:00.006' ORDER BY host, ts DESC",
     "SELECT host, last_value(usage ORDER BY ts) FROM t WHERE host <> 'host-1' GROUP BY host HAVING max(ts) > TIMESTAMP '1970-01-01T00:00:00.004' ORDER BY host",
-    "SELECT date_bin(INTERVAL '3 milliseconds', ts) AS b, count(*) FROM t WHERE ts < TIMESTAMP '1970-01-01T00:00:00.010' GROUP BY b ORDER BY b DESC LIMIT 2",
-    "SELECT host, max(usage) AS m FROM t GROUP BY host HAVING max(usage) > 2 ORDER BY m DESC, host LIMIT 2",
+    "SELECT host, last_value(usage IS NULL ORDER BY host, ts) AS u, last_value(usage ORDER BY ts) FROM t GROUP BY host ORDER BY u, host",
+    "SELECT max(ts), host FROM t WHERE ts > TIMESTAMP '1970-01-01T00:00:00.003' GROUP BY host ORDER BY host",
+    "SELECT max(ts) AS newest FROM t GROUP BY host ORDER BY newest DESC LIMIT 3",
+    "SELECT DISTINCT host FROM t ORDER BY host",
+    "SELECT host, count(*) FROM (SELECT DISTINCT host FROM t WHERE ts < TIMESTAMP '1970-01-01T00:00:00.006') GROUP BY host ORDER BY host",
+];
+
+/// Those that are left to DataFusion.
+const OTHERS: [&str; 2] = [
     "SELECT host, ts, count(*) FROM t GROUP BY host, ts ORDER BY host, ts",
     "SELECT count(DISTINCT host), count(DISTINCT usage) FROM t",
 ];
-
-/// Those that are computed from stretches of series.
-const ACCELERATED: usize = 17;
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -136,7 +227,7 @@ fn name(host: Option<u8>) -> Option<String> {
     host.map(|n| format!("host-{n}"))
 }
 
-async fn check(append_mode: bool, steps: Vec<Step>) {
+async fn check(append_mode: bool, shape: Shape, steps: Vec<Step>) {
     let node = match append_mode {
         true => Node::appending().await,
         false => Node::new().await,
@@ -172,19 +263,26 @@ async fn check(append_mode: bool, steps: Vec<Step>) {
         true => all,
         false => newest.into_iter().map(|((h, t), u)| (h, t, u)).collect(),
     };
-    for (number, sql) in QUERIES.iter().enumerate() {
-        let (found, plan) = beside_region(&node, sql).await;
+    for sql in QUERIES.iter().chain(&NEWEST).chain(&OTHERS) {
+        let (found, plan) = answer(&node, sql, shape).await;
+        let is_accelerated = !OTHERS.contains(sql);
         assert_eq!(
             plan.contains("RegionAggregateExec"),
-            number < ACCELERATED,
+            is_accelerated,
             "{sql}\n{plan}"
         );
+        if NEWEST.contains(sql) {
+            let merges = plan.matches("mode=").count();
+            // Of another aggregate over the groups.
+            let others = sql.contains("count(*)");
+            assert_eq!(merges > 0, others && shape != Shape::States, "{sql}\n{plan}");
+        }
         if append_mode && (sql.contains("last_value") || sql.contains("DISTINCT ON")) {
             // Which of two rows with one time is the last is not said.
             continue;
         }
         let (found, expected) = (text(&found), text(&expected(&rows, sql).await));
-        assert_eq!(found, expected, "{sql}\n{plan}");
+        assert_eq!(found, expected, "{shape:?} {sql}\n{plan}");
     }
 }
 
@@ -199,9 +297,10 @@ proptest! {
     #[test]
     fn aggregates_beside_a_region_are_those_over_its_rows(
         append_mode in prop::bool::weighted(0.2),
+        shape in prop::sample::select(&SHAPES[..]),
         steps in steps(),
     ) {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        runtime.block_on(check(append_mode, steps));
+        runtime.block_on(check(append_mode, shape, steps));
     }
 }

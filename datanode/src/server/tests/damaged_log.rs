@@ -14,17 +14,18 @@ use crate::testing::{start_on_disk, table};
 async fn start(dir: &Path, log_damage: LogDamage) -> Result<Arc<Datanode>> {
     let config = DatanodeConfig {
         log_damage,
+        // So that a log of little has several files.
+        log_file_size: 16 << 10,
         ..DatanodeConfig::default()
     };
     start_on_disk(&config, &Arc::default(), dir).await
 }
 
-/// A data directory with regions of so many voters each, whose log is damaged at its second write: the first region is
-/// whole. Returns the name of the disk too.
-async fn damaged(voters: u64) -> (tempfile::TempDir, String) {
+/// A data directory with so many regions of so many voters each. Returns the name of the disk too.
+async fn with_regions(regions: u32, voters: u64) -> (tempfile::TempDir, String) {
     let dir = tempfile::tempdir().unwrap();
     let node = start(dir.path(), LogDamage::Refuse).await.unwrap();
-    for number in 0..3 {
+    for number in 0..regions {
         let members = (1..=voters).map(|raft_id| v1::RegionMember {
             raft_id,
             node: raft_id - 1,
@@ -40,23 +41,34 @@ async fn damaged(voters: u64) -> (tempfile::TempDir, String) {
     }
     let disk_id = node.identity().disk_id;
     node.shutdown().await;
-    drop(node);
-    let file = log_file(dir.path());
-    let mut bytes = std::fs::read(&file).unwrap();
+    (dir, disk_id)
+}
+
+/// A log of one file that is damaged at its second write: the first region is whole.
+async fn damaged(voters: u64) -> (tempfile::TempDir, String) {
+    let (dir, disk_id) = with_regions(3, voters).await;
+    let files = log_files(dir.path());
+    assert_eq!(files.len(), 1);
+    damage_second_write(&files[0]);
+    (dir, disk_id)
+}
+
+fn damage_second_write(file: &Path) {
+    let mut bytes = std::fs::read(file).unwrap();
     // A file begins with 69 bytes, a write with its length in seven.
     let length = |at: usize| u64::from_be_bytes(bytes[at..at + 8].try_into().unwrap()) >> 8;
     let second = 69 + length(69) as usize;
     bytes[second + 24] ^= 1;
-    std::fs::write(&file, bytes).unwrap();
-    (dir, disk_id)
+    std::fs::write(file, bytes).unwrap();
 }
 
-fn log_file(dir: &Path) -> PathBuf {
+/// In the order in which they were written.
+fn log_files(dir: &Path) -> Vec<PathBuf> {
     let files = std::fs::read_dir(dir.join("log")).unwrap();
-    let mut files = files.map(|f| f.unwrap().path());
+    let mut files: Vec<_> = files.map(|f| f.unwrap().path()).collect();
+    files.retain(|f| f.extension().is_some_and(|e| e == "raftlog"));
+    files.sort();
     files
-        .find(|f| f.extension().is_some_and(|e| e == "raftlog"))
-        .unwrap()
 }
 
 async fn refused(dir: &Path, damage: LogDamage) -> String {
@@ -100,4 +112,36 @@ async fn a_disk_that_has_the_only_replicas_goes_on_with_what_is_left() {
     node.shutdown().await;
     drop(node);
     start(dir.path(), LogDamage::Refuse).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_could_not_be_cut_is_as_good_as_before_when_it_is_put_back() {
+    const REGIONS: u32 = 100;
+    for (damage, next) in [
+        (LogDamage::Cut, LogDamage::Refuse),
+        (LogDamage::Cut, LogDamage::Discard),
+        (LogDamage::Cut, LogDamage::Cut),
+    ] {
+        let (dir, disk_id) = with_regions(REGIONS, 3).await;
+        let files = log_files(dir.path());
+        assert!(files.len() > 2, "{files:?}");
+        let whole: Vec<Vec<u8>> = files.iter().map(|f| std::fs::read(f).unwrap()).collect();
+        // Only the end of the last file can be cut.
+        damage_second_write(&files[0]);
+        let error = refused(dir.path(), damage).await;
+        assert!(error.contains("back from a copy"), "{error}");
+        for (file, bytes) in files.iter().zip(&whole) {
+            std::fs::write(file, bytes).unwrap();
+        }
+        let node = start(dir.path(), next).await.unwrap();
+        assert_eq!(
+            node.identity().disk_id,
+            disk_id,
+            "{next:?}: the log was put aside"
+        );
+        assert_eq!(node.reports().len(), REGIONS as usize, "{next:?}");
+        node.shutdown().await;
+        drop(node);
+        start(dir.path(), LogDamage::Refuse).await.unwrap();
+    }
 }

@@ -1,66 +1,15 @@
 //! A datanode on a file system of some MiB that is really full.
 
-use std::fs::File;
-use std::io::Write;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::DatanodeConfig;
 use crate::server::Datanode;
-use crate::testing::{FaultyStore, Node, PutFault, Row, row, start_on_disk};
+use crate::testing::{FaultyStore, Node, PutFault, Row, SmallDisk, row, start_on_disk};
 
 /// Nothing here takes so long.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    /// `None`, and said loudly, where this user may not mount. Where that should work, it is a failure.
-    fn mount(at: &Path) -> Option<Self> {
-        let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", "size=40m", "tmpfs"])
-            .arg(at)
-            .status();
-        if !mounted.is_ok_and(|status| status.success()) {
-            assert!(
-                !may_mount(),
-                "no file system could be mounted at {}",
-                at.display()
-            );
-            eprintln!("SKIPPED: no file system could be mounted, so nothing is known of full disks");
-            return None;
-        }
-        Some(Self(at.to_owned()))
-    }
-
-    fn ballast(&self) -> PathBuf {
-        self.0.join("ballast")
-    }
-
-    fn fill(&self) {
-        let mut ballast = File::options()
-            .create(true)
-            .append(true)
-            .open(self.ballast())
-            .unwrap();
-        while ballast.write_all(&[1; 4096]).is_ok() {}
-    }
-}
-
-/// Root may, and so may whoever runs CI, since nobody would notice what is skipped there.
-fn may_mount() -> bool {
-    let is_root = std::fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0);
-    is_root || std::env::var_os("CI").is_some_and(|ci| !ci.is_empty() && ci != "false")
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
-}
 
 async fn start(store: &Arc<FaultyStore>, dir: &Path) -> Arc<Datanode> {
     let config = DatanodeConfig {
@@ -94,7 +43,7 @@ async fn rows_are(node: &Node, expected: &[Row]) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_datanode_lives_through_a_full_disk_and_a_start_on_it() {
     let (store, dir) = (Arc::new(FaultyStore::default()), tempfile::tempdir().unwrap());
-    let Some(disk) = SmallDisk::mount(dir.path()) else {
+    let Some(disk) = SmallDisk::mount(dir.path(), 40) else {
         return;
     };
     let node = Node::around(start(&store, dir.path()).await, Arc::clone(&store), dir);

@@ -13,11 +13,13 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode, PhysicalGroupBy};
 use datafusion::physical_plan::sorts::sort::SortExec;
 use futures::{StreamExt, TryStreamExt};
+use greptime_clock::SystemClock;
+use greptime_log::MemoryLog;
 use greptime_query::{RegionScan, from_datafusion};
 use greptime_types::{Error, ErrorKind};
 
 use crate::config::DatanodeConfig;
-use crate::testing::{Node, Row, row};
+use crate::testing::{Node, Place, Row, SmallDisk, row, start_node};
 
 const POOL: u64 = 16 << 20;
 /// Sorting or grouping so many takes more than the pool.
@@ -30,14 +32,18 @@ fn usages(rows: std::ops::Range<usize>) -> Vec<Row> {
         .collect()
 }
 
-/// A file with so many distinct numbers.
 async fn filled(config: DatanodeConfig) -> Node {
     let node = Node::with(config, true).await;
+    fill(&node).await;
+    node
+}
+
+/// A file with so many distinct numbers.
+async fn fill(node: &Node) {
     for start in (0..ROWS).step_by(30_000) {
         node.write(&usages(start..start + 30_000)).await.unwrap();
     }
     node.flush().await.unwrap();
-    node
 }
 
 fn small() -> DatanodeConfig {
@@ -165,6 +171,52 @@ async fn a_spill_beyond_its_limit_names_the_setting() {
     );
     let given_back = || reserved(&node) == 0 && spill_files(&node) == 0;
     node.wait_for("all is given back", given_back).await;
+}
+
+#[tokio::test]
+async fn queries_that_could_not_spill_on_a_full_disk_can_when_it_has_space() {
+    let (store, log, clock) = (Arc::default(), MemoryLog::default(), SystemClock::shared());
+    let dir = tempfile::tempdir().unwrap();
+    let Some(disk) = SmallDisk::mount(dir.path(), 100) else {
+        return;
+    };
+    let start = async |dir: tempfile::TempDir| {
+        let log = Arc::new(log.clone());
+        let datanode = start_node(&small(), log, &store, &dir, &clock, &Place::default()).await;
+        Node::around(datanode, Arc::clone(&store), dir)
+    };
+    let node = start(dir).await;
+    node.initialise().await.unwrap();
+    node.wait_until_leading().await;
+    fill(&node).await;
+    let Node { dir, datanode, .. } = node;
+    datanode.shutdown().await;
+    drop(datanode);
+    disk.fill();
+    let node = start(dir).await;
+    node.wait_until_leading().await;
+    node.wait_until_readable().await;
+    let limit = || {
+        let runtime = node.datanode.queries.runtime_env();
+        runtime.disk_manager.max_temp_directory_size()
+    };
+    assert_eq!(limit(), 0);
+    for _ in 0..2 {
+        let error = failure(&node, &sorted(&node)).await;
+        assert_eq!(error.kind, ErrorKind::ResourceExhausted, "{error}");
+        assert!(error.message.contains("make room on the node's disk"), "{error}");
+        disk.empty();
+        // Half of it.
+        node.wait_for("there is space to spill", || limit() > 40 << 20)
+            .await;
+        assert!(limit() <= 50 << 20);
+        answer(&node, &sorted(&node)).await;
+        node.wait_for("all is given back", || spill_files(&node) == 0)
+            .await;
+        disk.fill();
+        node.wait_for("there is no space to spill", || limit() == 0).await;
+    }
+    node.datanode.shutdown().await;
 }
 
 #[tokio::test]

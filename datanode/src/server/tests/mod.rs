@@ -2,6 +2,9 @@
 
 mod alter;
 mod bucket;
+mod budgets;
+mod cache_disk;
+mod cancel;
 mod compaction;
 mod damaged_log;
 mod durability;

@@ -137,6 +137,12 @@ impl Cluster {
         self.nodes[node].wait_until_readable().await;
     }
 
+    /// Until a node has all that the leader has, and so can be elected whoever else votes.
+    async fn until_caught_up(&self, node: usize) {
+        let caught_up = || self.report(node).last_index == self.report(0).last_index;
+        self.until("it has caught up", caught_up).await;
+    }
+
     /// The power of a node goes; it is back with what was on its disk.
     async fn crash(mut self, node: usize) -> Self {
         let crashed = self.nodes.remove(node);
@@ -173,6 +179,7 @@ async fn what_was_acknowledged_is_read_and_written_on_when_the_leader_is_gone() 
     }
     cluster.nodes[0].flush().await.unwrap();
     cluster.nodes[0].write(&[row("a", 6, 1.0)]).await.unwrap();
+    cluster.until_caught_up(1).await;
     cluster.isolate(0, Fault::Cut);
     cluster.lead(1).await;
     assert_eq!(cluster.nodes[1].read().await.unwrap().len(), 6);
@@ -237,6 +244,7 @@ async fn a_write_that_is_repeated_at_the_next_leader_is_applied_once() {
             .unwrap()
             .duplicate
     );
+    cluster.until_caught_up(1).await;
     cluster.isolate(0, Fault::Cut);
     cluster.lead(1).await;
     assert!(
@@ -264,6 +272,7 @@ async fn a_leader_that_was_cut_off_gives_no_rows() {
     let cluster = Cluster::new(false).await;
     cluster.nodes[0].write(&[row("a", 1, 1.0)]).await.unwrap();
     assert_eq!(cluster.nodes[0].read().await.unwrap().len(), 1);
+    cluster.until_caught_up(1).await;
     cluster.isolate(0, Fault::Cut);
     cluster.lead(1).await;
     cluster.nodes[1].write(&[row("a", 1, 2.0)]).await.unwrap();
@@ -299,6 +308,7 @@ async fn a_follower_gives_way_when_memory_comes_near_the_limit() {
             cluster.report(1).hot && cluster.memory(1) > 0
         })
         .await;
+    cluster.until_caught_up(1).await;
     cluster.isolate(0, Fault::Cut);
     cluster.lead(1).await;
     assert_eq!(cluster.nodes[1].read().await.unwrap().len(), 2);
@@ -474,6 +484,7 @@ async fn a_datanode_that_is_about_to_stop_takes_no_leases() {
 async fn a_leader_that_was_cut_off_from_the_others_but_not_from_the_bucket_does_no_harm() {
     let cluster = Cluster::new(false).await;
     cluster.nodes[0].write(&[row("a", 1, 1.0)]).await.unwrap();
+    cluster.until_caught_up(1).await;
     cluster.isolate(0, Fault::Cut);
     cluster.lead(1).await;
     cluster.nodes[1].write(&[row("a", 2, 2.0)]).await.unwrap();
@@ -513,6 +524,7 @@ async fn who_comes_to_lead_does_not_wait_for_the_next_attempt_of_a_follower() {
 async fn a_leader_that_meets_files_of_a_later_epoch_stops_and_may_lead_again() {
     let cluster = Cluster::new(false).await;
     cluster.nodes[0].write(&[row("a", 1, 1.0)]).await.unwrap();
+    cluster.until_caught_up(1).await;
     cluster.isolate(0, Fault::Cut);
     cluster.lead(1).await;
     cluster.nodes[1].write(&[row("a", 2, 2.0)]).await.unwrap();

@@ -10,19 +10,22 @@ use greptime_proto::v1::region_client::RegionClient;
 use greptime_proto::{error_from_status, v1};
 use greptime_types::ErrorKind;
 use prost::Message as _;
+use tokio::task::AbortHandle;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::testing::{Node, batch, ipc, row};
 
 pub(super) async fn connect(node: &Node) -> Channel {
+    serve(node).await.0
+}
+
+/// The same, and the task that accepts connections.
+pub(super) async fn serve(node: &Node) -> (Channel, AbortHandle) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    tokio::spawn(Arc::clone(&node.datanode).serve(listener, std::future::pending()));
-    Endpoint::from_shared(format!("http://{address}"))
-        .unwrap()
-        .connect()
-        .await
-        .unwrap()
+    let server = tokio::spawn(Arc::clone(&node.datanode).serve(listener, std::future::pending()));
+    let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
+    (endpoint.connect().await.unwrap(), server.abort_handle())
 }
 
 fn query(node: &Node, region_id: u64) -> Ticket {

@@ -12,6 +12,7 @@ use opensrv_mysql::AsyncMysqlIntermediary;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
+use super::gone::Connected;
 use crate::frontend::Frontend;
 
 use refusal::{Answers, Refusal};
@@ -42,7 +43,11 @@ impl Frontend {
             };
             let _ = stream.set_nodelay(true);
             let refusal = Refusal::default();
-            let shim = Connection::new(Arc::clone(&self), Arc::clone(&refusal));
+            let Ok(client) = Connected::of(&stream) else {
+                // Out of file descriptors, as above.
+                continue;
+            };
+            let shim = Connection::new(Arc::clone(&self), client, Arc::clone(&refusal));
             connections.spawn(async move {
                 let (reader, writer) = stream.into_split();
                 let writer = Answers::new(writer, refusal);

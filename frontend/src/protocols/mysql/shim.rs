@@ -23,6 +23,7 @@ use super::refusal::Refusal;
 use super::values::{columns_of, literal_of, write_batch};
 use crate::auth::{denied, same};
 use crate::frontend::Frontend;
+use crate::protocols::gone::{self, Connected};
 use crate::query::engine::expect_database;
 use crate::query::functions::MYSQL_VERSION;
 use crate::query::{Protocol, Session};
@@ -35,6 +36,7 @@ const MAX_PREPARED: usize = 10_000;
 
 pub struct Connection {
     frontend: Arc<Frontend>,
+    client: Arc<Connected>,
     /// The user is known only after the authentication, which has no `&mut self`.
     session: Mutex<Session>,
     prepared: HashMap<u32, Statement>,
@@ -46,7 +48,7 @@ pub struct Connection {
 
 impl Connection {
     /// `refusal` is where the connection says that it refuses its login.
-    pub fn new(frontend: Arc<Frontend>, refusal: Refusal) -> Self {
+    pub fn new(frontend: Arc<Frontend>, client: Connected, refusal: Refusal) -> Self {
         let mut salt = [0; SALT_LENGTH];
         for chunk in salt.chunks_mut(8) {
             let random = frontend.ids.random_u64().to_le_bytes();
@@ -69,6 +71,7 @@ impl Connection {
             id,
             salt,
             refusal,
+            client: Arc::new(client),
             frontend,
         }
     }
@@ -90,7 +93,7 @@ impl Connection {
             };
             let start = self.frontend.clock.now();
             let session = self.session();
-            let output = self.frontend.executor.execute(&session, statement).await;
+            let output = gone::execute(&self.client, &self.frontend.executor, &session, statement).await;
             match self.frontend.counted("mysql", output, start) {
                 Err(error) => write_error(results, &error).await,
                 Ok(Output::Affected(rows)) => {

@@ -31,6 +31,7 @@ use pgwire::messages::PgWireBackendMessage;
 use super::startup::Startup;
 use super::values::{fields_of, literal_of, rows_of, type_of, type_of_column};
 use crate::frontend::Frontend;
+use crate::protocols::gone::{self, Connected};
 use crate::query::{Protocol, Session};
 use crate::sql::{Lexer, Statement, params};
 use crate::statement::Output;
@@ -44,12 +45,13 @@ pub struct Connection {
 
 impl Connection {
     /// A connection may ask for another one of `connections` to be cancelled.
-    pub fn new(frontend: Arc<Frontend>, connections: Arc<ConnectionManager>) -> Self {
+    pub fn new(frontend: Arc<Frontend>, client: Connected, connections: Arc<ConnectionManager>) -> Self {
         let startup = Arc::new(Startup::new(&frontend, &connections));
         Self {
             cancel: Arc::new(DefaultCancelHandler::new(connections)),
             handler: Arc::new(Handler {
                 frontend,
+                client: Arc::new(client),
                 database: Mutex::new(None),
             }),
             startup,
@@ -77,6 +79,7 @@ impl PgWireServerHandlers for Connection {
 
 pub struct Handler {
     frontend: Arc<Frontend>,
+    client: Arc<Connected>,
     /// What `USE` chose; else the one that the connection was opened with.
     database: Mutex<Option<String>>,
 }
@@ -118,7 +121,7 @@ impl Handler {
     ) -> PgWireResult<Response> {
         let session = &self.session(client);
         let start = self.frontend.clock.now();
-        let output = self.frontend.executor.execute(session, statement).await;
+        let output = gone::execute(&self.client, &self.frontend.executor, session, statement).await;
         let output = self.frontend.counted("postgres", output, start);
         let tag = Tag::new(statement.tag());
         Ok(match output.map_err(|e| to_pgwire(&e))? {
@@ -327,6 +330,7 @@ impl SimpleQueryHandler for Handler {
 /// A view of the handler at the time of the request.
 pub struct Parser {
     frontend: Arc<Frontend>,
+    client: Arc<Connected>,
     database: Option<String>,
 }
 
@@ -346,6 +350,7 @@ impl QueryParser for Parser {
         let database = Mutex::new(self.database.clone());
         let handler = Handler {
             frontend: Arc::clone(&self.frontend),
+            client: Arc::clone(&self.client),
             database,
         };
         let session = handler.session(client);
@@ -380,6 +385,7 @@ impl ExtendedQueryHandler for Handler {
     fn query_parser(&self) -> Arc<Parser> {
         Arc::new(Parser {
             frontend: Arc::clone(&self.frontend),
+            client: Arc::clone(&self.client),
             database: self.database.lock().clone(),
         })
     }

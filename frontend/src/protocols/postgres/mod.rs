@@ -12,6 +12,7 @@ use pgwire::api::ConnectionManager;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
+use super::gone::Connected;
 use super::mysql::GRACE;
 use crate::frontend::Frontend;
 
@@ -38,7 +39,11 @@ impl Frontend {
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             };
-            let handlers = Connection::new(Arc::clone(&self), Arc::clone(&cancels));
+            let Ok(client) = Connected::of(&stream) else {
+                // Out of file descriptors, as above.
+                continue;
+            };
+            let handlers = Connection::new(Arc::clone(&self), client, Arc::clone(&cancels));
             connections.spawn(async move {
                 if let Err(error) = pgwire::tokio::process_socket(stream, None, handlers).await {
                     tracing::debug!(%peer, %error, "postgres connection ended");

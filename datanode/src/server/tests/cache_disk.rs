@@ -1,0 +1,117 @@
+//! A datanode whose cache has a disk of its own, which fills up and has space again.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use greptime_clock::{SystemClock, SystemIds};
+use greptime_log::MemoryLog;
+use greptime_object_store::Bucket;
+use greptime_telemetry::Metrics;
+use object_store::path::Path as Key;
+
+use crate::config::DatanodeConfig;
+use crate::server::{Datanode, DatanodeParts};
+use crate::testing::{FaultyStore, Node, Row, SmallDisk, row};
+
+async fn start(store: &Arc<FaultyStore>, dir: &Path, metrics: &Metrics) -> Arc<Datanode> {
+    let parts = DatanodeParts {
+        config: DatanodeConfig {
+            // What is read comes from the disk, or from the bucket.
+            cache_memory: 256 << 10,
+            decoded_cache_size: 64 << 10,
+            cache_disk: 64 << 20,
+            ..DatanodeConfig::default()
+        },
+        node_id: 0,
+        address: "127.0.0.1:0".into(),
+        zone: String::new(),
+        data_dir: dir.to_owned(),
+        bucket: Bucket {
+            store: Arc::clone(store) as _,
+            root: Key::from("test/root"),
+        },
+        clock: SystemClock::shared(),
+        ids: SystemIds::shared(),
+        metrics: metrics.clone(),
+        meta: None,
+        peers: None,
+    };
+    let log = Arc::new(MemoryLog::default());
+    Datanode::start_with_log(parts, log).await.unwrap()
+}
+
+/// Rows that hardly get smaller.
+fn noise(batch: i64) -> Vec<Row> {
+    let mut x = batch as u64 + 1;
+    let mut next = move || {
+        x = x
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
+        f64::from_bits((x >> 12) | 0x3ff0_0000_0000_0000)
+    };
+    (0..20_000)
+        .map(|n| row("a", 20_000 * batch + n, next()))
+        .collect()
+}
+
+fn counter(metrics: &Metrics, name: &str) -> u64 {
+    let text = metrics.text();
+    let line = text.lines().find(|line| line.starts_with(name));
+    let value = line.and_then(|line| line.rsplit(' ').next()?.parse().ok());
+    value.unwrap_or_else(|| panic!("{name} is not in {text}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_flush_and_no_query_fails_for_a_cache_whose_disk_is_full() {
+    let (store, metrics) = (Arc::<FaultyStore>::default(), Metrics::default());
+    let dir = tempfile::tempdir().unwrap();
+    let cache = dir.path().join("cache");
+    std::fs::create_dir(&cache).unwrap();
+    let Some(disk) = SmallDisk::mount(&cache, 160) else {
+        return;
+    };
+    let node = Node::around(start(&store, dir.path(), &metrics).await, Arc::clone(&store), dir);
+    node.initialise().await.unwrap();
+    node.wait_until_leading().await;
+    let mut rows = Vec::new();
+    let errors = || counter(&metrics, "greptime_datanode_cache_disk_errors");
+    let hits = || counter(&metrics, "greptime_datanode_cache_hits_total{tier=\"disk\"}");
+    let work = async |rows: &mut Vec<Row>| {
+        let batch = noise((rows.len() / 20_000) as i64);
+        node.write(&batch).await.unwrap();
+        node.flush().await.unwrap();
+        rows.extend(batch);
+        assert!(node.read().await.unwrap() == *rows, "{} rows", rows.len());
+    };
+    for _ in 0..3 {
+        work(&mut rows).await;
+    }
+    for _ in 0..5 {
+        assert!(node.read().await.unwrap() == rows);
+    }
+    let before = hits();
+    assert!(before > 0 && errors() == 0, "{before} hits, {} errors", errors());
+    disk.fill();
+    for batches in 0.. {
+        assert!(batches < 20, "a full disk takes everything");
+        work(&mut rows).await;
+        if errors() > 0 {
+            break;
+        }
+    }
+    for _ in 0..3 {
+        work(&mut rows).await;
+    }
+    disk.empty();
+    // It is tried again after some seconds.
+    let before = hits();
+    for _ in 0..400 {
+        assert!(node.read().await.unwrap() == rows);
+        if hits() > before {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    assert!(hits() > before, "the disk is not used again");
+    node.datanode.shutdown().await;
+}
