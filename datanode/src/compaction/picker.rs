@@ -10,8 +10,8 @@
 //! **When.** In a window that is written to, [`Policy::active_runs`] runs may lie that were merged fewer than
 //! [`SETTLED`] times; one more, and those that were merged least often become one. So a row is written once more with
 //! each level, and levels hold `C(runs + level, level)` flushes: with 8 runs, 164 flushes before a row is merged a
-//! fourth time. Runs that were merged that often may be twice as many, and full ones are left alone. A window that
-//! is no longer written to keeps [`Policy::inactive_runs`], and only one if it is not much larger than the others.
+//! fourth time. Runs that were merged that often may be twice as many, and full ones are left alone, unless there are
+//! many others between them. A window that is no longer written to keeps [`Policy::inactive_runs`], and only one if it is not much larger than the others.
 
 mod closed;
 
@@ -26,6 +26,8 @@ use crate::manifest::FileMeta;
 
 /// A run that was merged so often is left alone until there are many of its kind.
 pub const SETTLED: u32 = 3;
+/// So many times as many runs may lie in a window as those that were merged seldom, of all that are not full.
+const MIXED: usize = 4;
 /// A run in a quiet window is merged with larger ones when they are at most this many times larger.
 const WORTH_JOINING: u64 = 4;
 /// Windows that one merge writes to at most: each has a writer with its memory.
@@ -448,14 +450,32 @@ fn active(runs: &[Run<'_>], policy: &Policy) -> Option<(Range<usize>, usize)> {
     let young = |r: &Run<'_>| !r.is_full(policy) && r.level < SETTLED;
     let settled = |r: &Run<'_>| !r.is_full(policy) && r.level >= SETTLED;
     let open = |r: &Run<'_>| !r.is_full(policy);
+    let allowed = policy.active_runs.max(1);
     let newer = stretches(runs, young).into_iter().map(|s| (s, 1));
     let older = stretches(runs, settled).into_iter().map(|s| (s, 2));
     // They may alternate, though they hardly do.
-    let mixed = stretches(runs, open).into_iter().map(|s| (s, 4));
-    newer.chain(older).chain(mixed).find_map(|(stretch, factor)| {
-        let excess = stretch.len().checked_sub(factor * policy.active_runs.max(1))?;
+    let mixed = stretches(runs, open).into_iter().map(|s| (s, MIXED));
+    let found = newer.chain(older).chain(mixed).find_map(|(stretch, factor)| {
+        let excess = stretch.len().checked_sub(factor * allowed)?;
         (excess > 0).then(|| (least_merged(runs, stretch), excess))
+    });
+    found.or_else(|| {
+        let all = runs.iter().filter(|r| open(r)).count();
+        let excess = all.checked_sub(MIXED * allowed).filter(|excess| *excess > 0)?;
+        Some((scattered(runs, policy)?, excess))
     })
+}
+
+/// Of many runs between which full ones lie, so that nowhere many follow each other: those that do, or else two and the
+/// full ones between them. Otherwise writers would be slowed down for what nobody merges.
+fn scattered(runs: &[Run<'_>], policy: &Policy) -> Option<Range<usize>> {
+    let stretches = stretches(runs, |r| !r.is_full(policy));
+    let longest = stretches.iter().max_by_key(|s| (s.len(), s.start))?;
+    if longest.len() > 1 {
+        return Some(least_merged(runs, longest.clone()));
+    }
+    let pairs = stretches.windows(2).map(|pair| pair[0].start..pair[1].end);
+    pairs.min_by_key(|range| runs[range.clone()].iter().map(|r| r.bytes).sum::<u64>())
 }
 
 /// The longest row of neighbours of the lowest level that has two.

@@ -15,7 +15,7 @@ use crate::disk::Disk;
 use crate::metrics::Metrics;
 use crate::network::{Cut, Network, Site};
 use crate::process::Process;
-use crate::steps::LogTail;
+use crate::steps::{LogTail, Moment};
 use metasrvs::{Member, Metasrvs};
 use report::ClusterReport;
 pub use report::RegionReport;
@@ -301,19 +301,24 @@ impl Cluster {
         self.network.heal()
     }
 
-    /// Makes writes of a datanode's disk hang, or lets them go on.
-    pub fn freeze_disk(&self, node: usize, frozen: bool) -> Result<()> {
-        let disk = self
-            .disks
+    /// Makes writes of a datanode's disk hang, from when that is asked for; the moment is returned.
+    pub fn freeze_disk(&self, node: usize) -> Result<Moment> {
+        let disk = self.disk(node)?;
+        disk.sync()?;
+        let asked = Moment::now();
+        disk.freeze()?;
+        Ok(asked)
+    }
+
+    /// Lets writes of a datanode's disk go on.
+    pub fn thaw_disk(&self, node: usize) -> Result<()> {
+        self.disk(node).map(Disk::thaw)
+    }
+
+    fn disk(&self, node: usize) -> Result<&Disk> {
+        self.disks
             .get(node)
-            .context("the datanode has no disk of its own")?;
-        match frozen {
-            true => disk.freeze(),
-            false => {
-                disk.thaw();
-                Ok(())
-            }
-        }
+            .context("the datanode has no disk of its own")
     }
 
     /// Which metasrv leads; an error while none does.

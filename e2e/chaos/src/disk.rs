@@ -40,6 +40,12 @@ impl Disk {
         Ok(disk)
     }
 
+    /// Puts down what was written before. Freezing would do it, and meanwhile the other disks wait, which share a device
+    /// with this one.
+    pub fn sync(&self) -> Result<()> {
+        shell::line(&format!("sync --file-system {}", self.at.display())).map(drop)
+    }
+
     /// Everything that writes waits until the disk is thawed.
     pub fn freeze(&self) -> Result<()> {
         shell::line(&format!("{FROZEN} {}", self.at.display())).map(drop)

@@ -225,7 +225,7 @@ pub fn inflict(fault: Fault, cluster: &mut Cluster, victim: usize, turn: usize) 
     match fault {
         Fault::Kill | Fault::MassKill => cluster.kill_datanode(victim)?,
         Fault::Stop => cluster.freeze_datanode(victim, true)?,
-        Fault::SlowDisk => cluster.freeze_disk(victim, true)?,
+        Fault::SlowDisk => return cluster.freeze_disk(victim),
         Fault::MetasrvKill => cluster.kill_metasrv(victim)?,
         Fault::EtcdKill => cluster.kill_etcd()?,
         Fault::Migrate | Fault::RollingRestart | Fault::ReplicationCost => {}
@@ -268,7 +268,7 @@ pub fn undo(fault: Fault, cluster: &mut Cluster, victim: usize) -> Result<()> {
         Fault::Partition | Fault::PartitionOneWay | Fault::PartitionMetasrv | Fault::PartitionPeers => {
             cluster.heal_network()
         }
-        Fault::SlowDisk => cluster.freeze_disk(victim, false),
+        Fault::SlowDisk => cluster.thaw_disk(victim),
         Fault::MetasrvKill => cluster.start_metasrv(victim),
         Fault::EtcdKill => cluster.start_etcd(),
         Fault::Migrate | Fault::RollingRestart | Fault::ReplicationCost => Ok(()),

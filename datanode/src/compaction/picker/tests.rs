@@ -509,3 +509,36 @@ fn merges_that_keep_up_slow_nobody_down_however_much_is_written() {
     println!("seconds between flushes, MiB, runs at most: {measured:?}");
     assert!(measured.iter().all(|(.., most)| *most < SOFT), "{measured:?}");
 }
+
+#[test]
+fn many_runs_are_merged_though_full_ones_lie_between_them() {
+    let policy = policy();
+    let most = 4 * policy.active_runs;
+    for (each, merged) in [(7, 7), (1, 3)] {
+        let mut paper = Paper::new(Files::new());
+        let mut sequence = 0;
+        let mut add = |bytes| {
+            paper.add(file("", (0, HOUR), (sequence + 1, sequence + 10), bytes));
+            sequence += 10;
+        };
+        for _ in 0..=most / each {
+            (0..each).for_each(|_| add(MIB));
+            add(policy.max_file_bytes);
+        }
+        let ask = |files: &Files| {
+            let mut question = question(files, &policy, HOUR);
+            question.window.fixed = Some(DAY);
+            pick(&question)
+        };
+        let (plan, report) = ask(&paper.files);
+        assert!(report.runs > most, "{report:?}");
+        assert!(
+            matches!(&plan, Plan::Merge(merge) if merge.inputs.len() == merged),
+            "{plan:?}"
+        );
+        paper.settle(ask, &policy);
+        let (plan, report) = ask(&paper.files);
+        assert_eq!(plan, Plan::Nothing);
+        assert!(report.runs <= most, "{report:?}");
+    }
+}

@@ -19,6 +19,7 @@ use greptime_proto::{error_from_status, v1};
 use greptime_query::RegionScan;
 use greptime_types::ErrorKind;
 use prost::Message as _;
+use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tonic::transport::Channel;
 
@@ -111,6 +112,15 @@ fn tasks() -> usize {
     tokio::runtime::Handle::current().metrics().num_alive_tasks()
 }
 
+/// A connection whose tasks have all begun, since a request was answered, and the one that accepts more.
+async fn connected(node: &Node) -> (Channel, AbortHandle) {
+    let (channel, server) = serve(node).await;
+    let mut client = FlightServiceClient::new(channel.clone());
+    let refused = client.do_get(Ticket::new(vec![0xff])).await;
+    assert!(refused.is_err());
+    (channel, server)
+}
+
 /// Asks through gRPC. With a deadline, it travels with the request.
 async fn ask(node: &Node, channel: &Channel, plan: &Plan, deadline_ms: u64) -> tonic::Streaming<FlightData> {
     let request = v1::QueryRequest {
@@ -145,7 +155,7 @@ async fn end_of(what: &str, node: &Node, before: usize) -> Duration {
 /// Lets `plan` run for parts of the time that it takes, and drops it then. What is dropped is the answer, or the whole
 /// connection.
 async fn drop_in_the_middle(what: &str, node: &Node, plan: &Plan) {
-    let channel = connect(node).await;
+    let (channel, _) = connected(node).await;
     let before = tasks();
     let started = Instant::now();
     let mut rows = ask(node, &channel, plan, 0).await;
@@ -198,7 +208,7 @@ async fn a_query_whose_client_is_gone_is_over() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_query_that_ran_out_of_time_is_over() {
     let node = filled(512 << 20, false).await;
-    let channel = connect(&node).await;
+    let (channel, _) = connected(&node).await;
     for plan in [sorted(&node), grouped(&node, "usage")] {
         for deadline in [2, 10, 20] {
             let before = tasks();
@@ -233,9 +243,7 @@ async fn a_query_that_waits_for_the_bucket_asks_it_for_nothing_more() {
             node.store.forget_faults();
             node = node.crash().await;
             node.wait_until_readable().await;
-            let (channel, server) = serve(&node).await;
-            // What serves the connection has begun by then.
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            let (channel, server) = connected(&node).await;
             let before = tasks();
             node.store
                 .plan(Request::Get, "/sst/", Fault::Slow(SLOW), usize::MAX);
