@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use greptime_log::{LogDamage, LogSync};
 
+use crate::compaction::MIXED;
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DatanodeConfig {
@@ -165,8 +167,7 @@ impl DatanodeConfig {
                 "compaction_inactive_runs must be at least 1, and at most datanode.compaction_active_runs",
             );
         }
-        if self.compaction_soft_runs <= 4 * self.compaction_active_runs {
-            // So many there may be without anything being behind.
+        if self.compaction_soft_runs <= MIXED * self.compaction_active_runs {
             return wrong(
                 "compaction_soft_runs must be more than four times datanode.compaction_active_runs",
             );

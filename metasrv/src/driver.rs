@@ -148,7 +148,9 @@ fn tell_datanodes(metasrv: &Metasrv, state: &mut State, catalog: &Catalog, now: 
             .map(|(region, member)| assignment(state, catalog, &heirs, (*region, *member)))
             .collect();
         let surplus = surplus(state, catalog, node);
-        let is_ready = state.has_caught_up(node, &assignments, now);
+        let session = state.sessions.get(NodeRole::Datanode, node);
+        let is_to_be_told = session.is_some_and(|session| !session.completed);
+        let is_ready = is_to_be_told && state.has_caught_up(node, &assignments, now);
         let Some(session) = state.sessions.datanode_mut(node) else {
             continue;
         };
@@ -160,7 +162,7 @@ fn tell_datanodes(metasrv: &Metasrv, state: &mut State, catalog: &Catalog, now: 
                 session.say(body);
             }
         }
-        if !session.completed && is_ready {
+        if is_ready {
             session.completed = session.say(push::Body::AssignmentsComplete(v1::AssignmentsComplete {}));
         }
     }

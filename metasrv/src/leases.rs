@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use greptime_metasrv_plan::lease::{Elector, Granted, LeaderBeat, Led};
+use greptime_metasrv_plan::lease::{Elector, Granted, LeaderBeat, Led, Unheard};
 use greptime_metasrv_plan::members::Electorate;
 use greptime_proto::v1::{RegionReport, RegionRole};
 use greptime_types::{NodeId, NodeRole, RegionId};
@@ -25,14 +25,21 @@ impl State {
         now: Duration,
     ) -> Granted {
         let session = self.sessions.get(NodeRole::Datanode, node);
-        said.unheard = session.and_then(|session| session.touch.unheard());
+        let unheard = session.and_then(|session| session.touch.unheard());
+        said.unheard = unheard;
         if let Some(watch) = self.watch.as_mut() {
             watch.beat((node, serial), said, now);
         }
-        self.lease(node, session_ends, now)
+        self.lease(node, unheard, session_ends, now)
     }
 
-    fn lease(&mut self, node: NodeId, session_ends: Duration, now: Duration) -> Granted {
+    fn lease(
+        &mut self,
+        node: NodeId,
+        unheard: Option<Unheard>,
+        session_ends: Duration,
+        now: Duration,
+    ) -> Granted {
         let (Some(watch), Some(catalog)) = (&mut self.watch, &self.catalog) else {
             return Granted::default();
         };
@@ -51,10 +58,7 @@ impl State {
                 .map(|said| led(&self.sessions, catalog, said, &apart))
                 .collect(),
             oldest_append: Duration::from_millis(session.oldest_append_ms),
-            unanswered: session
-                .touch
-                .unheard()
-                .map_or(Duration::ZERO, |u| now.saturating_sub(u.first)),
+            unanswered: unheard.map_or(Duration::ZERO, |u| now.saturating_sub(u.first)),
             renounced: session.renounced.clone(),
         };
         watch.promise(&beat, session_ends, now)

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use greptime_metasrv_plan::assignment::{Assignment, Extent};
 use greptime_proto::v1;
-use greptime_types::{NodeId, NodeRole, RegionId};
+use greptime_types::{NodeId, NodeRole};
 
-use crate::repair::LAG;
+use crate::repair::{LAG, leading_report};
 use crate::server::State;
 
 /// After so long it is, whatever it lacks: a roll that waits for ever would keep from others what they wait for.
@@ -21,7 +21,7 @@ impl State {
         };
         let has = |replica: &Assignment| {
             // Of a group that nobody leads it cannot be said, and this may be one that it waits for.
-            let Some(leader) = self.leading_report(replica.region) else {
+            let Some(leader) = leading_report(self, replica.region) else {
                 return true;
             };
             let own = session.reports.get(&replica.region);
@@ -30,12 +30,6 @@ impl State {
             })
         };
         now >= session.since + AT_MOST || assignments.iter().all(has)
-    }
-
-    fn leading_report(&self, region: RegionId) -> Option<&v1::RegionReport> {
-        let reports = self.sessions.reports_of(region).map(|(_, report)| report);
-        let leading = reports.filter(|report| report.role() == v1::RegionRole::Leader);
-        leading.max_by_key(|report| report.epoch)
     }
 }
 

@@ -105,10 +105,15 @@ fn reports(state: &State, region: RegionId) -> impl Iterator<Item = &v1::RegionR
     reports.filter(move |report| counts(report.raft_id))
 }
 
+/// What the leader of a region says; of several, the one of the latest epoch.
+pub(crate) fn leading_report(state: &State, region: RegionId) -> Option<&v1::RegionReport> {
+    let leading = reports(state, region).filter(|r| r.role() == v1::RegionRole::Leader);
+    leading.max_by_key(|r| r.epoch)
+}
+
 /// Who leads a region, as its leader says.
 pub(crate) fn leader_of(state: &State, region: RegionId) -> Option<Led> {
-    let leading = reports(state, region).filter(|r| r.role() == v1::RegionRole::Leader);
-    let leader = leading.max_by_key(|r| r.epoch)?;
+    let leader = leading_report(state, region)?;
     // One that knows no other replicas says nothing of members.
     let voters: BTreeSet<u64> = match leader.voters.is_empty() {
         true => [leader.raft_id].into(),

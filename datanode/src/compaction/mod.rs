@@ -16,6 +16,6 @@ pub(crate) use clean::discard;
 pub use clean::{CleanPolicy, Cleaning, Listed, orphans};
 pub use job::{CompactionLimits, Compactor, Decision, Merged, Settled, Step, Wanted};
 pub use lane::{Lane, LaneCounters, Throttle};
-pub use picker::{Merge, Plan, Policy, Question, Report, Waiting, Why, pick, still_valid};
+pub use picker::{MIXED, Merge, Plan, Policy, Question, Report, Waiting, Why, pick, still_valid};
 pub use window::WindowPolicy;
 pub use workers::Workers;

@@ -26,8 +26,8 @@ use crate::manifest::FileMeta;
 
 /// A run that was merged so often is left alone until there are many of its kind.
 pub const SETTLED: u32 = 3;
-/// So many times as many runs may lie in a window as those that were merged seldom, of all that are not full.
-const MIXED: usize = 4;
+/// Of all runs that are not full, so many times [`Policy::active_runs`] may lie in a window without anything being behind.
+pub const MIXED: usize = 4;
 /// A run in a quiet window is merged with larger ones when they are at most this many times larger.
 const WORTH_JOINING: u64 = 4;
 /// Windows that one merge writes to at most: each has a writer with its memory.

@@ -85,7 +85,11 @@ impl Datanode {
     pub(super) async fn follow_free_space(self: Arc<Self>) {
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
-            if let Err(error) = self.spill.follow(&self.queries.runtime_env().disk_manager) {
+            let (spill, runtime) = (Arc::clone(&self.spill), self.queries.runtime_env());
+            // The disk may take its time.
+            let followed = tokio::task::spawn_blocking(move || spill.follow(&runtime.disk_manager)).await;
+            let followed = followed.map_err(|e| Error::internal(e.to_string())).flatten();
+            if let Err(error) = followed {
                 // The limit stays what it was; whether the disk works at all is for the log to say.
                 tracing::debug!(%error, "how much queries may spill is not known");
             }

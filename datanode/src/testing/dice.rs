@@ -15,13 +15,22 @@ impl Dice {
         dice
     }
 
-    /// Below `sides`.
-    pub fn roll(&mut self, sides: u64) -> u64 {
+    fn next(&mut self) -> u64 {
         self.0 = self
             .0
             .wrapping_mul(6364136223846793005)
             .wrapping_add(1442695040888963407);
-        (self.0 >> 33) % sides
+        self.0
+    }
+
+    /// Below `sides`.
+    pub fn roll(&mut self, sides: u64) -> u64 {
+        (self.next() >> 33) % sides
+    }
+
+    /// From 1 to 2, with so many digits that columns of it hardly get smaller.
+    pub fn noise(&mut self) -> f64 {
+        f64::from_bits((self.next() >> 12) | 0x3ff0_0000_0000_0000)
     }
 
     /// One time in `n`.

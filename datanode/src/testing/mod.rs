@@ -10,7 +10,7 @@ pub use bucket::{Fault, FaultyStore, PutFault, Request};
 pub use clock::SkewedClock;
 pub use dice::{Dice, seeds};
 pub use disk::SmallDisk;
-pub use node::{Node, Place, Row, WriteOptions, row, rows_of, start_node, start_on_disk};
+pub use node::{Node, Place, Row, WriteOptions, parts, row, rows_of, start_node, start_on_disk};
 
 use std::sync::Arc;
 

@@ -405,17 +405,18 @@ pub fn rows_of(batch: &RecordBatch) -> Vec<Row> {
     (0..batch.num_rows()).map(row).collect()
 }
 
-/// A datanode without metasrv and peers, whose log is on the disk.
-pub async fn start_on_disk(
-    config: &DatanodeConfig,
-    store: &Arc<FaultyStore>,
-    dir: &std::path::Path,
-) -> Result<Arc<Datanode>> {
-    let parts = || DatanodeParts {
-        config: DatanodeConfig {
-            cache_disk: 0,
-            ..config.clone()
-        },
+/// The room of a cache is taken from the disk at the start, which would make many tests slow.
+fn without_cache_disk(config: &DatanodeConfig) -> DatanodeConfig {
+    DatanodeConfig {
+        cache_disk: 0,
+        ..config.clone()
+    }
+}
+
+/// What a datanode without metasrv and peers is made of.
+pub fn parts(config: DatanodeConfig, store: &Arc<FaultyStore>, dir: &std::path::Path) -> DatanodeParts {
+    DatanodeParts {
+        config,
         node_id: 0,
         address: "127.0.0.1:0".into(),
         zone: String::new(),
@@ -429,9 +430,18 @@ pub async fn start_on_disk(
         metrics: Metrics::default(),
         meta: None,
         peers: None,
-    };
+    }
+}
+
+/// A datanode without metasrv and peers, whose log is on the disk.
+pub async fn start_on_disk(
+    config: &DatanodeConfig,
+    store: &Arc<FaultyStore>,
+    dir: &std::path::Path,
+) -> Result<Arc<Datanode>> {
+    let config = without_cache_disk(config);
     loop {
-        match Datanode::start(parts()).await {
+        match Datanode::start(parts(config.clone(), store, dir)).await {
             // The process before has not let go yet.
             Err(error) if error.kind == ErrorKind::Conflict => {
                 tokio::time::sleep(Duration::from_millis(10)).await;
@@ -450,29 +460,16 @@ pub async fn start_node(
     clock: &SharedClock,
     place: &Place,
 ) -> Arc<Datanode> {
-    // The room of a cache is taken from the disk at the start, which would make many tests slow.
-    let config = DatanodeConfig {
-        cache_disk: 0,
-        ..config.clone()
-    };
+    let config = without_cache_disk(config);
     let parts = || DatanodeParts {
-        config: config.clone(),
         node_id: place.id,
         address: place.address(),
-        zone: String::new(),
-        data_dir: dir.path().to_owned(),
-        bucket: Bucket {
-            store: Arc::clone(store) as _,
-            root: Path::from("test/root"),
-        },
         clock: Arc::clone(clock),
-        ids: SystemIds::shared(),
-        metrics: Metrics::default(),
-        meta: None,
         peers: place
             .network
             .as_ref()
             .map(|network| network.link(&place.address())),
+        ..parts(config.clone(), store, dir.path())
     };
     // A request that was cut off may hold the node before, and so its directory, a moment longer.
     for _ in 0..500 {

@@ -7,20 +7,10 @@ use std::time::Duration;
 use greptime_types::{ErrorKind, RegionId};
 use tokio::time::Instant;
 
+use super::compaction::by_hand;
 use crate::config::DatanodeConfig;
 use crate::region::Region;
-use crate::testing::{Node, Row, row};
-
-/// Nothing is compacted by itself.
-fn by_hand() -> DatanodeConfig {
-    DatanodeConfig {
-        compaction_active_runs: 1000,
-        compaction_inactive_runs: 1000,
-        compaction_soft_runs: 10_000,
-        compaction_hard_runs: 20_000,
-        ..DatanodeConfig::default()
-    }
-}
+use crate::testing::{Dice, Node, Row, row};
 
 /// Two regions with so many files each.
 async fn two_regions(config: DatanodeConfig, files: i64) -> (Node, [Arc<Region>; 2]) {
@@ -105,14 +95,8 @@ async fn merges_run_at_the_same_time_as_far_as_their_memory_is_there() {
 
 /// Rows that hardly get smaller.
 fn noise(seed: u64, rows: i64) -> Vec<Row> {
-    let mut x = seed;
-    let mut next = move || {
-        x = x
-            .wrapping_mul(6364136223846793005)
-            .wrapping_add(1442695040888963407);
-        f64::from_bits((x >> 12) | 0x3ff0_0000_0000_0000)
-    };
-    (0..rows).map(|n| row("a", n, next())).collect()
+    let mut dice = Dice::new(seed);
+    (0..rows).map(|n| row("a", n, dice.noise())).collect()
 }
 
 #[tokio::test]

@@ -3,38 +3,24 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use greptime_clock::{SystemClock, SystemIds};
 use greptime_log::MemoryLog;
-use greptime_object_store::Bucket;
 use greptime_telemetry::Metrics;
-use object_store::path::Path as Key;
 
 use crate::config::DatanodeConfig;
 use crate::server::{Datanode, DatanodeParts};
-use crate::testing::{FaultyStore, Node, Row, SmallDisk, row};
+use crate::testing::{Dice, FaultyStore, Node, Row, SmallDisk, parts, row};
 
 async fn start(store: &Arc<FaultyStore>, dir: &Path, metrics: &Metrics) -> Arc<Datanode> {
+    let config = DatanodeConfig {
+        // What is read comes from the disk, or from the bucket.
+        cache_memory: 256 << 10,
+        decoded_cache_size: 64 << 10,
+        cache_disk: 64 << 20,
+        ..DatanodeConfig::default()
+    };
     let parts = DatanodeParts {
-        config: DatanodeConfig {
-            // What is read comes from the disk, or from the bucket.
-            cache_memory: 256 << 10,
-            decoded_cache_size: 64 << 10,
-            cache_disk: 64 << 20,
-            ..DatanodeConfig::default()
-        },
-        node_id: 0,
-        address: "127.0.0.1:0".into(),
-        zone: String::new(),
-        data_dir: dir.to_owned(),
-        bucket: Bucket {
-            store: Arc::clone(store) as _,
-            root: Key::from("test/root"),
-        },
-        clock: SystemClock::shared(),
-        ids: SystemIds::shared(),
         metrics: metrics.clone(),
-        meta: None,
-        peers: None,
+        ..parts(config, store, dir)
     };
     let log = Arc::new(MemoryLog::default());
     Datanode::start_with_log(parts, log).await.unwrap()
@@ -42,15 +28,9 @@ async fn start(store: &Arc<FaultyStore>, dir: &Path, metrics: &Metrics) -> Arc<D
 
 /// Rows that hardly get smaller.
 fn noise(batch: i64) -> Vec<Row> {
-    let mut x = batch as u64 + 1;
-    let mut next = move || {
-        x = x
-            .wrapping_mul(6364136223846793005)
-            .wrapping_add(1442695040888963407);
-        f64::from_bits((x >> 12) | 0x3ff0_0000_0000_0000)
-    };
+    let mut dice = Dice::new(batch as u64 + 1);
     (0..20_000)
-        .map(|n| row("a", 20_000 * batch + n, next()))
+        .map(|n| row("a", 20_000 * batch + n, dice.noise()))
         .collect()
 }
 

@@ -4,16 +4,9 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::compute::SortOptions;
 use arrow_flight::flight_service_client::FlightServiceClient;
 use arrow_flight::{FlightData, Ticket};
-use datafusion::functions_aggregate::count::count_udaf;
-use datafusion::physical_expr::aggregate::AggregateExprBuilder;
-use datafusion::physical_expr::expressions::{col, lit};
-use datafusion::physical_expr::{LexOrdering, PhysicalSortExpr};
 use datafusion::physical_plan::ExecutionPlan;
-use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode, PhysicalGroupBy};
-use datafusion::physical_plan::sorts::sort::SortExec;
 use futures::StreamExt;
 use greptime_proto::{error_from_status, v1};
 use greptime_query::RegionScan;
@@ -23,6 +16,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tonic::transport::Channel;
 
+use super::memory::{grouped, reserved, sorted, spill_files, spilled};
 use super::wire::{connect, serve};
 use crate::config::DatanodeConfig;
 use crate::testing::{Fault, Node, Request, Row, row};
@@ -66,46 +60,6 @@ async fn filled(query_memory: u64, append_mode: bool) -> Node {
 
 fn all(node: &Node) -> Plan {
     Arc::new(RegionScan::try_new(node.spec()).unwrap())
-}
-
-/// All rows by their number, largest first.
-fn sorted(node: &Node) -> Plan {
-    let scan = all(node);
-    let options = SortOptions {
-        descending: true,
-        nulls_first: false,
-    };
-    let by = PhysicalSortExpr::new(col("usage", &scan.schema()).unwrap(), options);
-    Arc::new(SortExec::new(LexOrdering::new(vec![by]).unwrap(), scan))
-}
-
-/// How many rows there are with each value of a column. By a tag, that is computed beside the files.
-fn grouped(node: &Node, by: &str) -> Plan {
-    let scan = all(node);
-    let schema = scan.schema();
-    let groups = PhysicalGroupBy::new_single(vec![(col(by, &schema).unwrap(), by.into())]);
-    let count = AggregateExprBuilder::new(count_udaf(), vec![lit(1_i64)])
-        .schema(Arc::clone(&schema))
-        .alias("n")
-        .build()
-        .unwrap();
-    let (counts, single) = (vec![Arc::new(count)], AggregateMode::Single);
-    Arc::new(AggregateExec::try_new(single, groups, counts, vec![None], scan, schema).unwrap())
-}
-
-fn reserved(node: &Node) -> usize {
-    node.datanode.queries.runtime_env().memory_pool.reserved()
-}
-
-fn spilled(node: &Node) -> u64 {
-    node.datanode.queries.runtime_env().disk_manager.used_disk_space()
-}
-
-fn spill_files(node: &Node) -> usize {
-    let dirs = std::fs::read_dir(node.dir.path().join("spill")).unwrap();
-    let files =
-        |dir: std::io::Result<std::fs::DirEntry>| std::fs::read_dir(dir.unwrap().path()).unwrap().count();
-    dirs.map(files).sum()
 }
 
 fn tasks() -> usize {

@@ -82,7 +82,7 @@ async fn known(node: &Node) {
 }
 
 /// Nothing is compacted by itself.
-fn by_hand() -> DatanodeConfig {
+pub(super) fn by_hand() -> DatanodeConfig {
     DatanodeConfig {
         compaction_active_runs: 1000,
         compaction_inactive_runs: 1000,

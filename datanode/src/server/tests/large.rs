@@ -16,6 +16,7 @@ use object_store::ObjectStoreExt;
 use object_store::path::Path;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 
+use super::compaction;
 use crate::config::DatanodeConfig;
 use crate::testing::{Node, Row, row, table};
 
@@ -25,11 +26,7 @@ fn by_hand() -> DatanodeConfig {
         flush_size: 1 << 30,
         memtable_soft_limit: 1 << 30,
         memtable_hard_limit: 2 << 30,
-        compaction_active_runs: 1000,
-        compaction_inactive_runs: 1000,
-        compaction_soft_runs: 10_000,
-        compaction_hard_runs: 20_000,
-        ..DatanodeConfig::default()
+        ..compaction::by_hand()
     }
 }
 

@@ -54,7 +54,7 @@ fn small() -> DatanodeConfig {
 }
 
 /// All rows by their number, largest first.
-fn sorted(node: &Node) -> Arc<dyn ExecutionPlan> {
+pub(super) fn sorted(node: &Node) -> Arc<dyn ExecutionPlan> {
     let scan = Arc::new(RegionScan::try_new(node.spec()).unwrap());
     let options = SortOptions {
         descending: true,
@@ -64,11 +64,11 @@ fn sorted(node: &Node) -> Arc<dyn ExecutionPlan> {
     Arc::new(SortExec::new(LexOrdering::new(vec![by]).unwrap(), scan))
 }
 
-/// How often each number is there.
-fn grouped(node: &Node) -> Arc<dyn ExecutionPlan> {
+/// How many rows there are with each value of a column.
+pub(super) fn grouped(node: &Node, by: &str) -> Arc<dyn ExecutionPlan> {
     let scan = Arc::new(RegionScan::try_new(node.spec()).unwrap());
     let schema = scan.schema();
-    let groups = PhysicalGroupBy::new_single(vec![(col("usage", &schema).unwrap(), "usage".into())]);
+    let groups = PhysicalGroupBy::new_single(vec![(col(by, &schema).unwrap(), by.into())]);
     let count = AggregateExprBuilder::new(count_udaf(), vec![lit(1_i64)])
         .schema(Arc::clone(&schema))
         .alias("n")
@@ -79,15 +79,15 @@ fn grouped(node: &Node) -> Arc<dyn ExecutionPlan> {
     Arc::new(AggregateExec::try_new(single, groups, counts, vec![None], scan, schema).unwrap())
 }
 
-fn reserved(node: &Node) -> usize {
+pub(super) fn reserved(node: &Node) -> usize {
     node.datanode.queries.runtime_env().memory_pool.reserved()
 }
 
-fn spilled(node: &Node) -> u64 {
+pub(super) fn spilled(node: &Node) -> u64 {
     node.datanode.queries.runtime_env().disk_manager.used_disk_space()
 }
 
-fn spill_files(node: &Node) -> usize {
+pub(super) fn spill_files(node: &Node) -> usize {
     let dirs = std::fs::read_dir(node.dir.path().join("spill")).unwrap();
     let files =
         |dir: std::io::Result<std::fs::DirEntry>| std::fs::read_dir(dir.unwrap().path()).unwrap().count();
@@ -121,7 +121,7 @@ async fn what_can_spill_answers_over_more_than_the_memory() {
         usages.as_primitive::<Float64Type>().values().to_vec()
     });
     assert!(sorted.eq((0..ROWS).rev().map(|n| n as f64)));
-    let batches = answer(&node, &grouped(&node)).await;
+    let batches = answer(&node, &grouped(&node, "usage")).await;
     let (mut groups, mut counts) = (Vec::new(), Vec::new());
     for batch in &batches {
         groups.extend_from_slice(batch.column(0).as_primitive::<Float64Type>().values());
@@ -222,7 +222,7 @@ async fn queries_that_could_not_spill_on_a_full_disk_can_when_it_has_space() {
 #[tokio::test]
 async fn a_query_that_is_dropped_in_the_middle_gives_back_memory_and_spill_files() {
     let node = filled(small()).await;
-    for plan in [sorted(&node), grouped(&node)] {
+    for plan in [sorted(&node), grouped(&node, "usage")] {
         let mut rows = node.datanode.query(node.query_request(&plan)).await.unwrap().rows;
         rows.next().await.unwrap().unwrap();
         assert!(spilled(&node) > 0 && spill_files(&node) > 0);
