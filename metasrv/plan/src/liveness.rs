@@ -258,7 +258,7 @@ pub struct Judgement {
     pub late: Option<Duration>,
     /// The brake, if it keeps anybody from being judged.
     pub brake: Option<Brake>,
-    /// Of those that beat, the pairs that have not reached each other for
+    /// Of those that beat, the pairs that do not reach each other, as both say, or one for
     /// [`Policy::unreachable_for`](crate::Policy::unreachable_for); the lower id first.
     pub apart: BTreeSet<(NodeId, NodeId)>,
 }
@@ -266,12 +266,7 @@ pub struct Judgement {
 impl Judgement {
     /// The living datanodes that do not reach a datanode, or that it does not reach.
     pub fn apart_from(&self, node: NodeId) -> BTreeSet<NodeId> {
-        let other = |(a, b): &(NodeId, NodeId)| match node {
-            _ if node == *a => Some(*b),
-            _ if node == *b => Some(*a),
-            _ => None,
-        };
-        self.apart.iter().filter_map(other).collect()
+        reach::apart_from(node, &self.apart)
     }
 }
 

@@ -53,8 +53,8 @@ pub struct Policy {
     /// than a silence. Not much longer: TCP sends no more than ten segments that nobody acknowledges.
     pub deaf_after: Duration,
     /// A datanode that has been cut off from most of its peers for so long is unwell, and a leader that has been cut off
-    /// from so many of its group that it cannot commit is unseated. Counted from when they first say so, which they do
-    /// after 300 ms without an answer.
+    /// from so many of its group that it cannot commit is unseated. Counted from when one side first says so, which it does
+    /// after 300 ms without an answer; nothing is waited for when both do.
     pub unreachable_for: Duration,
     /// A datanode stays unwell for this long after the last sign of it, so that leaders do not come and go.
     pub unwell_holds: Duration,

@@ -6,8 +6,9 @@ use std::time::Duration;
 use greptime_types::NodeId;
 
 use super::brake::{Away, brake, is_confirmed};
+use super::health::Suffers;
 use super::memory::{Memory, Round, Vanished};
-use super::reach::Apart;
+use super::reach::{Apart, cut_off_from};
 use super::{Hold, Judgement, Observed, Verdict};
 use crate::{Defence, Policy};
 
@@ -89,14 +90,18 @@ impl Detector {
             true => BTreeMap::new(),
             false => living(observed, &vanished),
         };
+        let apart = self.apart.look(&living, self.policy.unreachable_for, now);
         let mut redial = BTreeSet::new();
         let mut verdicts = BTreeMap::new();
         // Both have the same datanodes by now.
         for ((node, seen), memory) in observed.iter().zip(self.nodes.values_mut()) {
             memory.verdict = match vanished.get(node) {
                 None => {
-                    let deaf = deaf.get(node).copied();
-                    memory.present((*node, deaf), seen, &living, &self.policy, now)
+                    let suffers = Suffers {
+                        deaf: deaf.get(node).copied(),
+                        cut_from: cut_off_from(*node, &apart, living.len()),
+                    };
+                    memory.present(seen, suffers, &self.policy, now)
                 }
                 Some(gone) => {
                     if memory.wants_redial(seen, &self.policy, now) {
@@ -115,7 +120,7 @@ impl Detector {
             redial,
             late: slept,
             brake: round.brake.filter(|_| braking),
-            apart: self.apart.look(&living, self.policy.unreachable_for, now),
+            apart,
         }
     }
 

@@ -1,12 +1,11 @@
 //! What is remembered of one datanode, and what follows from it.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use greptime_types::NodeId;
 
 use super::brake::Brake;
-use super::health::{Health, Suffers, cut_off_from};
+use super::health::{Health, Suffers};
 use super::{Connection, Death, Hold, Observed, Redial, Sign, Suspicion, Verdict};
 use crate::{Defence, Policy};
 
@@ -153,15 +152,12 @@ impl Memory {
 
     pub(super) fn present(
         &mut self,
-        (node, deaf): (NodeId, Option<Duration>),
         seen: &Observed,
-        living: &BTreeMap<NodeId, &Observed>,
+        suffers: Suffers,
         policy: &Policy,
         now: Duration,
     ) -> Verdict {
-        let cut_from = cut_off_from(node, living);
-        let suffers = Suffers { deaf, cut_from };
-        match (self.health.look(node, seen, suffers, policy, now), &self.verdict) {
+        match (self.health.look(seen, suffers, policy, now), &self.verdict) {
             (Some((since, why)), _) => Verdict::Unwell { since, why },
             (None, Verdict::Alive { since }) => Verdict::Alive { since: *since },
             (None, _) => Verdict::Alive { since: now },

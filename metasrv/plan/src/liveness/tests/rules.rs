@@ -655,6 +655,23 @@ fn two_that_do_not_reach_each_other_for_a_while_are_apart() {
     assert!(!scene.found.apart.contains(&(0, 3)));
 }
 
+/// A datanode that pauses complains of nobody, since it knows how late it is itself.
+#[test]
+fn two_that_both_say_that_they_do_not_reach_each_other_are_apart_at_once() {
+    let mut scene = Scene::steady(4);
+    let all = [0, 1, 2, 3];
+    scene.node(0).unreachable = BTreeSet::from([1, 2]);
+    scene.node(1).unreachable = BTreeSet::from([0]);
+    scene.run(25, &all);
+    assert_eq!(scene.found.apart, BTreeSet::from([(0, 1)]));
+    assert!(scene.verdict(0).is_alive(), "one of three is not most of them");
+    scene.node(2).unreachable = BTreeSet::from([0]);
+    scene.run(25, &all);
+    assert_eq!(scene.found.apart, BTreeSet::from([(0, 1), (0, 2)]));
+    assert!(matches!(scene.verdict(0), Verdict::Unwell { .. }));
+    assert!(scene.verdict(1).is_alive() && scene.verdict(2).is_alive());
+}
+
 #[test]
 fn a_dead_peer_that_nobody_reaches_makes_nobody_unwell() {
     let mut scene = Scene::steady(3);
