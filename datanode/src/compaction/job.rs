@@ -30,6 +30,9 @@ const ROW_GROUP_ROWS: u64 = 128 * 1024;
 const COPIES: u64 = 3;
 /// What a reader or writer takes at least.
 const LEAST_MEMORY: u64 = 1 << 20;
+/// So many files are merged at once even if there is no memory for them: of fewer, some that only go together would
+/// never be merged.
+const LEAST_INPUTS: usize = 4;
 
 /// What limits compactions.
 #[derive(Clone, Debug, PartialEq)]
@@ -305,7 +308,7 @@ impl Compactor {
         let fit = self.limits.memory / largest.max(1);
         usize::try_from(fit)
             .unwrap_or(usize::MAX)
-            .clamp(2, self.limits.policy.max_inputs.max(2))
+            .clamp(LEAST_INPUTS, self.limits.policy.max_inputs.max(LEAST_INPUTS))
     }
 
     /// In KiB, never more than there is: what needs more runs alone.

@@ -42,7 +42,7 @@ pub struct Policy {
     pub active_runs: usize,
     /// Runs in a window that is not.
     pub inactive_runs: usize,
-    /// Files that are merged at once, at least 2: each has a reader with its memory.
+    /// Files that are merged at once, at least 2, better 4: each has a reader with its memory.
     pub max_inputs: usize,
     /// A run of this size is full; no file is larger.
     pub max_file_bytes: u64,
@@ -112,7 +112,7 @@ pub enum Waiting {
     /// All rows of `file` have lived their time, but `older` may have earlier ones of the same identities, which
     /// would appear again.
     Expired { file: String, older: String },
-    /// The runs of the window have too many files to be opened together.
+    /// The runs of the window, or what has to be merged with a file of several, have too many files to be opened together.
     TooManyFiles { window: i64, files: usize },
     /// No window has more runs than it may have.
     FewRuns,
@@ -301,9 +301,9 @@ struct Picker<'a> {
     active_from: i64,
 }
 
-/// Runs of a window that should become one, and why.
+/// Files of a window that should become one run, and why.
 struct Candidate<'a> {
-    runs: Vec<&'a FileMeta>,
+    files: Vec<&'a FileMeta>,
     excess: usize,
     why: Why,
 }
@@ -322,13 +322,13 @@ impl<'a> Picker<'a> {
         let (_, _, best) = candidates
             .into_iter()
             .max_by_key(|(excess, window, _)| (*excess, *window))?;
-        let between = blockers(self.files, &best.runs);
+        let between = blockers(self.files, &best.files);
         if between.is_empty() {
-            return Some(self.merge(best.runs, best.why));
+            return Some(self.merge(best.files, best.why));
         }
         // What is between lies in another window, since the candidate has all runs of its own that are. They overlap,
         // so one of them has rows of several windows. Cut at the windows, it stands in nobody's way.
-        let involved = between.into_iter().chain(best.runs);
+        let involved = between.into_iter().chain(best.files);
         self.cut_oldest(involved, report)
     }
 
@@ -337,14 +337,7 @@ impl<'a> Picker<'a> {
         let wide = files
             .filter(|f| is_wide(f, self.length))
             .min_by_key(|f| (f.max_sequence, &f.name))?;
-        let mut set = vec![wide];
-        loop {
-            let more = blockers(self.files, &set);
-            if more.is_empty() {
-                break;
-            }
-            set.extend(more);
-        }
+        let set = self.closed(vec![wide]);
         if set.len() > self.question.policy.max_inputs {
             let window = index_of(wide.max_time, self.length);
             let files = set.len();
@@ -384,16 +377,50 @@ impl<'a> Picker<'a> {
             return Ok(None);
         };
         let range = bounded(runs, range, self.question);
-        let taken: Vec<&FileMeta> = runs[range].iter().flat_map(|r| r.files.iter().copied()).collect();
-        if taken.len() > policy.max_inputs {
-            let files = taken.len();
-            return Err(Waiting::TooManyFiles { window, files });
+        let taken: Vec<&FileMeta> = runs[range.clone()]
+            .iter()
+            .flat_map(|r| r.files.iter().copied())
+            .collect();
+        let files = match taken.len() > policy.max_inputs {
+            false => taken,
+            true => {
+                let files = taken.len();
+                let of_one = runs[range].iter().filter_map(|run| self.neighbours(run));
+                of_one
+                    .max_by_key(Vec::len)
+                    .ok_or(Waiting::TooManyFiles { window, files })?
+            }
+        };
+        Ok(Some(Candidate { files, excess, why }))
+    }
+
+    /// Of a run that has too many files to be merged with another: those that follow each other in time and become one
+    /// file.
+    fn neighbours(&self, run: &Run<'a>) -> Option<Vec<&'a FileMeta>> {
+        let policy = self.question.policy;
+        let fits = |set: &Vec<&FileMeta>| {
+            let bytes: u64 = set.iter().map(|f| f.bytes).sum();
+            set.len() <= policy.max_inputs && bytes <= policy.max_file_bytes
+        };
+        let mut files = run.files.clone();
+        files.sort_by_key(|f| (f.min_time, &f.name));
+        let from = |first: usize| {
+            let ends = first + 2..=files.len();
+            let sets = ends.map(|end| self.closed(files[first..end].to_vec()));
+            sets.take_while(fits).last()
+        };
+        (0..files.len()).filter_map(from).max_by_key(Vec::len)
+    }
+
+    /// With all that has to be merged with these files.
+    fn closed(&self, mut set: Vec<&'a FileMeta>) -> Vec<&'a FileMeta> {
+        loop {
+            let more = blockers(self.files, &set);
+            if more.is_empty() {
+                return set;
+            }
+            set.extend(more);
         }
-        Ok(Some(Candidate {
-            runs: taken,
-            excess,
-            why,
-        }))
     }
 
     /// All runs of a window, or its only one if it is not sorted as a whole or has deletes that may go.

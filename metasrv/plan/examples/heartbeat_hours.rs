@@ -1,8 +1,8 @@
 //! Simulates heartbeats and counts the living that are judged dead.
 //!
-//!     cargo run --release -p greptime-metasrv-plan --example heartbeat_hours -- HOURS [SEED [BEAT_MS [HURRIED_MS]]]
+//!     cargo run --release -p greptime-metasrv-plan --example heartbeat_hours -- HOURS [SEED [BEAT_MS [HURRIED_MS [LOSS]]]]
 //!
-//! Prints the hours, the false deaths and the seconds that it took, and what the hours were like.
+//! `LOSS` is in thousandths of the beats. Prints the hours, the false deaths and the seconds that it took, and what the hours were like.
 
 #[path = "../tests/heartbeat/mod.rs"]
 mod heartbeat;
@@ -17,7 +17,7 @@ fn main() {
     let number = |n: usize, default: u64| match arguments.get(n) {
         None => default,
         Some(text) => text.parse().unwrap_or_else(|_| {
-            panic!("`{text}` is not a whole number: HOURS [SEED [BEAT_MS [HURRIED_MS]]]")
+            panic!("`{text}` is not a whole number: HOURS [SEED [BEAT_MS [HURRIED_MS [LOSS]]]]")
         }),
     };
     let (hours, seed) = (number(0, 10_000), number(1, 1));
@@ -31,6 +31,7 @@ fn main() {
     }
     let settings = Settings {
         policy,
+        loss: number(4, 10) as f64 / 1000.0,
         ..Settings::default()
     };
     #[expect(
@@ -40,9 +41,10 @@ fn main() {
     let start = Instant::now();
     let outcome = simulate(&settings, hours as f64, seed);
     println!(
-        "hours {:.0}, false deaths {}, seconds {:.1}",
+        "hours {:.0}, false deaths {}, deaths in two pauses that were one {}, seconds {:.1}",
         outcome.hours,
         outcome.false_deaths,
+        outcome.deaths_in_two_pauses,
         start.elapsed().as_secs_f64()
     );
     println!("{outcome:?}");

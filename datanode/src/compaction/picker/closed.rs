@@ -32,12 +32,21 @@ impl Hull {
         file.min_time <= self.time.1 && self.time.0 <= file.max_time
     }
 
+    /// Whether the file and everything in the set were written together.
+    fn is_sibling(&self, set: &[&FileMeta], file: &FileMeta) -> bool {
+        let is_whole = |f: &FileMeta| (f.min_sequence, f.max_sequence) == self.sequence;
+        is_whole(file) && set.iter().all(|f| is_whole(f))
+    }
+
     fn is_between(&self, file: &FileMeta) -> bool {
         file.min_sequence <= self.sequence.1 && self.sequence.0 <= file.max_sequence
     }
 }
 
 /// Files that overlap the set in time and lie between its members in sequence.
+///
+/// Not those that came of the same flush or merge as all of the set, which share no identity with it. Two merges with the
+/// same sequences are apart in time, or one would have stood in the way of the other.
 pub fn blockers<'a>(files: &[&'a FileMeta], set: &[&FileMeta]) -> Vec<&'a FileMeta> {
     let Some(hull) = Hull::of(set) else {
         return Vec::new();
@@ -45,7 +54,8 @@ pub fn blockers<'a>(files: &[&'a FileMeta], set: &[&FileMeta]) -> Vec<&'a FileMe
     let members: BTreeSet<&str> = set.iter().map(|f| f.name.as_str()).collect();
     let outside = files.iter().filter(|f| !members.contains(f.name.as_str()));
     outside
-        .filter(|f| hull.overlaps(f) && hull.is_between(f) && Defence::MergedFilesAreClosed.holds())
+        .filter(|f| hull.overlaps(f) && hull.is_between(f) && !hull.is_sibling(set, f))
+        .filter(|_| Defence::MergedFilesAreClosed.holds())
         .copied()
         .collect()
 }

@@ -193,6 +193,8 @@ fn check_merge(merge: &Merge, question: &Question<'_>) {
         .filter(|f| !merge.inputs.contains(&f.name));
     for other in outside.filter(|o| o.min_time <= time.1 && time.0 <= o.max_time) {
         let apart = other.max_sequence < sequence.0 || other.min_sequence > sequence.1;
+        let of_one_merge = |f: &FileMeta| (f.min_sequence, f.max_sequence) == sequence;
+        let apart = apart || (of_one_merge(other) && inputs.iter().all(|f| of_one_merge(f)));
         assert!(apart, "{} lies between the inputs {:?}", other.name, merge.inputs);
         assert!(
             !merge.drop_deletes || other.min_sequence > sequence.1,
@@ -377,13 +379,14 @@ proptest! {
         flushes in flushes(),
         active in 1_usize..10,
         inactive in 1_usize..4,
+        max_inputs in 2_usize..33,
         everything in any::<bool>(),
         quiet in any::<bool>(),
         fixed in prop_oneof![Just(None), Just(Some(HOUR)), Just(Some(DAY))],
         ttl in prop_oneof![Just(None), (0_i64..2_000).prop_map(|h| Some(h * HOUR))],
         now in -2_i64..10,
     ) {
-        let policy = Policy { active_runs: active, inactive_runs: inactive, ..policy() };
+        let policy = Policy { active_runs: active, inactive_runs: inactive, max_inputs, ..policy() };
         let mut paper = region(&flushes);
         let now = 1_000 * DAY + now * HOUR;
         let ask = |files: &Files| {
@@ -489,6 +492,84 @@ fn a_day_of_steady_ingest_is_written_four_times_at_most() {
 
 /// From so many runs on writes are slowed down: the default of `compaction_soft_runs`.
 const SOFT: usize = 48;
+/// And refused: the default of `compaction_hard_runs`.
+const HARD: usize = 96;
+
+/// As a flush writes it: a file for each day, and one for several if there are more than eight.
+fn add_flush(paper: &mut Paper, time: (i64, i64), sequence: (u64, u64), bytes: u64) {
+    let cuts = window::cuts(time.0, time.1, DAY, PIECES);
+    let starts = std::iter::once(time.0).chain(cuts.iter().copied());
+    let ends = cuts.iter().map(|cut| cut - 1).chain([time.1]);
+    for (from, to) in starts.zip(ends) {
+        paper.add(file("", (from, to), sequence, bytes / (cuts.len() as u64 + 1)));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 50, ..ProptestConfig::default() })]
+
+    /// Files of several windows count where their newest rows are: a merge that cuts them adds a run to each of the
+    /// others. And windows that become longer have the runs of several. Nothing else goes beyond the limit.
+    #[test]
+    fn debt_ends_where_writes_are_refused_and_is_paid_when_merges_catch_up(
+        flushes in flushes(), faster in 1_usize..8, max_inputs in 4_usize..33,
+    ) {
+        let policy = Policy { max_inputs, ..policy() };
+        let mut paper = Paper::new(Files::new());
+        let (mut sequence, mut now, mut cuts, mut length) = (0, 1_000 * DAY, 0, 0);
+        for (i, flush) in flushes.iter().cycle().take(flushes.len() * 20).enumerate() {
+            now += HOUR / 60;
+            let (plan, report) = pick(&question(&paper.files, &policy, now));
+            let is_longer = report.window > length && length > 0;
+            prop_assert!(is_longer || report.runs <= HARD + cuts, "{cuts} cuts, {report:?}");
+            if i % faster == 0 {
+                cuts += usize::from(matches!(&plan, Plan::Merge(merge) if !merge.cuts.is_empty()));
+                paper.carry_out(&plan, &policy);
+            }
+            let (_, report) = pick(&question(&paper.files, &policy, now));
+            if report.runs < HARD {
+                let time = (now - flush.from * HOUR / 10, now - flush.to * HOUR / 10);
+                add_flush(&mut paper, time, (sequence + 1, sequence + 10), flush.kib << 10);
+                sequence += 10;
+                (cuts, length) = (0, report.window);
+            }
+        }
+        paper.settle(|files| pick(&question(files, &policy, now)), &policy);
+        let (_, report) = pick(&question(&paper.files, &policy, now));
+        prop_assert!(report.runs < SOFT, "{report:?}");
+    }
+}
+
+/// As merges leave them whose windows were shorter: each with a file for each hour.
+#[test]
+fn runs_of_too_many_files_are_made_of_fewer_and_then_merged() {
+    let policy = Policy {
+        max_inputs: 8,
+        ..policy()
+    };
+    let mut paper = Paper::new(Files::new());
+    for run in 0..40 {
+        let sequence = (run * 10 + 1, run * 10 + 10);
+        for hour in 0..12 {
+            paper.add(file("", (hour * HOUR, (hour + 1) * HOUR - 1), sequence, MIB));
+        }
+    }
+    let ask = |files: &Files| {
+        let mut question = question(files, &policy, HOUR);
+        question.window.fixed = Some(DAY);
+        (check(&question), pick(&question).1)
+    };
+    let (plan, report) = ask(&paper.files);
+    assert_eq!(report.runs, 40);
+    assert!(
+        matches!(&plan, Plan::Merge(merge) if merge.inputs.len() == 8),
+        "{plan:?}"
+    );
+    paper.settle(ask, &policy);
+    let (_, report) = ask(&paper.files);
+    assert!(report.runs <= MIXED * policy.active_runs, "{report:?}");
+    assert_eq!(report.waiting, [Waiting::FewRuns]);
+}
 
 #[test]
 fn merges_that_keep_up_slow_nobody_down_however_much_is_written() {

@@ -48,6 +48,9 @@ impl Default for Settings {
 pub struct Outcome {
     pub hours: f64,
     pub false_deaths: u64,
+    /// Of the living as well, but these were stopped for longer than the policy's pause: twice, with next to nothing
+    /// between, and the beat that they sent there was lost.
+    pub deaths_in_two_pauses: u64,
     pub suspicions: u64,
     pub lost_beats: u64,
     pub pauses: u64,
@@ -63,6 +66,7 @@ impl Outcome {
     pub fn add(&mut self, other: &Self) {
         self.hours += other.hours;
         self.false_deaths += other.false_deaths;
+        self.deaths_in_two_pauses += other.deaths_in_two_pauses;
         self.suspicions += other.suspicions;
         self.lost_beats += other.lost_beats;
         self.pauses += other.pauses;

@@ -20,7 +20,7 @@ const APART: u64 = 500_000;
 const AHEAD: u64 = 30_000;
 
 /// The next, or present, pause of a process.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Pause {
     at: u64,
     until: u64,
@@ -47,6 +47,7 @@ struct Datanode {
     /// The last beat was lost.
     hurries: bool,
     pause: Pause,
+    pause_before: Pause,
     /// When metasrv reads the beats that are on their way.
     on_the_way: VecDeque<u64>,
     last_read: u64,
@@ -102,6 +103,7 @@ impl<'a> World<'a> {
                 after_loss: None,
                 hurries: false,
                 pause: world.next_pause(world.now),
+                pause_before: Pause::default(),
                 on_the_way: VecDeque::new(),
                 last_read: world.now,
                 redial: Redial::Untried,
@@ -188,7 +190,9 @@ impl<'a> World<'a> {
             }
             if self.datanodes[i].pause.until <= sent {
                 self.outcome.pauses += 1;
-                self.datanodes[i].pause = self.next_pause(sent);
+                let next = self.next_pause(sent);
+                let datanode = &mut self.datanodes[i];
+                datanode.pause_before = std::mem::replace(&mut datanode.pause, next);
             }
             let jitter = self.random.below(BEAT_JITTER);
             let lost = self.datanodes[i].to_loss == 0;
@@ -266,9 +270,24 @@ impl<'a> World<'a> {
         let before = std::mem::replace(&mut self.datanodes[i].verdict_was, rank);
         if self.now < self.datanodes[i].silent_from {
             self.outcome.suspicions += u64::from(rank >= 1 && before == 0);
-            self.outcome.false_deaths += u64::from(rank == 2 && before < 2);
+            if rank == 2 && before < 2 {
+                match self.paused_too_long(i) {
+                    true => self.outcome.deaths_in_two_pauses += 1,
+                    false => self.outcome.false_deaths += 1,
+                }
+            }
             self.outcome.longest_silence = self.outcome.longest_silence.max(silence);
         }
+    }
+
+    /// Whether two pauses of a datanode took more of its silence than the longest that nobody is to notice.
+    fn paused_too_long(&self, i: usize) -> bool {
+        let datanode = &self.datanodes[i];
+        let within = |pause: &Pause| {
+            let (from, to) = (pause.at.max(datanode.last_read), pause.until.min(self.now));
+            to.saturating_sub(from)
+        };
+        within(&datanode.pause_before) + within(&datanode.pause) > micros(self.settings.policy.pause)
     }
 
     /// A handshake: there and back, any part of which may be lost, and answered by the process itself.
