@@ -108,11 +108,11 @@ chaos-cluster: build tools ## Faults on a real cluster, in a laboratory that com
 
 COUNT ?= 20
 
-# HOURS=1000000 how many.
+# HOURS=1000000 how many: forty minutes on two cores.
 .PHONY: detector-hours
 detector-hours: ## How often the failure detector takes the living for dead, in simulated hours of beats, losses and pauses
-	cargo build --locked --workspace --profile dist --example heartbeat_hours
-	$(DIST)/examples/heartbeat_hours $(HOURS)
+	cargo build --locked $(CARGO_ALL) --example heartbeat_hours
+	$(BIN)/examples/heartbeat_hours $(HOURS)
 
 HOURS ?= 1000000
 

@@ -6,21 +6,33 @@ use arrow::array::{Array, ArrayRef};
 
 use super::SHARDS;
 
-/// A column of a row group.
+/// A column of a row group, or some rows of it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ColumnKey {
     pub file: Arc<str>,
     pub row_group: u32,
-    /// Position in the file.
+    /// Position in the file; of [`Rows::Starts`] none.
     pub column: u32,
+    pub rows: Rows,
+}
+
+/// Which rows of a row group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Rows {
+    All,
+    /// One of each series: tags are the same in all of them.
+    FirstOfSeries,
+    LastOfSeries,
+    /// Where the series begin.
+    Starts,
 }
 
 /// What is kept of a row group.
 #[derive(Clone, Debug)]
 pub enum Decoded {
     Column(ArrayRef),
-    /// Where its series begin; the position of the column is that of none.
-    Series(Arc<crate::sst::Series>),
+    /// Under [`Rows::Starts`].
+    Series(crate::sst::Series),
 }
 
 impl Decoded {
@@ -33,30 +45,48 @@ impl Decoded {
 }
 
 /// Decoded columns within a budget of memory. Scans larger than the budget keep a part of it useful: entries that
-/// were asked for often stay.
+/// were asked for often stay. What there is of series has a part to itself: it is small, and whole columns would push
+/// it out.
 #[derive(Clone, Debug)]
 pub struct DecodedCache {
-    entries: foyer::Cache<ColumnKey, Decoded>,
+    columns: foyer::Cache<ColumnKey, Decoded>,
+    of_series: foyer::Cache<ColumnKey, Decoded>,
     /// Columns of which a few rows were read lately.
     asked: foyer::Cache<ColumnKey, ()>,
 }
 
+/// One in so many bytes is for what there is of series.
+const PART_FOR_SERIES: u64 = 8;
 /// Columns that are remembered for having been asked for.
 const ASKED: usize = 64 * 1024;
 
 impl DecodedCache {
     pub fn new(bytes: u64) -> Self {
-        let entries = foyer::CacheBuilder::new(bytes as usize)
-            .with_name("decoded")
-            .with_shards(SHARDS)
-            .with_eviction_config(foyer::LfuConfig::default())
-            .with_weighter(|key: &ColumnKey, value: &Decoded| key.file.len() + 64 + value.memory_size())
-            .build();
+        let part = |name: &'static str, bytes: u64| {
+            foyer::CacheBuilder::new(bytes as usize)
+                .with_name(name)
+                .with_shards(SHARDS)
+                .with_eviction_config(foyer::LfuConfig::default())
+                .with_weighter(|key: &ColumnKey, value: &Decoded| key.file.len() + 64 + value.memory_size())
+                .build()
+        };
+        let for_series = bytes / PART_FOR_SERIES;
         let asked = foyer::CacheBuilder::new(ASKED)
             .with_name("columns asked for")
             .with_shards(SHARDS)
             .build();
-        Self { entries, asked }
+        Self {
+            columns: part("decoded", bytes - for_series),
+            of_series: part("decoded of series", for_series),
+            asked,
+        }
+    }
+
+    fn part(&self, key: &ColumnKey) -> &foyer::Cache<ColumnKey, Decoded> {
+        match key.rows {
+            Rows::All => &self.columns,
+            Rows::FirstOfSeries | Rows::LastOfSeries | Rows::Starts => &self.of_series,
+        }
     }
 
     /// Whether a column is asked for again, and may be worth keeping though few of its rows are wanted.
@@ -69,24 +99,24 @@ impl DecodedCache {
     }
 
     pub fn get(&self, key: &ColumnKey) -> Option<Decoded> {
-        self.entries.get(key).map(|entry| entry.value().clone())
+        self.part(key).get(key).map(|entry| entry.value().clone())
     }
 
     pub fn contains(&self, key: &ColumnKey) -> bool {
-        self.entries.contains(key)
+        self.part(key).contains(key)
     }
 
     pub fn insert(&self, key: ColumnKey, value: Decoded) {
-        self.entries.insert(key, value);
+        self.part(&key).insert(key.clone(), value);
     }
 
     /// Bytes in use.
     pub fn usage(&self) -> usize {
-        self.entries.usage()
+        self.columns.usage() + self.of_series.usage()
     }
 
-    /// The largest entry that is worth keeping.
+    /// The largest column that is worth keeping.
     pub fn largest(&self) -> usize {
-        self.entries.capacity() / (4 * SHARDS)
+        self.columns.capacity() / (4 * SHARDS)
     }
 }

@@ -25,7 +25,7 @@ use super::filter::{Filters, TimeRange};
 use super::units::{Span, Unit, units};
 use super::{Deletes, newest};
 use crate::memtable::KeyColumns;
-use crate::sst::{ReadMetrics, ReadRequest, RowGroupInfo, Series, SstFile};
+use crate::sst::{Access, ReadMetrics, ReadRequest, Series, SstFile};
 
 /// Which rows and columns are wanted.
 #[derive(Clone, Debug)]
@@ -64,10 +64,8 @@ pub enum Run {
 enum Part {
     RowGroup {
         file: Arc<SstFile>,
-        number: usize,
+        access: Access,
         times: Arc<[TimeRange]>,
-        /// Few of its pages may have wanted rows.
-        few_pages: bool,
         /// Only the last row of each series.
         last: bool,
     },
@@ -91,7 +89,7 @@ pub struct Work {
 /// The series of a row group.
 struct Tags {
     rows: RecordBatch,
-    series: Arc<Series>,
+    series: Series,
 }
 
 /// A row group of which whole columns are read.
@@ -104,7 +102,7 @@ struct RowGroup {
 }
 
 /// A row group of which less than one in so many rows is wanted is read page by page.
-const SELECTIVE: u32 = 8;
+const SELECTIVE: usize = 8;
 /// So is one of which one in so many rows, or less, is in pages that may have wanted ones.
 const FEW_PAGES: usize = 4;
 
@@ -213,17 +211,25 @@ impl Work {
         match part {
             Part::RowGroup {
                 file,
-                number,
+                access,
                 times,
-                few_pages,
                 last,
             } => {
-                if few_pages && !file.are_worth_decoding(number, &self.others()) {
-                    return Ok(self.selected_rows_of(&file, number, times).map_ok(whole).boxed());
+                let number = access.row_group;
+                let few_pages = !last && access.left() * FEW_PAGES <= access.rows;
+                if few_pages && !file.knows_series(number) && !file.are_worth_decoding(number, &self.others())
+                {
+                    let request = self.request(&self.wanted.plain, &times);
+                    return Ok(self.rows_of(&file, access, request, times));
                 }
                 let tags = self.tags(&file, number).await.map_err(into_datafusion)?;
-                if !last && self.is_selective(&tags, &file, number)? {
-                    return Ok(self.selected_rows_of(&file, number, times).map_ok(whole).boxed());
+                if !last {
+                    let access = self.of_wanted_series(&tags, access)?;
+                    let is_selective = few_pages || access.left() < access.rows / SELECTIVE;
+                    if is_selective && !file.are_worth_decoding(number, &self.others()) {
+                        let request = self.request_of_times(&self.wanted.plain, &times);
+                        return Ok(self.rows_of(&file, access, request, times));
+                    }
                 }
                 let group = RowGroup {
                     file,
@@ -259,10 +265,7 @@ impl Work {
         let is_looked_at = |f: &&FieldRef| !self.wanted.last_of_series || f.name() == self.time();
         let first: Fields = others.iter().filter(is_looked_at).cloned().collect();
         let block = self.row_group(&group, &first).await.map_err(into_datafusion)?;
-        ReadMetrics::add(
-            &self.metrics.rows,
-            group.tags.series.starts.last().map_or(0, |rows| *rows as usize),
-        );
+        ReadMetrics::add(&self.metrics.rows, group.tags.series.rows());
         let rest = (first.len() < others.len()).then(|| Rest {
             work: Arc::clone(self),
             group,
@@ -289,7 +292,7 @@ impl Work {
     /// The wanted tags of a row group, one row for each series, and where the series begin.
     async fn tags(&self, file: &SstFile, number: usize) -> OurResult<Tags> {
         let series = file.series(number, &self.metrics).await?;
-        let tags: Vec<FieldRef> = self
+        let tags: Fields = self
             .wanted
             .plain
             .fields()
@@ -297,8 +300,8 @@ impl Work {
             .filter(|f| self.is_tag(f))
             .cloned()
             .collect();
-        let columns = tags.iter().map(|tag| file.tag_of(&series, tag));
-        let rows = batch(tags.clone(), columns.collect::<OurResult<_>>()?, series.len())?;
+        let columns = file.tags_of_series(number, &series, &tags, &self.metrics).await?;
+        let rows = batch(tags.to_vec(), columns, series.len())?;
         Ok(Tags { rows, series })
     }
 
@@ -317,36 +320,28 @@ impl Work {
             .collect()
     }
 
-    /// Whether so few rows of the row group are of wanted series that decoding whole columns is not worth it.
-    fn is_selective(&self, tags: &Tags, file: &SstFile, number: usize) -> Result<bool> {
+    /// Of what is left of a row group, the rows of wanted series.
+    fn of_wanted_series(&self, tags: &Tags, access: Access) -> Result<Access> {
         let Some(filter) = &self.wanted.filters.tags else {
-            return Ok(false);
+            return Ok(access);
         };
         let wanted = holds_for(&tags.rows, filter)?;
-        let bounds = tags.series.starts.windows(2).zip(wanted.values().iter());
-        let rows: u32 = bounds
-            .filter(|(_, wanted)| *wanted)
-            .map(|(bounds, _)| bounds[1] - bounds[0])
-            .sum();
-        let all = tags.series.starts.last().copied().unwrap_or_default();
-        Ok(rows < all / SELECTIVE && !file.are_worth_decoding(number, &self.others()))
+        let ranges = tags.series.ranges().zip(wanted.values().iter());
+        Ok(access.only(ranges.filter(|(_, wanted)| *wanted).map(|(rows, _)| rows)))
     }
 
-    /// The rows of wanted series and times of a row group, read page by page.
-    fn selected_rows_of(
+    /// The wanted rows of a row group, read page by page.
+    fn rows_of(
         self: &Arc<Self>,
         file: &SstFile,
-        number: usize,
+        access: Access,
+        request: ReadRequest,
         times: Arc<[TimeRange]>,
-    ) -> BoxStream<'static, Result<Selected>> {
-        let request = self
-            .request(&self.wanted.plain, &times)
-            .with_pruning(self.wanted.pruning())
-            .with_row_groups(vec![number]);
+    ) -> BoxStream<'static, Result<Found>> {
         let work = Arc::clone(self);
         let rows = file
-            .read(request)
-            .map(move |rows| work.select(work.block(&rows?)?, &times));
+            .read(request.with_row_groups(vec![access]))
+            .map(move |rows| work.select(work.block(&rows?)?, &times).map(whole));
         rows.boxed()
     }
 
@@ -354,8 +349,12 @@ impl Work {
     fn request(&self, schema: &SchemaRef, times: &[TimeRange]) -> ReadRequest {
         let tags = self.wanted.filters.tags.clone();
         let tags = tags.and_then(|tags| reassign_expr_columns(tags, schema).ok());
+        self.request_of_times(schema, times).with_predicate(tags)
+    }
+
+    /// The same if the series are known to be wanted.
+    fn request_of_times(&self, schema: &SchemaRef, times: &[TimeRange]) -> ReadRequest {
         ReadRequest::new(Arc::clone(schema))
-            .with_predicate(tags)
             .with_time(ends(times))
             .with_metrics(Arc::clone(&self.metrics))
     }
@@ -370,12 +369,14 @@ impl Work {
         } = group;
         let (columns, starts): (_, Arc<[u32]>) = match last {
             true => {
-                let columns = file.last_of_series(*number, fields, &self.metrics).await?;
+                let columns = file
+                    .last_of_series(*number, series, fields, &self.metrics)
+                    .await?;
                 (columns, (0..=series.len() as u32).collect())
             }
             false => {
                 let columns = file.columns(*number, fields, &self.metrics).await?;
-                (columns, series.starts.as_slice().into())
+                (columns, Arc::clone(series.starts()))
             }
         };
         let rows = starts.last().map_or(0, |rows| *rows as usize);
@@ -438,11 +439,10 @@ async fn parts_of(
             // Then the last row of a series in the file is also its last wanted one.
             let whole = matches!(&*times, [all] if all.contains(span.min_time, span.max_time));
             let last = whole && wanted.last_of_series;
-            let part = |group: RowGroupInfo| Part::RowGroup {
+            let part = |access| Part::RowGroup {
                 file: Arc::clone(file),
-                number: group.index,
+                access,
                 times: Arc::clone(&times),
-                few_pages: !last && group.left * FEW_PAGES <= group.rows,
                 last,
             };
             row_groups(file, wanted, &times, metrics)
@@ -466,7 +466,7 @@ async fn row_groups(
     wanted: &Wanted,
     times: &[TimeRange],
     metrics: &Arc<ReadMetrics>,
-) -> OurResult<Vec<RowGroupInfo>> {
+) -> OurResult<Vec<Access>> {
     let tags = wanted.filters.tags.clone();
     let tags = tags
         .map(|tags| reassign_expr_columns(tags, &wanted.plain))

@@ -28,13 +28,14 @@ pub fn checksum(bytes: &[u8]) -> u32 {
     xxh64(bytes, 0) as u32
 }
 
-pub fn encode(checksums: &[u32]) -> String {
-    let bytes: Vec<u8> = checksums.iter().flat_map(|c| c.to_le_bytes()).collect();
+/// Numbers as a text.
+pub fn encode_numbers(numbers: &[u32]) -> String {
+    let bytes: Vec<u8> = numbers.iter().flat_map(|c| c.to_le_bytes()).collect();
     STANDARD.encode(bytes)
 }
 
 /// `None` if the text is damaged.
-pub fn decode(text: &str) -> Option<Vec<u32>> {
+pub fn decode_numbers(text: &str) -> Option<Vec<u32>> {
     let bytes = STANDARD.decode(text).ok()?;
     let chunks = bytes.chunks_exact(4);
     if !chunks.remainder().is_empty() {
@@ -106,10 +107,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn checksums_come_back_from_their_text() {
+    fn numbers_come_back_from_their_text() {
         let sums = [0, 1, u32::MAX, 77];
-        assert_eq!(decode(&encode(&sums)).unwrap(), sums);
-        assert_eq!(decode("AAA="), None);
+        assert_eq!(decode_numbers(&encode_numbers(&sums)).unwrap(), sums);
+        assert_eq!(decode_numbers("AAA="), None);
     }
 
     #[test]

@@ -1,46 +1,21 @@
 //! Whole columns of a row group, decoded once and kept.
 
+use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, UInt32Array, new_null_array};
-use arrow::compute::kernels::cmp::distinct;
+use arrow::array::{Array, ArrayRef, UInt32Array};
 use arrow::compute::take;
-use arrow::datatypes::{Field, FieldRef, Fields};
+use arrow::datatypes::{FieldRef, Fields};
+use arrow::error::ArrowError;
 use greptime_types::{Error, Result, Semantic};
+use parquet::arrow::arrow_reader::RowSelection;
 
 use crate::schema::{absent, recast};
 
 use super::decode::{decode_columns, undecodable};
+use super::series::Series;
 use super::{ReadMetrics, SstFile};
-use crate::cache::{ColumnKey, Decoded};
-
-/// Marks the key of what is kept of a column's last rows.
-const LAST_OF_SERIES: u32 = 1 << 30;
-
-/// The series of a row group: runs of rows with the same tags. Within a run rows are sorted by time.
-#[derive(Debug)]
-pub struct Series {
-    /// Where each run begins, and at the end the number of rows.
-    pub starts: Vec<u32>,
-    /// Columns of the file, by position, with one row per run.
-    tags: Vec<(usize, ArrayRef)>,
-}
-
-impl Series {
-    pub fn len(&self) -> usize {
-        self.starts.len() - 1
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Bytes of memory.
-    pub fn memory_size(&self) -> usize {
-        let tags: usize = self.tags.iter().map(|(_, t)| t.get_array_memory_size()).sum();
-        tags + size_of_val(self.starts.as_slice())
-    }
-}
+use crate::cache::{ColumnKey, Decoded, Rows};
 
 impl SstFile {
     /// All rows of columns of a row group, in the types that are asked for; from memory if they were decoded
@@ -67,7 +42,7 @@ impl SstFile {
         missing.sort_unstable();
         missing.dedup();
         if !missing.is_empty() {
-            let batch = decode_columns(self, row_group, &missing, metrics).await?;
+            let batch = decode_columns(self, row_group, &missing, None, metrics).await?;
             for (&column, array) in missing.iter().zip(batch.columns()) {
                 let key = self.column_key(row_group, column);
                 self.caches()
@@ -92,101 +67,153 @@ impl SstFile {
     pub async fn last_of_series(
         &self,
         row_group: usize,
+        series: &Series,
         fields: &Fields,
         metrics: &ReadMetrics,
     ) -> Result<Vec<ArrayRef>> {
-        let series = self.series(row_group, metrics).await?;
-        let mut known: Vec<Option<ArrayRef>> = Vec::with_capacity(fields.len());
+        self.of_series(row_group, series, fields, Rows::LastOfSeries, metrics)
+            .await
+    }
+
+    /// Tags of each of the series of a row group, in the types that are asked for; kept, since they are few. Those that
+    /// the file does not have are NULL.
+    pub async fn tags_of_series(
+        &self,
+        row_group: usize,
+        series: &Series,
+        fields: &Fields,
+        metrics: &ReadMetrics,
+    ) -> Result<Vec<ArrayRef>> {
+        self.of_series(row_group, series, fields, Rows::FirstOfSeries, metrics)
+            .await
+    }
+
+    async fn of_series(
+        &self,
+        row_group: usize,
+        series: &Series,
+        fields: &Fields,
+        which: Rows,
+        metrics: &ReadMetrics,
+    ) -> Result<Vec<ArrayRef>> {
+        let failed = |e: ArrowError| undecodable(self, row_group, &e);
+        let mut found: Vec<Option<ArrayRef>> = Vec::with_capacity(fields.len());
         for field in fields {
-            let kept = self
-                .last_key(row_group, field)
-                .and_then(|key| self.caches().decoded.get(&key));
-            known.push(match kept {
-                Some(Decoded::Column(array)) => {
-                    ReadMetrics::add(&metrics.bytes_decoded_before, array.get_array_memory_size());
-                    let array = recast(&array, field.data_type());
-                    Some(array.map_err(|e| undecodable(self, row_group, &e))?)
-                }
-                _ => None,
+            found.push(match self.footer.find(field) {
+                Some(column) => self.kept(row_group, column, which, metrics),
+                None => Some(absent(field, series.len()).map_err(failed)?),
             });
         }
         let missing: Fields = fields
             .iter()
-            .zip(&known)
-            .filter(|(_, k)| k.is_none())
-            .map(|(f, _)| Arc::clone(f))
+            .zip(&found)
+            .filter(|(_, found)| found.is_none())
+            .map(|(field, _)| Arc::clone(field))
             .collect();
-        let mut columns = self.columns(row_group, &missing, metrics).await?.into_iter();
-        let last = UInt32Array::from_iter_values(series.starts.iter().skip(1).map(|end| end - 1));
-        let mut found = Vec::with_capacity(fields.len());
-        for (field, known) in fields.iter().zip(known) {
-            let Some(column) = (match known {
-                Some(array) => {
-                    found.push(array);
-                    continue;
-                }
-                None => columns.next(),
-            }) else {
-                return Err(Error::internal("a column of a row group was not read"));
-            };
-            let array = take(&column, &last, None).map_err(|e| undecodable(self, row_group, &e))?;
-            if let Some(key) = self.last_key(row_group, field) {
-                self.caches()
-                    .decoded
-                    .insert(key, Decoded::Column(Arc::clone(&array)));
-            }
-            found.push(array);
+        let read = self.read_of_series(row_group, series, &missing, which, metrics);
+        let mut read = read.await?.into_iter();
+        let mut columns = Vec::with_capacity(fields.len());
+        for (field, found) in fields.iter().zip(found) {
+            let array = found
+                .or_else(|| read.next())
+                .ok_or_else(|| Error::internal("a column of a row group was not read"))?;
+            columns.push(recast(&array, field.data_type()).map_err(failed)?);
         }
-        Ok(found)
+        Ok(columns)
     }
 
-    fn last_key(&self, row_group: usize, field: &Field) -> Option<ColumnKey> {
-        let column = self.footer.find(field)?;
-        let mut key = self.column_key(row_group, column);
-        key.column |= LAST_OF_SERIES;
-        Some(key)
+    /// Reads one row of each series, of columns that the file has, and keeps them. Of whole columns, if these are at hand
+    /// or the series are so short that all pages have to be decoded for them.
+    async fn read_of_series(
+        &self,
+        row_group: usize,
+        series: &Series,
+        fields: &Fields,
+        which: Rows,
+        metrics: &ReadMetrics,
+    ) -> Result<Vec<ArrayRef>> {
+        if fields.is_empty() {
+            return Ok(vec![]);
+        }
+        let row = |rows: Range<usize>| match which {
+            Rows::LastOfSeries => rows.end - 1,
+            _ => rows.start,
+        };
+        let columns: Vec<usize> = fields.iter().filter_map(|f| self.footer.find(f)).collect();
+        let arrays = if self.are_cached(row_group, fields) || !self.knows_series(row_group) {
+            let rows = UInt32Array::from_iter_values(series.ranges().map(|rows| row(rows) as u32));
+            let whole = self.columns(row_group, fields, metrics).await?;
+            let taken = whole.iter().map(|column| take(column, &rows, None));
+            taken.collect::<std::result::Result<Vec<_>, _>>()
+        } else {
+            let rows = series.ranges().map(|rows| row(rows.clone())..row(rows) + 1);
+            let rows = RowSelection::from_consecutive_ranges(rows, series.rows());
+            let mut positions = columns.clone();
+            positions.sort_unstable();
+            positions.dedup();
+            let batch = decode_columns(self, row_group, &positions, Some(rows), metrics).await?;
+            let place = |column: &usize| positions.partition_point(|position| position < column);
+            Ok(columns
+                .iter()
+                .map(|c| Arc::clone(batch.column(place(c))))
+                .collect())
+        };
+        let arrays = arrays.map_err(|e: ArrowError| undecodable(self, row_group, &e))?;
+        for (column, array) in columns.into_iter().zip(&arrays) {
+            self.keep(row_group, column, which, array);
+        }
+        Ok(arrays)
     }
 
-    /// Where the series of a row group begin. Two neighbours may have the same tags.
-    pub async fn series(&self, row_group: usize, metrics: &ReadMetrics) -> Result<Arc<Series>> {
-        let key = self.column_key(row_group, usize::MAX);
+    /// What is kept of a column's rows, one of each series.
+    fn kept(&self, row_group: usize, column: usize, which: Rows, metrics: &ReadMetrics) -> Option<ArrayRef> {
+        let key = self.key(row_group, column, which);
+        let Some(Decoded::Column(array)) = self.caches().decoded.get(&key) else {
+            return None;
+        };
+        ReadMetrics::add(&metrics.bytes_decoded_before, array.get_array_memory_size());
+        Some(array)
+    }
+
+    fn keep(&self, row_group: usize, column: usize, which: Rows, array: &ArrayRef) {
+        let key = self.key(row_group, column, which);
+        self.caches()
+            .decoded
+            .insert(key, Decoded::Column(Arc::clone(array)));
+    }
+
+    /// Where the series of a row group begin. Two neighbours may have the same tags. If the footer does not list them,
+    /// all tags are decoded.
+    pub async fn series(&self, row_group: usize, metrics: &ReadMetrics) -> Result<Series> {
+        if let Some(series) = self.footer.series(row_group) {
+            return Ok(series.clone());
+        }
+        let key = self.key(row_group, usize::MAX, Rows::Starts);
         if let Some(Decoded::Series(series)) = self.caches().decoded.get(&key) {
             ReadMetrics::add(&metrics.bytes_decoded_before, series.memory_size());
             return Ok(series);
         }
         let rows = self.rows_of(row_group)?;
         let positions = self.tag_positions();
-        let mut starts = vec![0];
-        let mut tags = Vec::new();
+        let failed = |e: ArrowError| undecodable(self, row_group, &e);
+        let mut tags = vec![];
         if rows > 0 && !positions.is_empty() {
-            let batch = decode_columns(self, row_group, &positions, metrics).await?;
-            let failed = |e: arrow::error::ArrowError| undecodable(self, row_group, &e);
-            starts = starts_of(batch.columns()).map_err(failed)?;
-            let first = UInt32Array::from(starts.clone());
-            for (&position, column) in positions.iter().zip(batch.columns()) {
-                tags.push((position, take(column, &first, None).map_err(failed)?));
-            }
+            let batch = decode_columns(self, row_group, &positions, None, metrics).await?;
+            tags = batch.columns().to_vec();
         }
-        starts.push(rows as u32);
-        if rows == 0 {
-            starts.truncate(1);
+        let series = Series::of(&tags, rows).map_err(failed)?;
+        let first = UInt32Array::from_iter_values(series.ranges().map(|rows| rows.start as u32));
+        for (&position, column) in positions.iter().zip(&tags) {
+            let values = take(column, &first, None).map_err(failed)?;
+            self.keep(row_group, position, Rows::FirstOfSeries, &values);
         }
-        let series = Arc::new(Series { starts, tags });
-        self.caches()
-            .decoded
-            .insert(key, Decoded::Series(Arc::clone(&series)));
+        self.caches().decoded.insert(key, Decoded::Series(series.clone()));
         Ok(series)
     }
 
-    /// A tag of each run of `series`; NULL if the file does not have it.
-    pub fn tag_of(&self, series: &Series, tag: &Field) -> Result<ArrayRef> {
-        let position = self.footer.find(tag);
-        match series.tags.iter().find(|(p, _)| Some(*p) == position) {
-            Some((_, values)) => {
-                recast(values, tag.data_type()).map_err(|e| Error::corruption(format!("{}: {e}", self.name)))
-            }
-            None => Ok(new_null_array(tag.data_type(), series.len())),
-        }
+    /// Whether the series of a row group are known without decoding anything.
+    pub fn knows_series(&self, row_group: usize) -> bool {
+        self.footer.series(row_group).is_some()
     }
 
     /// Whether all columns that the file has are decoded already.
@@ -246,32 +273,15 @@ impl SstFile {
     }
 
     fn column_key(&self, row_group: usize, column: usize) -> ColumnKey {
+        self.key(row_group, column, Rows::All)
+    }
+
+    fn key(&self, row_group: usize, column: usize, rows: Rows) -> ColumnKey {
         ColumnKey {
             file: Arc::clone(&self.name),
             row_group: row_group as u32,
             column: column as u32,
+            rows,
         }
     }
-}
-
-/// Rows where any column differs from the row before; the first row is one of them.
-fn starts_of(columns: &[ArrayRef]) -> std::result::Result<Vec<u32>, arrow::error::ArrowError> {
-    let rows = columns.first().map_or(0, Array::len);
-    let mut differs: Option<BooleanArray> = None;
-    for column in columns {
-        // The keys of a dictionary: its values are distinct, and comparing texts is slower.
-        let keys = column
-            .as_any_dictionary_opt()
-            .map(|d| arrow::array::make_array(d.keys().to_data()));
-        let column = keys.as_ref().unwrap_or(column);
-        let changed = distinct(&column.slice(1, rows - 1), &column.slice(0, rows - 1))?;
-        differs = Some(match differs {
-            Some(others) => arrow::compute::or(&others, &changed)?,
-            None => changed,
-        });
-    }
-    let changes = differs
-        .iter()
-        .flat_map(|d| d.values().set_indices().collect::<Vec<_>>());
-    Ok(std::iter::once(0).chain(changes.map(|i| i as u32 + 1)).collect())
 }

@@ -55,7 +55,7 @@ impl RowGroupReader {
     /// The filter's columns first: where few rows pass, the others are decoded only there.
     async fn whole(work: &Work, access: Access) -> Result<Self> {
         let (file, metrics) = (&work.file, &work.request.metrics);
-        let rows = file.footer.metadata().row_group(access.row_group).num_rows() as usize;
+        let rows = access.rows;
         if !work.filter.passes_all(access.within_time)
             && !file.are_cached(access.row_group, work.schema.fields())
         {
@@ -321,16 +321,18 @@ pub(super) fn undecodable(file: &SstFile, row_group: usize, error: &dyn std::fmt
     Error::corruption(format!("{}, row group {row_group}: {error}", file.name))
 }
 
-/// All of `positions` of a row group as one batch, of the file's own types.
+/// All of `positions` of a row group, or the selected rows of them, as one batch, of the file's own types.
 pub(super) async fn decode_columns(
     file: &SstFile,
     row_group: usize,
     positions: &[usize],
+    selection: Option<RowSelection>,
     metrics: &ReadMetrics,
 ) -> greptime_types::Result<RecordBatch> {
     let footer = &file.footer;
     let group = footer.metadata().row_group(row_group);
-    let rows = group.num_rows() as usize;
+    let all = group.num_rows() as usize;
+    let rows = selection.as_ref().map_or(all, RowSelection::row_count);
     let fields: Vec<_> = positions
         .iter()
         .map(|&i| Arc::clone(&footer.columns[i].field))
@@ -338,15 +340,23 @@ pub(super) async fn decode_columns(
     let descriptor = footer.metadata().file_metadata().schema_descr();
     let failed = |e: ParquetError| undecodable(file, row_group, &e);
     if let Some(index) = footer.metadata().offset_index().and_then(|i| i.get(row_group)) {
-        let pages = positions.iter().filter_map(|&column| index.get(column));
-        ReadMetrics::add(&metrics.pages, pages.map(|p| p.page_locations.len()).sum());
+        for pages in positions.iter().filter_map(|&column| index.get(column)) {
+            let all = pages.page_locations.len();
+            let read = selection
+                .as_ref()
+                .map(|s| s.scan_ranges(&pages.page_locations).len());
+            ReadMetrics::add(&metrics.pages, all);
+            ReadMetrics::add(&metrics.pages_pruned, all - read.unwrap_or(all));
+        }
     }
-    let mut decoder = ParquetPushDecoderBuilder::new_with_metadata(footer.reader.clone())
+    let mut builder = ParquetPushDecoderBuilder::new_with_metadata(footer.reader.clone())
         .with_row_groups(vec![row_group])
         .with_projection(ProjectionMask::roots(descriptor, positions.iter().copied()))
-        .with_batch_size(rows.max(1))
-        .build()
-        .map_err(failed)?;
+        .with_batch_size(rows.max(1));
+    if let Some(selection) = selection {
+        builder = builder.with_row_selection(selection);
+    }
+    let mut decoder = builder.build().map_err(failed)?;
     loop {
         match decoder.try_decode().map_err(failed)? {
             DecodeResult::NeedsData(ranges) => {

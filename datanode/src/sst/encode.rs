@@ -14,6 +14,7 @@ use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::types::{ColumnPath, TypePtr};
 
 use super::encoding::{Choice, Trial, candidates, choose, samples};
+use super::series::{self, Series};
 
 /// Rows of a page: what a point query decodes at least.
 const PAGE_ROWS: usize = 16 * 1024;
@@ -67,11 +68,13 @@ pub(super) struct Encoder {
     pub effort: Effort,
     /// The first tag in the order of rows: its minima and maxima are exact enough.
     pub leading: Option<String>,
+    /// Positions of the tags.
+    pub tags: Vec<usize>,
 }
 
 impl Encoder {
-    /// The columns of one row group, each in the encoding that suits it.
-    pub fn encode(&self, batches: &[RecordBatch]) -> Result<Vec<ArrowColumnChunk>> {
+    /// The columns of one row group, each in the encoding that suits it, and its series if they are to be listed.
+    pub fn encode(&self, batches: &[RecordBatch]) -> Result<(Vec<ArrowColumnChunk>, Option<Series>)> {
         let mut builder = base_properties(self.effort.zstd_level);
         for (i, field) in self.arrow.fields().iter().enumerate() {
             let parts: Vec<&ArrayRef> = batches.iter().map(|b| b.column(i)).collect();
@@ -97,7 +100,8 @@ impl Encoder {
                 }
             }
         }
-        writers.into_iter().map(|writer| writer.close()).collect()
+        let chunks: Result<_> = writers.into_iter().map(|writer| writer.close()).collect();
+        Ok((chunks?, series::listed(batches, &self.tags)?))
     }
 
     fn choose(&self, field: &FieldRef, parts: &[&ArrayRef]) -> Result<Choice> {
@@ -292,6 +296,7 @@ mod tests {
                 parquet: parquet.root_schema_ptr(),
                 effort,
                 leading: None,
+                tags: vec![],
             };
             encoder.choose(&field, &[&column]).unwrap()
         };

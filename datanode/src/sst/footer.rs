@@ -11,6 +11,7 @@ use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataR
 
 use super::checksum::{self, PAGES_KEY, TAIL_KEY};
 use super::layout::Layout;
+use super::series::{self, SERIES_KEY, Series};
 use super::{CREATED_BY, FLOATS_KEY, FORMAT_KEY, TABLE_KEY};
 use crate::defences::Defence;
 use crate::schema::{FIELD_ID, tag_dictionary};
@@ -39,6 +40,8 @@ pub struct Footer {
     pub(super) time: Option<usize>,
     /// See [`FLOATS_KEY`].
     floats_are_ordered: bool,
+    /// See [`SERIES_KEY`]; empty if none are listed.
+    series: Vec<Option<Series>>,
     bytes: usize,
 }
 
@@ -99,17 +102,25 @@ impl Footer {
         let table: TableInfo = serde_json::from_str(&table).map_err(damaged)?;
         let checksums = match value(PAGES_KEY) {
             Some(text) => {
-                Some(checksum::decode(&text).ok_or_else(|| damaged("its checksums are unreadable"))?)
+                Some(checksum::decode_numbers(&text).ok_or_else(|| damaged("its checksums are unreadable"))?)
             }
             None if value(TAIL_KEY).is_some() => return Err(damaged("it has no checksums of pages")),
             None => None,
         };
         let floats_are_ordered = value(FLOATS_KEY).is_some();
         let layout = Layout::new(&metadata, checksums.as_deref())?;
+        let rows = metadata.row_groups().iter().map(|g| g.num_rows() as usize);
+        let series = match value(SERIES_KEY) {
+            Some(text) => {
+                series::decode(&text, rows).ok_or_else(|| damaged("its list of series is unreadable"))?
+            }
+            None => vec![],
+        };
         let (reader, columns) = typed(metadata, &table)?;
         let time_id = table.schema.time_index().id;
         let time = columns.iter().position(|c| c.id == Some(time_id));
-        let bytes = reader.metadata().memory_size() + layout.memory_size() + 4096;
+        let listed: usize = series.iter().flatten().map(Series::memory_size).sum();
+        let bytes = reader.metadata().memory_size() + layout.memory_size() + listed + 4096;
         Ok(Self {
             reader,
             columns,
@@ -117,6 +128,7 @@ impl Footer {
             table,
             time,
             floats_are_ordered,
+            series,
             bytes,
         })
     }
@@ -128,6 +140,11 @@ impl Footer {
 
     pub(super) fn metadata(&self) -> &Arc<ParquetMetaData> {
         self.reader.metadata()
+    }
+
+    /// The series of a row group, if they are listed.
+    pub(super) fn series(&self, row_group: usize) -> Option<&Series> {
+        self.series.get(row_group)?.as_ref()
     }
 
     /// Whether all values of a column lie between its minima and maxima, where it has them.

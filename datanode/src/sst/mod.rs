@@ -11,16 +11,18 @@ mod layout;
 mod metrics;
 mod prune;
 mod read;
+mod series;
 mod source;
 mod upload;
 mod write;
 
-pub use columns::Series;
 pub use footer::Footer;
 #[cfg(test)]
 pub use footer::Tail;
 pub use metrics::{ReadCounts, ReadMetrics};
-pub use read::{ReadRequest, RowGroupInfo};
+pub use prune::Access;
+pub use read::ReadRequest;
+pub use series::Series;
 pub use source::{FileSource, SstFile};
 pub use write::{FileWriter, key_of, write_file};
 

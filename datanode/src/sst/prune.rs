@@ -1,7 +1,7 @@
 //! Which parts of a file can have wanted rows.
 
+use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use arrow::datatypes::{Field, FieldRef, Schema, SchemaRef};
 use datafusion::datasource::physical_plan::parquet::{
@@ -23,14 +23,37 @@ use parquet::file::statistics::Statistics;
 use super::footer::Footer;
 use super::{ReadMetrics, ReadRequest, SstFile};
 
-/// A row group to read.
+/// A row group to read, and what of it.
 #[derive(Clone, Debug)]
-pub(super) struct Access {
+pub struct Access {
     pub row_group: usize,
+    /// All that it has.
+    pub rows: usize,
     /// Rows whose pages may have wanted ones; `None`: all.
-    pub selection: Option<RowSelection>,
+    pub(super) selection: Option<RowSelection>,
     /// All rows are of the wanted time.
-    pub within_time: bool,
+    pub(super) within_time: bool,
+}
+
+impl Access {
+    /// Rows in pages that may have wanted ones.
+    pub fn left(&self) -> usize {
+        self.selection.as_ref().map_or(self.rows, RowSelection::row_count)
+    }
+
+    /// Of what is left, only these rows, which are ascending.
+    #[must_use]
+    pub fn only(self, rows: impl Iterator<Item = Range<usize>>) -> Self {
+        let rows = RowSelection::from_consecutive_ranges(rows, self.rows);
+        let left = match &self.selection {
+            Some(selection) => selection.intersection(&rows),
+            None => rows,
+        };
+        Self {
+            selection: Some(left).filter(|left| left.skipped_row_count() > 0),
+            ..self
+        }
+    }
 }
 
 /// A predicate compiled for files with the same columns.
@@ -97,12 +120,13 @@ fn view_of(footer: &Footer, wanted: &SchemaRef, expr: &Arc<dyn PhysicalExpr>) ->
     Arc::new(Schema::new(fields))
 }
 
-/// What is to be read, in the order of the file.
+/// What is to be read, in the order of the file. It is counted.
 pub(super) async fn plan(file: &SstFile, request: &ReadRequest) -> Result<Vec<Access>> {
     let footer = &file.footer;
     let groups = footer.metadata().row_groups();
-    let mut access = asked_for(groups.len(), request)?;
-    count_groups(request, |m| &m.row_groups, access.row_group_indexes().len());
+    let metrics = &request.metrics;
+    let mut access = ParquetAccessPlan::new_all(groups.len());
+    ReadMetrics::add(&metrics.row_groups, groups.len());
     let time = request.time.filter(|_| request.time_is_of(footer));
     if let Some(time) = time {
         let before = access.row_group_indexes();
@@ -112,7 +136,7 @@ pub(super) async fn plan(file: &SstFile, request: &ReadRequest) -> Result<Vec<Ac
             }
         }
         let pruned = before.len() - access.row_group_indexes().len();
-        count_groups(request, |m| &m.row_groups_pruned_by_time, pruned);
+        ReadMetrics::add(&metrics.row_groups_pruned_by_time, pruned);
     }
     for (expr, pruners) in request.prunes_by() {
         if let Some(pruner) = pruners.of(footer, &request.schema, expr) {
@@ -142,34 +166,18 @@ pub(super) async fn plan(file: &SstFile, request: &ReadRequest) -> Result<Vec<Ac
             });
         }
         if selection.as_ref().is_some_and(|s| !s.selects_any()) {
-            count_groups(request, |m| &m.row_groups_pruned_by_pages, 1);
+            ReadMetrics::add(&metrics.row_groups_pruned_by_pages, 1);
             count_rows(file, request, row_group, selection.as_ref());
             continue;
         }
-        let selection = selection.filter(|s| s.skipped_row_count() > 0);
         plan.push(Access {
             row_group,
-            selection,
+            rows: groups[row_group].num_rows() as usize,
+            selection: selection.filter(|s| s.skipped_row_count() > 0),
             within_time,
         });
     }
     Ok(plan)
-}
-
-fn asked_for(groups: usize, request: &ReadRequest) -> Result<ParquetAccessPlan> {
-    let Some(subset) = &request.row_groups else {
-        return Ok(ParquetAccessPlan::new_all(groups));
-    };
-    let mut access = ParquetAccessPlan::new_none(groups);
-    for &i in subset {
-        if i >= groups {
-            return Err(Error::internal(format!(
-                "row group {i} of {groups} was asked for"
-            )));
-        }
-        access.scan(i);
-    }
-    Ok(access)
 }
 
 /// By minima and maxima, then by bloom filters of what is left, then by pages.
@@ -187,12 +195,12 @@ async fn prune(
         let before = filter.remaining_row_group_count();
         filter.prune_by_statistics(&pruner.view, descriptor, groups, predicate, &pruner.metrics);
         let left = filter.remaining_row_group_count();
-        count_groups(request, |m| &m.row_groups_pruned_by_statistics, before - left);
+        ReadMetrics::add(&request.metrics.row_groups_pruned_by_statistics, before - left);
         let filters = bloom_filters(file, request, pruner, predicate, &filter).await?;
         if let Some(filters) = filters {
             filter.prune_by_bloom_filters(predicate, &pruner.metrics, &filters);
             let pruned = left - filter.remaining_row_group_count();
-            count_groups(request, |m| &m.row_groups_pruned_by_bloom_filter, pruned);
+            ReadMetrics::add(&request.metrics.row_groups_pruned_by_bloom_filter, pruned);
         }
     }
     Ok(pruner.pages.prune_plan_with_page_index(
@@ -282,13 +290,6 @@ fn pages_of_time(footer: &Footer, row_group: usize, time: (i64, i64)) -> Option<
         }
     };
     Some((0..locations.len()).map(page).collect())
-}
-
-/// Row groups that are asked for by their numbers were counted when they were chosen.
-fn count_groups(request: &ReadRequest, counter: impl Fn(&ReadMetrics) -> &AtomicU64, groups: usize) {
-    if request.row_groups.is_none() {
-        ReadMetrics::add(counter(&request.metrics), groups);
-    }
 }
 
 /// Counts the rows of a row group, and its pages, as read or pruned.

@@ -17,7 +17,7 @@ use greptime_types::{Error, Result};
 use super::decode::RowGroupReader;
 use super::filter::Filter;
 use super::footer::{FileColumn, Footer};
-use super::prune::{Access, Pruners, count_rows, plan, time_of};
+use super::prune::{Access, Pruners, count_rows, plan};
 use super::{ReadMetrics, SstFile};
 
 /// Rows of a batch, unless the request says otherwise.
@@ -35,8 +35,8 @@ pub struct ReadRequest {
     pub pruning: Option<Arc<dyn PhysicalExpr>>,
     /// First and last wanted time, in the unit of the time index. Other rows are not given out.
     pub time: Option<(i64, i64)>,
-    /// Only these row groups.
-    pub row_groups: Option<Vec<usize>>,
+    /// What is left of the file, if that is known.
+    pub planned: Option<Vec<Access>>,
     /// The most rows of a batch.
     pub batch_rows: usize,
     /// Whether what was read is worth keeping in the caches; not so for a compaction.
@@ -54,7 +54,7 @@ impl ReadRequest {
             predicate: None,
             pruning: None,
             time: None,
-            row_groups: None,
+            planned: None,
             batch_rows: BATCH_ROWS,
             keep: true,
             metrics: Arc::default(),
@@ -92,10 +92,12 @@ impl ReadRequest {
         Self { metrics, ..self }
     }
 
+    /// With what [`SstFile::row_groups`] has found for a request with the same columns, predicates and time, or a part
+    /// of it. It is not looked for again.
     #[must_use]
-    pub fn with_row_groups(self, row_groups: Vec<usize>) -> Self {
-        let row_groups = Some(row_groups);
-        Self { row_groups, ..self }
+    pub fn with_row_groups(self, planned: Vec<Access>) -> Self {
+        let planned = Some(planned);
+        Self { planned, ..self }
     }
 
     /// What rows have to pass if they are not to be left out unread, each with its compiled form: one that cannot be
@@ -118,17 +120,6 @@ impl ReadRequest {
     }
 }
 
-/// A row group that may have wanted rows.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RowGroupInfo {
-    pub index: usize,
-    pub rows: usize,
-    /// Of these, rows in pages that may have wanted ones.
-    pub left: usize,
-    /// First and last time, in the unit of the time index; `None` if the file does not say.
-    pub time: Option<(i64, i64)>,
-}
-
 impl SstFile {
     /// The table when the file was written.
     pub fn table(&self) -> &greptime_types::TableInfo {
@@ -136,18 +127,8 @@ impl SstFile {
     }
 
     /// The row groups that are left when the request has pruned them, in the order of the file.
-    pub async fn row_groups(&self, request: &ReadRequest) -> Result<Vec<RowGroupInfo>> {
-        let info = |access: Access| {
-            let group = self.footer.metadata().row_group(access.row_group);
-            let rows = group.num_rows() as usize;
-            RowGroupInfo {
-                index: access.row_group,
-                rows,
-                left: access.selection.map_or(rows, |selection| selection.row_count()),
-                time: time_of(group, &self.footer),
-            }
-        };
-        Ok(plan(self, request).await?.into_iter().map(info).collect())
+    pub async fn row_groups(&self, request: &ReadRequest) -> Result<Vec<Access>> {
+        plan(self, request).await
     }
 
     /// The wanted rows, sorted as in the file. While a row group is decoded the next one is fetched. Dropping the
@@ -186,7 +167,10 @@ struct Progress {
 impl Reading {
     async fn next(&mut self) -> DfResult<Option<RecordBatch>> {
         if self.state.is_none() {
-            let left = plan(&self.file, &self.request).await.map_err(into_datafusion)?;
+            let left = match &self.request.planned {
+                Some(planned) => planned.clone(),
+                None => plan(&self.file, &self.request).await.map_err(into_datafusion)?,
+            };
             for access in &left {
                 count_rows(
                     &self.file,

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::{StreamExt, stream};
 use greptime_object_store::{Bucket, store_error};
 use greptime_types::{Error, ErrorKind, Result};
 use object_store::ObjectStoreExt;
@@ -21,6 +22,8 @@ use crate::manifest::FileMeta;
 const TAIL_BYTES: u64 = 64 << 10;
 /// Parts that lie closer together are read with one request.
 const GAP_BYTES: u64 = 128 << 10;
+/// Parts that are looked for in the caches side by side: one that is on disk keeps the others from nothing.
+const LOOKS_AT_ONCE: usize = 16;
 
 /// Where files are read from; cheap to clone.
 #[derive(Clone, Debug)]
@@ -169,8 +172,10 @@ impl SstFile {
         wanted.dedup();
         let mut segments = Vec::with_capacity(wanted.len());
         let mut missing = Vec::new();
-        for position in wanted {
-            match self.cached(position, metrics).await {
+        let look = |position| async move { (position, self.cached(position, metrics).await) };
+        let mut looks = stream::iter(wanted).map(look).buffered(LOOKS_AT_ONCE);
+        while let Some((position, found)) = looks.next().await {
+            match found {
                 Some(bytes) => segments.push((position, bytes)),
                 None => missing.push(position),
             }

@@ -20,9 +20,10 @@ use parquet::file::page_index::offset_index::PageLocation;
 use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
 
-use super::checksum::{PAGES_KEY, TAIL_KEY, encode, seal_tail, tail_placeholder};
+use super::checksum::{PAGES_KEY, TAIL_KEY, encode_numbers, seal_tail, tail_placeholder};
 use super::encode::{Effort, Encoder, base_properties};
 use super::layout::Layout;
+use super::series::{self, SERIES_KEY, Series};
 use super::upload::Upload;
 use super::{CREATED_BY, EPOCH_KEY, FLOATS_KEY, FORMAT_KEY, FileSource, REGION_KEY, TABLE_KEY};
 use crate::cache::{RangeCache, RangeKey};
@@ -194,6 +195,8 @@ struct Output<'a> {
     encoder: Encoder,
     file: SerializedFileWriter<Vec<u8>>,
     layout: Layout,
+    /// Of each row group.
+    series: Vec<Option<Series>>,
     upload: Upload,
     keep: Option<&'a RangeCache>,
 }
@@ -208,6 +211,8 @@ impl<'a> Output<'a> {
         let root = descriptor.root_schema_ptr();
         let writer = SerializedFileWriter::new(Vec::new(), Arc::clone(&root), Arc::new(properties));
         let leading = file.key.columns.first().map(|(name, _)| name.clone());
+        let (_, tags) = file.key.columns.split_last().unzip();
+        let tags = tags.unwrap_or(&[]).iter();
         Ok(Self {
             name: file.name.as_str().into(),
             encoder: Encoder {
@@ -215,9 +220,11 @@ impl<'a> Output<'a> {
                 parquet: root,
                 effort,
                 leading,
+                tags: tags.filter_map(|(name, _)| schema.index_of(name).ok()).collect(),
             },
             file: writer.map_err(failed)?,
             layout: Layout::default(),
+            series: Vec::new(),
             upload: Upload::new(Arc::clone(&file.bucket.store), key),
             keep,
         })
@@ -226,10 +233,10 @@ impl<'a> Output<'a> {
     async fn row_group(&mut self, batches: Vec<RecordBatch>) -> Result<()> {
         let encoder = self.encoder.clone();
         let encoded = tokio::task::spawn_blocking(move || encoder.encode(&batches)).await;
-        let chunks = encoded.map_err(|e| Error::internal(e.to_string()))?;
-        let locations = self
-            .append(chunks.map_err(|e| self.failed(&e))?)
-            .map_err(|e| self.failed(&e))?;
+        let encoded = encoded.map_err(|e| Error::internal(e.to_string()))?;
+        let (chunks, series) = encoded.map_err(|e| self.failed(&e))?;
+        self.series.push(series);
+        let locations = self.append(chunks).map_err(|e| self.failed(&e))?;
         let start = self.upload.bytes();
         let bytes = self.drain()?;
         let groups = self.file.flushed_row_groups();
@@ -268,8 +275,11 @@ impl<'a> Output<'a> {
     async fn finish(mut self) -> Result<u64> {
         let start = self.upload.bytes();
         let pair = |key: &str, value: String| KeyValue::new(key.to_owned(), value);
-        let checksums = encode(&self.layout.checksums());
+        let checksums = encode_numbers(&self.layout.checksums());
         self.file.append_key_value_metadata(pair(PAGES_KEY, checksums));
+        if let Some(list) = series::encode(&self.series) {
+            self.file.append_key_value_metadata(pair(SERIES_KEY, list));
+        }
         self.file
             .append_key_value_metadata(pair(TAIL_KEY, tail_placeholder(start)));
         self.file.finish().map_err(|e| self.failed(&e))?;

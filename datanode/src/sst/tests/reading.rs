@@ -373,13 +373,44 @@ async fn columns_decoded_once_are_not_decoded_again_and_series_begin_where_tags_
     );
     let series = file.series(1, &metrics).await.unwrap();
     let inner: Vec<u32> = (27..=52).map(|i| i * 5000 - offset as u32).collect();
-    assert_eq!(series.starts[1..series.len()], inner);
-    assert_eq!(series.starts[series.len()], offset as u32);
-    let hosts = file.tag_of(&series, columns(&["host"]).field(0)).unwrap();
-    let hosts = cast(&hosts, &DataType::Utf8).unwrap();
+    assert_eq!(series.starts()[1..series.len()], inner);
+    assert_eq!(series.rows(), offset);
+    assert!(file.knows_series(1));
+    let hosts = columns(&["host"]);
+    let hosts = file
+        .tags_of_series(1, &series, hosts.fields(), &metrics)
+        .await
+        .unwrap();
+    let hosts = cast(&hosts[0], &DataType::Utf8).unwrap();
     assert_eq!(
         (hosts.as_string::<i32>().value(0), hosts.len()),
         ("host-00026", series.len())
+    );
+}
+
+#[tokio::test]
+async fn many_series_are_found_by_their_tags() {
+    let written = Written::new(metrics_rows(1000, 200)).await;
+    let file = written.open().await.unwrap();
+    assert!(!file.knows_series(0));
+    let metrics = ReadMetrics::default();
+    let series = file.series(0, &metrics).await.unwrap();
+    let starts: Vec<u32> = (0..128 * 1024).step_by(200).collect();
+    assert_eq!(series.starts()[..series.len()], starts);
+    let decoded = metrics.counts().bytes_decoded;
+    let tags = columns(&["rack", "host"]);
+    let tags = file
+        .tags_of_series(0, &series, tags.fields(), &metrics)
+        .await
+        .unwrap();
+    assert_eq!(
+        metrics.counts().bytes_decoded,
+        decoded,
+        "they were decoded with the series"
+    );
+    assert_eq!(
+        tags.iter().map(|t| t.len()).collect::<Vec<_>>(),
+        [series.len(); 2]
     );
 }
 
@@ -474,7 +505,8 @@ proptest! {
             (request.batch_rows, request.keep) = (batch_rows, keep);
             let mut rows = written.rows.clone();
             if subset < 2 {
-                request.row_groups = Some(vec![subset]);
+                let left = file.row_groups(&request).await.unwrap().into_iter();
+                request = request.with_row_groups(left.filter(|group| group.row_group == subset).collect());
                 let start = subset * 128 * 1024;
                 rows = rows.slice(start, (rows.num_rows() - start).min(128 * 1024));
             }
