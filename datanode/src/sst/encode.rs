@@ -16,7 +16,8 @@ use parquet::schema::types::{ColumnPath, TypePtr};
 use super::encoding::{Choice, Trial, candidates, choose, samples};
 use super::series::{self, Series};
 
-/// Rows of a page: what a point query decodes at least.
+/// Rows of a page: what a point query decodes at least. With a quarter of them files are an eighth larger, and no query of
+/// the benchmark is faster.
 const PAGE_ROWS: usize = 16 * 1024;
 const PAGE_BYTES: usize = 1 << 20;
 /// The values of a tag stay in one dictionary up to so many bytes.
