@@ -20,11 +20,17 @@ pub struct ColumnKey {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Rows {
     All,
-    /// One of each series: tags are the same in all of them.
-    FirstOfSeries,
-    LastOfSeries,
+    OfSeries(OneOf),
     /// Where the series begin.
     Starts,
+}
+
+/// One row of each series.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum OneOf {
+    /// For tags, which are the same in all rows of a series.
+    First,
+    Last,
 }
 
 /// What is kept of a row group.
@@ -85,7 +91,7 @@ impl DecodedCache {
     fn part(&self, key: &ColumnKey) -> &foyer::Cache<ColumnKey, Decoded> {
         match key.rows {
             Rows::All => &self.columns,
-            Rows::FirstOfSeries | Rows::LastOfSeries | Rows::Starts => &self.of_series,
+            Rows::OfSeries(_) | Rows::Starts => &self.of_series,
         }
     }
 
@@ -107,7 +113,7 @@ impl DecodedCache {
     }
 
     pub fn insert(&self, key: ColumnKey, value: Decoded) {
-        self.part(&key).insert(key.clone(), value);
+        self.part(&key).insert(key, value);
     }
 
     /// Bytes in use.

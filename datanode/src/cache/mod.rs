@@ -9,7 +9,7 @@ mod metrics;
 mod ranges;
 mod watched;
 
-pub use decoded::{ColumnKey, Decoded, DecodedCache, Rows};
+pub use decoded::{ColumnKey, Decoded, DecodedCache, OneOf, Rows};
 pub use metrics::CacheMetrics;
 pub use ranges::{RangeCache, RangeKey, Tier};
 

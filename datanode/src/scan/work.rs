@@ -24,6 +24,7 @@ use super::block::{Block, Stretch, holds_for, mask};
 use super::filter::{Filters, TimeRange};
 use super::units::{Span, Unit, units};
 use super::{Deletes, newest};
+use crate::cache::OneOf;
 use crate::memtable::KeyColumns;
 use crate::sst::{Access, ReadMetrics, ReadRequest, Series, SstFile};
 
@@ -300,7 +301,9 @@ impl Work {
             .filter(|f| self.is_tag(f))
             .cloned()
             .collect();
-        let columns = file.tags_of_series(number, &series, &tags, &self.metrics).await?;
+        let columns = file
+            .of_series(number, &series, &tags, OneOf::First, &self.metrics)
+            .await?;
         let rows = batch(tags.to_vec(), columns, series.len())?;
         Ok(Tags { rows, series })
     }
@@ -370,7 +373,7 @@ impl Work {
         let (columns, starts): (_, Arc<[u32]>) = match last {
             true => {
                 let columns = file
-                    .last_of_series(*number, series, fields, &self.metrics)
+                    .of_series(*number, series, fields, OneOf::Last, &self.metrics)
                     .await?;
                 (columns, (0..=series.len() as u32).collect())
             }

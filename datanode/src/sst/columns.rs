@@ -15,7 +15,7 @@ use crate::schema::{absent, recast};
 use super::decode::{decode_columns, undecodable};
 use super::series::Series;
 use super::{ReadMetrics, SstFile};
-use crate::cache::{ColumnKey, Decoded, Rows};
+use crate::cache::{ColumnKey, Decoded, OneOf, Rows};
 
 impl SstFile {
     /// All rows of columns of a row group, in the types that are asked for; from memory if they were decoded
@@ -31,12 +31,9 @@ impl SstFile {
         let mut known: Vec<(usize, ArrayRef)> = Vec::new();
         let mut missing: Vec<usize> = Vec::new();
         for &column in found.iter().flatten() {
-            match self.caches().decoded.get(&self.column_key(row_group, column)) {
-                Some(Decoded::Column(array)) => {
-                    ReadMetrics::add(&metrics.bytes_decoded_before, array.get_array_memory_size());
-                    known.push((column, array));
-                }
-                _ => missing.push(column),
+            match self.kept(row_group, column, Rows::All, metrics) {
+                Some(array) => known.push((column, array)),
+                None => missing.push(column),
             }
         }
         missing.sort_unstable();
@@ -44,10 +41,7 @@ impl SstFile {
         if !missing.is_empty() {
             let batch = decode_columns(self, row_group, &missing, None, metrics).await?;
             for (&column, array) in missing.iter().zip(batch.columns()) {
-                let key = self.column_key(row_group, column);
-                self.caches()
-                    .decoded
-                    .insert(key, Decoded::Column(Arc::clone(array)));
+                self.keep(row_group, column, Rows::All, array);
                 known.push((column, Arc::clone(array)));
             }
         }
@@ -63,44 +57,21 @@ impl SstFile {
         fields.iter().zip(&found).map(column).collect()
     }
 
-    /// The last row of each of the series of a row group, in the types that are asked for; kept, since they are few.
-    pub async fn last_of_series(
+    /// One row of each of the series of a row group, in the types that are asked for; kept, since they are few. A column
+    /// that the file does not have is NULL.
+    pub async fn of_series(
         &self,
         row_group: usize,
         series: &Series,
         fields: &Fields,
-        metrics: &ReadMetrics,
-    ) -> Result<Vec<ArrayRef>> {
-        self.of_series(row_group, series, fields, Rows::LastOfSeries, metrics)
-            .await
-    }
-
-    /// Tags of each of the series of a row group, in the types that are asked for; kept, since they are few. Those that
-    /// the file does not have are NULL.
-    pub async fn tags_of_series(
-        &self,
-        row_group: usize,
-        series: &Series,
-        fields: &Fields,
-        metrics: &ReadMetrics,
-    ) -> Result<Vec<ArrayRef>> {
-        self.of_series(row_group, series, fields, Rows::FirstOfSeries, metrics)
-            .await
-    }
-
-    async fn of_series(
-        &self,
-        row_group: usize,
-        series: &Series,
-        fields: &Fields,
-        which: Rows,
+        which: OneOf,
         metrics: &ReadMetrics,
     ) -> Result<Vec<ArrayRef>> {
         let failed = |e: ArrowError| undecodable(self, row_group, &e);
         let mut found: Vec<Option<ArrayRef>> = Vec::with_capacity(fields.len());
         for field in fields {
             found.push(match self.footer.find(field) {
-                Some(column) => self.kept(row_group, column, which, metrics),
+                Some(column) => self.kept(row_group, column, Rows::OfSeries(which), metrics),
                 None => Some(absent(field, series.len()).map_err(failed)?),
             });
         }
@@ -129,15 +100,15 @@ impl SstFile {
         row_group: usize,
         series: &Series,
         fields: &Fields,
-        which: Rows,
+        which: OneOf,
         metrics: &ReadMetrics,
     ) -> Result<Vec<ArrayRef>> {
         if fields.is_empty() {
             return Ok(vec![]);
         }
         let row = |rows: Range<usize>| match which {
-            Rows::LastOfSeries => rows.end - 1,
-            _ => rows.start,
+            OneOf::First => rows.start,
+            OneOf::Last => rows.end - 1,
         };
         let columns: Vec<usize> = fields.iter().filter_map(|f| self.footer.find(f)).collect();
         let arrays = if self.are_cached(row_group, fields) || !self.knows_series(row_group) {
@@ -160,14 +131,14 @@ impl SstFile {
         };
         let arrays = arrays.map_err(|e: ArrowError| undecodable(self, row_group, &e))?;
         for (column, array) in columns.into_iter().zip(&arrays) {
-            self.keep(row_group, column, which, array);
+            self.keep(row_group, column, Rows::OfSeries(which), array);
         }
         Ok(arrays)
     }
 
-    /// What is kept of a column's rows, one of each series.
-    fn kept(&self, row_group: usize, column: usize, which: Rows, metrics: &ReadMetrics) -> Option<ArrayRef> {
-        let key = self.key(row_group, column, which);
+    /// What is kept of a column.
+    fn kept(&self, row_group: usize, column: usize, rows: Rows, metrics: &ReadMetrics) -> Option<ArrayRef> {
+        let key = self.key(row_group, column, rows);
         let Some(Decoded::Column(array)) = self.caches().decoded.get(&key) else {
             return None;
         };
@@ -175,8 +146,8 @@ impl SstFile {
         Some(array)
     }
 
-    fn keep(&self, row_group: usize, column: usize, which: Rows, array: &ArrayRef) {
-        let key = self.key(row_group, column, which);
+    fn keep(&self, row_group: usize, column: usize, rows: Rows, array: &ArrayRef) {
+        let key = self.key(row_group, column, rows);
         self.caches()
             .decoded
             .insert(key, Decoded::Column(Arc::clone(array)));
@@ -205,7 +176,7 @@ impl SstFile {
         let first = UInt32Array::from_iter_values(series.ranges().map(|rows| rows.start as u32));
         for (&position, column) in positions.iter().zip(&tags) {
             let values = take(column, &first, None).map_err(failed)?;
-            self.keep(row_group, position, Rows::FirstOfSeries, &values);
+            self.keep(row_group, position, Rows::OfSeries(OneOf::First), &values);
         }
         self.caches().decoded.insert(key, Decoded::Series(series.clone()));
         Ok(series)

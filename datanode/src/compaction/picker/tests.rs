@@ -1,5 +1,7 @@
 //! The picker against an oracle that knows only the rules: what may be merged, dropped or left, and when to end.
 
+use std::collections::BTreeSet;
+
 use greptime_types::RegionId;
 use proptest::prelude::*;
 

@@ -15,6 +15,7 @@ use parquet::file::metadata::KeyValue;
 use proptest::prelude::*;
 
 use super::*;
+use crate::cache::OneOf;
 use crate::sst::{TABLE_KEY, key_of};
 
 const START: i64 = 1_700_000_000_000;
@@ -378,7 +379,7 @@ async fn columns_decoded_once_are_not_decoded_again_and_series_begin_where_tags_
     assert!(file.knows_series(1));
     let hosts = columns(&["host"]);
     let hosts = file
-        .tags_of_series(1, &series, hosts.fields(), &metrics)
+        .of_series(1, &series, hosts.fields(), OneOf::First, &metrics)
         .await
         .unwrap();
     let hosts = cast(&hosts[0], &DataType::Utf8).unwrap();
@@ -400,7 +401,7 @@ async fn many_series_are_found_by_their_tags() {
     let decoded = metrics.counts().bytes_decoded;
     let tags = columns(&["rack", "host"]);
     let tags = file
-        .tags_of_series(0, &series, tags.fields(), &metrics)
+        .of_series(0, &series, tags.fields(), OneOf::First, &metrics)
         .await
         .unwrap();
     assert_eq!(
