@@ -8,6 +8,8 @@ greptime_defences::defences! {
     ChangeOfMembersIsOnDiskFirst => [
         "tests::quorum::a_change_of_members_that_was_in_force_is_in_force_after_a_crash",
     ],
+    /// Who is the only voter by a change that it finds in its log elects itself; nobody else could, or would tell it to.
+    LastVoterElectsItself => ["tests::quorum::who_is_the_only_voter_by_a_change_in_its_log_elects_itself"],
     /// Entries that a snapshot replaced are not there after a restart.
     ReplacedTailIsVoid => ["tests::quorum::what_a_snapshot_replaced_does_not_come_back"],
     /// A log that is trimmed to its end is written anew. Entries that were moved to other files would be back after a start:

@@ -4,7 +4,7 @@ use greptime_types::Error;
 use protobuf::Message as _;
 use raft::eraftpb::{ConfChangeV2, Entry, EntryType};
 
-use super::Group;
+use super::{Campaign, Group};
 use crate::defences::Defence;
 use crate::members::{Change, Member, conf_change, places};
 use crate::record::encode_raft;
@@ -76,6 +76,9 @@ impl Group {
             self.members_news = true;
         }
         self.changing = 0;
+        if self.needs_no_votes() && !self.leads() && Defence::LastVoterElectsItself.holds() {
+            self.campaign = Some(Campaign::Alone);
+        }
         self.advance();
         Ok(())
     }

@@ -274,6 +274,36 @@ fn a_change_of_members_that_was_in_force_is_in_force_after_a_crash() {
 }
 
 #[test]
+fn who_is_the_only_voter_by_a_change_in_its_log_elects_itself() {
+    let mut net = Net::default();
+    net.add(1, &[1], &[1]);
+    net.settle();
+    net.write(1, 1);
+    net.add(2, &[], &[1, 2]);
+    net.change(1, 10, vec![learner(2)], &[1, 2]);
+    net.settle();
+    net.change(1, 20, vec![voter(2)], &[1, 2]);
+    net.settle();
+    net.step(
+        1,
+        Input::Transfer {
+            region: REGION,
+            to: 2,
+        },
+    );
+    net.settle();
+    net.change(2, 30, vec![Change::Remove { raft_id: 1 }], &[2]);
+    net.settle();
+    assert!(net.replica(2).core.membership(REGION).unwrap().is_alone(2));
+    net.write(2, 2);
+    net.isolate(1);
+    net.crash(2);
+    net.settle();
+    assert!(net.status(2).leads, "nobody else votes");
+    net.write(2, 3);
+}
+
+#[test]
 fn leadership_is_handed_over_and_a_transfer_that_fails_is_given_up() {
     let mut net = Net::of(3);
     net.write(1, 1);
