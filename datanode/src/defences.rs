@@ -160,7 +160,10 @@ greptime_defences::defences! {
     /// Rule 4b: memory is flushed, so that there is something to trim.
     FullLogIsFlushed => ["server::tests::faults::on_a_full_disk_rows_go_to_files"],
     /// Rule 32b: an entry is of a format that all nodes of the cluster read.
-    EntriesAreOfTheClusterFormat => ["server::tests::versions::a_node_writes_what_the_oldest_of_the_cluster_reads"],
+    EntriesAreOfTheClusterFormat => [
+        "server::tests::forget::nobody_is_forgotten_while_a_node_does_not_know_the_word_for_it",
+        "server::tests::versions::a_node_writes_what_the_oldest_of_the_cluster_reads",
+    ],
 }
 
 #[cfg(test)]

@@ -16,7 +16,9 @@ pub const PREPARED_FORMAT: u32 = 3;
 pub const QUORUM_FORMAT: u32 = 4;
 /// From this one on, log entries name the requests that were given up.
 pub const GIVEN_UP_FORMAT: u32 = 5;
-pub const NEWEST_CLUSTER_FORMAT: u32 = GIVEN_UP_FORMAT;
+/// From this one on, log entries say which frontend processes are forgotten.
+pub const FORGET_FORMAT: u32 = 6;
+pub const NEWEST_CLUSTER_FORMAT: u32 = FORGET_FORMAT;
 
 /// Refuses what a newer program wrote, naming both versions.
 pub fn check(what: &str, version: u32) -> Result<()> {

@@ -9,6 +9,10 @@ greptime_defences::defences! {
     GivenUpIsRefused => ["model::requests_that_are_given_up", "requests::tests::what_was_given_up_is_finished_unless_it_was_applied"],
     /// Rule 8: a mark that comes late does not lower it.
     LowMarkOnlyGrows => ["model::copies_of_requests", "requests::tests::a_late_low_mark_does_not_bring_back_what_was_forgotten"],
+    /// Rule 8b: only who has not written for long is forgotten; a retry of the others would be applied once more.
+    OnlyTheQuietAreForgotten => ["quiet::tests::who_has_not_written_for_long_is_forgotten_and_nobody_else"],
+    /// Rule 8b: nor who has written again, between the look and the entry.
+    WhoWritesAgainIsKept => ["quiet::tests::who_has_not_written_for_long_is_forgotten_and_nobody_else"],
     /// Rule 16a: an edit that is damaged is refused; a flipped bit would hide rows, or name files that are
     /// not there.
     EditHasAChecksum => ["edit::tests::a_flipped_bit_is_found"],

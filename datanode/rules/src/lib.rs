@@ -10,6 +10,7 @@ mod edit;
 mod lead;
 mod lease;
 mod put;
+mod quiet;
 mod requests;
 mod trim;
 mod view;
@@ -21,7 +22,8 @@ pub use edit::{Edit, FileMeta, RemovedFile};
 pub use lead::{Lead, Meeting, NotServing, Standing, may_follow, meet};
 pub use lease::{Grant, Lease};
 pub use put::{AfterPut, Flush, Uploads, after_put, known_before_put, merge_fits, put_if_absent};
-pub use requests::{RequestTable, Seen};
+pub use quiet::{Quiet, QuietPolicy};
+pub use requests::{Mark, RequestTable, Seen};
 pub use trim::{Trimmed, keeps_view};
 pub use view::{FlushedState, View};
 

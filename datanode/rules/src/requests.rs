@@ -44,6 +44,14 @@ struct Incarnation {
 }
 
 impl Incarnation {
+    fn mark(&self) -> Mark {
+        Mark {
+            lowest: self.lowest,
+            applied: self.applied.len() as u64,
+            newest: self.applied.last().copied().unwrap_or(0),
+        }
+    }
+
     fn has_finished(&self, number: u64) -> bool {
         let below = number < self.lowest && Defence::LateCopyIsRefused.holds();
         let range = self.given_up.range(..=number).next_back();
@@ -68,6 +76,16 @@ impl Incarnation {
         }
         self.given_up.insert(first, last);
     }
+}
+
+/// What the table says of an incarnation; each entry of it makes it another one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mark {
+    pub lowest: u64,
+    /// Numbers that are known as applied.
+    pub applied: u64,
+    /// The greatest of them; 0 if there is none.
+    pub newest: u64,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -104,6 +122,23 @@ impl RequestTable {
             known.give_up(numbers);
         }
         known.given_up.retain(|_, last| *last >= known.lowest);
+    }
+
+    /// Forgets all that was ever known of incarnations, unless they have written since they were seen so. A copy of what
+    /// they wrote would be applied again, so none of their attempts may be under way any more.
+    pub fn forget(&mut self, quiet: &[(u64, Mark)]) {
+        for (incarnation, mark) in quiet {
+            let now = self.incarnations.get(incarnation).map(Incarnation::mark);
+            if now == Some(*mark) || !Defence::WhoWritesAgainIsKept.holds() {
+                self.incarnations.remove(incarnation);
+            }
+        }
+    }
+
+    /// All incarnations, with what is said of each.
+    pub fn marks(&self) -> impl Iterator<Item = (u64, Mark)> {
+        let known = self.incarnations.iter();
+        known.map(|(incarnation, known)| (*incarnation, known.mark()))
     }
 
     /// Remembered numbers, for limits and tests.

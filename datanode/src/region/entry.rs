@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 use greptime_rows::Encoded;
-use greptime_types::format::{FORMAT_VERSION, GIVEN_UP_FORMAT, SERIES_FORMAT};
+use greptime_rules::Mark;
+use greptime_types::format::{FORGET_FORMAT, FORMAT_VERSION, GIVEN_UP_FORMAT, SERIES_FORMAT};
 use greptime_types::{Error, Finished, RequestId, Result, TableInfo, format};
 use prost::Message as _;
 
@@ -45,6 +46,9 @@ pub enum RegionEntry {
     Alter(Box<TableInfo>),
     /// All rows of earlier entries are gone.
     Truncate(TruncateEntry),
+    /// Incarnations of frontends that have ended, as far as the leader can know, and what it has seen of them: their
+    /// request ids are forgotten if that is still so.
+    Forget(Vec<(u64, Mark)>),
 }
 
 /// A truncation is asked for like a write, and happens once.
@@ -59,7 +63,7 @@ pub struct TruncateEntry {
 struct EntryBytes {
     #[prost(uint32, tag = "1")]
     format: u32,
-    #[prost(oneof = "BodyBytes", tags = "2, 3, 4")]
+    #[prost(oneof = "BodyBytes", tags = "2, 3, 4, 5")]
     body: Option<BodyBytes>,
 }
 
@@ -71,6 +75,8 @@ enum BodyBytes {
     Alter(AlterBytes),
     #[prost(message, tag = "4")]
     Truncate(TruncateBytes),
+    #[prost(message, tag = "5")]
+    Forget(ForgetBytes),
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -120,6 +126,24 @@ struct TruncateBytes {
     given_up: Vec<NumbersBytes>,
 }
 
+#[derive(Clone, PartialEq, prost::Message)]
+struct ForgetBytes {
+    #[prost(message, repeated, tag = "1")]
+    quiet: Vec<QuietBytes>,
+}
+
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+struct QuietBytes {
+    #[prost(fixed64, tag = "1")]
+    incarnation: u64,
+    #[prost(uint64, tag = "2")]
+    lowest: u64,
+    #[prost(uint64, tag = "3")]
+    applied: u64,
+    #[prost(uint64, tag = "4")]
+    newest: u64,
+}
+
 fn given_up(finished: &Finished) -> Vec<NumbersBytes> {
     let numbers = finished.given_up.iter();
     numbers
@@ -135,6 +159,24 @@ fn finished(lowest_unfinished: u64, given_up: &[NumbersBytes]) -> Finished {
         lowest_unfinished,
         given_up: given_up.iter().map(|n| n.first..=n.last).collect(),
     }
+}
+
+fn spoken((incarnation, mark): &(u64, Mark)) -> QuietBytes {
+    QuietBytes {
+        incarnation: *incarnation,
+        lowest: mark.lowest,
+        applied: mark.applied,
+        newest: mark.newest,
+    }
+}
+
+fn seen(quiet: &QuietBytes) -> (u64, Mark) {
+    let mark = Mark {
+        lowest: quiet.lowest,
+        applied: quiet.applied,
+        newest: quiet.newest,
+    };
+    (quiet.incarnation, mark)
 }
 
 impl RegionEntry {
@@ -160,6 +202,9 @@ impl RegionEntry {
                 lowest_unfinished: truncate.finished.lowest_unfinished,
                 given_up: given_up(&truncate.finished),
             }),
+            Self::Forget(quiet) => BodyBytes::Forget(ForgetBytes {
+                quiet: quiet.iter().map(spoken).collect(),
+            }),
         };
         Ok(EntryBytes {
             format: self.format(),
@@ -182,6 +227,7 @@ impl RegionEntry {
             Self::Write(write) if !write.rows.series.is_empty() && Defence::SeriesHaveAFormat.holds() => {
                 SERIES_FORMAT
             }
+            Self::Forget(_) => FORGET_FORMAT,
             _ => FORMAT_VERSION,
         }
     }
@@ -192,7 +238,7 @@ impl RegionEntry {
         }
         let entry =
             EntryBytes::decode(data).map_err(|e| Error::corruption(format!("this is no log entry: {e}")))?;
-        format::check_up_to("a log entry", entry.format, GIVEN_UP_FORMAT)?;
+        format::check_up_to("a log entry", entry.format, FORGET_FORMAT)?;
         match entry.body {
             Some(BodyBytes::Write(write)) => Ok(Self::Write(WriteEntry {
                 request: RequestId {
@@ -223,6 +269,7 @@ impl RegionEntry {
                 },
                 finished: finished(truncate.lowest_unfinished, &truncate.given_up),
             })),
+            Some(BodyBytes::Forget(forget)) => Ok(Self::Forget(forget.quiet.iter().map(seen).collect())),
             None => Err(Error::corruption(
                 "a log entry has a body that this version does not know",
             )),

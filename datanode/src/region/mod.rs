@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use greptime_log::{Applied, CommittedEntry, GroupStatus, Membership};
 use greptime_rows::SeriesBatch;
-use greptime_rules::Grant;
+use greptime_rules::{Grant, Mark, Quiet, QuietPolicy};
 use greptime_types::{Error, RegionId, RequestId, Result, TableInfo};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -46,6 +46,7 @@ pub struct Region {
     asked_again: Notify,
     /// Somebody brings near what queries need.
     warming: AtomicBool,
+    quiet: Mutex<Quiet>,
 }
 
 /// What a write finds before it is proposed.
@@ -75,6 +76,7 @@ impl Region {
             loading: AtomicBool::new(false),
             asked_again: Notify::new(),
             warming: AtomicBool::new(false),
+            quiet: Mutex::default(),
         })
     }
 
@@ -172,6 +174,18 @@ impl Region {
     /// be proposed.
     pub fn begin(&self, request: RequestId, rows: SeriesBatch) -> Result<Seen> {
         self.change(|state| state.begin(request, rows))
+    }
+
+    /// Frontend processes that have not written for long, if this node leads; see [`Quiet::look`].
+    pub fn quiet(&self, passed: Duration, policy: &QuietPolicy) -> Vec<(u64, Mark)> {
+        let mut quiet = self.quiet.lock();
+        self.with_state(|state| match state.leading_epoch() {
+            Ok(_) => quiet.look(state.requests(), passed, policy),
+            Err(_) => {
+                *quiet = Quiet::default();
+                Vec::new()
+            }
+        })
     }
 
     /// The write was not proposed, or will not be committed.

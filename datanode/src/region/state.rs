@@ -301,6 +301,7 @@ impl RegionState {
                     self.table = Arc::new(*table);
                 }
             }
+            RegionEntry::Forget(quiet) => self.requests.forget(&quiet),
             RegionEntry::Truncate(truncate) => {
                 let request = truncate.request;
                 self.under_way.remove(&request);

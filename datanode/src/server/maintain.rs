@@ -6,13 +6,15 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use greptime_log::LogError;
+use greptime_rules::QuietPolicy;
+use greptime_types::format::FORGET_FORMAT;
 use greptime_types::{RegionId, Result};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 use super::Datanode;
 use crate::defences::Defence;
-use crate::region::{Region, flush, load_manifest};
+use crate::region::{Region, RegionEntry, flush, load_manifest};
 
 const TICK: Duration = Duration::from_millis(50);
 const FIRST_RETRY: Duration = Duration::from_millis(200);
@@ -23,6 +25,12 @@ const RECLAIM_EVERY: Duration = Duration::from_secs(10);
 /// While the disk of the log is full.
 const RECLAIM_FULL_EVERY: Duration = Duration::from_millis(500);
 const PROBE_EVERY: Duration = Duration::from_secs(5);
+const LOOK_FOR_QUIET_EVERY: Duration = Duration::from_secs(60);
+/// Requests are given up after minutes, and copies of them are under way for as long as a connection lasts.
+const QUIET: QuietPolicy = QuietPolicy {
+    kept: 16,
+    after: Duration::from_secs(6 * 3600),
+};
 
 /// Flushes that run, or that wait before they are tried again.
 #[derive(Debug, Default)]
@@ -74,6 +82,7 @@ impl Datanode {
     pub(super) async fn maintain(self: Arc<Self>) {
         let mut last_reclaim = self.clock.now();
         let mut next_probe = self.clock.now();
+        let mut next_quiet = self.clock.now() + LOOK_FOR_QUIET_EVERY;
         loop {
             self.become_ready();
             self.flush_what_is_due();
@@ -95,7 +104,35 @@ impl Datanode {
                 let node = Arc::clone(&self);
                 self.tasks.spawn(async move { node.probe_bucket().await });
             }
+            if now >= next_quiet {
+                next_quiet = now + LOOK_FOR_QUIET_EVERY;
+                self.forget_the_quiet(LOOK_FOR_QUIET_EVERY);
+            }
             tokio::time::sleep(TICK).await;
+        }
+    }
+
+    /// Lets regions forget frontend processes that are gone. `passed`: however late this look comes, so much is sure.
+    pub(super) fn forget_the_quiet(self: &Arc<Self>, passed: Duration) {
+        if self.cluster_format.load(Ordering::SeqCst) < FORGET_FORMAT
+            && Defence::EntriesAreOfTheClusterFormat.holds()
+        {
+            return;
+        }
+        for region in self.regions.all() {
+            let quiet = region.quiet(passed, &QUIET);
+            if quiet.is_empty() {
+                continue;
+            }
+            let node = Arc::clone(self);
+            self.tasks.spawn(async move {
+                let (count, entry) = (quiet.len(), RegionEntry::Forget(quiet));
+                let Ok(data) = entry.encode() else { return };
+                match node.propose(region.id(), data).await {
+                    Ok(()) => tracing::debug!(region = %region.id(), count, "frontends are forgotten"),
+                    Err(error) => tracing::debug!(region = %region.id(), %error, "nobody is forgotten yet"),
+                }
+            });
         }
     }
 

@@ -34,6 +34,7 @@ pub fn row(host: &str, ts: i64, usage: f64) -> Row {
 /// What a test may say of a write.
 #[derive(Clone, Copy, Debug)]
 pub struct WriteOptions {
+    pub incarnation: u64,
     pub number: u64,
     pub lowest_unfinished: u64,
     /// First and last of what was given up above.
@@ -277,6 +278,7 @@ impl Node {
         let number = self.next.fetch_add(1, Ordering::SeqCst);
         let op = v1::WriteOp::Put;
         WriteOptions {
+            incarnation: 99,
             number,
             lowest_unfinished: 1,
             given_up: None,
@@ -314,7 +316,7 @@ impl Node {
             region_id: self.region.as_u64(),
             epoch: options.epoch,
             request_id: Some(v1::RequestId {
-                incarnation: 99,
+                incarnation: options.incarnation,
                 number: options.number,
             }),
             lowest_unfinished: options.lowest_unfinished,

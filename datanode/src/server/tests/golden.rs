@@ -10,6 +10,7 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 use greptime_rows::{Encoded, SeriesBatch};
+use greptime_rules::Mark;
 use greptime_types::{Finished, RegionId, RequestId};
 use parquet::file::reader::{FileReader, SerializedFileReader};
 
@@ -53,6 +54,15 @@ fn given_up() -> Finished {
     }
 }
 
+fn quiet() -> (u64, Mark) {
+    let mark = Mark {
+        lowest: 40,
+        applied: 2,
+        newest: 46,
+    };
+    (request().incarnation, mark)
+}
+
 fn write(finished: Finished, rows: Encoded) -> RegionEntry {
     RegionEntry::Write(WriteEntry {
         request: request(),
@@ -79,6 +89,10 @@ fn entries() -> Vec<(&'static str, RegionEntry)> {
         ("entry-1-alter", RegionEntry::Alter(Box::new(table(1024, false)))),
         ("entry-1-truncate", truncate(Finished::below(40))),
         ("entry-5-truncate", truncate(given_up())),
+        (
+            "entry-6-forget",
+            RegionEntry::Forget(vec![(1, Mark::default()), quiet()]),
+        ),
     ]
 }
 

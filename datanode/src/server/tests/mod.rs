@@ -9,6 +9,7 @@ mod compaction;
 mod damaged_log;
 mod durability;
 mod faults;
+mod forget;
 mod full_disk;
 mod golden;
 mod large;
