@@ -59,13 +59,11 @@ impl Datanode {
             let names: Vec<String> = files.iter().map(|f| f.name.clone()).collect();
             let flush = Flush {
                 through: frozen.sequence,
-                truncated_seq: 0,
-                built: region.read(|s| s.built(frozen.requests.clone())),
+                truncated_seq: frozen.truncated_seq,
+                built: frozen.built(),
                 files,
             };
-            let edit = flush.edit(&view, epoch, self.new_id(), || {
-                region.read(|s| s.built(s.requests().clone()))
-            });
+            let edit = flush.edit(&view, epoch, self.new_id(), || region.read(State::built));
             if let Some(view) = known_before_put(&view, &edit)? {
                 region.change(|s| s.adopt(view));
                 self.trim(region);
@@ -120,7 +118,7 @@ impl Datanode {
             max_sequence: sequences.max().unwrap_or(0),
             min_time: 0,
             max_time: 0,
-            schema_version: 1,
+            schema_version: region.read(|s| s.table().schema.version),
             deletes: 0,
             level,
         };
@@ -268,6 +266,9 @@ impl Datanode {
     pub async fn scan(self: &Rc<Self>, region: &Rc<Region>) -> Result<Rows> {
         for _ in 0..ATTEMPTS {
             let snapshot = region.read(State::snapshot)?;
+            if region.read(State::has_truncated_files) {
+                self.sim.hit(Branch::TruncatedFilesAreHidden);
+            }
             match self.rows_of_files(region, &snapshot.view).await {
                 Ok(mut rows) => {
                     let flushed = snapshot.view.in_files();

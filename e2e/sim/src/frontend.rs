@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use greptime_types::{Error, NodeId, RegionId, Result};
+use greptime_types::{Error, NodeId, RegionId, Result, TableId};
 
 use crate::client::{FIRST_RETRY, HURRIED, INTERVAL, LAST_RETRY, SILENCE};
 use crate::hold::{Failure, Hold, HoldPolicy, Next};
 use crate::ids::RequestIds;
-use crate::message::{Answer, Push, Query, Register, Request, Route, Row, Rows, Said, Tick, Write, Written};
+use crate::message::{Answer, Op, Push, Query, Register, Request, Route, Rows, Said, Tick, Write, Written};
 use crate::process::Address;
-use crate::sim::{Mailbox, Micros, Signal, Sim};
+use crate::sim::{Mailbox, Micros, SECOND, Signal, Sim};
 use crate::trace::Branch;
 
 const HOLD: HoldPolicy = HoldPolicy {
@@ -24,6 +24,9 @@ const HOLD: HoldPolicy = HoldPolicy {
 const PATIENCE: Duration = Duration::from_secs(3);
 /// Of some writes: a request may be given up while an older one of the same frontend goes on.
 const MUCH_PATIENCE: Duration = Duration::from_secs(9);
+
+/// The longest time between two truncations of a region by one frontend.
+const TRUNCATIONS: Micros = 60 * SECOND;
 
 /// Clients that write to a region through one frontend.
 const WRITERS: u64 = 2;
@@ -39,6 +42,8 @@ pub struct Frontend {
     incarnation: u64,
     ids: RequestIds,
     routes: RefCell<BTreeMap<RegionId, Route>>,
+    /// Versions of the tables.
+    tables: RefCell<Rc<BTreeMap<TableId, u64>>>,
     new_routes: Signal,
     session: Mailbox<SessionEvent>,
     connection: Cell<u64>,
@@ -53,6 +58,7 @@ impl Frontend {
             incarnation,
             ids: RequestIds::new(incarnation),
             routes: RefCell::default(),
+            tables: RefCell::default(),
             new_routes: Signal::default(),
             session: Mailbox::default(),
             connection: Cell::new(0),
@@ -63,6 +69,7 @@ impl Frontend {
                 sim.spawn(me, Rc::clone(&frontend).write_on_and_on(*region));
             }
             sim.spawn(me, Rc::clone(&frontend).read_on_and_on(*region));
+            sim.spawn(me, Rc::clone(&frontend).truncate_now_and_then(*region));
         }
         frontend
     }
@@ -140,6 +147,7 @@ impl Frontend {
                         }
                         Push::Welcome { .. } => welcomed = true,
                         Push::Routes { is_complete, routes } => self.know(is_complete, routes),
+                        Push::Tables(tables) => *self.tables.borrow_mut() = tables,
                         _ => {}
                     }
                 }
@@ -223,7 +231,12 @@ impl Frontend {
         }
     }
 
-    async fn write(&self, region: RegionId, row: Row) -> Result<Written> {
+    /// The version for which rows are made now.
+    fn version(&self, table: TableId) -> u64 {
+        self.tables.borrow().get(&table).copied().unwrap_or(0)
+    }
+
+    async fn write(&self, region: RegionId, op: Op) -> Result<Written> {
         let unfinished = self.ids.begin();
         let is_patient = self.sim.dice.borrow_mut().per_mille(250);
         let patience = if is_patient { MUCH_PATIENCE } else { PATIENCE };
@@ -233,7 +246,8 @@ impl Frontend {
                 epoch,
                 request: unfinished.id(),
                 finished: self.ids.finished(),
-                row,
+                made_for: self.version(region.table()),
+                op,
                 deadline_ms: until.saturating_sub(self.sim.now()).max(1000) / 1000,
             };
             let route = (self.me, Address::datanode(node));
@@ -278,12 +292,30 @@ impl Frontend {
             self.sim.sleep(Duration::from_millis(pause)).await;
             turn += 1;
             let row = self.sim.next_row(region, first_key + turn % 3);
-            match self.write(region, row).await {
+            match self.write(region, Op::Put(row)).await {
                 Ok(written) => self.sim.saw_ack(region, row, written),
                 Err(error) => self.sim.note(|| {
                     let value = row.value;
                     format!("{} gives row {value} of {region} up: {error}", self.me)
                 }),
+            }
+        }
+    }
+
+    async fn truncate_now_and_then(self: Rc<Self>, region: RegionId) {
+        loop {
+            let pause = self.sim.dice.borrow_mut().between(3 * SECOND, TRUNCATIONS);
+            self.sim.sleep(Duration::from_micros(pause)).await;
+            let number = self.sim.next_truncation(region);
+            match self.write(region, Op::Truncate(number)).await {
+                Ok(written) => {
+                    self.sim
+                        .note(|| format!("{} has truncated {region}: {number}", self.me));
+                    self.sim.saw_truncated(region, number, written);
+                }
+                Err(error) => self
+                    .sim
+                    .note(|| format!("{} gives truncation {number} of {region} up: {error}", self.me)),
             }
         }
     }

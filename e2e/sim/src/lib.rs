@@ -15,6 +15,7 @@ mod client;
 mod datanode;
 mod dice;
 mod disk;
+mod entry;
 mod etcd;
 mod faults;
 mod files;

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use greptime_log::Outgoing;
 use greptime_metasrv_plan::assignment::Member;
 use greptime_rules::Edit;
-use greptime_types::{Error, Finished, NodeId, RegionId, RequestId};
+use greptime_types::{Error, Finished, NodeId, RegionId, RequestId, TableId, TableInfo};
 
 use crate::process::Address;
 use crate::store::{Change, Expect, Versioned};
@@ -96,7 +96,9 @@ pub struct Write {
     pub epoch: u64,
     pub request: RequestId,
     pub finished: Finished,
-    pub row: Row,
+    /// Version of the table whose columns the rows have.
+    pub made_for: u64,
+    pub op: Op,
     /// Milliseconds that the sender will wait.
     pub deadline_ms: u64,
 }
@@ -120,6 +122,14 @@ pub struct Query {
 pub struct Row {
     pub key: u32,
     pub value: u64,
+}
+
+/// What a write does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Op {
+    Put(Row),
+    /// Everything that was written before is gone. The number names it, as its value names a row.
+    Truncate(u64),
 }
 
 /// Rows with their sequences.
@@ -284,7 +294,11 @@ pub enum Push {
         is_hot: bool,
     },
     ChangeMembers(ChangeMembers),
+    /// To the leader of a region whose table is older.
+    Alter(RegionId, Rc<TableInfo>),
     DropReplica(RegionId),
+    /// Versions of all tables.
+    Tables(Rc<BTreeMap<TableId, u64>>),
     Routes {
         is_complete: bool,
         routes: Vec<Route>,
@@ -304,6 +318,7 @@ pub struct Initialise {
     /// Empty: it joins.
     pub voters: Vec<u64>,
     pub members: Vec<Member>,
+    pub table: Rc<TableInfo>,
 }
 
 #[derive(Clone, Debug)]

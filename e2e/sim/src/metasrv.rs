@@ -1,5 +1,6 @@
 //! A metasrv: the real planners and the real catalog, with drivers that read like those of metasrv.
 
+mod alter;
 mod driver;
 mod election;
 mod failover;
@@ -17,7 +18,7 @@ use std::time::Duration;
 use greptime_metasrv_plan::Policy;
 use greptime_metasrv_plan::members::MemberStep;
 use greptime_metasrv_plan::watch::Watch;
-use greptime_types::{NodeId, RegionId};
+use greptime_types::{NodeId, RegionId, TableId};
 
 use crate::catalog::Catalog;
 use crate::etcd::EtcdClient;
@@ -43,6 +44,7 @@ struct State {
     routes: BTreeMap<RegionId, Route>,
     watch: Option<Watch>,
     peers_told: Vec<Peer>,
+    tables_told: Rc<BTreeMap<TableId, u64>>,
     /// The epoch that everybody was told.
     welcomed_to: u64,
     is_unserved: bool,
@@ -90,11 +92,20 @@ impl Metasrv {
         spawn(Box::pin(Rc::clone(&metasrv).mend()));
         spawn(Box::pin(Rc::clone(&metasrv).migrate()));
         spawn(Box::pin(Rc::clone(&metasrv).wish()));
+        spawn(Box::pin(Rc::clone(&metasrv).alter_now_and_then()));
         metasrv
     }
 
     fn now(&self) -> Duration {
         self.sim.clock(self.me)
+    }
+
+    /// How many a region should have, as the settings say.
+    fn replicas(&self) -> usize {
+        match self.sim.now() < self.sim.grows_at.get() {
+            true => 1,
+            false => REPLICAS,
+        }
     }
 
     fn note_change(&self) {

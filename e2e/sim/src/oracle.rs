@@ -7,6 +7,7 @@ use greptime_log::{CommittedEntry, GroupStatus};
 use greptime_rules::View;
 use greptime_types::RegionId;
 
+use crate::entry::Entry;
 use crate::message::{Key, Object, Row, Rows, Written};
 use crate::process::Address;
 use crate::sim::{Micros, Sim};
@@ -18,6 +19,15 @@ use crate::trace::Branch;
 pub enum Applied {
     Nothing,
     Row(Row),
+    /// By its number.
+    Truncated(u64),
+    /// What the table is now.
+    Altered {
+        version: u64,
+        writes_from: u64,
+    },
+    /// It has columns of before.
+    Stale,
     /// Its request was applied before.
     Duplicate,
     /// Its request was finished before.
@@ -32,6 +42,8 @@ pub struct Expected {
     count: usize,
     /// By key, otherwise.
     floor: BTreeMap<u32, u64>,
+    /// Nothing up to it may be shown.
+    truncated: u64,
 }
 
 /// One region, as it really is.
@@ -40,14 +52,21 @@ struct Truth {
     /// Committed entries, as the first replica applied them.
     entries: BTreeMap<u64, (u64, Bytes, Applied)>,
     rows: BTreeMap<u64, Row>,
-    /// The newest row of each value that was written.
+    /// Where a row is, by its value.
+    places: BTreeMap<u64, u64>,
+    /// Numbers of truncations, by where they are.
+    truncations: BTreeMap<u64, u64>,
+    /// Version of the table and the oldest one whose rows it takes, by where that came to be.
+    schemas: BTreeMap<u64, (u64, u64)>,
+    /// The newest value of a row, or number of a truncation, that was asked for.
     issued: u64,
-    keys: BTreeMap<u64, u32>,
     view: View,
     /// Rows that every later read must show, in the order in which that came to be.
     required: Vec<u64>,
     is_required: BTreeMap<u64, ()>,
     floor: BTreeMap<u32, u64>,
+    /// A truncation that was acknowledged, or that a read has shown: every later one shows it.
+    truncated: u64,
     /// Who leads, or led, in a term: address and start.
     leaders: BTreeMap<u64, (Address, u64)>,
     writers: BTreeMap<u64, String>,
@@ -104,13 +123,14 @@ impl Sim {
     /// The next row that somebody writes.
     pub fn next_row(&self, region: RegionId, key: u32) -> Row {
         self.truth(region, |truth| {
-            truth.issued += 1;
-            truth.keys.insert(truth.issued, key);
-            Row {
-                key,
-                value: truth.issued,
-            }
+            let value = truth.issue();
+            Row { key, value }
         })
+    }
+
+    /// The next truncation that somebody asks for.
+    pub fn next_truncation(&self, region: RegionId) -> u64 {
+        self.truth(region, Truth::issue)
     }
 
     /// A replica has applied an entry: all apply the same, and to the same effect.
@@ -125,8 +145,8 @@ impl Sim {
             });
             let differs = (*term, &*data, *before) != (entry.term, &entry.data, applied);
             let known = (*term, *before);
-            if let (true, Applied::Row(row)) = (is_new, applied) {
-                truth.rows.insert(index, row);
+            if is_new {
+                truth.note(index, applied);
             }
             let older = truth
                 .entries
@@ -135,14 +155,33 @@ impl Sim {
                 .is_some_and(|(_, (term, _, _))| *term > entry.term);
             (differs || older).then_some(known)
         });
-        if applied == Applied::Late {
-            self.hit(Branch::LateEntryIsNotApplied);
+        match applied {
+            Applied::Late => self.hit(Branch::LateEntryIsNotApplied),
+            Applied::Stale => self.hit(Branch::StaleRowsAreRefusedInTheLog),
+            Applied::Row(_) => self.check_columns(at, region, entry),
+            _ => {}
         }
         if let Some(known) = broken {
             self.violation("replicas agree", || {
                 format!(
                     "{at}, entry {index} of {region}: {applied:?} in term {}, was {known:?}",
                     entry.term
+                )
+            });
+        }
+    }
+
+    /// A row that is applied has columns that mean what its writer meant.
+    fn check_columns(&self, at: Address, region: RegionId, entry: &CommittedEntry) {
+        let Some(Entry::Write(write)) = Entry::decode(&entry.data) else {
+            return;
+        };
+        let (version, writes_from) = self.truth(region, |truth| truth.schema_at(entry.index));
+        if !(writes_from..=version).contains(&write.made_for) {
+            self.violation("rows are of columns that are there", || {
+                let (index, made_for) = (entry.index, write.made_for);
+                format!(
+                    "{at}, entry {index} of {region}: made for {made_for}, not {writes_from} to {version}"
                 )
             });
         }
@@ -194,12 +233,28 @@ impl Sim {
         }
     }
 
+    /// A frontend has been told that a region is truncated.
+    pub fn saw_truncated(&self, region: RegionId, number: u64, written: Written) {
+        let is_there = self.truth(region, |truth| {
+            let place = truth.truncations.iter().find(|(_, known)| **known == number);
+            let place = place.map(|(place, _)| *place);
+            truth.truncated = truth.truncated.max(place.unwrap_or(0));
+            place.is_some()
+        });
+        if !is_there {
+            self.violation("an acknowledged truncation is in the log", || {
+                format!("{region}: truncation {number} was acknowledged as {written:?}, and is not there")
+            });
+        }
+    }
+
     pub fn expect_of_read(&self, region: RegionId) -> Expected {
         let at = self.now();
         self.truth(region, |truth| Expected {
             at,
             count: truth.required.len(),
             floor: truth.floor.clone(),
+            truncated: truth.truncated,
         })
     }
 
@@ -208,7 +263,8 @@ impl Sim {
         let mut oracle = self.oracle.borrow_mut();
         oracle.reads += 1;
         let truth = oracle.truth(region);
-        let broken = truth.check_read(region, expected, rows);
+        let (broken, truncated) = truth.check_read(region, expected, rows);
+        truth.truncated = truth.truncated.max(truncated);
         truth.last_read = truth.last_read.max(Some(expected.at));
         for (_, row) in rows.iter() {
             truth.require(region, *row);
@@ -252,6 +308,14 @@ impl Sim {
             broken.push((
                 "epochs of the manifest grow",
                 format!("{} after {before}", edit.epoch),
+            ));
+        }
+        let (of_rows, _) = truth.schema_at(edit.flushed_seq);
+        if edit.table.schema.version != of_rows {
+            let has = edit.table.schema.version;
+            broken.push((
+                "an edit has the table of its rows",
+                format!("version {has}, rows through {} have {of_rows}", edit.flushed_seq),
             ));
         }
         match truth.view.apply(edit) {
@@ -299,7 +363,42 @@ impl Truth {
         }
     }
 
-    fn check_read(&self, region: RegionId, expected: &Expected, rows: &Rows) -> Broken {
+    fn issue(&mut self) -> u64 {
+        self.issued += 1;
+        self.issued
+    }
+
+    /// What an entry has done, when the first replica applies it.
+    fn note(&mut self, index: u64, applied: Applied) {
+        match applied {
+            Applied::Row(row) => {
+                self.rows.insert(index, row);
+                self.places.insert(row.value, index);
+            }
+            Applied::Truncated(number) => {
+                self.truncations.insert(index, number);
+            }
+            Applied::Altered { version, writes_from } => {
+                self.schemas.insert(index, (version, writes_from));
+            }
+            Applied::Nothing | Applied::Stale | Applied::Duplicate | Applied::Late => {}
+        }
+    }
+
+    /// Version of the table and the oldest one whose rows it takes, after an entry.
+    fn schema_at(&self, index: u64) -> (u64, u64) {
+        let known = self.schemas.range(..=index).next_back();
+        known.map_or((1, 1), |(_, schema)| *schema)
+    }
+
+    /// The newest truncation up to an entry; 0 if there is none.
+    fn truncation_at(&self, index: u64) -> u64 {
+        let known = self.truncations.range(..=index).next_back();
+        known.map_or(0, |(place, _)| *place)
+    }
+
+    /// What is wrong with a read, and the truncation that it shows for certain: rows are missing that were there.
+    fn check_read(&self, region: RegionId, expected: &Expected, rows: &Rows) -> (Broken, u64) {
         let mut broken = Broken::new();
         if let Some(row) = rows
             .iter()
@@ -312,23 +411,47 @@ impl Truth {
         if let Some(pair) = shown.windows(2).find(|pair| pair[0] == pair[1]) {
             broken.push(("no row is shown twice", format!("row {}", pair[0])));
         }
-        if is_append(region) {
-            let is_missing = |value: &&u64| shown.binary_search(value).is_err();
-            if let Some(value) = self.required[..expected.count].iter().find(is_missing) {
-                broken.push((
-                    "what was acknowledged or shown is shown",
-                    format!("row {value} is missing"),
-                ));
-            }
-            return broken;
+        let oldest = rows.iter().map(|(sequence, _)| *sequence).min();
+        if let Some(oldest) = oldest.filter(|oldest| *oldest <= expected.truncated) {
+            let through = expected.truncated;
+            broken.push((
+                "what was truncated stays away",
+                format!("row at {oldest} of {through}"),
+            ));
         }
+        // The newest one after which all of them may have come.
+        let truncation = self.truncation_at(oldest.map_or(u64::MAX, |oldest| oldest - 1));
+        let missing = match is_append(region) {
+            true => self.missing(expected, &shown),
+            false => self.missing_keys(expected, rows),
+        };
+        let place = |value: &u64| self.places.get(value).copied().unwrap_or(u64::MAX);
+        if let Some(value) = missing.iter().find(|value| place(value) > truncation) {
+            let name = match is_append(region) {
+                true => "what was acknowledged or shown is shown",
+                false => "no read goes back",
+            };
+            broken.push((name, format!("row {value} at {} is missing", place(value))));
+            return (broken, 0);
+        }
+        let newest = missing.iter().map(place).max();
+        let shown = newest.and_then(|newest| self.truncations.range(newest..).next());
+        (broken, shown.map_or(0, |(place, _)| *place))
+    }
+
+    /// Values that a read should show, and does not.
+    fn missing(&self, expected: &Expected, shown: &[u64]) -> Vec<u64> {
+        let required = self.required[..expected.count].iter();
+        let missing = required.filter(|value| shown.binary_search(value).is_err());
+        missing.copied().collect()
+    }
+
+    /// The same where the newest value of a key counts.
+    fn missing_keys(&self, expected: &Expected, rows: &Rows) -> Vec<u64> {
         let by_key: BTreeMap<u32, u64> = rows.iter().map(|(_, row)| (row.key, row.value)).collect();
         let goes_back = |(key, floor): &(&u32, &u64)| by_key.get(key).is_none_or(|value| value < floor);
-        if let Some((key, floor)) = expected.floor.iter().find(goes_back) {
-            let has = by_key.get(key);
-            broken.push(("no read goes back", format!("key {key} has {has:?}, had {floor}")));
-        }
-        broken
+        let missing = expected.floor.iter().filter(goes_back);
+        missing.map(|(_, floor)| *floor).collect()
     }
 
     /// The files of the newest version are there, and have the rows up to its `flushed_seq` and no others.
@@ -345,7 +468,7 @@ impl Truth {
         let through = self.view.flushed_seq;
         let written = self
             .rows
-            .range(..=through)
+            .range(self.truncation_at(through)..=through)
             .map(|(sequence, row)| (*sequence, *row));
         let (found, written): (Vec<_>, Vec<_>) = match is_append(region) {
             true => (found, written.collect()),

@@ -6,15 +6,15 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use greptime_log::{CommittedEntry, GroupStatus, Membership};
 use greptime_rules::{
-    Checkpoint, Cleaning, FlushedState, Lead, Lease, NotServing, RequestTable, Seen, Standing, Trimmed, View,
-    keeps_view,
+    Checkpoint, Cleaning, FlushedState, Lead, Lease, NotServing, Quiet, RequestTable, Seen, Standing,
+    Trimmed, View, keeps_view,
 };
-use greptime_types::{Error, Finished, RegionId, RequestId, Result, TableInfo};
+use greptime_types::{Error, RegionId, RequestId, Result, TableInfo};
 
-use crate::message::{RegionReport, RegionRole, Row, Written};
+use crate::entry::{Entry, WriteEntry};
+use crate::message::{Op, RegionReport, RegionRole, Row, Written};
 use crate::oracle::Applied;
 use crate::rules::holds;
 use crate::sim::{Lock, Mailbox, Sim};
@@ -23,57 +23,24 @@ use crate::trace::Branch;
 /// Rows by sequence.
 pub type Memory = BTreeMap<u64, Row>;
 
-/// A write, as an entry of the log says it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WriteEntry {
-    pub request: RequestId,
-    pub finished: Finished,
-    pub row: Row,
-}
-
-impl WriteEntry {
-    pub fn encode(&self) -> Bytes {
-        let RequestId { incarnation, number } = self.request;
-        let words = [
-            incarnation,
-            number,
-            self.finished.lowest_unfinished,
-            u64::from(self.row.key),
-            self.row.value,
-        ];
-        let given_up = self.finished.given_up.iter();
-        let given_up = given_up.flat_map(|numbers| [*numbers.start(), *numbers.end()]);
-        let words = words.into_iter().chain(given_up);
-        words.flat_map(u64::to_le_bytes).collect()
-    }
-
-    /// `None` for the entry with which a leader begins.
-    pub fn decode(data: &[u8]) -> Option<Self> {
-        let word = |n: usize| Some(u64::from_le_bytes(data.get(n * 8..n * 8 + 8)?.try_into().ok()?));
-        let ranges = (5..).step_by(2);
-        Some(Self {
-            request: RequestId {
-                incarnation: word(0)?,
-                number: word(1)?,
-            },
-            finished: Finished {
-                lowest_unfinished: word(2)?,
-                given_up: ranges.map_while(|n| Some(word(n)?..=word(n + 1)?)).collect(),
-            },
-            row: Row {
-                key: word(3)? as u32,
-                value: word(4)?,
-            },
-        })
-    }
-}
-
 /// Rows that are being flushed, and what the region knew as of their last sequence.
 #[derive(Clone)]
 pub struct Frozen {
     pub rows: Rc<Memory>,
     pub sequence: u64,
+    pub truncated_seq: u64,
+    pub table: Rc<TableInfo>,
     pub requests: RequestTable,
+}
+
+impl Frozen {
+    /// The region without its rows, as of the last of them.
+    pub fn built(&self) -> FlushedState {
+        FlushedState {
+            table: self.table.as_ref().clone(),
+            requests: self.requests.clone(),
+        }
+    }
 }
 
 /// Files and rows of one moment.
@@ -88,6 +55,10 @@ pub struct State {
     active: Memory,
     oldest_row: Option<Duration>,
     frozen: Option<Frozen>,
+    /// Rows up to it are gone.
+    truncated_seq: u64,
+    /// A flush has something to say, though there may be no rows.
+    rowless: bool,
     requests: RequestTable,
     under_way: BTreeSet<RequestId>,
     applied: u64,
@@ -111,6 +82,8 @@ impl State {
             active: Memory::new(),
             oldest_row: None,
             frozen: None,
+            truncated_seq: 0,
+            rowless: false,
             requests: checkpoint.requests,
             under_way: BTreeSet::new(),
             applied: checkpoint.flushed_seq,
@@ -146,11 +119,11 @@ impl State {
         &self.requests
     }
 
-    /// The region without its rows, with the requests of some moment.
-    pub fn built(&self, requests: RequestTable) -> FlushedState {
+    /// The region without its rows.
+    pub fn built(&self) -> FlushedState {
         FlushedState {
             table: self.table.as_ref().clone(),
-            requests,
+            requests: self.requests.clone(),
         }
     }
 
@@ -180,6 +153,13 @@ impl State {
 
     pub fn oldest_row(&self) -> Option<Duration> {
         self.oldest_row
+    }
+
+    /// Files have rows that are gone: an edit gives their space back.
+    pub fn has_truncated_files(&self) -> bool {
+        self.manifest
+            .as_ref()
+            .is_some_and(|view| view.has_truncated(self.truncated_seq))
     }
 
     pub fn is_flushing(&self) -> bool {
@@ -252,25 +232,69 @@ impl State {
             sequence: entry.index,
             duplicate: false,
         };
-        let Some(write) = WriteEntry::decode(&entry.data) else {
-            return (Applied::Nothing, Ok(written));
+        let write = match Entry::decode(&entry.data) {
+            None => return (Applied::Nothing, Ok(written)),
+            Some(Entry::Alter(table)) => return (self.alter(*table), Ok(written)),
+            Some(Entry::Forget(quiet)) => {
+                self.requests.forget(&quiet);
+                return (Applied::Nothing, Ok(written));
+            }
+            Some(Entry::Write(write)) => write,
         };
         self.under_way.remove(&write.request);
-        let seen = self.requests.first_time(write.request);
-        match seen {
+        let applied = match self.requests.first_time(write.request) {
             Seen::Finished => return (Applied::Late, Err(Error::conflict("this copy is late"))),
-            Seen::Applied => written.duplicate = true,
-            Seen::New => {
-                self.active.insert(entry.index, write.row);
+            Seen::Applied => Applied::Duplicate,
+            // Its request id stays free for the same row under the newer schema.
+            Seen::New if self.is_stale(&write) => {
+                let error = Error::conflict("the row was made for columns of before");
+                return (Applied::Stale, Err(error));
+            }
+            Seen::New => self.change(write.op, entry.index, now),
+        };
+        written.duplicate = applied == Applied::Duplicate;
+        self.requests.apply(write.request, &write.finished);
+        (applied, Ok(written))
+    }
+
+    fn change(&mut self, op: Op, sequence: u64, now: Duration) -> Applied {
+        match op {
+            Op::Put(row) => {
+                self.active.insert(sequence, row);
                 self.oldest_row.get_or_insert(now);
+                Applied::Row(row)
+            }
+            Op::Truncate(number) => {
+                self.truncate(sequence, now);
+                Applied::Truncated(number)
             }
         }
-        self.requests.apply(write.request, &write.finished);
-        let applied = match seen {
-            Seen::New => Applied::Row(write.row),
-            _ => Applied::Duplicate,
-        };
-        (applied, Ok(written))
+    }
+
+    /// A flush that is under way goes on with its own rows; its file is hidden, since it has only older ones.
+    fn truncate(&mut self, sequence: u64, now: Duration) {
+        self.active.clear();
+        self.frozen = None;
+        self.oldest_row = Some(now);
+        self.truncated_seq = sequence;
+        self.rowless = true;
+    }
+
+    fn alter(&mut self, table: TableInfo) -> Applied {
+        if table.schema.version > self.table.schema.version || !holds("AlterGoesForwardOnly") {
+            self.table = Rc::new(table);
+        }
+        let schema = &self.table.schema;
+        Applied::Altered {
+            version: schema.version,
+            writes_from: schema.writes_from,
+        }
+    }
+
+    fn is_stale(&self, write: &WriteEntry) -> bool {
+        matches!(write.op, Op::Put(_))
+            && write.made_for < self.table.schema.writes_from
+            && holds("StaleRowsAreRefusedInTheLog")
     }
 
     pub fn fail(&mut self, reason: String) {
@@ -286,6 +310,7 @@ impl State {
             return;
         }
         self.forget_through(view.in_files());
+        self.truncated_seq = self.truncated_seq.max(view.truncated_seq);
         self.manifest = Some(Arc::new(view));
     }
 
@@ -298,17 +323,20 @@ impl State {
                 false => Rc::make_mut(&mut frozen.rows).retain(|sequence, _| *sequence > through),
             }
         }
-        if self.active.is_empty() {
+        if self.active.is_empty() && !self.rowless {
             self.oldest_row = None;
         }
     }
 
     pub fn freeze(&mut self) -> Option<Frozen> {
-        if self.frozen.is_none() && !self.active.is_empty() {
+        if self.frozen.is_none() && (!self.active.is_empty() || self.rowless) {
             self.oldest_row = None;
+            self.rowless = false;
             self.frozen = Some(Frozen {
                 rows: Rc::new(std::mem::take(&mut self.active)),
                 sequence: self.applied,
+                truncated_seq: self.truncated_seq,
+                table: Rc::clone(&self.table),
                 requests: self.requests.clone(),
             });
         }
@@ -346,7 +374,7 @@ impl State {
 
     pub fn snapshot(&self) -> Result<Snapshot> {
         self.leading_epoch()?;
-        let view = View::shown(self.manifest.as_ref(), 0);
+        let view = View::shown(self.manifest.as_ref(), self.truncated_seq);
         let view = view.ok_or_else(|| Error::unavailable("the files are not known yet"))?;
         let frozen = self.frozen.iter().flat_map(|f| f.rows.iter());
         let memory = frozen
@@ -393,6 +421,7 @@ pub struct Region {
     pub asked_again: Mailbox<()>,
     pub is_flushing: Cell<bool>,
     pub is_compacting: Cell<bool>,
+    pub quiet: RefCell<Quiet>,
     pub cleaning: RefCell<Cleaning>,
 }
 
@@ -406,6 +435,7 @@ impl Region {
             asked_again: Mailbox::default(),
             is_flushing: Cell::new(false),
             is_compacting: Cell::new(false),
+            quiet: RefCell::default(),
             cleaning: RefCell::default(),
         })
     }
@@ -426,8 +456,8 @@ impl Region {
         self.change(|state| state.members = members);
     }
 
-    /// Whether this datanode leads the region in an epoch that the caller may ask for.
-    pub fn admit(&self, epoch: u64, sim: &Sim) -> Result<u64> {
+    /// Whether this datanode leads the region in an epoch that the caller may ask for, with the columns that it means.
+    pub fn admit(&self, epoch: u64, made_for: u64, sim: &Sim) -> Result<u64> {
         let current = self.read(State::leading_epoch)?;
         if epoch != 0 && epoch < current && holds("OlderEpochIsRefused") {
             sim.hit(Branch::OlderEpochIsRefused);
@@ -435,6 +465,10 @@ impl Region {
         }
         if epoch > current && holds("NewerEpochIsRefused") {
             return Err(Error::unavailable("the request is for a later epoch"));
+        }
+        if made_for > self.read(|s| s.table().schema.version) && holds("NewerSchemaIsWaitedFor") {
+            sim.hit(Branch::NewerSchemaIsWaitedFor);
+            return Err(Error::unavailable("the table is to be altered here first"));
         }
         Ok(current)
     }

@@ -88,6 +88,8 @@ pub struct Shared {
     ended: RefCell<Vec<Address>>,
     calls: RefCell<BTreeMap<u64, (TaskId, Option<Answer>)>>,
     next_call: Cell<u64>,
+    /// When regions that have one replica are to have more; 0: they have them from the beginning.
+    pub grows_at: Cell<Micros>,
 }
 
 #[derive(Clone)]
@@ -121,6 +123,7 @@ impl Sim {
             ended: RefCell::default(),
             calls: RefCell::default(),
             next_call: Cell::new(1),
+            grows_at: Cell::new(0),
         }))
     }
 

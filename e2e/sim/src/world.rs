@@ -15,7 +15,7 @@ use crate::frontend::{self, Frontend};
 use crate::message::{Answer, Body, Envelope, Request, Said};
 use crate::metasrv::Metasrv;
 use crate::process::{Address, BUCKET, Clock, ETCD};
-use crate::sim::{Event, MS, Micros, Sim};
+use crate::sim::{Event, MS, Micros, SECOND, Sim};
 use crate::tables::{APPENDED, OVERWRITTEN, REGIONS};
 use crate::trace::Branch;
 
@@ -56,6 +56,10 @@ impl World {
             lost: RefCell::default(),
             disks: Cell::new(0),
         });
+        if world.sim.dice.borrow_mut().per_mille(200) {
+            let grows_at = world.sim.dice.borrow_mut().between(SECOND, 12 * SECOND);
+            world.sim.grows_at.set(grows_at);
+        }
         for at in [ETCD, BUCKET] {
             world.sim.process(at, |p| p.is_up = true);
         }
@@ -165,6 +169,9 @@ impl World {
             let mut voters = BTreeMap::new();
             for other in self.datanodes.borrow().values() {
                 if let Some(members) = other.membership(*region) {
+                    if members.voters.len() < 3 {
+                        return false;
+                    }
                     let known = members.voters.iter().chain(&members.learners);
                     voters.extend(known.map(|id| (*id, members.nodes.get(id).copied())));
                 }

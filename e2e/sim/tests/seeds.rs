@@ -55,12 +55,15 @@ fn seeds_that_broke_a_rule() {
     let late_copies = [627];
     // Who came to lead waited for the files as long as a follower whose bucket had been away.
     let late_loads = [704];
+    // The only voter by a change of members that it found in its log did not elect itself.
+    let only_voters = [251];
     let all = [
         messages_to_another_replica.as_slice(),
         &campaigns_without_a_vote,
         &trims_and_snapshots,
         &late_copies,
         &late_loads,
+        &only_voters,
     ];
     for seed in all.concat() {
         check(&run(seed, false));

@@ -3,13 +3,22 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use greptime_log::Input;
+use greptime_rules::{Quiet, QuietPolicy};
+
 use super::Datanode;
+use crate::entry::Entry;
 use crate::region::{Region, State};
 use crate::rules::holds;
 use crate::trace::Branch;
 
 /// Four times as long as in earnest, which nobody notices, and cheaper.
 const TICK: Duration = Duration::from_millis(200);
+/// Sooner than in earnest, and later than the longest write and its copies are on the way.
+const QUIET: QuietPolicy = QuietPolicy {
+    kept: 0,
+    after: Duration::from_secs(16),
+};
 const FLUSH_ROWS: usize = 30;
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 const LAST_RETRY: Duration = Duration::from_secs(10);
@@ -25,14 +34,37 @@ impl Datanode {
                 }
                 let age = region.read(|s| s.oldest_row()).map(|at| now.saturating_sub(at));
                 let is_due = age.is_some_and(|age| age >= self.machine.flush_age)
-                    || region.read(|s| s.is_flushing() || s.rows() >= FLUSH_ROWS)
+                    || region.read(|s| s.is_flushing() || s.has_truncated_files() || s.rows() >= FLUSH_ROWS)
                     || (self.is_full() && region.read(|s| s.rows() > 0));
                 if is_due && region.files.is_free() {
                     self.flush_in_background(&region);
                 }
                 self.tidy_in_background(&region);
             }
+            self.forget_the_quiet();
             self.sim.sleep(TICK).await;
+        }
+    }
+
+    fn forget_the_quiet(self: &Rc<Self>) {
+        for region in self.regions() {
+            if region.read(State::leading_epoch).is_err() {
+                *region.quiet.borrow_mut() = Quiet::default();
+                continue;
+            }
+            let quiet = |s: &State| region.quiet.borrow_mut().look(s.requests(), TICK, &QUIET);
+            let quiet = region.read(quiet);
+            if quiet.is_empty() {
+                continue;
+            }
+            self.sim.hit(Branch::TheQuietAreForgotten);
+            let (id, data) = (region.id, Entry::Forget(quiet).encode());
+            // Nobody waits for it: what is not committed is found quiet again.
+            self.tell(vec![Input::Propose {
+                region: id,
+                token: 0,
+                data,
+            }]);
         }
     }
 

@@ -5,14 +5,14 @@ use std::rc::Rc;
 use greptime_log::{Change, Input, Member};
 use greptime_metasrv_plan::assignment;
 use greptime_rules::{Checkpoint, View};
-use greptime_types::{Error, RegionId, Result, format};
+use greptime_types::{Error, RegionId, Result, TableInfo, format};
 
 use super::Datanode;
 use super::log::CHANGE_WITHIN;
+use crate::entry::Entry;
 use crate::message::{ChangeMembers, Initialise, Push};
-use crate::region::Region;
+use crate::region::{Region, State};
 use crate::sim::Micros;
-use crate::tables::table_of;
 use crate::trace::Branch;
 
 /// Index at which the log of a new region begins.
@@ -25,6 +25,7 @@ impl Datanode {
             let _ = match order {
                 Push::Initialise(order) => self.initialise(order),
                 Push::ChangeMembers(order) => self.change_members(order).await,
+                Push::Alter(region, table) => self.alter(region, &table).await,
                 Push::DropReplica(region) => self.drop_replica(region),
                 _ => Ok(()),
             };
@@ -39,7 +40,7 @@ impl Datanode {
         let joins = order.voters.is_empty();
         let checkpoint = Checkpoint {
             format: format::FORMAT_VERSION,
-            table: table_of(id.table()),
+            table: order.table.as_ref().clone(),
             flushed_seq: if joins { 0 } else { FIRST_INDEX },
             manifest_version: 0,
             requests: Default::default(),
@@ -64,11 +65,14 @@ impl Datanode {
         let region = self
             .region(order.region)
             .ok_or_else(|| Error::unavailable("it is not here"))?;
-        region.admit(order.epoch, &self.sim)?;
+        region.admit(order.epoch, 0, &self.sim)?;
         let learners = order.learners.iter().map(member).map(Change::AddLearner);
         let voters = order.voters.iter().map(member).map(Change::AddVoter);
         let removed = order.remove.into_iter().map(|raft_id| Change::Remove { raft_id });
         let changes: Vec<Change> = learners.chain(voters).chain(removed).collect();
+        if !order.voters.is_empty() && !region.read(State::is_replicated) {
+            self.sim.hit(Branch::GroupOfOneGrows);
+        }
         if changes.iter().any(|c| matches!(c, Change::Remove { .. })) {
             self.sim.hit(Branch::MemberIsReplaced);
         }
@@ -81,6 +85,24 @@ impl Datanode {
             members,
         });
         changed.await.map(drop)
+    }
+
+    /// Only the leader is told, and only it can.
+    async fn alter(&self, id: RegionId, table: &TableInfo) -> Result<()> {
+        let region = self
+            .region(id)
+            .ok_or_else(|| Error::unavailable("it is not here"))?;
+        if table.schema.version <= region.read(|s| s.table().schema.version) {
+            return Ok(());
+        }
+        let data = Entry::Alter(Box::new(table.clone())).encode();
+        let until = self.sim.now() + CHANGE_WITHIN;
+        let altered = self.ask(id, None, until, |token| Input::Propose {
+            region: id,
+            token,
+            data,
+        });
+        altered.await.map(drop)
     }
 
     /// The region goes on elsewhere.

@@ -8,8 +8,9 @@ use greptime_rules::Seen;
 use greptime_types::{Error, Result};
 
 use super::Datanode;
+use crate::entry::{Entry, WriteEntry};
 use crate::message::{Query, Rows, Write, Written};
-use crate::region::{State, WriteEntry};
+use crate::region::State;
 use crate::rules::holds;
 use crate::trace::Branch;
 
@@ -26,7 +27,7 @@ impl Datanode {
         let region = self
             .region(write.region)
             .ok_or_else(|| Error::unavailable("it is not here"))?;
-        let epoch = region.admit(write.epoch, &self.sim)?;
+        let epoch = region.admit(write.epoch, write.made_for, &self.sim)?;
         match region.change(|s| s.begin(write.request, &self.sim))? {
             Seen::New => {}
             Seen::Applied => {
@@ -42,11 +43,12 @@ impl Datanode {
                 return Err(Error::conflict("the request was finished before"));
             }
         }
-        let entry = WriteEntry {
+        let entry = Entry::Write(WriteEntry {
             request: write.request,
             finished: write.finished,
-            row: write.row,
-        };
+            made_for: write.made_for,
+            op: write.op,
+        });
         let data = entry.encode();
         let queued = self.ask(write.region, Some(write.request), until, |token| Input::Propose {
             region: write.region,
@@ -61,7 +63,7 @@ impl Datanode {
             .region(query.region)
             .ok_or_else(|| Error::unavailable("it is not here"))?;
         if region.read(State::is_replicated) && holds("ReadsAreConfirmed") {
-            let epoch = region.admit(query.epoch, &self.sim)?;
+            let epoch = region.admit(query.epoch, 0, &self.sim)?;
             if region.read(|s| s.lease.covers(epoch, self.sim.clock(self.me))) {
                 self.sim.hit(Branch::ReadUnderLease);
                 return self.scan(&region).await;
@@ -78,7 +80,7 @@ impl Datanode {
             }
             self.sim.hit(Branch::ReadIsConfirmed);
         }
-        region.admit(query.epoch, &self.sim)?;
+        region.admit(query.epoch, 0, &self.sim)?;
         self.scan(&region).await
     }
 }

@@ -13,7 +13,7 @@ use greptime_types::{NodeId, RegionId, TableId, TableState};
 
 use super::failover::HOT;
 use super::repair::leader_of;
-use super::{Metasrv, REPLICAS, State};
+use super::{Metasrv, State};
 use crate::catalog::{Catalog, Edit, Member, Membership};
 use crate::message::{Initialise, Peer, Push, Route};
 use crate::process::DATANODES;
@@ -55,6 +55,7 @@ impl Metasrv {
         }
         self.tell_epoch(&catalog);
         self.tell_peers();
+        self.tell_tables(&catalog);
         self.tell_datanodes(&catalog);
         let states = region_states(&self.state.borrow(), &catalog);
         self.tell_routes(&states);
@@ -83,7 +84,8 @@ impl Metasrv {
         let mut edits = Vec::new();
         for id in [APPENDED, OVERWRITTEN] {
             let table = table_of(id);
-            let placed = place_replicated(table.partition.partitions.len(), REPLICAS, &candidates).ok()?;
+            let placed =
+                place_replicated(table.partition.partitions.len(), self.replicas(), &candidates).ok()?;
             placed.shortfall.is_none().then_some(())?;
             let mut regions = BTreeMap::new();
             for (partition, nodes) in table.partition.partitions.iter().zip(placed.regions) {
@@ -148,6 +150,20 @@ impl Metasrv {
         }
     }
 
+    fn tell_tables(&self, catalog: &Catalog) {
+        let tables = versions(catalog);
+        let mut state = self.state.borrow_mut();
+        if state.tables_told == tables {
+            return;
+        }
+        state.tables_told = Rc::clone(&tables);
+        let frontends = state.sessions.frontends();
+        drop(state);
+        for connection in frontends {
+            self.push(connection, Push::Tables(Rc::clone(&tables)));
+        }
+    }
+
     fn tell_datanodes(&self, catalog: &Catalog) {
         let (now, by_node, dropping) = (self.now(), catalog.regions_by_node(), catalog.dropping());
         let heirs = catalog.heirs();
@@ -166,7 +182,7 @@ impl Metasrv {
             };
             let commands = tell(&assignments, &dropping, &surplus, &session.reported());
             let said = commands.into_iter().filter_map(|command| {
-                let (region, push) = push_of(&command)?;
+                let (region, push) = push_of(catalog, &command)?;
                 session.should_say(region, &command, now).then_some(push)
             });
             let (said, connection): (Vec<Push>, u64) = (said.collect(), session.connection);
@@ -211,6 +227,12 @@ impl Metasrv {
             );
         }
     }
+}
+
+/// Versions of all tables.
+pub(super) fn versions(catalog: &Catalog) -> Rc<BTreeMap<TableId, u64>> {
+    let versions = catalog.tables.values().map(|t| (t.id, t.schema.version));
+    Rc::new(versions.collect())
 }
 
 fn region_states(state: &State, catalog: &Catalog) -> BTreeMap<RegionId, RegionState> {
@@ -281,7 +303,8 @@ fn assignment(
     }
 }
 
-fn push_of(command: &Command) -> Option<(RegionId, Push)> {
+fn push_of(catalog: &Catalog, command: &Command) -> Option<(RegionId, Push)> {
+    let table = |region: &RegionId| catalog.tables.get(&region.table()).cloned().map(Rc::new);
     Some(match command {
         Command::Initialise(a) => {
             let voters = match a.joins {
@@ -293,9 +316,11 @@ fn push_of(command: &Command) -> Option<(RegionId, Push)> {
                 raft_id: a.raft_id,
                 voters,
                 members: a.voters.clone(),
+                table: table(&a.region)?,
             };
             (a.region, Push::Initialise(order))
         }
+        Command::Alter(region) => (*region, Push::Alter(*region, table(region)?)),
         Command::Role { region, hot, .. } => {
             let (region, is_hot) = (*region, *hot);
             (region, Push::Role { region, is_hot })

@@ -10,7 +10,7 @@ use greptime_types::format::FORMAT_VERSION;
 use greptime_types::{NodeId, RegionId};
 
 use super::repair::{LAG, has_lost_its_disk, leader_of, membership, replicated};
-use super::{Metasrv, REPLICAS, State};
+use super::{Metasrv, State};
 use crate::catalog::{Catalog, Edit};
 use crate::message::Push;
 use crate::procedures::Procedure;
@@ -74,7 +74,7 @@ impl Metasrv {
         let is_there = |node: NodeId| state.sessions.datanodes.contains_key(&node);
         let target = members.iter().find(|m| m.node == to);
         let leads = leader_of(&state, region).is_some_and(|led| led.raft_id == source.raft_id);
-        let may_be = members.len() == REPLICAS
+        let may_be = members.len() == self.replicas()
             && catalog.migration_of(region).is_none()
             && source.node != to
             && is_there(to)

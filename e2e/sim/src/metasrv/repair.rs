@@ -12,7 +12,7 @@ use greptime_metasrv_plan::repair::{RepairPolicy, Replicas, Retarget, repair};
 use greptime_types::{NodeId, RegionId, TableState};
 
 use super::driver::candidates;
-use super::{Metasrv, REPLACE_AFTER, REPLICAS, State};
+use super::{Metasrv, REPLACE_AFTER, State};
 use crate::catalog::Catalog;
 use crate::message::{ChangeMembers, Push, RegionReport, RegionRole};
 use crate::trace::Branch;
@@ -31,13 +31,13 @@ impl Metasrv {
             };
             self.move_on(&catalog);
             let now = self.now();
-            if plan(&self.state.borrow(), &catalog, now).is_empty() {
+            if plan(&self.state.borrow(), &catalog, self.replicas(), now).is_empty() {
                 continue;
             }
             // Decided again inside, from the newest catalog; what fails is tried again with the next look.
             let _ = self
                 .change(|catalog| {
-                    let plan = plan(&self.state.borrow(), catalog, now);
+                    let plan = plan(&self.state.borrow(), catalog, self.replicas(), now);
                     self.sim.hit(Branch::MembersAreRecordedAnew);
                     self.sim
                         .note(|| format!("{} records other members: {plan:?}", self.me));
@@ -154,13 +154,13 @@ fn order(catalog: &Catalog, region: RegionId, led: &Led, step: &MemberStep) -> O
     })
 }
 
-fn plan(state: &State, catalog: &Catalog, now: Duration) -> Vec<Retarget> {
+fn plan(state: &State, catalog: &Catalog, wanted: usize, now: Duration) -> Vec<Retarget> {
     let regions: BTreeMap<RegionId, Replicas> = replicated(catalog)
         .into_iter()
         .map(|region| (region, replicas(state, catalog, region, now)))
         .collect();
     let policy = RepairPolicy {
-        replicas: REPLICAS,
+        replicas: wanted,
         at_once: AT_ONCE,
     };
     repair(&regions, &candidates(state, catalog), &policy).0

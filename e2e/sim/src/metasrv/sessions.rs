@@ -10,6 +10,7 @@ use greptime_metasrv_plan::watch::{Beat, Place};
 use greptime_metasrv_plan::{Command, Reported};
 use greptime_types::{NodeId, RegionId};
 
+use super::driver::versions;
 use super::{Metasrv, SESSION_TIMEOUT};
 use crate::message::{Push, RegionReport, RegionRole, Register, Said, Tick};
 use crate::process::Address;
@@ -137,13 +138,15 @@ impl Metasrv {
         let (older, routes) = {
             let mut state = self.state.borrow_mut();
             let older = state.sessions.frontends.insert(from, (connection, now));
-            (older, state.routes.values().cloned().collect())
+            let routes = state.routes.values().cloned().collect();
+            (older, routes)
         };
         older
             .into_iter()
             .for_each(|(older, _)| self.sim.hang_up(older, self.me));
         let metasrv_epoch = catalog.root.metasrv_epoch;
         self.push(connection, Push::Welcome { metasrv_epoch });
+        self.push(connection, Push::Tables(versions(&catalog)));
         self.push(
             connection,
             Push::Routes {
