@@ -127,6 +127,17 @@ impl Default for DatanodeConfig {
 }
 
 impl DatanodeConfig {
+    /// What may be in memory, by what for, in bytes. All of them together may be.
+    pub fn memory_limits(&self) -> [(&'static str, u64); 5] {
+        [
+            ("memtable", self.memtable_hard_limit),
+            ("query", self.query_memory),
+            ("cache", self.cache_memory),
+            ("decoded_cache", self.decoded_cache_size),
+            ("compaction", self.compaction_memory),
+        ]
+    }
+
     pub fn validate(&self) -> Result<()> {
         let wrong = |what: &str| Err(Error::invalid(format!("datanode.{what}")));
         if self.memtable_hard_limit <= self.memtable_soft_limit {

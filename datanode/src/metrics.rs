@@ -9,10 +9,17 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 
+use crate::config::DatanodeConfig;
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Reason {
     /// The kind of the error.
     pub reason: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BudgetLabels {
+    budget: &'static str,
 }
 
 #[derive(Clone, Debug)]
@@ -24,6 +31,7 @@ pub struct DatanodeMetrics {
     pub write_rejected: Family<Reason, Counter>,
     pub writes_delayed: Counter,
     pub memtable_bytes: Gauge<u64, AtomicU64>,
+    memory_limit: Family<BudgetLabels, Gauge<u64, AtomicU64>>,
     pub followers_cooled: Counter,
     pub flush_seconds: Histogram,
     pub flush_failures: Counter,
@@ -55,6 +63,7 @@ impl DatanodeMetrics {
             write_rejected: Family::default(),
             writes_delayed: Counter::default(),
             memtable_bytes: Gauge::default(),
+            memory_limit: Family::default(),
             followers_cooled: Counter::default(),
             flush_seconds: Histogram::new(exponential_buckets(0.005, 2.0, 16)),
             flush_failures: Counter::default(),
@@ -112,6 +121,11 @@ impl DatanodeMetrics {
             all.memtable_bytes.clone(),
         );
         metrics.register(
+            "greptime_datanode_memory_limit_bytes",
+            "Memory that may be used, by what for; all of them together may be",
+            all.memory_limit.clone(),
+        );
+        metrics.register(
             "greptime_datanode_followers_cooled",
             "Hot followers that keep the log only, since rows in memory came near the limit",
             all.followers_cooled.clone(),
@@ -138,6 +152,15 @@ impl DatanodeMetrics {
             all.queries_under_lease.clone(),
         );
         all
+    }
+
+    /// Says what the settings allow.
+    pub fn set_limits(&self, config: &DatanodeConfig) {
+        for (budget, bytes) in config.memory_limits() {
+            self.memory_limit
+                .get_or_create(&BudgetLabels { budget })
+                .set(bytes);
+        }
     }
 
     fn register_compaction(&self, metrics: &Metrics) {

@@ -52,6 +52,17 @@ pub struct FrontendConfig {
     pub query_parallelism: usize,
 }
 
+impl FrontendConfig {
+    /// What may be in memory, by what for, in bytes. All of them together may be.
+    pub fn memory_limits(&self) -> [(&'static str, u64); 3] {
+        [
+            ("query", self.query_memory),
+            ("write", self.write_memory),
+            ("hold", self.hold_memory),
+        ]
+    }
+}
+
 impl Default for FrontendConfig {
     fn default() -> Self {
         Self {

@@ -78,6 +78,7 @@ impl Frontend {
         } = parts;
         let view = Arc::new(View::default());
         let metrics = FrontendMetrics::new(&parts.metrics);
+        metrics.set_limits(&config);
         let incarnation = ids.random_u64();
         let policy = HoldPolicy {
             first_pause: Duration::from_millis(10),

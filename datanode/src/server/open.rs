@@ -122,6 +122,7 @@ impl Datanode {
     ) -> Result<Arc<Self>> {
         let config = parts.config;
         config.validate()?;
+        metrics.set_limits(&config);
         let identity = data_dir.identity(parts.node_id, &parts.ids)?;
         let budget = Budget::new(config.memtable_soft_limit, config.memtable_hard_limit);
         let (regions, wanted) = Regions::new(Arc::clone(&parts.clock));

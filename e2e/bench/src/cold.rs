@@ -9,6 +9,7 @@ use crate::data::{Data, Shape};
 use crate::load;
 use crate::peers::Database;
 use crate::peers::ours::Ours;
+use crate::queries::HOUR_MS;
 use crate::report::{Better, OURS};
 use crate::suite::{BATCH, Suite};
 
@@ -22,6 +23,8 @@ const LOG_HOSTS: usize = 1000;
 const LOG_POINTS: usize = 360;
 /// A log that does not grow to the wanted size within this is measured as it is.
 const LOG_LIMIT: Duration = Duration::from_secs(900);
+/// The log is measured at these parts of the wanted length.
+const LOG_SHARES: [u64; 3] = [4, 2, 1];
 
 /// How much there is to open.
 #[derive(Clone, Copy, Debug)]
@@ -30,7 +33,7 @@ pub struct Size {
     pub log_mebibytes: u64,
 }
 
-/// Makes the data, kills the server, and starts it again.
+/// Makes the files, then an ever longer log, and each time kills the server and starts it again.
 pub fn run(suite: &mut Suite, size: Size) -> anyhow::Result<()> {
     let purge = format!(
         "datanode.log_purge_threshold={}MiB",
@@ -50,26 +53,51 @@ pub fn run(suite: &mut Suite, size: Size) -> anyhow::Result<()> {
     let empty = ours.crash_and_restart()?;
     suite.say(&format!("cold start: makes {} files", size.files));
     make_files(&mut ours, size.files, &place.clock)?;
-    suite.say(&format!(
-        "cold start: fills the log to {} MiB",
-        size.log_mebibytes
-    ));
-    fill_log(suite, &mut ours, size.log_mebibytes)?;
+    let (name, unit) = ("cold start, empty: until ready", "s");
+    suite
+        .report
+        .row(name, unit, Better::Lower)
+        .set(OURS, empty.as_secs_f64());
+    let mut log = Log::before(&place.clock);
+    let mut starts = vec![start(suite, &mut ours)?];
+    for share in LOG_SHARES {
+        let mebibytes = size.log_mebibytes / share;
+        suite.say(&format!("cold start: fills the log to {mebibytes} MiB"));
+        log.fill(suite, &mut ours, mebibytes)?;
+        starts.push(start(suite, &mut ours)?);
+    }
+    if let Some(seconds) = slope(&starts) {
+        let row = suite
+            .report
+            .row("cold start: each further GiB of log", "s", Better::Lower);
+        row.set(OURS, seconds);
+    }
+    ours.stop()
+}
+
+/// Kills the server and starts it again. MiB of log, and seconds until it was ready.
+fn start(suite: &mut Suite, ours: &mut Ours) -> anyhow::Result<(f64, f64)> {
     let (files, log) = (ours.parquet_files().len(), ours.disk().log >> 20);
     let ready = ours.crash_and_restart()?;
-    let start = place.clock.now();
-    ours.sql("SELECT count(*) FROM cpu")?;
-    let first = place.clock.now() - start;
+    let clock = &suite.place.clock;
+    let asked = clock.now();
+    ours.sql("SELECT count(*) FROM cold_0")?;
+    let first = clock.now() - asked;
     let what = format!("cold start, {files} files and a log of {log} MiB");
-    for (name, value) in [
-        ("until ready", ready),
-        ("first count(*)", first),
-        ("empty, until ready", empty),
-    ] {
+    for (name, value) in [("until ready", ready), ("first count(*)", first)] {
         let row = suite.report.row(&format!("{what}: {name}"), "s", Better::Lower);
         row.set(OURS, value.as_secs_f64());
     }
-    ours.stop()
+    Ok((log as f64, ready.as_secs_f64()))
+}
+
+/// Seconds for each further GiB of log: the line of the least squares through all starts.
+fn slope(starts: &[(f64, f64)]) -> Option<f64> {
+    let mean = |of: fn(&(f64, f64)) -> f64| starts.iter().map(of).sum::<f64>() / starts.len() as f64;
+    let (log, ready) = (mean(|s| s.0), mean(|s| s.1));
+    let both: f64 = starts.iter().map(|s| (s.0 - log) * (s.1 - ready)).sum();
+    let square: f64 = starts.iter().map(|s| (s.0 - log).powi(2)).sum();
+    (square > 0.0).then(|| both / square * 1024.0)
 }
 
 /// One small file per flush: each round writes a window of time of every table.
@@ -88,28 +116,47 @@ fn make_files(ours: &mut Ours, files: usize, clock: &SharedClock) -> anyhow::Res
     Ok(())
 }
 
-fn fill_log(suite: &Suite, ours: &mut Ours, mebibytes: u64) -> anyhow::Result<()> {
-    let Some(target) = ours.line_protocol() else {
-        anyhow::bail!("there is no line protocol")
-    };
-    let clock = &suite.place.clock;
-    let start = clock.now();
-    let hour_ms = 3_600_000;
-    let mut start_ms = clock.wall_ms() / hour_ms * hour_ms - 400 * 24 * hour_ms;
-    while ours.disk().log >> 20 < mebibytes && clock.now() - start < LOG_LIMIT {
-        let shape = Shape {
-            hosts: LOG_HOSTS,
-            points: LOG_POINTS,
-            start_ms,
-            seed: suite.plan.seed,
-        };
-        load::run(
-            &target,
-            &batches(&Data::generate(shape), BATCH),
-            suite.plan.connections,
-            clock,
-        )?;
-        start_ms += hour_ms;
+/// Rows that make the log long, one hour after the other.
+struct Log {
+    next_ms: i64,
+}
+
+impl Log {
+    fn before(clock: &SharedClock) -> Self {
+        let next_ms = clock.wall_ms() / HOUR_MS * HOUR_MS - 400 * 24 * HOUR_MS;
+        Self { next_ms }
     }
-    Ok(())
+
+    /// Writes until the log has its length on disk, or the time is over.
+    fn fill(&mut self, suite: &Suite, ours: &mut Ours, mebibytes: u64) -> anyhow::Result<()> {
+        let Some(target) = ours.line_protocol() else {
+            anyhow::bail!("there is no line protocol")
+        };
+        let clock = &suite.place.clock;
+        let start = clock.now();
+        while ours.disk().log >> 20 < mebibytes && clock.now() - start < LOG_LIMIT {
+            let shape = Shape {
+                hosts: LOG_HOSTS,
+                points: LOG_POINTS,
+                start_ms: self.next_ms,
+                seed: suite.plan.seed,
+            };
+            let bodies = batches(&Data::generate(shape), BATCH);
+            load::run(&target, &bodies, suite.plan.connections, clock)?;
+            self.next_ms += HOUR_MS;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_slope_is_that_of_a_line_and_of_one_point_there_is_none() {
+        let line = [(0.0, 0.5), (512.0, 1.0), (1024.0, 1.5)];
+        assert_eq!(slope(&line), Some(1.0));
+        assert_eq!(slope(&line[..1]), None);
+    }
 }

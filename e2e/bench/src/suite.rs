@@ -111,6 +111,7 @@ impl Suite {
         let mut databases = self.fill_all(&data)?;
         self.start_engines(&mut databases, &data);
         self.ask_all(&mut databases, &data);
+        self.budgets(&mut databases);
         self.group_by_memory(&mut databases);
         for database in &mut databases {
             database.stop()?;
@@ -312,6 +313,29 @@ impl Suite {
                 Better::Lower,
             );
             row.set(OURS, (after - before) / asked as f64);
+        }
+    }
+
+    /// What our server may take at most by its settings, beside the rows that say what it took.
+    fn budgets(&mut self, databases: &mut [Box<dyn Database>]) {
+        let Some(ours) = databases.iter_mut().find(|d| d.name() == OURS) else {
+            return;
+        };
+        let limits = [
+            "greptime_datanode_memory_limit_bytes",
+            "greptime_frontend_memory_limit_bytes",
+        ];
+        let limits: Option<Vec<f64>> = limits.into_iter().map(|name| ours.metric(name)).collect();
+        match limits {
+            Some(limits) => {
+                let row = self
+                    .report
+                    .row("memory: all budgets together", "MiB", Better::Lower);
+                row.set(OURS, limits.iter().sum::<f64>() / f64::from(1 << 20));
+            }
+            None => self
+                .report
+                .leave_out(OURS, "budgets", "it does not say what it may take"),
         }
     }
 
