@@ -28,6 +28,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 #[derive(Clone)]
 pub struct Shape {
     pub node: PathBuf,
+    /// What its processes are before they are started again; nothing if that is `node` too.
+    pub before: Option<PathBuf>,
     pub etcd: PathBuf,
     /// Data and logs.
     pub dir: PathBuf,
@@ -37,6 +39,13 @@ pub struct Shape {
     pub voters: usize,
     /// Each datanode has a disk of its own, which can hang.
     pub disks: bool,
+}
+
+impl Shape {
+    /// A process of the database.
+    fn process(&self, site: Site, log: &str, arguments: &str) -> Process {
+        Process::new(&self.node, site, self.dir.join(log), arguments).beginning_with(self.before.clone())
+    }
 }
 
 /// Fields are dropped in their order: processes end before their disks and their network go.
@@ -114,7 +123,7 @@ impl Cluster {
             site.address(postgres),
             addresses.metasrvs
         );
-        let frontend = Process::new(&shape.node, site, dir.join("frontend.log"), &arguments);
+        let frontend = shape.process(site, "frontend.log", &arguments);
         let client = reqwest::Client::builder().timeout(PATIENCE).no_proxy().build()?;
         Ok(Self {
             datanodes,
@@ -383,9 +392,9 @@ fn metasrv(shape: &Shape, site: Site, addresses: &Addresses, number: usize) -> R
          metasrv.replicas={} --set log.format=json",
         addresses.etcd_url, addresses.bucket, shape.voters
     );
-    let log = shape.dir.join(format!("metasrv-{number}.log"));
+    let log = format!("metasrv-{number}.log");
     Ok(Member {
-        process: Process::new(&shape.node, site, log, &arguments),
+        process: shape.process(site, &log, &arguments),
         grpc,
         http,
     })
@@ -404,9 +413,9 @@ fn datanode(shape: &Shape, site: Site, addresses: &Addresses, id: usize) -> Resu
         addresses.metasrvs,
         addresses.bucket
     );
-    let log = shape.dir.join(format!("datanode-{id}.log"));
+    let log = format!("datanode-{id}.log");
     let http = site.address(http);
-    Ok((Process::new(&shape.node, site, log, &arguments), http))
+    Ok((shape.process(site, &log, &arguments), http))
 }
 
 fn data_dir(dir: &Path, id: usize) -> PathBuf {

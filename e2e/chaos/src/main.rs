@@ -51,6 +51,10 @@ struct Arguments {
     /// The database program.
     #[arg(long)]
     node: PathBuf,
+    /// Another version of it, which all processes begin as: each is an upgraded one when a fault has started it again.
+    /// With rolling-restart and metasrv-kill that is an upgrade of everything but the frontend, which stays as it is.
+    #[arg(long, value_name = "NODE")]
+    before: Option<PathBuf>,
     /// The etcd program.
     #[arg(long)]
     etcd: PathBuf,
@@ -125,6 +129,7 @@ fn chaos(arguments: Arguments) -> Result<Ending> {
     let moves = faults.contains(&Fault::Migrate);
     let shape = Shape {
         node: std::path::absolute(&arguments.node)?,
+        before: arguments.before.as_ref().map(std::path::absolute).transpose()?,
         etcd: std::path::absolute(&arguments.etcd)?,
         dir,
         metasrvs: usize::from(arguments.metasrvs),

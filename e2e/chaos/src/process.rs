@@ -25,6 +25,8 @@ pub fn allow_many_files() -> Result<()> {
 /// It is killed when this is dropped.
 pub struct Process {
     program: PathBuf,
+    /// What is started the first time, if that is another program.
+    first: Option<PathBuf>,
     pub site: Site,
     arguments: Vec<String>,
     log: PathBuf,
@@ -35,11 +37,18 @@ impl Process {
     pub fn new(program: &Path, site: Site, log: PathBuf, arguments: &str) -> Self {
         Self {
             program: program.to_owned(),
+            first: None,
             site,
             arguments: arguments.split_whitespace().map(str::to_owned).collect(),
             log,
             child: None,
         }
+    }
+
+    /// The first start is of another program, all others are of its own.
+    pub fn beginning_with(mut self, first: Option<PathBuf>) -> Self {
+        self.first = first;
+        self
     }
 
     pub fn log(&self) -> &Path {
@@ -51,10 +60,11 @@ impl Process {
         if self.child.is_some() {
             return Ok(());
         }
+        let program = self.first.take().unwrap_or_else(|| self.program.clone());
         let log = File::options().create(true).append(true).open(&self.log)?;
         let child = self
             .site
-            .command(&self.program)
+            .command(&program)
             .args(&self.arguments)
             // An interrupt from the keyboard is for this program, which then ends the others.
             .process_group(0)
@@ -62,7 +72,7 @@ impl Process {
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()
-            .with_context(|| format!("{} cannot be started", self.program.display()))?;
+            .with_context(|| format!("{} cannot be started", program.display()))?;
         self.child = Some(child);
         Ok(())
     }
