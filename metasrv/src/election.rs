@@ -1,5 +1,7 @@
 //! Who leads among the metasrv.
 
+mod line;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -15,6 +17,7 @@ use tonic::Code;
 use tracing::{info, warn};
 
 use crate::store::EtcdStore;
+use line::Line;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Leadership {
@@ -62,7 +65,14 @@ const GIVE_UP_BEFORE: Duration = Duration::from_secs(1);
 const RENEW_AGAIN: Duration = Duration::from_millis(100);
 const KEY: &str = "election";
 
-/// One key under a lease; whoever creates it leads as long as the lease lives.
+/// Whose key it is.
+struct Holder {
+    address: String,
+    lease: i64,
+}
+
+/// One key under a lease; whoever creates it leads as long as the lease lives. The others keep a [`Line`] to whoever leads,
+/// and end the lease of a process that is gone: nobody leads, or promises anything, while it lives on without it.
 pub struct EtcdElection {
     store: Arc<EtcdStore>,
     /// host:port of this metasrv, which followers hand to their clients.
@@ -107,27 +117,35 @@ impl EtcdElection {
             .id();
         *self.left_behind.lock() = Some(lease);
         self.renewed(asked);
+        let mut line = Line::default();
         loop {
+            let mut holder = None;
             if *tell.borrow() != Leadership::Leader {
                 match self.try_create(lease).await? {
                     None => {
                         info!(address = %self.address, "this metasrv leads");
                         tell.send_replace(Leadership::Leader);
                     }
-                    Some(leader) => {
+                    Some(found) => {
                         tell.send_if_modified(|now| {
                             let next = Leadership::Follower {
-                                leader: leader.clone(),
+                                leader: found.address.clone(),
                             };
                             let changed = *now != next;
                             *now = next;
                             changed
                         });
+                        holder = Some(found);
                     }
                 }
             }
             tokio::select! {
                 () = tokio::time::sleep(KEEP_ALIVE) => {}
+                gone = until_gone(&mut line, holder) => {
+                    info!(address = %gone.address, "the process of the metasrv that leads is gone");
+                    revoke(&mut client, gone.lease).await?;
+                    continue;
+                }
                 () = shutdown.cancelled() => {
                     // The next leader need not wait for the lease to end.
                     self.ended();
@@ -165,19 +183,14 @@ impl EtcdElection {
     async fn clear_away(&self, client: &mut Client) -> Result<()> {
         let left_behind = *self.left_behind.lock();
         if let Some(lease) = left_behind {
-            match client.lease_revoke(lease).await {
-                // It has ended by itself.
-                Err(etcd_client::Error::GRpcStatus(status)) if status.code() == Code::NotFound => {}
-                Err(error) => return Err(away(&error)),
-                Ok(_) => {}
-            }
+            revoke(client, lease).await?;
             *self.left_behind.lock() = None;
         }
         Ok(())
     }
 
-    /// `None`: we lead. Otherwise the address of the leader.
-    async fn try_create(&self, lease: i64) -> Result<Option<String>> {
+    /// `None`: we lead. Otherwise who does.
+    async fn try_create(&self, lease: i64) -> Result<Option<Holder>> {
         let key = self.store.key(KEY);
         let mut client = self.store.client().await?;
         let put = TxnOp::put(
@@ -201,11 +214,29 @@ impl EtcdElection {
         if found.as_ref().is_some_and(|(_, owner)| *owner == lease) {
             return Ok(None);
         }
-        Ok(Some(
-            found
-                .map(|(value, _)| String::from_utf8_lossy(&value).into_owned())
-                .unwrap_or_default(),
-        ))
+        let (value, lease) = found.unwrap_or_default();
+        let address = String::from_utf8_lossy(&value).into_owned();
+        Ok(Some(Holder { address, lease }))
+    }
+}
+
+/// For ever if nobody is known to lead.
+async fn until_gone(line: &mut Line, holder: Option<Holder>) -> Holder {
+    match holder {
+        Some(holder) => {
+            line.until_gone(&holder.address, holder.lease).await;
+            holder
+        }
+        None => std::future::pending().await,
+    }
+}
+
+/// Ends a lease, if it has not ended by itself.
+async fn revoke(client: &mut Client, lease: i64) -> Result<()> {
+    match client.lease_revoke(lease).await {
+        Err(etcd_client::Error::GRpcStatus(status)) if status.code() == Code::NotFound => Ok(()),
+        Err(error) => Err(away(&error)),
+        Ok(_) => Ok(()),
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use greptime_clock::{SharedClock, SystemClock};
 use greptime_metasrv::store::{EtcdConfig, EtcdStore};
 use greptime_metasrv::{Election, EtcdElection, Leadership};
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -214,4 +215,47 @@ async fn a_leader_that_is_gone_is_followed_when_it_surely_leads_no_more() {
     let surely = first.election.surely_leads_until();
     second.leads_now().await;
     assert!(clock.now() >= surely, "two could have led");
+}
+
+/// A candidate whose address is that of a listener, as a metasrv's is.
+async fn stand_listening(etcd: &Etcd, clock: &SharedClock) -> (Candidate, TcpListener, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    (Candidate::stand(etcd, &address, clock), listener, address)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_whose_process_is_gone_is_followed_at_once() {
+    let (etcd, clock) = (Etcd::start(), SystemClock::shared());
+    let (first, listener, address) = stand_listening(&etcd, &clock).await;
+    first.leads_now().await;
+    let second = Candidate::stand(&etcd, "b:1", &clock);
+    let (line, _) = listener.accept().await.unwrap();
+    let follows = Leadership::Follower { leader: address };
+    second.until("it follows", |now| *now == follows).await;
+    pause(1).await;
+    // The system closes what a killed process had open.
+    first.running.abort();
+    drop((line, listener));
+    let killed = clock.now();
+    second.leads_now().await;
+    let took = clock.now() - killed;
+    assert!(took < Duration::from_secs(1), "it waited for the key: {took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_cannot_be_reached_goes_on_leading() {
+    let (etcd, clock) = (Etcd::start(), SystemClock::shared());
+    let (first, listener, _) = stand_listening(&etcd, &clock).await;
+    first.leads_now().await;
+    let second = Candidate::stand(&etcd, "b:1", &clock);
+    let breaking = async {
+        loop {
+            let (line, _) = listener.accept().await.unwrap();
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            drop(line);
+        }
+    };
+    let _ = tokio::time::timeout(Duration::from_secs(3), breaking).await;
+    assert!(first.leads() && !second.leads());
 }

@@ -50,6 +50,7 @@ branches! {
     LeaseIsRenounced,
     LeaseIsRefused,
     LeaseIsWithheld,
+    LeaseOfTheGoneIsEnded,
     MajorityLost,
     MemberIsReplaced,
     MembersAreRecordedAnew,

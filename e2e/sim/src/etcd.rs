@@ -45,6 +45,11 @@ impl Etcd {
                 }
                 None => EtcdAnswer::Lease(0),
             },
+            EtcdRequest::Revoke(lease) => {
+                state.leases.remove(&lease);
+                state.expire(now);
+                EtcdAnswer::Lease(0)
+            }
             EtcdRequest::Create { key, value, lease } => EtcdAnswer::Created(state.create(key, value, lease)),
         }
     }

@@ -142,6 +142,7 @@ pub enum EtcdRequest {
     /// Milliseconds.
     Grant(u64),
     KeepAlive(u64),
+    Revoke(u64),
     /// Makes a key under a lease, if it is not there.
     Create {
         key: String,

@@ -299,10 +299,15 @@ impl World {
             }
             return;
         }
+        let sim = self.sim.clone();
+        if self.metasrvs.borrow().contains_key(&to) {
+            // Whoever asks wants to know whether somebody is there.
+            sim.send(answer(Answer::Identity { incarnation: 0 }));
+            return;
+        }
         let Some(node) = self.datanodes.borrow().get(&to).cloned() else {
             return;
         };
-        let sim = self.sim.clone();
         match request {
             Request::Identify => {
                 let incarnation = node.incarnation;

@@ -6,7 +6,8 @@ use std::time::Duration;
 use greptime_types::{Error, Result};
 
 use super::Metasrv;
-use crate::message::{EtcdAnswer, EtcdRequest};
+use crate::message::{Answer, EtcdAnswer, EtcdRequest, Request};
+use crate::process::Address;
 use crate::sim::{SECOND, Signal};
 use crate::trace::Branch;
 
@@ -15,7 +16,16 @@ const KEEP_ALIVE: Duration = Duration::from_secs(1);
 /// A leader that has not renewed for so long stops leading by itself.
 const GIVE_UP: Duration = Duration::from_millis(SESSION_MS - 1_000);
 const AGAIN: Duration = Duration::from_millis(500);
+/// How soon it is noticed that the process is gone which leads: a line to it breaks, and another one is refused.
+const LOOK: Duration = Duration::from_millis(100);
 const KEY: &str = "election";
+
+/// Whose key it is.
+#[derive(Clone, Copy)]
+struct Holder {
+    address: Address,
+    lease: u64,
+}
 
 impl Metasrv {
     pub(super) async fn elect(self: Rc<Self>) {
@@ -44,12 +54,21 @@ impl Metasrv {
         let session = Duration::from_millis(SESSION_MS);
         self.session_ends.set(asked + session);
         let mut renewed = self.now();
+        let mut reached = 0;
         loop {
-            if !self.leads.get() && self.create(lease).await? {
-                self.sim.hit(Branch::MetasrvIsElected);
-                self.tell_leadership(true);
+            let mut holder = None;
+            if !self.leads.get() {
+                holder = self.create(lease).await?;
+                if holder.is_none() {
+                    self.sim.hit(Branch::MetasrvIsElected);
+                    self.tell_leadership(true);
+                }
             }
-            self.sim.sleep(KEEP_ALIVE).await;
+            if let Some(gone) = self.until_due(holder, &mut reached).await {
+                self.sim.hit(Branch::LeaseOfTheGoneIsEnded);
+                self.etcd.ask(EtcdRequest::Revoke(gone), 2 * SECOND).await?;
+                continue;
+            }
             let sent = self.now();
             let left = GIVE_UP.saturating_sub(sent.saturating_sub(renewed));
             let patience = self.sim.after(self.me, left) - self.sim.now();
@@ -63,18 +82,46 @@ impl Metasrv {
         }
     }
 
-    /// Whether the key is this one's.
-    async fn create(&self, lease: u64) -> Result<bool> {
+    /// Until the next renewal is due, or the process that holds the key is gone; its lease then. `reached`: the lease of
+    /// the holder that was reached before, without which a refusal says nothing.
+    async fn until_due(&self, holder: Option<Holder>, reached: &mut u64) -> Option<u64> {
+        let due = self.now() + KEEP_ALIVE;
+        loop {
+            let left = due.saturating_sub(self.now());
+            if left.is_zero() {
+                return None;
+            }
+            self.sim.sleep(left.min(LOOK)).await;
+            let Some(Holder { address, lease }) = holder else {
+                continue;
+            };
+            let (until, never) = (self.sim.after(self.me, LOOK), (&Signal::default(), || false));
+            let answer = self.sim.call((self.me, address), Request::Identify, until, never);
+            match answer.await {
+                Some(Answer::Identity { .. }) => *reached = lease,
+                Some(Answer::Refused) if *reached == lease => return Some(lease),
+                _ => {}
+            }
+        }
+    }
+
+    /// Who has the key; nobody else than this one if there is nothing.
+    async fn create(&self, lease: u64) -> Result<Option<Holder>> {
         let create = EtcdRequest::Create {
             key: KEY.into(),
             value: self.me.to_string().into_bytes(),
             lease,
         };
         match self.etcd.ask(create, 2 * SECOND).await? {
-            EtcdAnswer::Created(None) => Ok(true),
+            EtcdAnswer::Created(None) => Ok(None),
             // The answer to the creation was lost.
-            EtcdAnswer::Created(Some((_, owner))) => Ok(owner == lease),
-            _ => Ok(false),
+            EtcdAnswer::Created(Some((_, owner))) if owner == lease => Ok(None),
+            EtcdAnswer::Created(Some((value, lease))) => {
+                let is_it = |at: &Address| at.to_string().as_bytes() == value;
+                let address = Address::metasrvs().find(is_it).unwrap_or(self.me);
+                Ok(Some(Holder { address, lease }))
+            }
+            _ => Err(Error::internal("etcd answers something else")),
         }
     }
 
