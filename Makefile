@@ -96,7 +96,7 @@ chaos: tools ## Faults on a cluster of plain processes, many times, in release b
 	$(DIST)/greptime-chaos --node $(DIST)/greptime-node --etcd $(ETCD) --count $(KILLS) --fault $(FAULTS) $(if $(LEADERS),--leaders $(LEADERS)) $(if $(RESUME),--resume) $(CHAOS_ARGS)
 
 SHORT_FAULTS := kill,stop,metasrv-kill,partition,migrate
-FAULTS ?= kill,stop,node-crash,partition,partition-one-way,partition-peers,partition-metasrv,slow-disk,metasrv-kill,etcd-kill,migrate,rolling-restart
+FAULTS ?= kill,stop,node-crash,partition,partition-one-way,partition-peers,partition-metasrv,slow-disk,metasrv-kill,metasrv-node-crash,etcd-kill,migrate,rolling-restart
 DIST  := $(CARGO_TARGET_DIR)/dist
 ETCD  := $(CACHE)/tools/bin/etcd
 KILLS ?= 20

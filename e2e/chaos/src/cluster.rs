@@ -141,7 +141,7 @@ impl Cluster {
     }
 
     /// Starts whatever is not running.
-    fn start_missing(&mut self) -> Result<()> {
+    pub fn start_missing(&mut self) -> Result<()> {
         self.processes().try_for_each(Process::start)
     }
 
@@ -333,6 +333,17 @@ impl Cluster {
     /// Which metasrv leads; an error while none does.
     pub async fn leading_metasrv(&self) -> Result<usize> {
         self.metasrvs.leader().await
+    }
+
+    /// Which metasrv led when that was last asked.
+    pub fn known_to_lead(&self) -> usize {
+        self.metasrvs.known_to_lead()
+    }
+
+    /// No packet reaches a datanode and a metasrv, or leaves them.
+    pub fn cut_both(&self, node: usize, metasrv: usize) -> Result<()> {
+        let sites = [&self.datanodes[node].site, self.metasrvs.sites()[metasrv]];
+        self.network.cut_off(&sites)
     }
 
     pub fn kill_metasrv(&mut self, number: usize) -> Result<()> {

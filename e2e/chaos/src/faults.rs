@@ -36,6 +36,10 @@ pub enum Fault {
     /// SIGKILL of the metasrv that leads; it starts again after a second.
     #[value(alias = "metasrv_kill")]
     MetasrvKill,
+    /// A node that has both the metasrv that leads and a datanode that leads regions: by turns, both are killed, and both are
+    /// killed while their addresses are silent.
+    #[value(alias = "metasrv_node_crash")]
+    MetasrvNodeCrash,
     /// SIGKILL of etcd; it starts again after two seconds.
     #[value(alias = "etcd_kill")]
     EtcdKill,
@@ -105,7 +109,8 @@ impl Fault {
     pub fn times(self, kills: usize) -> usize {
         let share = match self {
             Self::Kill | Self::Migrate | Self::MassKill | Self::ReplicationCost => 1,
-            Self::MetasrvKill | Self::EtcdKill | Self::RollingRestart | Self::PartitionMetasrv => 50,
+            Self::MetasrvKill | Self::EtcdKill | Self::RollingRestart => 50,
+            Self::PartitionMetasrv | Self::MetasrvNodeCrash => 50,
             _ => 5,
         };
         (kills / share).max(kills.min(FEWEST))
@@ -120,6 +125,7 @@ impl Fault {
         matches!(
             self,
             Self::NodeCrash
+                | Self::MetasrvNodeCrash
                 | Self::Partition
                 | Self::PartitionOneWay
                 | Self::PartitionMetasrv
@@ -133,7 +139,10 @@ impl Fault {
 
     /// Whether a datanode's process is another one afterwards. What it said before may be believed for a while.
     pub fn ends_datanode(self) -> bool {
-        matches!(self, Self::Kill | Self::NodeCrash | Self::MassKill)
+        matches!(
+            self,
+            Self::Kill | Self::NodeCrash | Self::MetasrvNodeCrash | Self::MassKill
+        )
     }
 
     /// For how long it lasts at the least, and at the most if the others do not take over.
@@ -141,6 +150,7 @@ impl Fault {
         let (least, most) = match self {
             Self::Kill => (0, 10_000),
             Self::NodeCrash | Self::MetasrvKill => (1_000, 10_000),
+            Self::MetasrvNodeCrash => (1_000, 20_000),
             // It is frozen for this time, and not until something happens.
             Self::SlowDisk => (3_000, 3_000),
             _ => (2_000, 10_000),
@@ -153,6 +163,7 @@ impl Fault {
         let (even, odd) = match self {
             Self::PartitionOneWay => ("does not hear", "is not heard"),
             Self::Migrate => ("to an outsider", "to a follower"),
+            Self::MetasrvNodeCrash => ("it refuses", "it is silent"),
             _ => return None,
         };
         Some(if turn.is_multiple_of(2) { even } else { odd })
@@ -162,7 +173,7 @@ impl Fault {
     pub fn bin(self) -> Duration {
         Duration::from_millis(match self {
             // Who takes metasrv's place does so after some seconds.
-            Self::MetasrvKill | Self::EtcdKill => 120,
+            Self::MetasrvKill | Self::EtcdKill | Self::MetasrvNodeCrash => 120,
             // Most of these are over soon, and the next one waits for the end of what is shown.
             Self::Kill | Self::Migrate => 10,
             // Three seconds after it: of a mass kill, twice the aim.
@@ -175,7 +186,7 @@ impl Fault {
     pub fn usual_round(self) -> Duration {
         Duration::from_secs(match self {
             Self::Kill | Self::Migrate => 3,
-            Self::MetasrvKill | Self::EtcdKill => 16,
+            Self::MetasrvKill | Self::EtcdKill | Self::MetasrvNodeCrash => 16,
             Self::RollingRestart => 15,
             Self::MassKill => 120,
             Self::ReplicationCost => 40,
@@ -229,6 +240,7 @@ pub fn inflict(fault: Fault, cluster: &mut Cluster, victim: usize, turn: usize) 
         Fault::MetasrvKill => cluster.kill_metasrv(victim)?,
         Fault::EtcdKill => cluster.kill_etcd()?,
         Fault::Migrate | Fault::RollingRestart | Fault::ReplicationCost => {}
+        Fault::MetasrvNodeCrash => return crash_both(cluster, victim, turn),
         Fault::NodeCrash
         | Fault::Partition
         | Fault::PartitionOneWay
@@ -244,6 +256,19 @@ pub fn inflict(fault: Fault, cluster: &mut Cluster, victim: usize, turn: usize) 
         }
     }
     Ok(asked)
+}
+
+/// The datanode and the metasrv that leads, as on a node that has both.
+fn crash_both(cluster: &mut Cluster, victim: usize, turn: usize) -> Result<Moment> {
+    let metasrv = cluster.known_to_lead();
+    let is_silent = !turn.is_multiple_of(2);
+    if is_silent {
+        cluster.cut_both(victim, metasrv)?;
+    }
+    let began = Moment::now();
+    cluster.kill_datanode(victim)?;
+    cluster.kill_metasrv(metasrv)?;
+    Ok(began)
 }
 
 fn cut(fault: Fault, cluster: &Cluster, victim: usize, turn: usize) -> Result<()> {
@@ -264,6 +289,10 @@ pub fn undo(fault: Fault, cluster: &mut Cluster, victim: usize) -> Result<()> {
         Fault::NodeCrash => {
             cluster.heal_network()?;
             cluster.start_datanode(victim)
+        }
+        Fault::MetasrvNodeCrash => {
+            cluster.heal_network()?;
+            cluster.start_missing()
         }
         Fault::Partition | Fault::PartitionOneWay | Fault::PartitionMetasrv | Fault::PartitionPeers => {
             cluster.heal_network()

@@ -94,6 +94,12 @@ impl Network {
         set_rules(&rules(site, cut).context("on the loopback nothing can be cut")?)
     }
 
+    /// No packet reaches any of the sites or leaves it.
+    pub fn cut_off(&self, sites: &[&Site]) -> Result<()> {
+        let cut: Option<Vec<_>> = sites.iter().map(|site| rules(site, Cut::Everything)).collect();
+        set_rules(&cut.context("on the loopback nothing can be cut")?.concat())
+    }
+
     pub fn heal(&self) -> Result<()> {
         match self {
             Self::Loopback => Ok(()),

@@ -18,7 +18,7 @@
 //! * **Lateness** of the detector itself is credited to everybody: in a round that comes too late nobody is judged by
 //!   silence, and the silences are shortened by what metasrv slept. Beats may have waited to be read.
 //! * **A new leader** of metasrv judges nobody by silence until a lease and a detection window have passed, and those
-//!   that have not found it yet have longer.
+//!   that have not found it yet have longer, unless most of the others have, and most of them cannot reach them either.
 //! * **The brake**: if more datanodes fell silent at once than were still heard then, metasrv is probably the one cut
 //!   off, and nobody is judged by silence. Those judged already for the same silence are suspects again. Facts do not
 //!   put the brake on: a refusal came over a network that works. It holds until enough of them are back or refuse.

@@ -60,6 +60,11 @@ impl Metasrvs {
         Ok(self.ask_leader().await?.0)
     }
 
+    /// Which led when that was last asked.
+    pub fn known_to_lead(&self) -> usize {
+        self.led.load(Ordering::SeqCst)
+    }
+
     /// What the one that leads tells.
     pub async fn report(&self) -> Result<ClusterReport> {
         Ok(self.ask_leader().await?.1)

@@ -82,8 +82,8 @@ impl Detector {
         if self.nodes.len() > observed.len() {
             self.nodes.retain(|node, _| observed.contains_key(node));
         }
-        self.note_confirmed(observed, &vanished);
-        let round = self.round(now, slept.is_some(), &vanished);
+        let missed = self.note_confirmed(observed, &vanished);
+        let round = self.round(now, slept.is_some(), &vanished, missed);
         // Datanodes reach each other when a new metasrv leader has told them where they are.
         let is_early = now < self.leading_since + self.policy.introduction;
         let living = match is_early && Defence::PeersFindEachOtherFirst.holds() {
@@ -137,21 +137,27 @@ impl Detector {
         }
     }
 
-    /// Remembers of whom others say that it is away.
+    /// Remembers of whom others say that it is away; returns those of whom they say so now, if most are there to say it.
     fn note_confirmed(
         &mut self,
         observed: &BTreeMap<NodeId, Observed>,
         vanished: &BTreeMap<NodeId, Vanished>,
-    ) {
+    ) -> BTreeSet<NodeId> {
         if vanished.is_empty() || !Defence::OthersConfirmWhoIsAway.holds() {
-            return;
+            return BTreeSet::new();
         }
         let beats = observed.iter().filter(|(node, _)| !vanished.contains_key(node));
         let beating: Vec<&Observed> = beats.map(|(_, seen)| seen).collect();
-        for node in vanished.keys().filter(|node| is_confirmed(**node, &beating)) {
+        let confirmed = vanished.keys().filter(|node| is_confirmed(**node, &beating));
+        let confirmed: BTreeSet<NodeId> = confirmed.copied().collect();
+        for node in &confirmed {
             if let Some(memory) = self.nodes.get_mut(node) {
                 memory.is_confirmed = true;
             }
+        }
+        match beating.len() * 2 > observed.len() {
+            true => confirmed,
+            false => BTreeSet::new(),
         }
     }
 
@@ -167,7 +173,13 @@ impl Detector {
         late.then_some(slept)
     }
 
-    fn round(&mut self, now: Duration, late: bool, vanished: &BTreeMap<NodeId, Vanished>) -> Round {
+    fn round(
+        &mut self,
+        now: Duration,
+        late: bool,
+        vanished: &BTreeMap<NodeId, Vanished>,
+        missed: BTreeSet<NodeId>,
+    ) -> Round {
         let awake = now.saturating_sub(self.leading_since).saturating_sub(self.slept);
         let away = |node: &NodeId| {
             let memory = self.nodes.get(node)?;
@@ -191,6 +203,7 @@ impl Detector {
             brake,
             braked: self.braked,
             returned: self.returned,
+            missed,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What is remembered of one datanode, and what follows from it.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use greptime_types::NodeId;
@@ -54,6 +55,8 @@ pub(super) struct Round {
     pub(super) braked: Option<Duration>,
     /// The last look at which somebody was back whom the brake had held in vain.
     pub(super) returned: Option<Duration>,
+    /// Whom most of those that beat cannot reach either, and most beat.
+    pub(super) missed: BTreeSet<NodeId>,
 }
 
 impl Memory {
@@ -208,10 +211,10 @@ impl Memory {
         round: &Round,
         policy: &Policy,
     ) -> Judged {
-        if silence < self.shortest_limit(policy) {
+        let (was_dead, is_missed) = (self.verdict.is_dead(), round.missed.contains(&node));
+        if silence < self.shortest_limit(is_missed, policy) && !was_dead {
             return Judged::NotYet;
         }
-        let was_dead = self.verdict.is_dead();
         // Of a silence that others see too, or that lasts, the brake has nothing to say.
         let lasts = silence >= policy.brake_for && Defence::BrakeEnds.holds();
         let is_believed = self.is_confirmed || lasts;
@@ -238,26 +241,27 @@ impl Memory {
         match () {
             () if round.late => Judged::Held(Hold::Late),
             () if round.new_leader => Judged::Held(Hold::NewLeader),
-            () if silence < self.limit(seen, policy) => Judged::Held(Hold::Answers),
+            () if silence < self.limit(is_missed, seen, policy) => Judged::Held(Hold::Answers),
             () => Judged::Dead,
         }
     }
 
-    fn shortest_limit(&self, policy: &Policy) -> Duration {
+    /// Whoever has not come to a new leader may not have found it yet, unless the others miss it too.
+    fn shortest_limit(&self, is_missed: bool, policy: &Policy) -> Duration {
         match self.last_beat {
-            None => policy.introduction,
-            Some(_) => policy.dead_after,
+            None if !is_missed => policy.introduction,
+            _ => policy.dead_after,
         }
     }
 
     /// The silence that makes it dead: longer if the process has answered a redial meanwhile.
-    fn limit(&self, seen: &Observed, policy: &Policy) -> Duration {
+    fn limit(&self, is_missed: bool, seen: &Observed, policy: &Policy) -> Duration {
         // An answer from before the last beat adds nothing.
         let answered = match (seen.redial, self.last_beat) {
             (Redial::Accepted { at }, Some(beat)) => at.saturating_sub(beat),
             _ => Duration::ZERO,
         };
-        let limit = self.shortest_limit(policy);
+        let limit = self.shortest_limit(is_missed, policy);
         match self.last_beat {
             None => limit,
             Some(_) => (answered + limit).min(policy.answering_dead_after),

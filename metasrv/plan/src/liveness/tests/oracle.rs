@@ -27,6 +27,8 @@ struct Known {
     fact: bool,
     /// More than half of those that beat could not reach it at a look, and no beat since.
     confirmed: bool,
+    /// At the last look most beat, and more than half of them could not reach it.
+    missed: bool,
     dead: bool,
     /// It was judged dead though it was one of those for whom the brake was on, and no beat since.
     in_vain: bool,
@@ -131,7 +133,9 @@ impl Oracle {
                 .filter(|(_, seen)| seen.unreachable.contains(node))
                 .count();
             let known = self.known.get_mut(node).expect("the oracle has it");
-            known.confirmed |= living > 0 && complaints > living / 2;
+            let others_say_so = living > 0 && complaints > living / 2;
+            known.confirmed |= others_say_so;
+            known.missed = others_say_so && living * 2 > scene.seen.len();
         }
         let is_doubtful = |n: &&NodeId| !self.known[n].fact && !self.known[n].confirmed;
         let doubtful: Vec<NodeId> = away.iter().filter(is_doubtful).copied().collect();
@@ -187,6 +191,7 @@ impl Oracle {
         let policy = &self.policy;
         let known = &self.known[&node];
         let limit = match (known.last_beat, scene.seen[&node].redial) {
+            (None, _) if known.missed => whole_ms(policy.dead_after),
             (None, _) => whole_ms(policy.introduction),
             (Some(beat), Redial::Accepted { at }) if whole_ms(at) > beat => {
                 let longer = whole_ms(at) - beat + whole_ms(policy.dead_after);

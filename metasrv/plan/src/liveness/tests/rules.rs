@@ -257,6 +257,36 @@ fn whoever_has_not_found_the_new_leader_has_longer() {
 }
 
 #[test]
+fn whom_the_others_miss_too_has_no_longer_to_find_the_new_leader() {
+    // Datanodes, whom each of those that have come cannot reach, and when the last one is judged.
+    type Complaints<'a> = &'a [(NodeId, &'a [NodeId])];
+    let table: &[(u64, Complaints, u64)] = &[
+        (3, &[(0, &[2]), (1, &[2])], 650),
+        (3, &[(0, &[2]), (1, &[])], 2_025),
+        (5, &[(0, &[4]), (1, &[4]), (2, &[4]), (3, &[])], 650),
+        // One of two that came of five may be cut off from all others itself.
+        (5, &[(0, &[4]), (1, &[4])], 2_025),
+    ];
+    for (nodes, complaints, judged) in table {
+        let mut scene = Scene::unheard(*nodes);
+        let come: Vec<NodeId> = complaints.iter().map(|(node, _)| *node).collect();
+        scene.run(25, &come);
+        for (node, unreachable) in *complaints {
+            scene.node(*node).unreachable = unreachable.iter().copied().collect();
+        }
+        while !scene.verdict(nodes - 1).is_dead() && scene.now < 5_000 {
+            scene.run(25, &come);
+        }
+        let is_braked = complaints.len() as u64 * 2 <= *nodes;
+        assert!(
+            scene.now == *judged || is_braked && scene.now > *judged,
+            "{complaints:?}: {}",
+            scene.now
+        );
+    }
+}
+
+#[test]
 fn when_more_than_half_vanish_nobody_is_judged_by_silence() {
     // Datanodes, how many vanish, whether that is the brake.
     for (nodes, vanish, brake) in [
