@@ -23,8 +23,8 @@ pub struct Quiet {
 }
 
 impl Quiet {
-    /// Incarnations to forget, as they are seen now. `passed`: the time since the last look, and of that only what this process has surely
-    /// run: when one wakes up, copies of requests may lie before it that are older than it thinks.
+    /// Incarnations to forget, as they are seen now. `passed`: the time since the last look, and of that only what this
+    /// process has surely run: when one wakes up, copies of requests may lie before it that are older than it thinks.
     pub fn look(
         &mut self,
         requests: &RequestTable,

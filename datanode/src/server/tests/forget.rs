@@ -78,8 +78,11 @@ async fn nobody_is_forgotten_while_a_node_does_not_know_the_word_for_it() {
     for _ in 0..3 {
         node.datanode.forget_the_quiet(LONG);
     }
-    // Behind whatever was proposed.
-    node.write(&[row("a", 100, 1.0)]).await.unwrap();
+    // Whatever was proposed is applied meanwhile.
+    for time in 100..110 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        node.write(&[row("a", time, 1.0)]).await.unwrap();
+    }
     assert_eq!(known(&node), 21);
     told(FORGET_FORMAT);
     node.datanode.forget_the_quiet(LONG);
