@@ -1,6 +1,7 @@
 //! The metasrv: some processes, of which one leads.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
 use tokio::time::Instant;
@@ -10,6 +11,9 @@ use super::{LOOK_EVERY, PATIENCE};
 use crate::network::Site;
 use crate::process::Process;
 use crate::steps::LogTail;
+
+/// One that says nothing for so long is not waited for: its address may be silent.
+const ANSWERS_WITHIN: Duration = Duration::from_millis(500);
 
 pub struct Metasrvs {
     members: Vec<Member>,
@@ -86,7 +90,8 @@ impl Metasrvs {
 
     async fn ask(&self, number: usize) -> Result<ClusterReport> {
         let url = format!("http://{}/v1/cluster", self.members[number].http);
-        let text = self.client.get(url).send().await?.text().await?;
+        let request = self.client.get(url).timeout(ANSWERS_WITHIN);
+        let text = request.send().await?.text().await?;
         Ok(serde_json::from_str(&text)?)
     }
 
