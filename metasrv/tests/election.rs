@@ -217,18 +217,19 @@ async fn a_leader_that_is_gone_is_followed_when_it_surely_leads_no_more() {
     assert!(clock.now() >= surely, "two could have led");
 }
 
-/// A candidate whose address is that of a listener, as a metasrv's is.
-async fn stand_listening(etcd: &Etcd, clock: &SharedClock) -> (Candidate, TcpListener, String) {
+/// Who leads, at the address of a listener, as a metasrv has one.
+async fn leader_that_listens(etcd: &Etcd, clock: &SharedClock) -> (Candidate, TcpListener, String) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    (Candidate::stand(etcd, &address, clock), listener, address)
+    let leader = Candidate::stand(etcd, &address, clock);
+    leader.leads_now().await;
+    (leader, listener, address)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_whose_process_is_gone_is_followed_at_once() {
     let (etcd, clock) = (Etcd::start(), SystemClock::shared());
-    let (first, listener, address) = stand_listening(&etcd, &clock).await;
-    first.leads_now().await;
+    let (first, listener, address) = leader_that_listens(&etcd, &clock).await;
     let second = Candidate::stand(&etcd, "b:1", &clock);
     let (line, _) = listener.accept().await.unwrap();
     let follows = Leadership::Follower { leader: address };
@@ -246,8 +247,7 @@ async fn a_leader_whose_process_is_gone_is_followed_at_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_that_cannot_be_reached_goes_on_leading() {
     let (etcd, clock) = (Etcd::start(), SystemClock::shared());
-    let (first, listener, _) = stand_listening(&etcd, &clock).await;
-    first.leads_now().await;
+    let (first, listener, _) = leader_that_listens(&etcd, &clock).await;
     let second = Candidate::stand(&etcd, "b:1", &clock);
     let breaking = async {
         loop {

@@ -227,9 +227,7 @@ fn a_replica_that_begins_late_catches_up() {
 
 #[test]
 fn a_group_of_one_grows_to_three() {
-    let mut net = Net::default();
-    net.add(1, &[1], &[1]);
-    net.settle();
+    let mut net = Net::of(1);
     let last = net.write(1, 1);
     net.trim(1, last);
     net.write(1, 2);
@@ -249,9 +247,7 @@ fn a_group_of_one_grows_to_three() {
 
 #[test]
 fn a_change_of_members_that_was_in_force_is_in_force_after_a_crash() {
-    let mut net = Net::default();
-    net.add(1, &[1], &[1]);
-    net.settle();
+    let mut net = Net::of(1);
     net.write(1, 1);
     for node in [2, 3] {
         net.add(node, &[], &[1, 2, 3]);
@@ -275,9 +271,7 @@ fn a_change_of_members_that_was_in_force_is_in_force_after_a_crash() {
 
 #[test]
 fn who_is_the_only_voter_by_a_change_in_its_log_elects_itself() {
-    let mut net = Net::default();
-    net.add(1, &[1], &[1]);
-    net.settle();
+    let mut net = Net::of(1);
     net.write(1, 1);
     net.add(2, &[], &[1, 2]);
     net.change(1, 10, vec![learner(2)], &[1, 2]);

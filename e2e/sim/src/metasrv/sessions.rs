@@ -138,8 +138,7 @@ impl Metasrv {
         let (older, routes) = {
             let mut state = self.state.borrow_mut();
             let older = state.sessions.frontends.insert(from, (connection, now));
-            let routes = state.routes.values().cloned().collect();
-            (older, routes)
+            (older, state.routes.values().cloned().collect())
         };
         older
             .into_iter()
