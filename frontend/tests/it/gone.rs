@@ -10,7 +10,9 @@ use tokio::time::Instant;
 use crate::cluster::Cluster;
 use crate::{mysql, postgres};
 
-/// The promise is 100 ms. A busy machine may not give us a thread for so long.
+/// What is promised, and kept by the median of several tries.
+const PROMISED: Duration = Duration::from_millis(100);
+/// What no try exceeds: a busy machine may not give us a thread for as long as is promised.
 const SOON: Duration = Duration::from_secs(1);
 
 /// Queries over the product of a table with itself, which would take for ever.
@@ -72,6 +74,13 @@ async fn end_of(what: &str, cluster: &Cluster, before: usize) -> Duration {
     gone.elapsed()
 }
 
+fn assert_prompt(what: &str, mut took: Vec<Duration>) {
+    took.sort();
+    println!("{what}: over after {took:?}");
+    let median = took[took.len() / 2];
+    assert!(median <= PROMISED, "{what}: over after {median:?} as a rule");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_query_whose_client_is_gone_is_over() {
     for protocol in ["http", "mysql", "postgres"] {
@@ -81,7 +90,7 @@ async fn a_query_whose_client_is_gone_is_over() {
             // What serves a protocol stays; each connection has a server of its own here.
             let before = tasks() + 1;
             let mut took = Vec::new();
-            for (n, after) in [10, 50, 150, 400].into_iter().enumerate() {
+            for (n, after) in [10, 30, 50, 150, 400].into_iter().enumerate() {
                 let stream = match protocol {
                     "http" => http(&cluster, sql).await,
                     "mysql" => by_mysql(&cluster, sql).await,
@@ -93,7 +102,7 @@ async fn a_query_whose_client_is_gone_is_over() {
                 let what = format!("{protocol}, after {after} ms: {sql}");
                 took.push(end_of(&what, &cluster, before + n).await);
             }
-            println!("{protocol}: {took:?} for {sql}");
+            assert_prompt(&format!("{protocol}: {sql}"), took);
         }
     }
 }
@@ -110,14 +119,18 @@ async fn a_query_that_ran_out_of_time_is_over() {
         let cluster = Cluster::with(change, None).await;
         // With the same time to fill the table.
         cluster.fill_cpu().await;
-        let before = tasks();
-        let started = Instant::now();
-        let (status, message) = cluster.error(sql).await;
-        let late = started.elapsed().saturating_sub(deadline);
-        assert_eq!(status, 504, "{message}");
-        assert!(late < SOON, "{late:?} late");
-        let took = end_of(sql, &cluster, before).await;
-        println!("answered {late:?} late, over {took:?} after it: {sql}");
+        let (mut late, mut took) = (Vec::new(), Vec::new());
+        for _ in 0..5 {
+            let before = tasks();
+            let started = Instant::now();
+            let (status, message) = cluster.error(sql).await;
+            late.push(started.elapsed().saturating_sub(deadline));
+            assert_eq!(status, 504, "{message}");
+            took.push(end_of(sql, &cluster, before).await);
+        }
+        assert!(late.iter().all(|late| *late < SOON), "{late:?} late: {sql}");
+        assert_prompt(&format!("the answer at its deadline: {sql}"), late);
+        assert_prompt(&format!("the query at its deadline: {sql}"), took);
     }
 }
 

@@ -11,6 +11,7 @@ mod http;
 mod ingest;
 mod memory;
 mod mysql;
+mod order;
 mod plan_cache;
 mod postgres;
 mod pushdown;

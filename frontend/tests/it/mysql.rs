@@ -49,7 +49,7 @@ impl Client {
         Ok(client)
     }
 
-    async fn read(&mut self) -> Vec<u8> {
+    pub async fn read(&mut self) -> Vec<u8> {
         let mut head = [0; 4];
         self.stream.read_exact(&mut head).await.unwrap();
         self.sequence = head[3].wrapping_add(1);
@@ -65,7 +65,7 @@ impl Client {
         self.stream.write_all(&bytes).await.unwrap();
     }
 
-    fn check(&self, packet: &[u8]) -> MySqlResult<()> {
+    pub fn check(&self, packet: &[u8]) -> MySqlResult<()> {
         if packet[0] == 0xff {
             let text = String::from_utf8_lossy(&packet[3..]).into_owned();
             return Err((u16::from_le_bytes([packet[1], packet[2]]), text));

@@ -5,7 +5,6 @@ use std::time::Duration;
 use aws_lc_rs::{digest, hmac, pbkdf2};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -140,7 +139,7 @@ impl Client {
 
     /// Reads up to ReadyForQuery; rows of text, and the tags of commands.
     #[allow(clippy::type_complexity)]
-    async fn answer(&mut self) -> PgResult<(Vec<Vec<Option<String>>>, Vec<String>)> {
+    pub async fn answer(&mut self) -> PgResult<(Vec<Vec<Option<String>>>, Vec<String>)> {
         let (mut rows, mut tags, mut failed) = (vec![], vec![], None);
         loop {
             let (kind, body) = self.read().await;
@@ -430,29 +429,4 @@ async fn a_query_is_cancelled_by_another_connection_before_and_while_rows_come()
     }
     let (rows, _) = client.query("SELECT count(*) FROM cpu").await.unwrap();
     assert_eq!(rows, [row(&["90"])]);
-}
-
-/// Each is sent before those before it are answered, to a region that is away and to one that is there.
-#[tokio::test]
-async fn statements_of_one_connection_keep_their_order_while_a_region_is_away() {
-    let cluster = Cluster::with_cpu().await;
-    let mut client = Client::connect(&cluster, "anybody", None).await.unwrap();
-    cluster.fake.set_down(1, true);
-    for n in 1..=20 {
-        let host = ["host_4", "host_0"][n % 2];
-        let insert = format!("INSERT INTO cpu VALUES ('{host}', 0, 1, {n})\0");
-        client.write(b'Q', insert.as_bytes()).await;
-    }
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    let first = cluster
-        .sql("SELECT n FROM cpu WHERE ts = 0 AND host = 'host_0'")
-        .await;
-    assert_eq!(first, json!([[1]]), "the second waits, and with it all others");
-    cluster.fake.set_down(1, false);
-    for _ in 0..20 {
-        let (_, tags) = client.answer().await.unwrap();
-        assert_eq!(tags, ["INSERT 0 1"]);
-    }
-    let last = "SELECT host, n FROM cpu WHERE ts = 0 AND host IN ('host_0', 'host_4') ORDER BY host";
-    assert_eq!(cluster.sql(last).await, json!([["host_0", 19], ["host_4", 20]]));
 }

@@ -1,5 +1,6 @@
 //! MySQL: text queries, prepared statements, native passwords.
 
+mod packets;
 mod refusal;
 mod shim;
 mod values;
@@ -15,6 +16,7 @@ use tokio::task::JoinSet;
 use super::gone::Connected;
 use crate::frontend::Frontend;
 
+use packets::OneByOne;
 use refusal::{Answers, Refusal};
 use shim::Connection;
 
@@ -50,6 +52,7 @@ impl Frontend {
             let shim = Connection::new(Arc::clone(&self), client, Arc::clone(&refusal));
             connections.spawn(async move {
                 let (reader, writer) = stream.into_split();
+                let reader = OneByOne::new(reader);
                 let writer = Answers::new(writer, refusal);
                 if let Err(error) = AsyncMysqlIntermediary::run_on(shim, reader, writer).await {
                     tracing::debug!(%peer, %error, "mysql connection ended");
