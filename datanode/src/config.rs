@@ -104,7 +104,7 @@ impl Default for DatanodeConfig {
             log_turn_size: 4 << 20,
             log_sync: LogSync::Always,
             log_sync_interval: Duration::from_secs(1),
-            log_damage: LogDamage::Refuse,
+            log_damage: LogDamage::Auto,
             log_file_size: 64 << 20,
             log_purge_threshold: 512 << 20,
             query_memory: 512 << 20,

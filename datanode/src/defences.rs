@@ -25,6 +25,8 @@ greptime_defences::defences! {
     NewLeaderLoadsAtOnce => [
         "server::tests::quorum::who_comes_to_lead_does_not_wait_for_the_next_attempt_of_a_follower",
     ],
+    /// Rule 5b: a damaged log is not given up by itself if rows may be nowhere else.
+    OnlyCopyIsKept => ["server::tests::damaged_log::a_damaged_log_is_kept_where_it_may_be_the_only_copy"],
     /// Rule 6: rows of a newer schema wait until the region has it; their columns would be refused or lost.
     NewerSchemaIsWaitedFor => ["server::tests::rows::columns_can_be_added_while_rows_are_written"],
     /// Rule 6: a change that comes late does not take back a later one.
@@ -133,6 +135,20 @@ greptime_defences::defences! {
     ],
     /// Rule 17h: before that its writes wait.
     SoftRunsSlow => ["server::tests::compaction::writers_wait_and_then_are_refused_while_files_are_too_many"],
+    /// Rule 17i: a condition on a field leaves nothing out where rows of another run may be newer; the row that fails it
+    /// hides an older one.
+    FieldsPruneOnlyWhereNothingIsNewer => [
+        "scan::tests::what_is_left_out_of_pages_and_row_groups_is_no_newest_row_that_passes",
+    ],
+    /// Rule 17i: a column with a NaN has no minima and maxima; these do not count it.
+    NanHasNoMinima => [
+        "sst::tests::reading::a_row_group_with_a_nan_is_not_left_out_by_minima_and_maxima_that_do_not_count_it",
+    ],
+    /// Rule 17i: with deletes in memory all rows there are read for the latest of each series; one that is hidden leaves
+    /// the row before it as the latest.
+    DeletesHideTheLatest => [
+        "scan::aggregate::tests::newest::a_deleted_row_in_memory_leaves_the_one_before_it_as_the_latest",
+    ],
     /// Rule 21: writes that memory has no room for are refused; the process would be killed.
     HardLimitRefuses => ["budget::tests::a_write_over_the_hard_limit_is_refused_until_there_is_room"],
     /// Rule 21: before that they wait.

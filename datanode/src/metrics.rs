@@ -9,17 +9,10 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 
-use crate::config::DatanodeConfig;
-
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Reason {
     /// The kind of the error.
     pub reason: String,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct BudgetLabels {
-    budget: &'static str,
 }
 
 #[derive(Clone, Debug)]
@@ -31,7 +24,6 @@ pub struct DatanodeMetrics {
     pub write_rejected: Family<Reason, Counter>,
     pub writes_delayed: Counter,
     pub memtable_bytes: Gauge<u64, AtomicU64>,
-    memory_limit: Family<BudgetLabels, Gauge<u64, AtomicU64>>,
     pub followers_cooled: Counter,
     pub flush_seconds: Histogram,
     pub flush_failures: Counter,
@@ -39,6 +31,7 @@ pub struct DatanodeMetrics {
     pub queries: Counter,
     pub queries_under_lease: Counter,
     pub flush_bytes: Counter,
+    pub flush_bytes_written: Counter,
     pub compactions: Counter,
     pub compaction_failures: Counter,
     pub compaction_seconds: Histogram,
@@ -63,7 +56,6 @@ impl DatanodeMetrics {
             write_rejected: Family::default(),
             writes_delayed: Counter::default(),
             memtable_bytes: Gauge::default(),
-            memory_limit: Family::default(),
             followers_cooled: Counter::default(),
             flush_seconds: Histogram::new(exponential_buckets(0.005, 2.0, 16)),
             flush_failures: Counter::default(),
@@ -71,6 +63,7 @@ impl DatanodeMetrics {
             queries: Counter::default(),
             queries_under_lease: Counter::default(),
             flush_bytes: Counter::default(),
+            flush_bytes_written: Counter::default(),
             compactions: Counter::default(),
             compaction_failures: Counter::default(),
             compaction_seconds: Histogram::new(exponential_buckets(0.01, 2.0, 18)),
@@ -121,11 +114,6 @@ impl DatanodeMetrics {
             all.memtable_bytes.clone(),
         );
         metrics.register(
-            "greptime_datanode_memory_limit_bytes",
-            "Memory that may be used, by what for; all of them together may be",
-            all.memory_limit.clone(),
-        );
-        metrics.register(
             "greptime_datanode_followers_cooled",
             "Hot followers that keep the log only, since rows in memory came near the limit",
             all.followers_cooled.clone(),
@@ -154,21 +142,17 @@ impl DatanodeMetrics {
         all
     }
 
-    /// Says what the settings allow.
-    pub fn set_limits(&self, config: &DatanodeConfig) {
-        for (budget, bytes) in config.memory_limits() {
-            self.memory_limit
-                .get_or_create(&BudgetLabels { budget })
-                .set(bytes);
-        }
-    }
-
     fn register_compaction(&self, metrics: &Metrics) {
         let counters = [
             (
                 "greptime_datanode_flush_bytes",
                 "Bytes of files that flushes made",
                 &self.flush_bytes,
+            ),
+            (
+                "greptime_datanode_flush_bytes_written",
+                "Bytes of files that flushes wrote to the object store, also those that were thrown away",
+                &self.flush_bytes_written,
             ),
             (
                 "greptime_datanode_compactions",

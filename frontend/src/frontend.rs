@@ -78,7 +78,9 @@ impl Frontend {
         } = parts;
         let view = Arc::new(View::default());
         let metrics = FrontendMetrics::new(&parts.metrics);
-        metrics.set_limits(&config);
+        parts
+            .metrics
+            .register_memory_limits("greptime_frontend_memory_limit_bytes", config.memory_limits());
         let incarnation = ids.random_u64();
         let policy = HoldPolicy {
             first_pause: Duration::from_millis(10),

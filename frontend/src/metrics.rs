@@ -1,6 +1,5 @@
 //! What the frontend counts.
 
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use greptime_clock::SharedClock;
@@ -11,8 +10,6 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
-
-use crate::config::FrontendConfig;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RequestLabels {
@@ -30,11 +27,6 @@ struct ProtocolLabels {
     protocol: &'static str,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct BudgetLabels {
-    budget: &'static str,
-}
-
 /// Seconds.
 const BUCKETS: [f64; 15] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
@@ -46,7 +38,6 @@ pub struct FrontendMetrics {
     seconds: Family<ProtocolLabels, Histogram>,
     rows_ingested: Family<ProtocolLabels, Counter>,
     plans: Family<PlanLabels, Counter>,
-    memory_limit: Family<BudgetLabels, Gauge<u64, AtomicU64>>,
     /// Requests that wait for a region.
     pub held: Gauge,
     /// Attempts after the first, of writes and queries.
@@ -60,7 +51,6 @@ impl FrontendMetrics {
             seconds: Family::new_with_constructor(|| Histogram::new(BUCKETS)),
             rows_ingested: Family::default(),
             plans: Family::default(),
-            memory_limit: Family::default(),
             held: Gauge::default(),
             retries: Counter::default(),
         };
@@ -85,11 +75,6 @@ impl FrontendMetrics {
             new.plans.clone(),
         );
         registry.register(
-            "greptime_frontend_memory_limit_bytes",
-            "Memory that may be used, by what for; all of them together may be",
-            new.memory_limit.clone(),
-        );
-        registry.register(
             "greptime_frontend_held_requests",
             "Requests waiting for a region",
             new.held.clone(),
@@ -100,15 +85,6 @@ impl FrontendMetrics {
             new.retries.clone(),
         );
         new
-    }
-
-    /// Says what the settings allow.
-    pub fn set_limits(&self, config: &FrontendConfig) {
-        for (budget, bytes) in config.memory_limits() {
-            self.memory_limit
-                .get_or_create(&BudgetLabels { budget })
-                .set(bytes);
-        }
     }
 
     /// One finished request. `code` is `Ok` or the kind of the error.

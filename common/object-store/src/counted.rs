@@ -35,6 +35,7 @@ pub struct StoreMetrics {
     requests: Family<Operation, Counter>,
     errors: Family<Operation, Counter>,
     bytes: Family<Direction, Counter>,
+    refused_bytes: Counter,
 }
 
 impl StoreMetrics {
@@ -55,6 +56,11 @@ impl StoreMetrics {
             "Bytes that requests to the object store carried",
             all.bytes.clone(),
         );
+        metrics.register(
+            "greptime_object_store_refused_bytes",
+            "Bytes written of objects that were refused, since there was one of their name",
+            all.refused_bytes.clone(),
+        );
         all
     }
 
@@ -71,6 +77,11 @@ impl StoreMetrics {
     /// Bytes so far; the direction is `read` or `write`.
     pub fn bytes(&self, direction: &'static str) -> u64 {
         self.bytes.get_or_create(&Direction { direction }).get()
+    }
+
+    /// Bytes so far of objects that were put and refused, since there was one of their name; `bytes` has them too.
+    pub fn refused_bytes(&self) -> u64 {
+        self.refused_bytes.get()
     }
 
     fn count<T>(&self, operation: &'static str, outcome: &Result<T>) {
@@ -123,6 +134,9 @@ impl ObjectStore for Counted {
         let put = self.inner.put_opts(location, payload, opts).await;
         self.metrics.count("put", &put);
         self.metrics.carried("write", bytes);
+        if matches!(put, Err(object_store::Error::AlreadyExists { .. })) {
+            self.metrics.refused_bytes.inc_by(bytes);
+        }
         put
     }
 
@@ -242,7 +256,7 @@ impl MultipartUpload for CountedUpload {
 
 #[cfg(test)]
 mod tests {
-    use object_store::ObjectStoreExt;
+    use object_store::{ObjectStoreExt, PutMode};
 
     use super::*;
     use crate::{ObjectStoreConfig, StoreKind};
@@ -277,5 +291,27 @@ mod tests {
         assert_eq!((metrics.bytes("write"), metrics.bytes("read")), (1500, 10));
         // That an object is not there is an answer.
         assert_eq!(metrics.errors("get"), 0);
+    }
+
+    #[tokio::test]
+    async fn bytes_of_an_object_that_is_there_already_are_counted_as_refused() {
+        let metrics = StoreMetrics::default();
+        let config = ObjectStoreConfig {
+            kind: StoreKind::Memory,
+            ..Default::default()
+        };
+        let bucket = config.open().unwrap().counted(metrics.clone());
+        let key = bucket.key("a");
+        for (mode, is_put, written, refused) in [
+            (PutMode::Create, true, 100, 0),
+            (PutMode::Create, false, 200, 100),
+            (PutMode::Overwrite, true, 300, 100),
+        ] {
+            let put = bucket.store.put_opts(&key, vec![0; 100].into(), mode.into());
+            assert_eq!(put.await.is_ok(), is_put);
+            let counted = (metrics.bytes("write"), metrics.refused_bytes());
+            assert_eq!(counted, (written, refused));
+        }
+        assert_eq!(metrics.errors("put"), 0, "it is an answer");
     }
 }

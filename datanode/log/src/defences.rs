@@ -52,6 +52,12 @@ greptime_defences::defences! {
     SurvivorBeginsWithTheFiles => [
         "tests::quorum::a_survivor_whose_log_ends_before_the_files_goes_on_from_them",
     ],
+    /// Rule 3: what was answered, to a client or to a leader, is on disk; the power would take it.
+    WhatIsAnsweredIsOnDisk => ["tests::power::what_was_acknowledged_outlives_the_power"],
+    /// Rule 5: an incomplete write at the end is cut; a power cut would turn into an outage.
+    TornTailIsCut => ["tests::a_torn_tail_is_cut_and_its_place_is_known"],
+    /// Rule 20: files of which everything is trimmed are removed; the disk would be full.
+    TrimmedFilesAreRemoved => ["tests::old_files_of_the_engine_are_removed_once_trimmed"],
     /// Rule 5b: what lies before a complete batch of the log was acknowledged.
     DamageIsNoTornTail => [
         "tests::damage::a_flipped_bit_in_the_log_is_refused_by_name_or_in_the_last_write_alone",

@@ -294,13 +294,13 @@ impl Driver {
             if self.stopping && !self.core.has_work() {
                 return Ok(());
             }
+            let mut bytes = 0;
             if !self.core.has_work() {
                 match arriving.blocking_recv() {
-                    Some(command) => self.take(command),
+                    Some(command) => bytes += self.take(command),
                     None => return Ok(()),
-                };
+                }
             }
-            let mut bytes = 0;
             while bytes < turn_bytes {
                 match arriving.try_recv() {
                     Ok(command) => bytes += self.take(command),

@@ -36,12 +36,14 @@ pub enum LogSync {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogDamage {
-    /// It fails, and says what is damaged.
+    /// Whoever has it does as by `Discard` if others have everything, and as by `Refuse` if not.
     #[default]
+    Auto,
+    /// It fails, and says what is damaged.
     Refuse,
     /// It goes on without everything behind the damage: a person has agreed to lose it.
     Cut,
-    /// Whoever has it puts all of it aside and begins anew. The log itself fails as by `Refuse`.
+    /// Whoever has it puts all of it aside and begins anew. The log itself fails as by `Refuse`, here and by `Auto`.
     Discard,
 }
 
@@ -171,9 +173,13 @@ impl EngineLog {
 
     /// A disk may be full already: then it opens with what the reserve gives, and counts as full.
     fn open_engine(options: &EngineOptions, fsyncs: Counter, disk: Arc<Disk>) -> Result<Self, LogError> {
+        let recovery_mode = match Defence::TornTailIsCut.holds() {
+            true => RecoveryMode::TolerateTailCorruption,
+            false => RecoveryMode::AbsoluteConsistency,
+        };
         let config = Config {
             dir: options.dir.display().to_string(),
-            recovery_mode: RecoveryMode::TolerateTailCorruption,
+            recovery_mode,
             target_file_size: ReadableSize(options.file_size),
             // When old files are removed is decided in [`Self::reclaim`]: the engine would keep them on a full disk.
             purge_threshold: ReadableSize(options.file_size),
@@ -321,6 +327,9 @@ impl EngineLog {
         if Defence::CleaningSyncsFirst.holds() {
             self.sync()?;
         }
+        if !Defence::TrimmedFilesAreRemoved.holds() {
+            return Ok(vec![]);
+        }
         loop {
             match self.engine.purge_expired_files() {
                 Ok(behind) => return Ok(behind),
@@ -419,6 +428,7 @@ fn cut(damage: &Damage) -> std::io::Result<()> {
 impl LogStore for EngineLog {
     fn append(&self, batch: Batch) -> Result<(), LogError> {
         let now = self.sync == LogSync::Always || batch.regions.values().any(must_sync);
+        let now = now && Defence::WhatIsAnsweredIsOnDisk.holds();
         let fill = |to: &mut LogBatch| {
             let mut regions = batch.regions.iter();
             regions.try_for_each(|(region, changes)| self.fill(to, region.as_u64(), changes))

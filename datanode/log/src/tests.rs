@@ -13,6 +13,7 @@ mod net;
 mod power;
 mod quorum;
 mod simulated;
+mod turns;
 
 /// A group of one voter has nothing to say.
 struct Nobody;

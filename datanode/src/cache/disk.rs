@@ -97,6 +97,10 @@ impl Disk {
         }
     }
 
+    pub fn is_in_memory(&self, key: &RangeKey) -> bool {
+        self.cache.memory().contains(key)
+    }
+
     pub fn insert(&self, key: RangeKey, bytes: Bytes) {
         if self.works() {
             self.cache.insert(key, bytes);

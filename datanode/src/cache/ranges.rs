@@ -101,6 +101,14 @@ impl RangeCache {
         found
     }
 
+    /// Whether a part can be had without waiting. It is not counted.
+    pub fn is_in_memory(&self, key: &RangeKey) -> bool {
+        match &self.kept {
+            Kept::Memory(memory) => memory.contains(key),
+            Kept::Both(disk) => disk.is_in_memory(key),
+        }
+    }
+
     pub fn insert(&self, key: RangeKey, bytes: Bytes) {
         self.metrics.inserted(bytes.len());
         match &self.kept {

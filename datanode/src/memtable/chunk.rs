@@ -16,6 +16,7 @@ use greptime_types::{Error, Result};
 use parking_lot::Mutex;
 
 use super::dictionary::SeriesView;
+use crate::region::RowOp;
 use crate::schema::{FIELD_ID, absent, recast};
 
 /// What the arrays of a small batch take beside their values, for each column and for the whole.
@@ -192,6 +193,14 @@ impl Chunk {
     }
 
     /// The lowest and the highest time; `None` without rows.
+    pub fn has_deletes(&self) -> bool {
+        let delete = RowOp::Delete.code();
+        match &self.ops {
+            Each::All(op) => *op == delete,
+            Each::Row(ops) => ops.contains(&delete),
+        }
+    }
+
     pub fn times_span(&self) -> Option<(i64, i64)> {
         self.span
     }

@@ -21,6 +21,8 @@ pub struct Selection<'a> {
     pub times: RangeInclusive<i64>,
     /// `None`: all series.
     pub series: Option<SeriesFilter<'a>>,
+    /// Of each series in each run, only what has its latest time of `times`.
+    pub latest: bool,
 }
 
 /// Says of each series, one row with its tags, whether it is wanted.
@@ -35,6 +37,7 @@ impl Selection<'_> {
         Self {
             times: i64::MIN..=i64::MAX,
             series: None,
+            latest: false,
         }
     }
 
@@ -69,14 +72,20 @@ impl Selection<'_> {
     /// Where the wanted rows of a sorted run lie.
     pub fn ranges(&self, run: &Chunk, wanted: Option<&Wanted>, ranks: &Ranks) -> Vec<Range<usize>> {
         let inside = |(min, max)| self.times.contains(&min) && self.times.contains(&max);
-        if wanted.is_none() && run.times_span().is_some_and(inside) {
+        if wanted.is_none() && !self.latest && run.times_span().is_some_and(inside) {
             return std::iter::once(0..run.rows()).collect();
         }
         let mut found: Vec<Range<usize>> = Vec::new();
+        // Of one series.
         let mut add = |rows: Range<usize>| {
             let times = &run.times[rows.clone()];
-            let from = rows.start + times.partition_point(|t| t < self.times.start());
-            let to = rows.start + times.partition_point(|t| t <= self.times.end());
+            let to = times.partition_point(|t| t <= self.times.end());
+            let first = match times[..to].last() {
+                Some(latest) if self.latest => self.times.start().max(latest),
+                _ => self.times.start(),
+            };
+            let from = rows.start + times[..to].partition_point(|t| t < first);
+            let to = rows.start + to;
             match found.last_mut() {
                 _ if from >= to => {}
                 Some(last) if last.end == from => last.end = to,

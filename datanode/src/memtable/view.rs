@@ -42,6 +42,11 @@ impl MemtableView {
         self.chunks().any(|c| c.fields.contains_key(&id))
     }
 
+    /// Whether a row above `after` is a delete.
+    pub fn has_deletes(&self, after: u64) -> bool {
+        self.chunks().any(|c| c.max_sequence > after && c.has_deletes())
+    }
+
     /// Times between which all rows above `after` lie; `None` if there is none.
     pub fn span(&self, after: u64) -> Option<(i64, i64)> {
         let chunks = self.chunks().filter(|c| c.max_sequence > after);

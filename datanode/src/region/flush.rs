@@ -34,8 +34,10 @@ pub struct Flusher {
     pub ids: SharedIds,
     pub log: LogHandle,
     pub store: Arc<dyn LogStore>,
-    /// Bytes of files that flushes made.
+    /// Bytes of files that flushes made: those whose edit was adopted.
     pub flush_bytes: Counter,
+    /// Bytes of all files that flushes have uploaded, whatever became of their edits.
+    pub flush_bytes_written: Counter,
 }
 
 /// Puts everything that is in memory now into files; returns the index up to which rows are in files.
@@ -236,7 +238,10 @@ async fn upload(
         if key.merge_mode == MergeMode::LastNonNull {
             rows = dedup(rows, key.clone(), Deletes::Keep);
         }
-        files.extend(with.files.write_file(file, rows).await?);
+        let file = with.files.write_file(file, rows).await?;
+        with.flush_bytes_written
+            .inc_by(file.iter().map(|f| f.bytes).sum());
+        files.extend(file);
     }
     Ok(files)
 }

@@ -27,7 +27,8 @@ use super::block::truth;
 use super::measure::{measured, metrics_of};
 use super::plan::ScanPlan;
 use super::reader::RegionReader;
-use super::work::{Selected, Work};
+use super::top::ByTime;
+use super::work::{Interest, Selected, Work};
 
 /// Reads one region, at the moment when it is executed, in several streams.
 pub struct ScanExec {
@@ -35,6 +36,7 @@ pub struct ScanExec {
     plan: Arc<ScanPlan>,
     reader: Arc<RegionReader>,
     work: Arc<OnceCell<Arc<Work>>>,
+    interest: Interest,
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
 }
@@ -53,9 +55,24 @@ impl ScanExec {
             plan,
             reader,
             work: Arc::default(),
+            interest: Interest::All,
             properties: Arc::new(properties),
             metrics: ExecutionPlanMetricsSet::new(),
         })
+    }
+
+    /// The same, for somebody who keeps the first rows by time.
+    #[must_use]
+    pub fn by_time(&self, by_time: Arc<ByTime>) -> Self {
+        Self {
+            spec: self.spec.clone(),
+            plan: Arc::clone(&self.plan),
+            reader: Arc::clone(&self.reader),
+            work: Arc::default(),
+            interest: Interest::ByTime(by_time),
+            properties: Arc::clone(&self.properties),
+            metrics: ExecutionPlanMetricsSet::new(),
+        }
     }
 
     pub fn reader(&self) -> Arc<RegionReader> {
@@ -82,6 +99,11 @@ impl DisplayAs for ScanExec {
         match self.spec.wanted() {
             wanted if wanted.is_empty() => f.write_str(self.name()),
             wanted => write!(f, "{}: {wanted}", self.name()),
+        }?;
+        match &self.interest {
+            Interest::ByTime(by_time) if by_time.descending => f.write_str(", latest first"),
+            Interest::ByTime(_) => f.write_str(", earliest first"),
+            Interest::All | Interest::LastOfSeries => Ok(()),
         }
     }
 }
@@ -122,16 +144,17 @@ impl ExecutionPlan for ScanExec {
         if partition >= self.reader.streams() {
             return internal_err!("there is no stream {partition}");
         }
-        let (reader, work, plan) = (
+        let (reader, work, plan, interest) = (
             Arc::clone(&self.reader),
             Arc::clone(&self.work),
             Arc::clone(&self.plan),
+            self.interest.clone(),
         );
         let held = MemoryConsumer::new("blocks of a region").register(ctx.memory_pool());
         let batch_rows = ctx.session_config().batch_size();
         let rows = async move {
             let columns = plan.columns();
-            let open = || reader.open(&columns, &plan.filters, false);
+            let open = || reader.open(&columns, &plan.filters, interest);
             let work = work.get_or_try_init(open).await?;
             let looked_at = Arc::clone(&plan.looked_at);
             let shaper = Arc::new(Shaper {

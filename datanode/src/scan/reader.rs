@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use datafusion::error::Result;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::utils::collect_columns;
+use futures::future::try_join_all;
 use greptime_query::{from_datafusion, into_datafusion};
 use greptime_types::{Error, ErrorKind, Result as OurResult, TableInfo, Ttl};
 use tokio::time::Instant;
@@ -18,8 +19,9 @@ use super::block::holds_for;
 use super::filter::{Filters, TimeRange};
 use super::plan::read_schema;
 use super::units::Span;
-use super::work::{Run, Wanted, Work};
+use super::work::{AT_ONCE, Interest, Run, Wanted, Work};
 use crate::defences::Defence;
+use crate::manifest::FileMeta;
 use crate::memtable::{Selection, SeriesFilter};
 use crate::region::{Region, Snapshot};
 use crate::sst::{FileSource, ReadMetrics};
@@ -78,14 +80,13 @@ impl RegionReader {
         }))
     }
 
-    /// Files and rows of one moment, cut into parts. With `last_of_series` rows may be left out that are not the newest
-    /// of their series. All files are opened before a row is read, so that a file that is missing shows while a newer
+    /// Files and rows of one moment, cut into parts. All files are opened before a row is read, so that a file that is missing shows while a newer
     /// view can still be tried.
     pub async fn open(
         &self,
         columns: &BTreeSet<String>,
         filters: &Filters,
-        last_of_series: bool,
+        interest: Interest,
     ) -> Result<Arc<Work>> {
         let started = Instant::now();
         let names: BTreeSet<&str> = columns.iter().map(String::as_str).collect();
@@ -105,7 +106,7 @@ impl RegionReader {
                 merged: read_schema(&snapshot.table.schema, &names, true),
                 filters,
                 key: snapshot.key.clone(),
-                last_of_series,
+                interest: interest.clone(),
             };
             match self.runs(&snapshot, &wanted).await {
                 Ok(runs) => {
@@ -151,26 +152,33 @@ impl RegionReader {
             ReadMetrics::add(&self.metrics.rows_in_memory, rows.num_rows());
             runs.push((Run::Memory(rows), span));
         }
-        for file in snapshot.view.files.values() {
-            if !wanted.filters.time.overlaps(file.min_time, file.max_time) {
-                ReadMetrics::add(&self.metrics.files_pruned, 1);
-                continue;
-            }
-            let open = match self.files.open(file, &self.metrics).await {
-                Err(e) if e.kind == ErrorKind::NotFound && !Defence::MissingFileIsAnError.holds() => continue,
-                open => open?,
-            };
-            let span = Span {
-                min_time: file.min_time,
-                max_time: file.max_time,
-            };
-            let run = Run::File {
-                file: Arc::new(open),
-                deletes: file.deletes > 0,
-            };
-            runs.push((run, span));
+        let times = wanted.filters.time;
+        let files = snapshot.view.files.values();
+        let (found, pruned): (Vec<_>, Vec<_>) = files.partition(|f| times.overlaps(f.min_time, f.max_time));
+        ReadMetrics::add(&self.metrics.files_pruned, pruned.len());
+        for some in found.chunks(AT_ONCE) {
+            let opened = try_join_all(some.iter().map(|file| self.run_of(file))).await?;
+            runs.extend(opened.into_iter().flatten());
         }
         Ok(runs)
+    }
+
+    async fn run_of(&self, file: &FileMeta) -> OurResult<Option<(Run, Span)>> {
+        let open = match self.files.open(file, &self.metrics).await {
+            Err(e) if e.kind == ErrorKind::NotFound && !Defence::MissingFileIsAnError.holds() => {
+                return Ok(None);
+            }
+            open => open?,
+        };
+        let span = Span {
+            min_time: file.min_time,
+            max_time: file.max_time,
+        };
+        let run = Run::File {
+            file: Arc::new(open),
+            deletes: file.deletes > 0,
+        };
+        Ok(Some((run, span)))
     }
 }
 
@@ -182,12 +190,15 @@ fn memory_runs(snapshot: &Snapshot, wanted: &Wanted) -> OurResult<Vec<(RecordBat
         Some(filter) => holds_for(series, filter).map_err(|e| from_datafusion(&e)),
         None => Err(Error::internal("no filter on tags")),
     };
+    // The row that a delete hides may be the latest of its series.
+    let has_deletes = snapshot.memory.iter().any(|memory| memory.has_deletes(flushed));
     let selection = Selection {
         times: wanted.filters.time.from..=wanted.filters.time.to,
         series: tags.map(|filter| SeriesFilter {
             tags: fields_of(filter, &wanted.merged),
             holds: &holds,
         }),
+        latest: wanted.last_of_series() && !(has_deletes && Defence::DeletesHideTheLatest.holds()),
     };
     let mut runs = Vec::new();
     for memory in &snapshot.memory {

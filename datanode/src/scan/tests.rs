@@ -1,5 +1,7 @@
 //! Scans against a model that overwrites in a map and filters at the end.
 
+mod top;
+
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
@@ -195,7 +197,7 @@ async fn what_is_left_out_of_pages_and_row_groups_is_no_newest_row_that_passes()
     let mut rows: BTreeMap<_, Row> = BTreeMap::new();
     rows.extend(old.into_iter().chain(new).map(|r| ((r.0.clone(), r.1), r)));
     let mut dice = Dice::new(11);
-    for _ in 0..60 {
+    for round in 0..60 {
         let from = dice.roll(POINTS as u64) as i64;
         let mut query = vec![
             Filter::TimeFrom(from),
@@ -204,7 +206,11 @@ async fn what_is_left_out_of_pages_and_row_groups_is_no_newest_row_that_passes()
         if dice.roll(3) == 0 {
             query.clear();
         }
-        let usage = dice.roll(POINTS as u64) as f64;
+        let usage = match round % 3 {
+            // What was overwritten.
+            0 => (20_000 + dice.roll(470)) as f64,
+            _ => dice.roll(POINTS as u64) as f64,
+        };
         let (above, below) = (col("usage").gt_eq(lit(usage)), col("usage").lt(lit(usage + 30.0)));
         if dice.roll(2) == 0 {
             query.push(Filter::HostIs(dice.roll(2) as u8));

@@ -2,19 +2,20 @@
 //! their own.
 
 use std::cmp::Reverse;
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::{FieldRef, Fields, Schema, SchemaRef};
+use datafusion::common::runtime::SpawnedTask;
 use datafusion::error::Result;
 use datafusion::execution::memory_pool::MemoryReservation;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::utils::reassign_expr_columns;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use futures::stream::BoxStream;
+use futures::future::try_join_all;
+use futures::stream::{self, BoxStream};
 use futures::{Stream, StreamExt, TryStreamExt};
 use greptime_query::{from_datafusion, into_datafusion};
 use greptime_types::{Error, Result as OurResult};
@@ -22,11 +23,24 @@ use parking_lot::Mutex;
 
 use super::block::{Block, Stretch, holds_for, mask};
 use super::filter::{Filters, TimeRange};
+use super::queue::Queue;
+use super::top::ByTime;
 use super::units::{Span, Unit, units};
 use super::{Deletes, newest};
 use crate::cache::OneOf;
+use crate::defences::Defence;
 use crate::memtable::KeyColumns;
 use crate::sst::{Access, ReadMetrics, ReadRequest, Series, SstFile};
+
+/// Which of the wanted rows matter.
+#[derive(Clone, Debug)]
+pub enum Interest {
+    All,
+    /// Only the newest row of each series; others may be left out.
+    LastOfSeries,
+    /// The first ones by time, until there are enough of them; then others may be left out.
+    ByTime(Arc<ByTime>),
+}
 
 /// Which rows and columns are wanted.
 #[derive(Clone, Debug)]
@@ -37,14 +51,37 @@ pub struct Wanted {
     pub merged: SchemaRef,
     pub filters: Filters,
     pub key: KeyColumns,
-    /// Only the newest row of each series can matter; others may be left out.
-    pub last_of_series: bool,
+    pub interest: Interest,
 }
 
 impl Wanted {
     /// By what parts of runs that are read as they are may be left out.
     fn pruning(&self) -> Option<Arc<dyn PhysicalExpr>> {
         self.filters.pruning(&self.plain)
+    }
+
+    pub fn last_of_series(&self) -> bool {
+        matches!(self.interest, Interest::LastOfSeries)
+    }
+
+    /// Whether rows between these times can still matter, when those were read that come first.
+    fn wants(&self, times: Span) -> bool {
+        match &self.interest {
+            Interest::All | Interest::LastOfSeries => true,
+            Interest::ByTime(by_time) => by_time.wants(times),
+        }
+    }
+
+    /// Puts first what matters most.
+    fn sort(&self, units: &mut [Unit]) {
+        let first = |unit: &Unit| unit.times.first().map(|times| times.from);
+        let last = |unit: &Unit| unit.times.last().map(|times| times.to);
+        match &self.interest {
+            Interest::All => {}
+            Interest::ByTime(by_time) if !by_time.descending => units.sort_by_key(first),
+            // Then little has to be read of what comes after.
+            Interest::LastOfSeries | Interest::ByTime(_) => units.sort_by_key(|unit| Reverse(last(unit))),
+        }
     }
 }
 
@@ -80,12 +117,26 @@ enum Part {
     },
 }
 
-/// Parts that nobody has taken yet.
+/// A part, and times between which all of its rows lie.
+struct Timed {
+    part: Part,
+    times: Span,
+}
+
+/// The file of a part, when what will be read of it first was fetched.
+type Ahead = SpawnedTask<OurResult<SstFile>>;
+
+/// What is left of a scan.
 pub struct Work {
     wanted: Wanted,
-    parts: Mutex<VecDeque<Part>>,
+    parts: Mutex<Queue<Timed, Ahead>>,
     metrics: Arc<ReadMetrics>,
 }
+
+/// Files that are opened side by side.
+pub const AT_ONCE: usize = 16;
+/// Parts that are fetched before their turn, at most.
+const AHEAD: usize = 4;
 
 /// The series of a row group.
 struct Tags {
@@ -106,6 +157,24 @@ struct RowGroup {
 const SELECTIVE: usize = 8;
 /// So is one of which one in so many rows, or less, is in pages that may have wanted ones.
 const FEW_PAGES: usize = 4;
+
+fn is_in_few_pages(access: &Access) -> bool {
+    access.left() * FEW_PAGES <= access.rows
+}
+
+impl Part {
+    /// With what was fetched of its file, when it is there.
+    async fn after(mut self, ahead: Ahead) -> Result<Self> {
+        let fetched = ahead
+            .join_unwind()
+            .await
+            .map_err(|e| into_datafusion(Error::unavailable(format!("reading ahead was cancelled: {e}"))))?;
+        if let Self::RowGroup { file, .. } = &mut self {
+            *file = Arc::new(fetched.map_err(into_datafusion)?);
+        }
+        Ok(self)
+    }
+}
 
 /// Rows that are wanted, each identity once, deletes gone; filters on rows are not applied.
 pub struct Selected {
@@ -150,19 +219,49 @@ impl Work {
     pub async fn open(wanted: Wanted, runs: Vec<(Run, Span)>, metrics: Arc<ReadMetrics>) -> OurResult<Self> {
         let spans: Vec<Span> = runs.iter().map(|(_, span)| *span).collect();
         let mut found = units(&spans, wanted.filters.time, wanted.key.append_mode);
-        if wanted.last_of_series {
-            // Then little has to be read of what comes after.
-            found.sort_by_key(|unit| Reverse(unit.times.last().map(|times| times.to)));
+        wanted.sort(&mut found);
+        let mut parts = Vec::new();
+        for some in found.chunks(AT_ONCE) {
+            let cut = some.iter().map(|unit| parts_of(unit, &runs, &wanted, &metrics));
+            parts.extend(try_join_all(cut).await?.into_iter().flatten());
         }
-        let mut parts = VecDeque::new();
-        for unit in found {
-            parts.extend(parts_of(unit, &runs, &wanted, &metrics).await?);
-        }
+        let parts = Queue::new(parts.into_iter());
         Ok(Self {
             parts: Mutex::new(parts),
             wanted,
             metrics,
         })
+    }
+
+    /// How many parts are fetched before their turn: none as long as everything is near, since to look for it takes longer
+    /// than it does.
+    fn ahead(&self) -> usize {
+        match self.metrics.has_asked_the_store() {
+            true => AHEAD,
+            false => 0,
+        }
+    }
+
+    /// Begins to fetch what will be read of a part first.
+    fn fetch_ahead(&self, timed: &Timed) -> Option<Ahead> {
+        match &timed.part {
+            _ if !self.wanted.wants(timed.times) => None,
+            Part::RowGroup {
+                file, access, last, ..
+            } => file.fetch_ahead(access, &self.read_first(access, *last), &self.metrics),
+            Part::Memory { .. } | Part::Merge { .. } => None,
+        }
+    }
+
+    /// The columns of a row group that are read whatever is in them.
+    fn read_first(&self, access: &Access, last: bool) -> Fields {
+        let all = self.wanted.plain.fields();
+        let by_tags = self.wanted.filters.tags.is_some() && !is_in_few_pages(access);
+        let is_read = |f: &&FieldRef| match last {
+            true => self.is_tag(f) || f.name() == self.time(),
+            false => !by_tags || self.is_tag(f),
+        };
+        all.iter().filter(is_read).cloned().collect()
     }
 
     /// The rows of one part after the other, until no part is left. What a block takes is counted in `held`.
@@ -181,11 +280,18 @@ impl Work {
         ctx: Arc<TaskContext>,
     ) -> impl Stream<Item = Result<Glance>> + Send + use<> {
         let work = Arc::clone(self);
-        let parts = futures::stream::try_unfold(work, |work| async move {
-            let part = work.parts.lock().pop_front();
-            match part {
+        let parts = stream::try_unfold(work, |work| async move {
+            let ahead = work.ahead();
+            let next = work.parts.lock().take(ahead, |part| work.fetch_ahead(part));
+            match next {
+                Some((timed, _)) if !work.wanted.wants(timed.times) => {
+                    // Nor is what comes after it.
+                    work.parts.lock().clear();
+                    Ok(None)
+                }
                 None => Ok(None),
-                Some(part) => Ok(Some((part, work))),
+                Some((timed, None)) => Ok(Some((timed.part, work))),
+                Some((timed, Some(ahead))) => Ok(Some((timed.part.after(ahead).await?, work))),
             }
         });
         let work = Arc::clone(self);
@@ -217,7 +323,7 @@ impl Work {
                 last,
             } => {
                 let number = access.row_group;
-                let few_pages = !last && access.left() * FEW_PAGES <= access.rows;
+                let few_pages = !last && is_in_few_pages(&access);
                 if few_pages && !file.knows_series(number) && !file.are_worth_decoding(number, &self.others())
                 {
                     let request = self.request(&self.wanted.plain, &times);
@@ -239,12 +345,12 @@ impl Work {
                     last,
                 };
                 let found = self.look_at(group, &times).await;
-                Ok(futures::stream::iter([found]).boxed())
+                Ok(stream::iter([found]).boxed())
             }
             Part::Memory { rows, times } => {
                 let block = self.block(&rows)?;
                 let found = self.select(block, &times).map(whole);
-                Ok(futures::stream::iter([found]).boxed())
+                Ok(stream::iter([found]).boxed())
             }
             Part::Merge { runs, times } => {
                 let streams = runs
@@ -263,7 +369,7 @@ impl Work {
     /// The rows of a row group: only their times, where it is not known yet whether more of them is wanted.
     async fn look_at(self: &Arc<Self>, group: RowGroup, times: &[TimeRange]) -> Result<Found> {
         let others = self.others();
-        let is_looked_at = |f: &&FieldRef| !self.wanted.last_of_series || f.name() == self.time();
+        let is_looked_at = |f: &&FieldRef| !self.wanted.last_of_series() || f.name() == self.time();
         let first: Fields = others.iter().filter(is_looked_at).cloned().collect();
         let block = self.row_group(&group, &first).await.map_err(into_datafusion)?;
         ReadMetrics::add(&self.metrics.rows, group.tags.series.rows());
@@ -352,7 +458,11 @@ impl Work {
     fn request(&self, schema: &SchemaRef, times: &[TimeRange]) -> ReadRequest {
         let tags = self.wanted.filters.tags.clone();
         let tags = tags.and_then(|tags| reassign_expr_columns(tags, schema).ok());
-        self.request_of_times(schema, times).with_predicate(tags)
+        let request = self.request_of_times(schema, times).with_predicate(tags);
+        match Defence::FieldsPruneOnlyWhereNothingIsNewer.holds() {
+            true => request,
+            false => request.with_pruning(self.wanted.filters.pruning(schema)),
+        }
     }
 
     /// The same if the series are known to be wanted.
@@ -392,7 +502,7 @@ impl Work {
         let schema = Arc::clone(&self.wanted.merged);
         let work = Arc::clone(&self);
         let rows = match run {
-            Run::Memory(rows) => futures::stream::iter([Ok(rows)]).boxed(),
+            Run::Memory(rows) => stream::iter([Ok(rows)]).boxed(),
             // What holds for whole identities may be applied before rows are compared.
             Run::File { file, .. } => file.read(work.request(&schema, &times)).boxed(),
         };
@@ -421,12 +531,24 @@ fn batch(fields: Vec<FieldRef>, columns: Vec<ArrayRef>, rows: usize) -> OurResul
 }
 
 async fn parts_of(
-    unit: Unit,
+    unit: &Unit,
+    runs: &[(Run, Span)],
+    wanted: &Wanted,
+    metrics: &Arc<ReadMetrics>,
+) -> OurResult<Vec<Timed>> {
+    let (min_time, max_time) = ends(&unit.times).unwrap_or((i64::MIN, i64::MAX));
+    let span = Span { min_time, max_time };
+    let parts = plain_parts(unit, runs, wanted, metrics).await?.into_iter();
+    Ok(parts.map(|part| Timed { part, times: span }).collect())
+}
+
+async fn plain_parts(
+    unit: &Unit,
     runs: &[(Run, Span)],
     wanted: &Wanted,
     metrics: &Arc<ReadMetrics>,
 ) -> OurResult<Vec<Part>> {
-    let times: Arc<[TimeRange]> = unit.times.into();
+    let times: Arc<[TimeRange]> = unit.times.as_slice().into();
     let [only] = unit.spans.as_slice() else {
         let runs = unit.spans.iter().map(|i| runs[*i].0.clone()).collect();
         return Ok(vec![Part::Merge { runs, times }]);
@@ -441,7 +563,7 @@ async fn parts_of(
             let span = runs[*only].1;
             // Then the last row of a series in the file is also its last wanted one.
             let whole = matches!(&*times, [all] if all.contains(span.min_time, span.max_time));
-            let last = whole && wanted.last_of_series;
+            let last = whole && wanted.last_of_series();
             let part = |access| Part::RowGroup {
                 file: Arc::clone(file),
                 access,

@@ -8,22 +8,57 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use greptime_clock::SharedIds;
 use greptime_log::{EngineLog, EngineOptions, LogCore, LogDamage, LogError};
-use greptime_types::{Error, NodeId, RegionId, Result};
+use greptime_types::{Error, ErrorKind, NodeId, RegionId, Result};
 use prometheus_client::metrics::counter::Counter;
 use serde::{Deserialize, Serialize};
 
 use super::identity::{DataDir, remove_durably, write_durably};
+use super::{DatanodeParts, others};
+use crate::defences::Defence;
 
 /// There from before the log is cut until it is known that nothing was, or that its regions have no other replicas.
 const CUT: &str = "log.cut";
 /// Where a log is put that is not used any more; one at most.
 const ASIDE: &str = "log.damaged";
 
-/// Opens the log, as the settings say about damage.
-pub(super) fn open_log(
+/// Opens the log, as the settings say about damage. By `auto` it is given up if others have all that was in it.
+pub(super) async fn open(
+    parts: &DatanodeParts,
+    data_dir: &Arc<DataDir>,
+    options: EngineOptions,
+    fsyncs: &Counter,
+) -> Result<EngineLog> {
+    let open = |options: EngineOptions| {
+        let (data_dir, ids, fsyncs) = (Arc::clone(data_dir), Arc::clone(&parts.ids), fsyncs.clone());
+        let node_id = parts.node_id;
+        tokio::task::spawn_blocking(move || open_log(&data_dir, &options, node_id, &ids, &fsyncs))
+    };
+    let failed = |e: tokio::task::JoinError| Error::internal(e.to_string());
+    let damage = match open(options.clone()).await.map_err(failed)? {
+        Err(error) if error.kind == ErrorKind::Corruption && options.damage == LogDamage::Auto => error,
+        opened => return opened,
+    };
+    let Some(meta) = &parts.meta else {
+        return Err(damage);
+    };
+    let cluster_id = data_dir.identity(parts.node_id, &parts.ids)?.cluster_id;
+    match others::have_everything(meta.as_ref(), parts.node_id, &cluster_id).await {
+        Err(why) if Defence::OnlyCopyIsKept.holds() => Err(Error::corruption(format!(
+            "{}. This datanode does not begin anew by itself: {why}",
+            damage.message
+        ))),
+        _ => {
+            let damage = LogDamage::Discard;
+            open(EngineOptions { damage, ..options }).await.map_err(failed)?
+        }
+    }
+}
+
+fn open_log(
     data_dir: &DataDir,
     options: &EngineOptions,
     node_id: NodeId,
@@ -66,7 +101,7 @@ fn discard(
     tracing::error!(
         why,
         aside = %aside.display(),
-        "LogDiscarded: the log is put aside, as datanode.log_damage = \"discard\" allows; this disk begins anew"
+        "LogDiscarded: the log is put aside, and this disk begins anew: others have what was in it"
     );
     data_dir.renew(node_id, ids)?;
     let failed = |e: io::Error| Error::internal(format!("putting {} aside: {e}", options.dir.display()));

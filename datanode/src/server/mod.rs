@@ -9,6 +9,7 @@ mod identity;
 mod leases;
 mod maintain;
 mod open;
+mod others;
 mod peers;
 mod prepared;
 mod query;
@@ -62,7 +63,7 @@ pub struct Datanode {
     address: String,
     zone: String,
     incarnation: u64,
-    data_dir: DataDir,
+    data_dir: Arc<DataDir>,
     identity: Mutex<Identity>,
     clock: SharedClock,
     metrics: DatanodeMetrics,

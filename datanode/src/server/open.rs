@@ -23,7 +23,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::compact::{CompactionBook, compactor};
-use super::damaged::{self, open_log};
+use super::damaged;
 use super::fallback::Heard;
 use super::identity::DataDir;
 use super::maintain::FlushBook;
@@ -68,7 +68,7 @@ pub struct DatanodeParts {
 impl Datanode {
     /// Opens the data directory and everything in it, and keeps a session with metasrv.
     pub async fn start(parts: DatanodeParts) -> Result<Arc<Self>> {
-        let data_dir = DataDir::lock(&parts.data_dir)?;
+        let data_dir = Arc::new(DataDir::lock(&parts.data_dir)?);
         let metrics = DatanodeMetrics::register(&parts.metrics);
         let options = EngineOptions {
             dir: data_dir.path("log"),
@@ -78,13 +78,7 @@ impl Datanode {
             reserve: parts.config.log_turn_size + parts.config.max_write_size + LOG_ROOM,
             purge_threshold: parts.config.log_purge_threshold,
         };
-        let (node_id, ids) = (parts.node_id, Arc::clone(&parts.ids));
-        let fsyncs = metrics.log_fsyncs.clone();
-        let opened = tokio::task::spawn_blocking(move || {
-            let log = open_log(&data_dir, &options, node_id, &ids, &fsyncs)?;
-            Ok::<_, Error>((data_dir, log))
-        });
-        let (data_dir, engine) = opened.await.map_err(|e| Error::internal(e.to_string()))??;
+        let engine = damaged::open(&parts, &data_dir, options, &metrics.log_fsyncs).await?;
         for cut in engine.cuts() {
             tell_cut(cut, &metrics);
         }
@@ -109,20 +103,22 @@ impl Datanode {
 
     /// As [`Self::start`], over another log store.
     pub async fn start_with_log(parts: DatanodeParts, store: Arc<dyn LogStore>) -> Result<Arc<Self>> {
-        let data_dir = DataDir::lock(&parts.data_dir)?;
+        let data_dir = Arc::new(DataDir::lock(&parts.data_dir)?);
         let metrics = DatanodeMetrics::register(&parts.metrics);
         Self::open(parts, data_dir, metrics, store).await
     }
 
     async fn open(
         parts: DatanodeParts,
-        data_dir: DataDir,
+        data_dir: Arc<DataDir>,
         metrics: DatanodeMetrics,
         store: Arc<dyn LogStore>,
     ) -> Result<Arc<Self>> {
         let config = parts.config;
         config.validate()?;
-        metrics.set_limits(&config);
+        parts
+            .metrics
+            .register_memory_limits("greptime_datanode_memory_limit_bytes", config.memory_limits());
         let identity = data_dir.identity(parts.node_id, &parts.ids)?;
         let budget = Budget::new(config.memtable_soft_limit, config.memtable_hard_limit);
         let (regions, wanted) = Regions::new(Arc::clone(&parts.clock));
@@ -179,6 +175,7 @@ impl Datanode {
             log: log.clone(),
             store: Arc::clone(&store),
             flush_bytes: metrics.flush_bytes.clone(),
+            flush_bytes_written: metrics.flush_bytes_written.clone(),
         };
         let compactor = compactor(&config, &flusher, &parts.clock, &metrics)?;
         let spill = Arc::new(SpillSpace::open(&config, &data_dir)?);

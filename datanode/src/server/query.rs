@@ -22,7 +22,7 @@ use tokio::time::Instant;
 use super::Datanode;
 use crate::defences::Defence;
 use crate::region::{Flusher, Region, RegionState, load_manifest};
-use crate::scan::{RegionReader, ReloadManifest, ScanExec, accelerate};
+use crate::scan::{RegionReader, ReloadManifest, ScanExec, accelerate, read_by_time};
 use crate::sst::FileSource;
 
 /// How long a majority may take to confirm who leads, before the query is tried elsewhere.
@@ -100,7 +100,8 @@ impl Datanode {
                 plan.bind(resolver.region.id(), &values, &resolver)
             }),
         };
-        plan.and_then(accelerate).map_err(|e| from_datafusion(&e))
+        let plan = plan.and_then(accelerate).and_then(read_by_time);
+        plan.map_err(|e| from_datafusion(&e))
     }
 }
 

@@ -190,11 +190,12 @@ impl SstFile {
     /// Whether all columns that the file has are decoded already.
     pub fn are_cached(&self, row_group: usize, fields: &Fields) -> bool {
         let mut columns = fields.iter().filter_map(|f| self.footer.find(f));
-        columns.all(|column| {
-            self.caches()
-                .decoded
-                .contains(&self.column_key(row_group, column))
-        })
+        columns.all(|column| self.is_decoded(row_group, column))
+    }
+
+    pub(super) fn is_decoded(&self, row_group: usize, column: usize) -> bool {
+        let key = self.column_key(row_group, column);
+        self.caches().decoded.contains(&key)
     }
 
     /// Whether columns of which few rows are wanted are better decoded as a whole: those of before, and those that are

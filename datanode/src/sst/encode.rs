@@ -15,6 +15,7 @@ use parquet::schema::types::{ColumnPath, TypePtr};
 
 use super::encoding::{Choice, Trial, candidates, choose, samples};
 use super::series::{self, Series};
+use crate::defences::Defence;
 
 /// Rows of a page: what a point query decodes at least. With a quarter of them files are an eighth larger, and no query of
 /// the benchmark is faster.
@@ -82,7 +83,7 @@ impl Encoder {
             let path = ColumnPath::new(vec![field.name().clone()]);
             let choice = self.choose(field, &parts)?;
             builder = with_choice(builder, path.clone(), choice);
-            if parts.iter().any(|part| has_nan(part)) {
+            if parts.iter().any(|part| has_nan(part)) && Defence::NanHasNoMinima.holds() {
                 builder = builder.set_column_statistics_enabled(path.clone(), EnabledStatistics::None);
             }
             if let Some(distinct) = self.bloom_size(field, &parts) {

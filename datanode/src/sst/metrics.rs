@@ -79,6 +79,10 @@ impl ReadMetrics {
         counter.fetch_add(n as u64, Ordering::Relaxed);
     }
 
+    pub fn has_asked_the_store(&self) -> bool {
+        self.store_requests.load(Ordering::Relaxed) > 0
+    }
+
     pub(super) fn found(&self, tier: Tier, bytes: usize) {
         match tier {
             Tier::Memory => Self::add(&self.bytes_from_memory, bytes),

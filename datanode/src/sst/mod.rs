@@ -1,5 +1,6 @@
 //! Files: Parquet with the table's columns, sorted as rows are in a region, plus sequence and operation.
 
+mod ahead;
 mod checksum;
 mod columns;
 mod decode;

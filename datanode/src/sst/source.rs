@@ -39,6 +39,8 @@ pub struct SstFile {
     pub(super) name: Arc<str>,
     key: Path,
     source: FileSource,
+    /// Segments that were fetched before their turn, by position in the layout.
+    pub(super) ahead: Arc<[(usize, Bytes)]>,
 }
 
 impl FileSource {
@@ -75,6 +77,7 @@ impl FileSource {
             name,
             key,
             source,
+            ahead: Arc::default(),
         })
     }
 
@@ -170,6 +173,18 @@ impl SstFile {
             .collect();
         wanted.sort_unstable();
         wanted.dedup();
+        let segments = self.segments_of(wanted, keep, metrics).await?;
+        let loaded = Loaded { segments };
+        ranges.iter().map(|range| self.cut(&loaded, range)).collect()
+    }
+
+    /// The segments `wanted`, which are ascending, each with its position.
+    pub(super) async fn segments_of(
+        &self,
+        wanted: Vec<usize>,
+        keep: bool,
+        metrics: &ReadMetrics,
+    ) -> Result<Vec<(usize, Bytes)>> {
         let mut segments = Vec::with_capacity(wanted.len());
         let mut missing = Vec::new();
         let look = |position| async move { (position, self.cached(position, metrics).await) };
@@ -182,12 +197,21 @@ impl SstFile {
         }
         segments.extend(self.fetch_segments(&missing, keep, metrics).await?);
         segments.sort_unstable_by_key(|(position, _)| *position);
-        let loaded = Loaded { segments };
-        ranges.iter().map(|range| self.cut(&loaded, range)).collect()
+        Ok(segments)
     }
 
-    /// A segment from the cache; a damaged copy is dropped.
+    /// Whether a segment can be had without waiting.
+    pub(super) fn is_in_memory(&self, position: usize) -> bool {
+        let segment = &self.footer.layout.segments()[position];
+        let key = RangeKey::new(&self.name, segment.range.start);
+        self.caches().ranges.is_in_memory(&key)
+    }
+
+    /// A segment that was fetched before its turn, or is cached; a damaged copy is dropped.
     async fn cached(&self, position: usize, metrics: &ReadMetrics) -> Option<Bytes> {
+        if let Ok(at) = self.ahead.binary_search_by_key(&position, |(ahead, _)| *ahead) {
+            return Some(self.ahead[at].1.clone());
+        }
         let segment = &self.footer.layout.segments()[position];
         let key = RangeKey::new(&self.name, segment.range.start);
         let (bytes, tier) = self.caches().ranges.get(&key).await?;

@@ -92,6 +92,28 @@ struct Faults {
     /// Uploads in parts that were begun and neither completed nor given up.
     open_uploads: usize,
     requests: u64,
+    /// Gets under way, and the most that were at once.
+    reading: usize,
+    most_reading: usize,
+}
+
+/// A get under way.
+struct Reading<'a>(&'a Mutex<Faults>);
+
+impl<'a> Reading<'a> {
+    fn begin(faults: &'a Mutex<Faults>) -> Self {
+        let mut counts = faults.lock();
+        counts.reading += 1;
+        counts.most_reading = counts.most_reading.max(counts.reading);
+        drop(counts);
+        Self(faults)
+    }
+}
+
+impl Drop for Reading<'_> {
+    fn drop(&mut self) {
+        self.0.lock().reading -= 1;
+    }
 }
 
 #[derive(Debug, Default)]
@@ -226,6 +248,13 @@ impl FaultyStore {
         self.faults.lock().requests
     }
 
+    /// The most gets that were under way at once since this was asked last.
+    pub fn most_reading(&self) -> usize {
+        let mut faults = self.faults.lock();
+        let reading = faults.reading;
+        std::mem::replace(&mut faults.most_reading, reading)
+    }
+
     /// Flips a bit of an object for good.
     pub async fn flip(&self, key: &Path, bit: usize) {
         let bytes = self.inner.get(key).await.unwrap().bytes().await.unwrap();
@@ -320,6 +349,7 @@ impl ObjectStore for FaultyStore {
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
         self.check()?;
+        let _reading = Reading::begin(&self.faults);
         let get = self.inner.get_opts(location, options);
         let (mut got, flipped) = with_faults(&self.faults, Request::Get, location, get).await?;
         if flipped {

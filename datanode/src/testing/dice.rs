@@ -5,6 +5,11 @@ pub fn seeds(usual: u64) -> u64 {
     std::env::var("GREPTIME_TEST_SEEDS").map_or(usual, |n| n.parse().expect("a number of seeds"))
 }
 
+/// How many series a test of many has: 300,000, unless `GREPTIME_TEST_SERIES` says more, as `make test-long` does.
+pub fn many_series() -> i64 {
+    std::env::var("GREPTIME_TEST_SERIES").map_or(300_000, |n| n.parse().expect("a number of series"))
+}
+
 /// A linear congruential generator.
 pub struct Dice(u64);
 

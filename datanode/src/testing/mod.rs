@@ -4,12 +4,14 @@ mod bucket;
 mod clock;
 mod dice;
 mod disk;
+mod leaf;
 mod node;
 
 pub use bucket::{Fault, FaultyStore, PutFault, Request};
 pub use clock::SkewedClock;
-pub use dice::{Dice, seeds};
+pub use dice::{Dice, many_series, seeds};
 pub use disk::SmallDisk;
+pub use leaf::Leaf;
 pub use node::{Node, Place, Row, WriteOptions, parts, row, rows_of, start_node, start_on_disk};
 
 use std::sync::Arc;

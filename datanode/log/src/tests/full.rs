@@ -204,7 +204,7 @@ fn a_full_disk_without_a_reserve_is_waited_for_and_begins_no_files() {
     assert_eq!(replayed[2].1.data, noise(1, 4000));
 }
 
-struct Ignore;
+pub(super) struct Ignore;
 
 impl Apply for Ignore {
     fn apply(&self, _: RegionId, entry: &CommittedEntry) -> Result<Applied> {

@@ -24,7 +24,7 @@ use super::states::{Accumulated, States};
 use super::values::Values;
 use crate::scan::measure::{measured, metrics_of};
 use crate::scan::reader::RegionReader;
-use crate::scan::work::{Glance, Work};
+use crate::scan::work::{Glance, Interest, Work};
 
 /// Aggregates over one region.
 ///
@@ -166,9 +166,14 @@ impl Run {
     }
 
     pub async fn open(&self) -> Result<Arc<Work>> {
-        let last = self.aggregation.scope == Scope::LastOfSeries;
+        let interest = match self.aggregation.scope {
+            Scope::LastOfSeries => Interest::LastOfSeries,
+            Scope::All | Scope::NewestBuckets(_) => Interest::All,
+        };
         let columns = self.aggregation.columns();
-        self.reader.open(&columns, &self.aggregation.filters, last).await
+        self.reader
+            .open(&columns, &self.aggregation.filters, interest)
+            .await
     }
 
     /// The states of one stream, of the work that all share.
@@ -215,7 +220,9 @@ impl Newest {
                 .map_or(i64::MIN, |start| start.saturating_sub(back));
             let mut filters = aggregation.filters.clone();
             filters.time.from = filters.time.from.max(from);
-            let work = reader.open(&aggregation.columns(), &filters, false).await?;
+            let work = reader
+                .open(&aggregation.columns(), &filters, Interest::All)
+                .await?;
             let mut states = Accumulated::new(Arc::clone(aggregation))?;
             let blocks = self.run.memory("blocks of a region");
             let mut selected = work.blocks(blocks, Arc::clone(&self.run.ctx)).boxed();

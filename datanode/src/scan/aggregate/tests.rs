@@ -6,60 +6,20 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
 use arrow::util::pretty::pretty_format_batches;
-use async_trait::async_trait;
-use datafusion::catalog::{Session, TableProvider};
+use datafusion::catalog::TableProvider;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::datasource::MemTable;
-use datafusion::error::Result;
 use datafusion::execution::session_state::SessionStateBuilder;
-use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode};
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
 use datafusion::physical_plan::{ExecutionPlan, collect, displayable};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use futures::TryStreamExt;
 use greptime_proto::v1;
-use greptime_query::{RegionScan, RegionScanSpec};
 use proptest::prelude::*;
 
-use crate::testing::{Node, Row, batch};
-
-/// The region as a table, so that SQL can be planned over it.
-#[derive(Debug)]
-struct Leaf(RegionScanSpec);
-
-#[async_trait]
-impl TableProvider for Leaf {
-    fn schema(&self) -> SchemaRef {
-        self.0.schema.to_arrow()
-    }
-
-    fn table_type(&self) -> TableType {
-        TableType::Base
-    }
-
-    async fn scan(
-        &self,
-        _: &dyn Session,
-        projection: Option<&Vec<usize>>,
-        filters: &[Expr],
-        limit: Option<usize>,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        let spec = RegionScanSpec {
-            projection: projection.cloned(),
-            filters: filters.to_vec(),
-            limit,
-            ..self.0.clone()
-        };
-        Ok(Arc::new(RegionScan::try_new(spec)?))
-    }
-
-    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
-        Ok(vec![TableProviderFilterPushDown::Inexact; filters.len()])
-    }
-}
+use crate::testing::{Leaf, Node, Row, batch};
 
 /// In which operators an aggregate comes to a region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -133,6 +133,13 @@ async fn an_edit_that_lost_its_version_is_made_anew() {
         .filter(|k| k.contains("/sst/"))
         .count();
     assert_eq!(files, 1, "the upload of the lost edit is deleted");
+    let metrics = &node.datanode.metrics;
+    let made: u64 = view.files.values().map(|f| f.bytes).sum();
+    assert_eq!(metrics.flush_bytes.get(), made, "of the file that is there");
+    assert!(
+        metrics.flush_bytes_written.get() > made,
+        "the upload of the lost edit was written too"
+    );
     assert_eq!(node.read().await.unwrap(), rows);
 }
 

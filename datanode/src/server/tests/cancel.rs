@@ -21,7 +21,9 @@ use super::wire::{connect, serve};
 use crate::config::DatanodeConfig;
 use crate::testing::{Fault, Node, Request, Row, row};
 
-/// The promise is 100 ms. A busy machine may not give us a thread for so long.
+/// What is promised, and kept by the median of several tries.
+const PROMISED: Duration = Duration::from_millis(100);
+/// What no try exceeds: a busy machine may not give us a thread for as long as is promised.
 const SOON: Duration = Duration::from_secs(1);
 
 const ROWS: usize = 1_000_000;
@@ -106,6 +108,13 @@ async fn end_of(what: &str, node: &Node, before: usize) -> Duration {
     }
 }
 
+fn assert_prompt(what: &str, mut took: Vec<Duration>) {
+    took.sort();
+    println!("{what}: over after {took:?}");
+    let median = took[took.len() / 2];
+    assert!(median <= PROMISED, "{what}: over after {median:?} as a rule");
+}
+
 /// Lets `plan` run for parts of the time that it takes, and drops it then. What is dropped is the answer, or the whole
 /// connection.
 async fn drop_in_the_middle(what: &str, node: &Node, plan: &Plan) {
@@ -116,7 +125,7 @@ async fn drop_in_the_middle(what: &str, node: &Node, plan: &Plan) {
     while rows.next().await.is_some() {}
     let whole = started.elapsed();
     end_of(what, node, before).await;
-    let (mut held, mut worst) = (0, Duration::ZERO);
+    let (mut held, mut took) = (0, Vec::new());
     for part in 1..16 {
         let after = whole * part / 16;
         let (own, given_up) = match part % 2 {
@@ -129,13 +138,11 @@ async fn drop_in_the_middle(what: &str, node: &Node, plan: &Plan) {
         held = held.max(reserved(node));
         drop((rows, own));
         let what = format!("{what}, after {after:?} of {whole:?}");
-        worst = worst.max(end_of(&what, node, given_up).await);
+        took.push(end_of(&what, node, given_up).await);
     }
     assert!(held > 0, "{what}: nothing was held at any moment");
-    println!(
-        "{what}: {whole:?} as a whole, {} KiB held, over after {worst:?} at most",
-        held >> 10
-    );
+    println!("{what}: {whole:?} as a whole, {} KiB held", held >> 10);
+    assert_prompt(what, took);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -163,8 +170,9 @@ async fn a_query_whose_client_is_gone_is_over() {
 async fn a_query_that_ran_out_of_time_is_over() {
     let node = filled(512 << 20, false).await;
     let (channel, _) = connected(&node).await;
-    for plan in [sorted(&node), grouped(&node, "usage")] {
-        for deadline in [2, 10, 20] {
+    for (what, plan) in [("sorted", sorted(&node)), ("by usage", grouped(&node, "usage"))] {
+        let (mut late, mut took) = (Vec::new(), Vec::new());
+        for deadline in [2, 5, 10, 15, 20] {
             let before = tasks();
             let started = Instant::now();
             let mut rows = ask(&node, &channel, &plan, deadline).await;
@@ -176,13 +184,14 @@ async fn a_query_that_ran_out_of_time_is_over() {
                 }
             };
             assert_eq!(error.kind, ErrorKind::DeadlineExceeded, "{error}");
-            let late = started.elapsed().saturating_sub(Duration::from_millis(deadline));
-            assert!(late < SOON, "{late:?} late");
+            late.push(started.elapsed().saturating_sub(Duration::from_millis(deadline)));
             // The answer was read to its end.
             drop(rows);
-            let took = end_of("after the deadline", &node, before).await;
-            println!("{deadline} ms: answered {late:?} late, over {took:?} after it");
+            took.push(end_of("after the deadline", &node, before).await);
         }
+        assert!(late.iter().all(|late| *late < SOON), "{what}: {late:?} late");
+        assert_prompt(&format!("{what}, the answer at its deadline"), late);
+        assert_prompt(&format!("{what}, the query at its deadline"), took);
     }
 }
 
@@ -190,8 +199,13 @@ async fn a_query_that_ran_out_of_time_is_over() {
 async fn a_query_that_waits_for_the_bucket_asks_it_for_nothing_more() {
     const SLOW: Duration = Duration::from_millis(30);
     let mut node = filled(512 << 20, false).await;
-    let plans: [fn(&Node) -> Plan; 3] = [all, sorted, |node| grouped(node, "host")];
-    for plan in plans {
+    let plans: [(&str, fn(&Node) -> Plan); 3] = [
+        ("all rows", all),
+        ("sorted", sorted),
+        ("by host", |node| grouped(node, "host")),
+    ];
+    for (what, plan) in plans {
+        let mut took = Vec::new();
         for wanted in [1, 3, FILES + 1] {
             // Nothing is in a cache.
             node.store.forget_faults();
@@ -207,14 +221,15 @@ async fn a_query_that_waits_for_the_bucket_asks_it_for_nothing_more() {
             node.wait_for("it reads files", || asked() >= wanted).await;
             assert!(!reading.is_finished());
             reading.abort();
-            let took = end_of("while it waits for the bucket", &node, before).await;
+            took.push(end_of("while it waits for the bucket", &node, before).await);
             let at_the_end = asked();
             tokio::time::sleep(10 * SLOW).await;
             assert_eq!(asked(), at_the_end, "the bucket is asked though nobody waits");
-            println!("dropped after {wanted} requests, {at_the_end} in the end: over after {took:?}");
+            println!("{what}: dropped after {wanted} requests, {at_the_end} in the end");
             // It holds the node.
             server.abort();
         }
+        assert_prompt(&format!("{what}, waiting for the bucket"), took);
     }
 }
 

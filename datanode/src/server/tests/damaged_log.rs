@@ -3,13 +3,18 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use async_trait::async_trait;
+use futures::stream::BoxStream;
 use greptime_log::LogDamage;
+use greptime_proto::transport::MetaLink;
 use greptime_proto::v1;
-use greptime_types::{RegionId, Result};
+use greptime_types::{Error, RegionId, Result};
+use parking_lot::Mutex;
+use serde_json::{Value, json};
 
 use crate::config::DatanodeConfig;
-use crate::server::Datanode;
-use crate::testing::{start_on_disk, table};
+use crate::server::{Datanode, DatanodeParts};
+use crate::testing::{parts, start_on_disk, table};
 
 async fn start(dir: &Path, log_damage: LogDamage) -> Result<Arc<Datanode>> {
     let config = DatanodeConfig {
@@ -76,6 +81,80 @@ async fn refused(dir: &Path, damage: LogDamage) -> String {
         Err(error) => error.message,
         Ok(_) => panic!("it started on a damaged log"),
     }
+}
+
+/// A metasrv that says one thing after the other of the cluster, and nothing else.
+struct Told(Mutex<Vec<Value>>);
+
+#[async_trait]
+impl MetaLink for Told {
+    async fn heartbeat(
+        &self,
+        _: BoxStream<'static, v1::Beat>,
+    ) -> Result<BoxStream<'static, Result<v1::Push>>> {
+        Err(Error::unavailable("no session"))
+    }
+
+    async fn ddl(&self, _: v1::DdlRequest) -> Result<v1::DdlResponse> {
+        Err(Error::unavailable("no DDL"))
+    }
+
+    async fn cluster(&self) -> Result<String> {
+        let mut said = self.0.lock();
+        let next = said.pop().ok_or_else(|| Error::unavailable("nothing is known"))?;
+        Ok(next.to_string())
+    }
+
+    async fn procedures(&self) -> Result<String> {
+        Err(Error::unavailable("no procedures"))
+    }
+}
+
+/// What metasrv says of a region of these voters, all of whom live but for this node.
+fn led_by(leader: Option<u64>, voters: &[u64]) -> Value {
+    let node = |id: &u64| json!({"role": "datanode", "id": id, "alive": *id != 0});
+    json!({
+        "cluster_id": "",
+        "leader": true,
+        "nodes": voters.iter().map(node).collect::<Vec<_>>(),
+        "regions": [{"region": "1024:0", "leader": leader, "voters": voters}],
+    })
+}
+
+async fn start_told(dir: &Path, said: Vec<Value>) -> Result<Arc<Datanode>> {
+    let config = DatanodeConfig {
+        cache_disk: 0,
+        ..DatanodeConfig::default()
+    };
+    let parts = DatanodeParts {
+        meta: Some(Arc::new(Told(Mutex::new(said)))),
+        ..parts(config, &Arc::default(), dir)
+    };
+    Datanode::start(parts).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_begins_anew_by_itself_once_others_have_all_that_was_in_its_log() {
+    let (dir, disk_id) = damaged(3).await;
+    let said = vec![led_by(Some(1), &[0, 1, 2]), led_by(None, &[0, 1, 2])];
+    let node = start_told(dir.path(), said).await.unwrap();
+    assert_ne!(node.identity().disk_id, disk_id);
+    assert_eq!(node.reports().len(), 0);
+    assert!(dir.path().join("log.damaged").is_dir());
+    node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_log_is_kept_where_it_may_be_the_only_copy() {
+    let (dir, _) = damaged(1).await;
+    let before = std::fs::read(&log_files(dir.path())[0]).unwrap();
+    let Err(error) = start_told(dir.path(), vec![led_by(None, &[0])]).await else {
+        panic!("it started on a damaged log");
+    };
+    for part in ["\"cut\"", "region 1024:0 needs this datanode"] {
+        assert!(error.message.contains(part), "{error}");
+    }
+    assert_eq!(std::fs::read(&log_files(dir.path())[0]).unwrap(), before);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -18,7 +18,7 @@ use parquet::file::reader::{FileReader, SerializedFileReader};
 
 use super::compaction;
 use crate::config::DatanodeConfig;
-use crate::testing::{Node, Row, row, table};
+use crate::testing::{Node, Row, many_series, row, table};
 
 /// Only what the test asks for is flushed and merged.
 fn by_hand() -> DatanodeConfig {
@@ -39,13 +39,6 @@ async fn compact(node: &Node) {
     assert!(merged.files_after < merged.files_before, "{merged:?}");
 }
 
-const SERIES: i64 = 300_000;
-
-/// Neither in the order of their names, nor of their times.
-fn shuffled(i: i64) -> i64 {
-    i * 7919 % SERIES
-}
-
 async fn write(node: &Node, rows: &[Row]) {
     for rows in rows.chunks(50_000) {
         node.write(rows).await.unwrap();
@@ -53,35 +46,37 @@ async fn write(node: &Node, rows: &[Row]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn three_hundred_thousand_series_and_one_hot_series_are_flushed_merged_and_read() {
+async fn many_series_and_one_hot_series_are_flushed_merged_and_read() {
     let node = Node::with(by_hand(), false).await;
-    let of_series = |i: i64, value: f64| row(&format!("host_{:06}", shuffled(i)), 5, value);
+    let series = many_series();
+    // Neither in the order of their names, nor of their times.
+    let shuffled = |i: i64| i * 7919 % series;
+    let host = |n: i64| format!("host_{n:07}");
+    let of_series = |i: i64, value: f64| row(&host(shuffled(i)), 5, value);
     let hot = |i: i64, value: f64| row("hot", shuffled(i), value);
-    let first: Vec<Row> = (0..SERIES)
+    let first: Vec<Row> = (0..series)
         .flat_map(|i| [of_series(i, 1.0), hot(i, 1.0)])
         .collect();
     write(&node, &first).await;
     node.flush().await.unwrap();
     // Every third row of both is overwritten.
-    let second: Vec<Row> = (0..SERIES)
+    let second: Vec<Row> = (0..series)
         .filter(|i| shuffled(*i) % 3 == 0)
         .flat_map(|i| [of_series(i, 2.0), hot(i, 2.0)])
         .collect();
     write(&node, &second).await;
     node.flush().await.unwrap();
     let value = |n: i64| if n % 3 == 0 { 2.0 } else { 1.0 };
-    let mut expected: Vec<Row> = (0..SERIES)
-        .map(|n| row(&format!("host_{n:06}"), 5, value(n)))
-        .collect();
-    expected.extend((0..SERIES).map(|n| row("hot", n, value(n))));
+    let mut expected: Vec<Row> = (0..series).map(|n| row(&host(n), 5, value(n))).collect();
+    expected.extend((0..series).map(|n| row("hot", n, value(n))));
     // Not compared by `assert_eq`, which would print them.
     assert!(node.read().await.unwrap() == expected, "from two files");
     compact(&node).await;
     let node = node.crash().await;
     node.wait_until_readable().await;
     assert!(node.read().await.unwrap() == expected, "from merged files");
-    for n in [0, 1, 150_000, SERIES - 1] {
-        let host = format!("host_{n:06}");
+    for n in [0, 1, series / 2, series - 1] {
+        let host = host(n);
         let found = node
             .read_where(vec![col("host").eq(lit(host.as_str()))])
             .await
@@ -89,7 +84,7 @@ async fn three_hundred_thousand_series_and_one_hot_series_are_flushed_merged_and
         assert_eq!(found, [row(&host, 5, value(n))]);
     }
     let found = node.read_where(vec![col("host").eq(lit("hot"))]).await.unwrap();
-    assert!(found == expected[SERIES as usize..], "{} hot rows", found.len());
+    assert!(found == expected[series as usize..], "{} hot rows", found.len());
 }
 
 const COLUMNS: usize = 500;

@@ -5,6 +5,7 @@ mod bucket;
 mod budgets;
 mod cache_disk;
 mod cancel;
+mod cold;
 mod compaction;
 mod damaged_log;
 mod durability;

@@ -1,4 +1,5 @@
-//! Files as other programs see them: DuckDB and pyarrow, in the versions that `scripts/parquet-readers` pins.
+//! Files as others see them: DuckDB and pyarrow, in the versions that `scripts/parquet-readers` pins, and DataFusion's own
+//! reader.
 
 use std::path::{Path as FsPath, PathBuf};
 use std::process::Command;
@@ -8,12 +9,46 @@ use arrow::array::{
     Int16Array, Int32Array, TimestampMicrosecondArray, TimestampNanosecondArray, TimestampSecondArray,
     UInt16Array, UInt32Array,
 };
+use arrow::compute::cast;
 use arrow::datatypes::Float32Type;
+use datafusion::prelude::{Expr, ParquetReadOptions, SessionConfig, SessionContext, col, lit};
+use greptime_types::schema::{OP_COLUMN, SEQUENCE_COLUMN};
 use object_store::ObjectStoreExt;
 use serde_json::{Value, json};
 
 use super::*;
 use crate::sst::key_of;
+
+/// The columns of [`every_type`], as they are written: for pyarrow, and for DuckDB.
+const TYPES: [(&str, &str, &str); 26] = [
+    ("host", "string", "VARCHAR"),
+    ("zone", "string", "VARCHAR"),
+    ("ts", "timestamp[ms]", "TIMESTAMP"),
+    ("bool", "bool", "BOOLEAN"),
+    ("i8", "int8", "TINYINT"),
+    ("i16", "int16", "SMALLINT"),
+    ("i32", "int32", "INTEGER"),
+    ("i64", "int64", "BIGINT"),
+    ("u8", "uint8", "UTINYINT"),
+    ("u16", "uint16", "USMALLINT"),
+    ("u32", "uint32", "UINTEGER"),
+    ("u64", "uint64", "UBIGINT"),
+    ("f32", "float", "FLOAT"),
+    ("f64", "double", "DOUBLE"),
+    ("text", "string", "VARCHAR"),
+    ("bytes", "binary", "BLOB"),
+    ("day", "date32[day]", "DATE"),
+    // Parquet has no seconds: they are numbers to both.
+    ("t_s", "int64", "BIGINT"),
+    ("t_us", "timestamp[us]", "TIMESTAMP"),
+    ("t_ns", "timestamp[ns]", "TIMESTAMP_NS"),
+    ("price", "decimal128(10, 2)", "DECIMAL(10,2)"),
+    ("large", "decimal128(38, 10)", "DECIMAL(38,10)"),
+    ("doc", "string", "VARCHAR"),
+    ("vec", "fixed_size_list<item: float>[3]", "FLOAT[]"),
+    (SEQUENCE_COLUMN, "uint64", "UBIGINT"),
+    (OP_COLUMN, "uint8", "UTINYINT"),
+];
 
 fn every_type() -> TableInfo {
     use ColumnType as T;
@@ -193,6 +228,45 @@ fn types(found: &Value) -> Vec<(&str, &str)> {
         .collect()
 }
 
+/// What DataFusion's own reader finds, in the order of the file.
+async fn read_by_datafusion(file: &FsPath, only: Option<Expr>) -> RecordBatch {
+    let context = SessionContext::new_with_config(SessionConfig::new().with_target_partitions(1));
+    let options = ParquetReadOptions::default();
+    let mut table = context
+        .read_parquet(file.to_str().unwrap(), options)
+        .await
+        .unwrap();
+    if let Some(only) = only {
+        table = table.filter(only).unwrap();
+    }
+    let batches = table.collect().await.unwrap();
+    concat_batches(batches[0].schema_ref(), &batches).unwrap()
+}
+
+/// Texts and bytes are views there.
+fn in_datafusion(kind: &DataType) -> DataType {
+    match kind {
+        DataType::Dictionary(..) | DataType::Utf8 => DataType::Utf8View,
+        DataType::Binary => DataType::BinaryView,
+        other => other.clone(),
+    }
+}
+
+/// Whether names, types and values that DataFusion has found are those of the rows.
+fn assert_found(what: &str, found: &RecordBatch, rows: &RecordBatch) {
+    let size = |batch: &RecordBatch| (batch.num_columns(), batch.num_rows());
+    assert_eq!(size(found), size(rows), "{what}");
+    for (at, field) in found.schema_ref().fields().iter().enumerate() {
+        let written = rows.schema_ref().field(at);
+        let what = format!("{what}, column {}", written.name());
+        assert_eq!(field.name(), written.name(), "{what}");
+        let kind = in_datafusion(written.data_type());
+        assert!(field.data_type().equals_datatype(&kind), "{what}: {field:?}");
+        let values = cast(rows.column(at), field.data_type()).unwrap();
+        assert_eq!(found.column(at), &values, "{what}");
+    }
+}
+
 async fn written_to_disk(level: u32, table: &TableInfo, rows: &RecordBatch, dir: &FsPath) -> PathBuf {
     let store = Arc::new(InMemory::new());
     let bucket = Bucket {
@@ -233,22 +307,47 @@ async fn duckdb_and_pyarrow_read_every_type_with_the_names_types_and_values_of_t
                 assert_eq!(got, wanted, "{reader}, level {level}, row {i}");
             }
         }
-        let names: Vec<_> = rows.schema().fields().iter().map(|f| f.name().clone()).collect();
-        let arrow = types(&found["pyarrow"]);
-        let duck = types(&found["duckdb"]);
-        assert_eq!(arrow.iter().map(|(name, _)| *name).collect::<Vec<_>>(), names);
-        assert_eq!(arrow[0], ("host", "string"));
-        assert_eq!(arrow[2], ("ts", "timestamp[ms]"));
-        // Parquet has no seconds: they are numbers to everybody else.
-        assert_eq!(arrow[17], ("t_s", "int64"));
-        assert_eq!(arrow[20], ("price", "decimal128(10, 2)"));
-        assert_eq!(arrow[22], ("doc", "string"));
-        assert!(arrow[23].1.starts_with("fixed_size_list<"), "{:?}", arrow[23]);
-        assert_eq!(duck[21], ("large", "DECIMAL(38,10)"));
-        assert_eq!(duck[23], ("vec", "FLOAT[]"));
-        assert_eq!(duck[0], ("host", "VARCHAR"));
-        assert_eq!(duck[13], ("f64", "DOUBLE"));
-        assert_eq!(duck[11], ("u64", "UBIGINT"));
+        let arrow = TYPES.map(|(name, arrow, _)| (name, arrow));
+        let duck = TYPES.map(|(name, _, duck)| (name, duck));
+        assert_eq!(types(&found["pyarrow"]), arrow, "pyarrow, level {level}");
+        assert_eq!(types(&found["duckdb"]), duck, "duckdb, level {level}");
+    }
+}
+
+#[tokio::test]
+async fn datafusion_reads_every_type_with_the_names_types_and_values_of_the_table() {
+    let dir = tempfile::tempdir().unwrap();
+    let (rows, _) = rows_of_every_type(3000);
+    for level in [0, 1] {
+        let path = written_to_disk(level, &every_type(), &rows, dir.path()).await;
+        assert_found(
+            &format!("level {level}"),
+            &read_by_datafusion(&path, None).await,
+            &rows,
+        );
+    }
+}
+
+/// Whoever prunes by what a file says of its rows must not miss any.
+#[tokio::test]
+async fn datafusion_finds_rows_by_statistics_pages_and_bloom_filters() {
+    let dir = tempfile::tempdir().unwrap();
+    const POINTS: usize = 1500;
+    // Two row groups, with enough racks in the first for a bloom filter.
+    let rows = metrics_rows(100, POINTS);
+    let path = written_to_disk(1, &metrics_table(), &rows, dir.path()).await;
+    // The rows of number 87 are in both.
+    for host in [0, 7, 41, 87, 98] {
+        let wanted = rows.slice(host * POINTS, POINTS);
+        let of = |tag: usize| {
+            let tags = cast(wanted.column(tag), &DataType::Utf8).unwrap();
+            let tags = tags.as_any().downcast_ref::<StringArray>().unwrap();
+            tags.value(0).to_owned()
+        };
+        for (tag, name) in ["host", "rack"].into_iter().enumerate() {
+            let found = read_by_datafusion(&path, Some(col(name).eq(lit(of(tag))))).await;
+            assert_found(&format!("{name} of number {host}"), &found, &wanted);
+        }
     }
 }
 
@@ -258,6 +357,7 @@ async fn all_chosen_encodings_are_read_outside_with_equal_values() {
     // Two row groups, long enough for every encoding to be somewhere the best.
     let rows = metrics_rows(30, 5000);
     let path = written_to_disk(1, &metrics_table(), &rows, dir.path()).await;
+    assert_found("datafusion", &read_by_datafusion(&path, None).await, &rows);
     let found = read_outside(&path);
     for reader in ["pyarrow", "duckdb"] {
         let got = found[reader]["rows"].as_array().unwrap();

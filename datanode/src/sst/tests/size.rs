@@ -148,7 +148,7 @@ async fn bytes_per_sample(what: &str, (table, rows): (TableInfo, RecordBatch), f
 }
 
 #[tokio::test]
-async fn samples_of_benchmarks_take_at_most_six_tenths_of_a_byte() {
+async fn samples_like_those_of_the_cpu_benchmark_take_at_most_six_tenths_of_a_byte() {
     let tags = [
         "hostname",
         "arch",
@@ -181,6 +181,15 @@ async fn samples_of_benchmarks_take_at_most_six_tenths_of_a_byte() {
     let whole = bytes_per_sample("TSBS cpu, BIGINT", rows, 10).await;
     let rows = rows_of(&tags, walked.iter().map(float).collect(), series, points);
     let float = bytes_per_sample("TSBS cpu, DOUBLE", rows, 10).await;
+    assert!(whole <= 0.42, "{whole}");
+    assert!(float <= 0.6, "{float}");
+}
+
+/// Not the 0.6 that is the aim: Parquet has no way to write a whole float as a difference, and what is left is the noise
+/// of counters. Those of a busy machine take more still, as the benchmark shows.
+#[tokio::test]
+async fn samples_like_those_of_an_idle_node_exporter_take_at_most_nine_tenths_of_a_byte() {
+    let mut steps = Steps(1);
     // Series of one metric lie together.
     let (series, points) = (360, 720);
     let values: Vec<f64> = (0..series)
@@ -194,8 +203,5 @@ async fn samples_of_benchmarks_take_at_most_six_tenths_of_a_byte() {
         points,
     );
     let exported = bytes_per_sample("node exporter", rows, 1).await;
-    assert!(whole <= 0.42, "{whole}");
-    assert!(float <= 0.6, "{float}");
-    // Parquet has no way to write a whole float as a difference: what is left is the noise of counters.
     assert!(exported <= 0.9, "{exported}");
 }

@@ -15,7 +15,7 @@ use greptime_types::{ColumnSchema, ColumnType, Semantic, TableInfo, TableSchema,
 
 use super::*;
 use crate::config::DatanodeConfig;
-use crate::testing::{Fault, Request, row, table};
+use crate::testing::{Fault, Request, WriteOptions, row, table};
 
 /// Enough for all that is asked for here.
 const MEMORY: u64 = 64 << 20;
@@ -153,6 +153,46 @@ async fn of_older_files_only_tags_and_times_are_read() {
     let mut usages = usages.values().to_vec();
     usages.sort_by(f64::total_cmp);
     assert_eq!(usages, [0.5, 36.0, 37.0, 38.0, 39.0]);
+}
+
+/// Four hosts, each with ten rows in memory.
+async fn in_memory() -> Node {
+    let node = Node::new().await;
+    for ts in 0..10 {
+        let rows: Vec<Row> = (0..4)
+            .map(|n| row(&format!("host-{n}"), ts, (10 * n + ts) as f64))
+            .collect();
+        node.write(&rows).await.unwrap();
+    }
+    node
+}
+
+/// The newest usages, ascending, and how many rows in memory were read for them.
+async fn newest_usages(node: &Node) -> (Vec<f64>, usize) {
+    let plan = plan_of(node, NEWEST_USAGE).await;
+    let rows: Vec<RecordBatch> = run(&plan, MEMORY).0.try_collect().await.unwrap();
+    let usages = |batch: &RecordBatch| batch.column(1).as_primitive::<Float64Type>().values().to_vec();
+    let mut usages: Vec<f64> = rows.iter().flat_map(usages).collect();
+    usages.sort_by(f64::total_cmp);
+    (usages, counted(&plan, "rows_in_memory"))
+}
+
+#[tokio::test]
+async fn of_rows_in_memory_only_the_latest_of_each_series_are_read() {
+    let node = in_memory().await;
+    assert_eq!(newest_usages(&node).await, (vec![9.0, 19.0, 29.0, 39.0], 4));
+}
+
+#[tokio::test]
+async fn a_deleted_row_in_memory_leaves_the_one_before_it_as_the_latest() {
+    let node = in_memory().await;
+    let delete = WriteOptions {
+        op: v1::WriteOp::Delete,
+        ..node.options()
+    };
+    node.write_with(delete, &[row("host-2", 9, 0.0)]).await.unwrap();
+    let (usages, _) = newest_usages(&node).await;
+    assert_eq!(usages, [9.0, 19.0, 28.0, 39.0]);
 }
 
 /// All hosts, in files that follow each other.
