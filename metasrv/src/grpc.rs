@@ -64,6 +64,10 @@ impl meta_server::Meta for MetaService {
     }
 
     async fn cluster(&self, _: Request<v1::ClusterRequest>) -> Result<Response<v1::ClusterResponse>, Status> {
+        // Another one knows neither nodes nor regions.
+        if self.metasrv.leadership() != Leadership::Leader {
+            return Err(self.status(self.metasrv.not_leading()));
+        }
         Ok(Response::new(v1::ClusterResponse {
             json: self.metasrv.cluster_json(),
         }))

@@ -1,5 +1,6 @@
 //! A metasrv with datanodes and frontends that only keep sessions: what they are told, and what it records.
 
+mod outcomes;
 mod support;
 
 use std::collections::BTreeMap;
@@ -587,8 +588,23 @@ impl FakeNode {
     }
 }
 
-/// Three datanodes, of which the second leads in a term that the first has not heard of; and those two others go.
-async fn majority_lost(world: &World) -> Vec<Arc<FakeNode>> {
+/// The role of a replica, its term, and term and index of its last entry.
+type Said = (v1::RegionRole, u64, (u64, u64));
+
+/// The second leads in a term that the first has not heard of.
+const FIRST_IS_BEHIND: [Said; 3] = [
+    (v1::RegionRole::Follower, 6, (5, 100)),
+    (v1::RegionRole::Leader, 7, (7, 120)),
+    (v1::RegionRole::Follower, 7, (7, 110)),
+];
+const FIRST_LEADS: [Said; 3] = [
+    (v1::RegionRole::Leader, 7, (7, 120)),
+    (v1::RegionRole::Follower, 7, (7, 120)),
+    (v1::RegionRole::Follower, 7, (7, 110)),
+];
+
+/// Three datanodes, whose replicas have said so much; and the second and the third go.
+async fn majority_lost(world: &World, said: [Said; 3]) -> Vec<Arc<FakeNode>> {
     let joined = with_groups(world, 3).await;
     let nodes: Vec<_> = joined.iter().map(|(node, _)| node.clone()).collect();
     let has_all = |node: &Arc<FakeNode>| node.reports().len() == 2;
@@ -599,9 +615,9 @@ async fn majority_lost(world: &World) -> Vec<Arc<FakeNode>> {
             report.voters.clone_from(&group);
         }
     }
-    nodes[0].say(v1::RegionRole::Follower, 6, (5, 100));
-    nodes[1].say(v1::RegionRole::Leader, 7, (7, 120));
-    nodes[2].say(v1::RegionRole::Follower, 7, (7, 110));
+    for (node, (role, term, last)) in nodes.iter().zip(said) {
+        node.say(role, term, last);
+    }
     world.until(|| world.cluster()["regions"][0]["epoch"] == 7).await;
     for (_, session) in &joined[1..] {
         session.cancel();
@@ -626,7 +642,7 @@ fn recovery(body: &push::Body) -> Option<v1::RecoverRegion> {
 #[tokio::test]
 async fn what_is_lost_with_a_majority_is_told_when_others_confirm_that_it_is() {
     let world = new_world().await;
-    let nodes = majority_lost(&world).await;
+    let nodes = majority_lost(&world, FIRST_IS_BEHIND).await;
     world.until(|| !world.cluster()["brake"].is_null()).await;
     let error = world.ddl(recover()).await.unwrap_err();
     assert!(
@@ -663,19 +679,42 @@ async fn what_is_lost_with_a_majority_is_told_when_others_confirm_that_it_is() {
     );
 }
 
-#[tokio::test]
-async fn a_survivor_leads_above_all_terms_of_those_that_are_lost_and_they_count_for_nothing() {
-    let world = new_world().await;
-    let nodes = majority_lost(&world).await;
+/// Lets the first go on alone, as soon as that is not refused any more.
+async fn go_on_alone(world: &World, nodes: &[Arc<FakeNode>]) {
     *nodes[0].unreachable.lock() = vec![1, 2];
     world
         .until(|| !world.cluster()["regions"][0]["waiting"].is_null())
         .await;
-    let mut answer = world.ddl(recover()).await;
-    while answer.is_err() {
+    while world.ddl(recover()).await.is_err() {
         tokio::time::sleep(Duration::from_millis(20)).await;
-        answer = world.ddl(recover()).await;
     }
+}
+
+#[tokio::test]
+async fn what_a_survivor_keeps_is_recorded_and_it_is_everything_if_it_leads() {
+    for (said, kept) in [
+        (
+            FIRST_LEADS,
+            "kept: everything that was acknowledged: it leads in epoch 7,",
+        ),
+        (
+            FIRST_IS_BEHIND,
+            "kept: everything up to entry 100 and what is in files;",
+        ),
+    ] {
+        let world = new_world().await;
+        let nodes = majority_lost(&world, said).await;
+        go_on_alone(&world, &nodes).await;
+        let reason = world.procedures()[0]["reason"].clone();
+        assert!(reason.as_str().unwrap_or_default().starts_with(kept), "{reason}");
+    }
+}
+
+#[tokio::test]
+async fn a_survivor_leads_above_all_terms_of_those_that_are_lost_and_they_count_for_nothing() {
+    let world = new_world().await;
+    let nodes = majority_lost(&world, FIRST_IS_BEHIND).await;
+    go_on_alone(&world, &nodes).await;
     world.until(|| nodes[0].saw(|b| recovery(b).is_some())).await;
     let order = nodes[0].told.lock().iter().find_map(recovery).unwrap();
     // The lost ones may have gone on by themselves, unheard of.

@@ -39,7 +39,7 @@ use greptime_types::{NodeId, RegionId};
 use crate::{Defence, Verdict};
 
 pub use decide::decide;
-pub use loss::{Left, Loss};
+pub use loss::{Kept, Left, Loss, Remains};
 pub use plan::{Campaign, Plan, Report, Snapshot, Transfer, plan};
 
 /// A region as metasrv sees it now.

@@ -1,9 +1,12 @@
 //! `ADMIN force_recover_region`: of a group that lost its majority for good, one replica goes on alone.
 //!
-//! Everything that was flushed is on the object store, whoever is lost. Of what was not, the survivor has what reached it;
-//! what only the others had is lost, though it may have been acknowledged. So metasrv does this for a person who asks for
-//! it, and refuses where it need not be, or where somebody else has more.
+//! Everything that was flushed is on the object store, whoever is lost. Of what was not, the survivor has what reached it:
+//! all that was acknowledged if it leads in the newest epoch ([`Kept`]). Else what only the others had is lost, though it
+//! may have been acknowledged. So metasrv does this for a person who asks for it, and refuses where it need not be, or where
+//! somebody else has more.
 
+use greptime_metasrv_plan::failover::{Kept, Remains};
+use greptime_metasrv_plan::members::Electorate;
 use greptime_metasrv_plan::{Verdict, majority};
 use greptime_proto::v1::{self, push};
 use greptime_types::format::FORMAT_VERSION;
@@ -13,6 +16,7 @@ use tracing::warn;
 use super::start::{begun, member_on, members_of};
 use super::{ForceRecoverRegion, Procedure, Work};
 use crate::catalog::{Catalog, Edit, Member};
+use crate::failover::electorate;
 use crate::repair::leader_of;
 use crate::server::{Metasrv, State};
 
@@ -134,6 +138,7 @@ struct Survivor {
     seen_term: u64,
     last_index: u64,
     flushed_index: u64,
+    kept: Kept,
 }
 
 impl Survivor {
@@ -191,14 +196,34 @@ impl Survivor {
             seen_term: said.max(seen).unwrap_or(0) + ABOVE_ALL_KNOWN,
             last_index: own.last_index,
             flushed_index: own.flushed_index,
+            kept: remains(state, catalog, region, own).kept(),
         })
     }
 
     fn what_is_kept(&self) -> String {
         format!(
-            "kept: every row up to entry {} (up to {} in files); lost: what only the other replicas had after it",
-            self.last_index, self.flushed_index
+            "kept: {} (its log ends at entry {}, up to {} in files)",
+            self.kept, self.last_index, self.flushed_index
         )
+    }
+}
+
+/// What is known of the group of a replica that goes on alone.
+fn remains(state: &State, catalog: &Catalog, region: RegionId, own: &v1::RegionReport) -> Remains {
+    let Electorate { voters, strangers } = electorate(&state.sessions, catalog, region);
+    let others = voters.iter().filter(|(_, member)| member.raft_id != own.raft_id);
+    let others = others.map(|(_, member)| {
+        let said = state.sessions.last_said(member.node, region);
+        let said = said.filter(|report| report.raft_id == member.raft_id);
+        said.map(|report| report.epoch.max(report.last_term))
+    });
+    let led = state.watch.as_ref().map(|watch| watch.highest_led(region));
+    Remains {
+        leads: (own.role() == v1::RegionRole::Leader).then_some(own.epoch),
+        last_index: own.last_index,
+        led: led.unwrap_or(0),
+        others: others.collect(),
+        strangers,
     }
 }
 

@@ -7,6 +7,7 @@ use std::fmt;
 use greptime_types::{NodeId, RegionId};
 
 use super::{LogEnd, RegionSeen, Voter, VoterRole};
+use crate::majority;
 
 /// Too few voters live to elect or to commit.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +19,94 @@ pub struct Loss {
     pub lost: Vec<Left>,
     /// Voters of which nothing is known.
     pub strangers: usize,
+    /// What is there if the first of those that live goes on alone; `None` if it has not said how far its log reaches.
+    pub kept: Option<Kept>,
+}
+
+/// What is there when a replica goes on alone. All of it takes its whole log for committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// Everything that was acknowledged. It leads, so it has all of its epoch and of those before. In a later one nobody
+    /// can have acknowledged anything: frontends write to leaders that metasrv has told them of, and a leader that is not
+    /// heard of is not told of.
+    Everything { epoch: u64 },
+    /// Everything that was acknowledged in epochs up to that in which it leads. There was a later term, or there may have
+    /// been one before this metasrv led.
+    Through { epoch: u64 },
+    /// Everything up to the last entry of its log. It does not lead, so the others may have committed more.
+    UpTo { entry: u64 },
+}
+
+/// A replica that is to go on alone, and what is known of its group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remains {
+    /// The epoch in which it leads, if it does.
+    pub leads: Option<u64>,
+    /// Of its last entry.
+    pub last_index: u64,
+    /// The highest epoch in which anybody was seen to lead.
+    pub led: u64,
+    /// The terms in which the other voters were when this metasrv heard them last; `None` of those that it has never
+    /// heard.
+    pub others: Vec<Option<u64>>,
+    /// Voters of which nothing is known.
+    pub strangers: usize,
+}
+
+impl Remains {
+    fn of(region: &RegionSeen, survivor: &Voter, log: LogEnd) -> Self {
+        let term = |v: &Voter| {
+            let logs = [v.log, v.had].into_iter().flatten();
+            logs.map(|log| log.term.max(log.last_term)).max().max(v.leads)
+        };
+        let others = region.voters.iter().filter(|v| v.raft_id != survivor.raft_id);
+        Self {
+            leads: survivor.leads,
+            last_index: log.last_index,
+            led: region.led,
+            others: others.map(term).collect(),
+            strangers: region.strangers,
+        }
+    }
+
+    pub fn kept(&self) -> Kept {
+        let Some(epoch) = self.leads else {
+            return Kept::UpTo {
+                entry: self.last_index,
+            };
+        };
+        let said = self.others.iter().flatten().copied().max();
+        let is_newest = said.unwrap_or(0).max(self.led) <= epoch;
+        // A later leader that another metasrv has told of was elected without this one, and before any of its voters was
+        // heard here.
+        let unheard = self.others.iter().filter(|term| term.is_none()).count();
+        let is_sure = self.strangers == 0 && unheard < majority(self.others.len() + 1);
+        match is_newest && is_sure {
+            true => Kept::Everything { epoch },
+            false => Kept::Through { epoch },
+        }
+    }
+}
+
+impl fmt::Display for Kept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Everything { epoch } => write!(
+                f,
+                "everything that was acknowledged: it leads in epoch {epoch}, and nobody was ever written to in a later one"
+            ),
+            Self::Through { epoch } => write!(
+                f,
+                "everything that was acknowledged up to epoch {epoch}, in which it leads, and what is in files; what the \
+                 others may have acknowledged in a later one is lost"
+            ),
+            Self::UpTo { entry } => write!(
+                f,
+                "everything up to entry {entry} and what is in files; what only the lost ones had after it is lost, \
+                 acknowledged or not"
+            ),
+        }
+    }
 }
 
 /// One replica of it.
@@ -35,14 +124,21 @@ impl Loss {
         // As recovery compares them: term and index of the last entry.
         living.sort_by_key(|v| {
             let position = v.log.map(|log| log.position());
-            (Reverse(position), v.role == VoterRole::LogOnly, v.node)
+            (
+                Reverse(position),
+                Reverse(v.leads),
+                v.role == VoterRole::LogOnly,
+                v.node,
+            )
         });
+        let first = living.first().and_then(|v| Some((*v, v.log?)));
         let left = |v: &&Voter, log: Option<LogEnd>| Left { node: v.node, log };
         Self {
             needed,
             alive: living.iter().map(|v| left(v, v.log)).collect(),
             lost: lost.iter().map(|v| left(v, v.log.or(v.had))).collect(),
             strangers: region.strangers,
+            kept: first.map(|(voter, log)| Remains::of(region, voter, log).kept()),
         }
     }
 
@@ -54,14 +150,16 @@ impl Loss {
 
     /// What there is to be done, to the word.
     pub(super) fn told(&self, region: RegionId) -> String {
-        let Some((node, log)) = self.survivor() else {
+        let (Some((node, _)), Some(kept)) = (self.survivor(), self.kept) else {
             return format!("{self}; nobody who lives has it open: bring one of the others back");
         };
+        let instead = match kept {
+            Kept::Everything { .. } => ", or",
+            Kept::Through { .. } | Kept::UpTo { .. } => ", and nothing is lost. Only if that cannot be:",
+        };
         format!(
-            "{self}; bring one of the lost back with its disk, and nothing is lost. Only if that cannot be: `ADMIN \
-             force_recover_region('{region}', {node})` goes on with datanode {node} alone. It keeps everything up to entry \
-             {} and what is in files; what only the lost ones had after it is lost, acknowledged or not",
-            log.last_index
+            "{self}; bring one of the lost back with its disk{instead} `ADMIN force_recover_region('{region}', {node})` goes \
+             on with datanode {node} alone. It keeps {kept}"
         )
     }
 }

@@ -1,3 +1,4 @@
+mod losses;
 mod oracle;
 mod plans;
 mod steps;
