@@ -65,7 +65,8 @@ test-e2e: build ## The scenarios on a real cluster: a laboratory on this machine
 
 .PHONY: test-long
 test-long: build ## The full counts of everything that `test` runs in a short form
-	PROPTEST_CASES=10000 GREPTIME_TEST_SEEDS=2000 GREPTIME_TEST_ROUNDS=10 $(MAKE) --no-print-directory test-unit test-e2e
+	PROPTEST_CASES=10000 GREPTIME_TEST_SEEDS=2000 GREPTIME_TEST_SERIES=1000000 GREPTIME_TEST_ROUNDS=10 \
+		$(MAKE) --no-print-directory test-unit test-e2e
 
 .PHONY: profile
 profile: ## Where the server's processor time goes, as text: reports/profile.txt; needs perf
@@ -95,8 +96,8 @@ chaos: tools ## Faults on a cluster of plain processes, many times, in release b
 	cargo build --locked --workspace --profile dist --bin greptime-node --bin greptime-chaos
 	$(DIST)/greptime-chaos --node $(DIST)/greptime-node --etcd $(ETCD) --count $(KILLS) --fault $(FAULTS) $(if $(LEADERS),--leaders $(LEADERS)) $(if $(RESUME),--resume) $(CHAOS_ARGS)
 
-SHORT_FAULTS := kill,stop,metasrv-kill,partition,migrate
-FAULTS ?= kill,stop,node-crash,partition,partition-one-way,partition-peers,partition-metasrv,slow-disk,metasrv-kill,metasrv-node-crash,etcd-kill,migrate,rolling-restart
+SHORT_FAULTS := kill,damaged-log,stop,metasrv-kill,partition,migrate
+FAULTS ?= kill,stop,node-crash,partition,partition-one-way,partition-peers,partition-metasrv,slow-disk,metasrv-kill,metasrv-node-crash,damaged-log,etcd-kill,migrate,rolling-restart
 DIST  := $(CARGO_TARGET_DIR)/dist
 ETCD  := $(CACHE)/tools/bin/etcd
 KILLS ?= 20

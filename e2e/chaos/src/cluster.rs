@@ -1,5 +1,6 @@
 //! A cluster of plain processes: etcd, some metasrv, datanodes, a frontend.
 
+mod damage;
 mod metasrvs;
 mod report;
 
@@ -53,6 +54,8 @@ pub struct Cluster {
     datanodes: Vec<Process>,
     /// Where each datanode answers by HTTP.
     datanodes_http: Vec<String>,
+    /// The directory of each datanode's log.
+    logs: Vec<PathBuf>,
     bucket: PathBuf,
     frontend: Process,
     metasrvs: Metasrvs,
@@ -125,9 +128,11 @@ impl Cluster {
         );
         let frontend = shape.process(site, "frontend.log", &arguments);
         let client = reqwest::Client::builder().timeout(PATIENCE).no_proxy().build()?;
+        let log = |id| data_of(dir, id).join("log");
         Ok(Self {
             datanodes,
             datanodes_http,
+            logs: (0..shape.datanodes).map(log).collect(),
             bucket,
             frontend,
             metasrvs: Metasrvs::new(members, client.clone()),
@@ -286,6 +291,11 @@ impl Cluster {
         self.datanodes[node].start()
     }
 
+    /// Flips a bit of the log of a datanode that does not run, where rows that were acknowledged are.
+    pub fn damage_log(&self, node: usize) -> Result<()> {
+        damage::flip_a_bit(&self.logs[node])
+    }
+
     /// Stops a datanode where it is, or lets it go on.
     pub fn freeze_datanode(&self, node: usize, frozen: bool) -> Result<()> {
         self.datanodes[node].signal(if frozen { Signal::STOP } else { Signal::CONT })
@@ -417,8 +427,7 @@ fn datanode(shape: &Shape, site: Site, addresses: &Addresses, id: usize) -> Resu
     let arguments = format!(
         "datanode --node-id {id} --data-dir {} --grpc-addr {} --http-addr {}{} {} --set \
          datanode.cache_disk=0B --set log.format=json",
-        // A file system has files of its own at its root.
-        data_dir(&shape.dir, id).join("data").display(),
+        data_of(&shape.dir, id).display(),
         site.address(grpc),
         site.address(http),
         addresses.metasrvs,
@@ -431,6 +440,11 @@ fn datanode(shape: &Shape, site: Site, addresses: &Addresses, id: usize) -> Resu
 
 fn data_dir(dir: &Path, id: usize) -> PathBuf {
     dir.join(format!("datanode-{id}"))
+}
+
+/// What is a datanode's: a file system has files of its own at its root.
+fn data_of(dir: &Path, id: usize) -> PathBuf {
+    data_dir(dir, id).join("data")
 }
 
 pub async fn sql(client: &reqwest::Client, frontend: &str, statement: &str) -> Result<String> {

@@ -4,23 +4,30 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
+use tokio::time::sleep;
 
 use crate::cluster::Cluster;
 use crate::metrics::Metrics;
 
 /// Files of rows; all others are small, and say which of these there are.
 const ROWS: &str = "parquet";
+/// A file has its name before its datanode counts it, but hardly ever for so long.
+const UNCOUNTED: Duration = Duration::from_millis(50);
+/// Datanodes that put something each time have no stock.
+const LOOKS: usize = 100;
 
 /// What is in the object store, and what datanodes have done with it since they started.
 #[derive(Clone, Debug, Default)]
 pub struct Stock {
     files: BTreeMap<PathBuf, u64>,
+    /// Without what was refused: an edit that lost its version is no file.
     put: u64,
     copies: u64,
-    /// Of files that flushes and compactions made.
+    /// Of files that flushes and compactions put, also of those that were thrown away since their edit was lost.
     made: u64,
 }
 
@@ -31,9 +38,9 @@ pub struct Added {
     pub rows_before: u64,
     /// In files of rows that are new in the bucket.
     pub rows_new: u64,
-    /// By datanodes, of all files.
+    /// By datanodes, of all files, also of those that are gone again.
     pub put: u64,
-    /// Of files of rows that flushes and compactions made: rows that were in memory, not in files.
+    /// Of files of rows that flushes and compactions put, of rows in memory or in other files; some were thrown away.
     pub made: u64,
     /// Copies inside of the object store, which no bytes are sent for. Not bytes.
     pub copies: u64,
@@ -42,20 +49,35 @@ pub struct Added {
 }
 
 impl Stock {
+    /// In a moment in which nothing is put: what one half has and the other has not would look copied, or would not.
     pub async fn now(cluster: &Cluster) -> Result<Self> {
+        let mut stock = Self::counted(cluster).await?;
+        for _ in 0..LOOKS {
+            list(cluster.bucket(), &mut stock.files)?;
+            sleep(UNCOUNTED).await;
+            let next = Self::counted(cluster).await?;
+            if next.put == stock.put {
+                return Ok(stock);
+            }
+            stock = next;
+        }
+        bail!("datanodes put something into the object store all the time");
+    }
+
+    /// What all datanodes count.
+    async fn counted(cluster: &Cluster) -> Result<Self> {
         let mut stock = Self::default();
-        // Datanodes first: what is put in between looks copied rather than not.
         for node in 0..cluster.datanodes() {
             stock.count(&cluster.datanode_metrics(node).await?);
         }
-        list(cluster.bucket(), &mut stock.files)?;
         Ok(stock)
     }
 
     fn count(&mut self, metrics: &Metrics) {
-        self.put += metrics.sum_where("greptime_object_store_bytes_total", "direction=\"write\"");
+        let written = metrics.sum_where("greptime_object_store_bytes_total", "direction=\"write\"");
+        self.put += written.saturating_sub(metrics.sum("greptime_object_store_refused_bytes_total"));
         self.copies += metrics.sum_where("greptime_object_store_requests_total", "operation=\"copy\"");
-        self.made += metrics.sum("greptime_datanode_flush_bytes_total");
+        self.made += metrics.sum("greptime_datanode_flush_bytes_written_total");
         self.made += metrics.sum("greptime_datanode_compaction_bytes_written_total");
     }
 
@@ -151,6 +173,37 @@ mod tests {
         assert_eq!(stock(&files, 600, 500).since(&before).copied, 70);
         // And gone again.
         assert_eq!(stock(&files[..1], 680, 500).since(&before).copied, 80);
+    }
+
+    /// What a datanode tells that has put so much: in all, of that refused, and by its flushes.
+    fn told(written: u64, refused: u64, flushed: u64) -> Metrics {
+        Metrics(format!(
+            "greptime_object_store_bytes_total{{direction=\"read\"}} 9000\n\
+             greptime_object_store_bytes_total{{direction=\"write\"}} {written}\n\
+             greptime_object_store_refused_bytes_total {refused}\n\
+             greptime_datanode_flush_bytes_written_total {flushed}\n\
+             greptime_datanode_flush_bytes_total 0\n"
+        ))
+    }
+
+    #[test]
+    fn a_flush_that_lost_its_edit_is_not_copied_and_a_copy_beside_it_is() {
+        let before = stock(&[("r/sst/1.parquet", 500)], 0, 0);
+        let other_leaders = [
+            ("r/sst/1.parquet", 500),
+            ("r/sst/2.parquet", 70),
+            ("r/manifest/2", 10),
+        ];
+        // One flush is kept, with its edit. Another uploaded 60 bytes, whose edit of 12 was refused.
+        let mut after = stock(&other_leaders, 0, 0);
+        after.count(&told(80, 0, 70));
+        after.count(&told(72, 12, 60));
+        assert_eq!(after.since(&before).copied, 0);
+        // The old leader has also read a file and put it once more.
+        let mut after = stock(&other_leaders, 0, 0);
+        after.count(&told(80, 0, 70));
+        after.count(&told(572, 12, 60));
+        assert_eq!(after.since(&before).copied, 500);
     }
 
     #[test]

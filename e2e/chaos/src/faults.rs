@@ -13,6 +13,9 @@ use crate::steps::Moment;
 pub enum Fault {
     /// SIGKILL of a datanode that leads regions; it starts again when the others have taken over.
     Kill,
+    /// The same, and a bit of its log is another one when it starts again.
+    #[value(alias = "damaged_log")]
+    DamagedLog,
     /// SIGSTOP of a datanode that leads regions, for two seconds.
     Stop,
     /// A datanode that leads regions is killed and its address is silent: nobody is told that its connections are gone.
@@ -110,7 +113,7 @@ impl Fault {
         let share = match self {
             Self::Kill | Self::Migrate | Self::MassKill | Self::ReplicationCost => 1,
             Self::MetasrvKill | Self::EtcdKill | Self::RollingRestart => 50,
-            Self::PartitionMetasrv | Self::MetasrvNodeCrash => 50,
+            Self::PartitionMetasrv | Self::MetasrvNodeCrash | Self::DamagedLog => 50,
             _ => 5,
         };
         (kills / share).max(kills.min(FEWEST))
@@ -141,14 +144,14 @@ impl Fault {
     pub fn ends_datanode(self) -> bool {
         matches!(
             self,
-            Self::Kill | Self::NodeCrash | Self::MetasrvNodeCrash | Self::MassKill
+            Self::Kill | Self::DamagedLog | Self::NodeCrash | Self::MetasrvNodeCrash | Self::MassKill
         )
     }
 
     /// For how long it lasts at the least, and at the most if the others do not take over.
     pub fn lasts(self) -> (Duration, Duration) {
         let (least, most) = match self {
-            Self::Kill => (0, 10_000),
+            Self::Kill | Self::DamagedLog => (0, 10_000),
             Self::NodeCrash | Self::MetasrvKill => (1_000, 10_000),
             Self::MetasrvNodeCrash => (1_000, 20_000),
             // It is frozen for this time, and not until something happens.
@@ -175,7 +178,7 @@ impl Fault {
             // Who takes metasrv's place does so after some seconds.
             Self::MetasrvKill | Self::EtcdKill | Self::MetasrvNodeCrash => 120,
             // Most of these are over soon, and the next one waits for the end of what is shown.
-            Self::Kill | Self::Migrate => 10,
+            Self::Kill | Self::DamagedLog | Self::Migrate => 10,
             // Three seconds after it: of a mass kill, twice the aim.
             Self::SlowDisk | Self::RollingRestart | Self::MassKill => 40,
             _ => 20,
@@ -204,7 +207,7 @@ impl Fault {
                     max: 1_500.0,
                 });
             }
-            Self::Kill => (60.0, 150.0, 300.0),
+            Self::Kill | Self::DamagedLog => (60.0, 150.0, 300.0),
             Self::Stop
             | Self::NodeCrash
             | Self::Partition
@@ -234,7 +237,7 @@ impl Fault {
 pub fn inflict(fault: Fault, cluster: &mut Cluster, victim: usize, turn: usize) -> Result<Moment> {
     let asked = Moment::now();
     match fault {
-        Fault::Kill | Fault::MassKill => cluster.kill_datanode(victim)?,
+        Fault::Kill | Fault::DamagedLog | Fault::MassKill => cluster.kill_datanode(victim)?,
         Fault::Stop => cluster.freeze_datanode(victim, true)?,
         Fault::SlowDisk => return cluster.freeze_disk(victim),
         Fault::MetasrvKill => cluster.kill_metasrv(victim)?,
@@ -285,6 +288,10 @@ fn cut(fault: Fault, cluster: &Cluster, victim: usize, turn: usize) -> Result<()
 pub fn undo(fault: Fault, cluster: &mut Cluster, victim: usize) -> Result<()> {
     match fault {
         Fault::Kill | Fault::MassKill => cluster.start_datanode(victim),
+        Fault::DamagedLog => {
+            cluster.damage_log(victim)?;
+            cluster.start_datanode(victim)
+        }
         Fault::Stop => cluster.freeze_datanode(victim, false),
         Fault::NodeCrash => {
             cluster.heal_network()?;

@@ -226,7 +226,8 @@ mod tests {
         let chosen = choose_faults(&[], Some(&error), false).unwrap();
         assert_eq!(chosen, [Fault::Kill, Fault::Stop, Fault::MetasrvKill]);
         let refused = choose_faults(&[Fault::Partition], Some(&error), false).unwrap_err();
-        let words = "here there are: kill, stop, metasrv_kill, etcd_kill, migrate, rolling_restart";
+        let words =
+            "here there are: kill, damaged_log, stop, metasrv_kill, etcd_kill, migrate, rolling_restart";
         assert!(refused.to_string().contains(words), "{refused}");
         let all = choose_faults(&[Fault::SlowDisk, Fault::Partition], None, true).unwrap();
         assert_eq!(all, [Fault::SlowDisk, Fault::Partition]);

@@ -24,6 +24,8 @@ pub const BINS_AFTER: usize = 75;
 
 /// Writes of the 5 s after a fault may take this much longer than those of the 5 s before.
 const SLOWER_AT_MOST: f64 = 2.0;
+/// A machine that is as busy as this, in percent, makes gaps longer than the database does.
+const TOO_BUSY: f64 = 70.0;
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Entry {
@@ -268,6 +270,16 @@ impl Entry {
         missed.extend(self.replication.iter().flat_map(Replication::missed));
         if let Some(bytes) = self.sst_bytes_copied.filter(|bytes| *bytes > 0) {
             missed.push(format!("{bytes} bytes of files of rows were copied, aim 0"));
+        }
+        if let Some(added) = self.object_store.filter(|added| added.copies > 0) {
+            missed.push(format!("{} copies in the object store, aim 0", added.copies));
+        }
+        // What has a run of its own loads the machine on purpose.
+        if !fault.is_alone() && self.cpu_percent >= TOO_BUSY {
+            missed.push(format!(
+                "the machine was busy to {} %, aim below {TOO_BUSY} %",
+                self.cpu_percent
+            ));
         }
         if let Some(writes) = &self.writes_ms {
             let before = writes.p999_before;
@@ -531,6 +543,28 @@ mod tests {
         entry.settle(Fault::Migrate);
         assert_eq!(entry.sst_bytes_copied, Some(70));
         assert_eq!(entry.missed, ["70 bytes of files of rows were copied, aim 0"]);
+        entry.note_move(Added { copies: 2, ..moved });
+        entry.settle(Fault::Migrate);
+        assert_eq!(entry.missed[1..], ["2 copies in the object store, aim 0"]);
+    }
+
+    #[test]
+    fn a_busy_machine_is_a_missed_aim_but_of_what_loads_it_on_purpose() {
+        let missed = |fault: Fault, busy| {
+            let mut entry = Entry::new(&fault.name());
+            entry.count = 1;
+            entry.note_cpu(Ticks { busy, all: 1_000 });
+            entry.settle(fault);
+            entry.missed
+        };
+        assert_eq!(
+            missed(Fault::Kill, 700),
+            ["the machine was busy to 70 %, aim below 70 %"]
+        );
+        assert!(missed(Fault::Kill, 699).is_empty());
+        for fault in [Fault::MassKill, Fault::ReplicationCost] {
+            assert!(missed(fault, 990).is_empty(), "{fault:?}");
+        }
     }
 
     #[test]

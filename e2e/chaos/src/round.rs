@@ -268,8 +268,8 @@ impl Round<'_> {
         Ok(())
     }
 
-    /// What a move has added to the object store. A flush may put its file before datanodes are asked and count it after:
-    /// what looks copied is looked at again.
+    /// What a move has added to the object store. A disk that takes its time may have files that are not counted yet: what
+    /// looks copied is looked at again.
     async fn added_since(&self, before: &Stock) -> Result<Added> {
         let added = Stock::now(self.cluster).await?.since(before);
         if added.copied == 0 {

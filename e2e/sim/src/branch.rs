@@ -39,6 +39,7 @@ branches! {
     FollowerTakesView,
     FullDiskRefuses,
     GroupOfOneGrows,
+    HandedOverBeforeAStop,
     HigherEpochStops,
     LateCampaignIgnored,
     LateCopyIsRefused,

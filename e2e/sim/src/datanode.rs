@@ -62,6 +62,8 @@ pub struct Datanode {
     /// Confirmed, with the index that must be applied before they are answered.
     reads: RefCell<Vec<(RegionId, u64, u64)>>,
     append_began: Cell<Option<Duration>>,
+    /// It was told to end in good order.
+    pub stopping: Cell<bool>,
 
     session: Mailbox<SessionEvent>,
     connection: Cell<u64>,
@@ -108,6 +110,7 @@ impl Datanode {
             next_token: Cell::new(1),
             reads: RefCell::default(),
             append_began: Cell::new(None),
+            stopping: Cell::new(false),
             session: Mailbox::default(),
             connection: Cell::new(0),
             reported: RefCell::default(),
@@ -161,6 +164,28 @@ impl Datanode {
             .iter()
             .map(|region| region.read(|s| s.report()))
             .collect()
+    }
+
+    /// Whether nobody else could lead what it leads, if it leads anything.
+    pub fn leads_alone(&self) -> bool {
+        let has_others = |region: &Rc<Region>| {
+            let members = self.membership(region.id);
+            members.is_some_and(|m| m.voters.len() + m.learners.len() > 1)
+        };
+        let mut led = self
+            .regions()
+            .into_iter()
+            .filter(|r| r.read(|s| s.status().leads));
+        led.all(|region| !has_others(&region))
+    }
+
+    pub fn give_up_all_leases(&self) {
+        for region in self.regions() {
+            region.change(|s| {
+                let term = s.status().term;
+                s.lease.give_up(term);
+            });
+        }
     }
 
     pub fn membership(&self, region: RegionId) -> Option<Membership> {

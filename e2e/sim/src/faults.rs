@@ -32,10 +32,12 @@ pub enum Kind {
     BucketTrouble,
     EtcdAway,
     ClockJump,
+    /// In good order, as when its pod is replaced.
+    Stop,
 }
 
 impl Kind {
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Crash,
         Self::PowerLoss,
         Self::DiskLost,
@@ -54,6 +56,7 @@ impl Kind {
         Self::BucketTrouble,
         Self::EtcdAway,
         Self::ClockJump,
+        Self::Stop,
     ];
 
     /// Of a hundred faults, about how many.
@@ -64,6 +67,8 @@ impl Kind {
             Self::Pause | Self::OneWay | Self::SlowLink => 8,
             Self::DiskLost | Self::FailedSync | Self::MetasrvAway | Self::SlowDisk => 5,
             Self::NodeFromMetasrv | Self::BucketTrouble | Self::MetasrvFromEtcd => 5,
+            // They are drawn apart.
+            Self::Stop => 0,
             _ => 3,
         }
     }
@@ -85,6 +90,27 @@ pub struct Drawn {
 pub fn draw(dice: &mut Dice, from: Micros, to: Micros) -> Vec<Drawn> {
     let count = 3 + dice.below(10);
     (0..count).map(|_| draw_one(dice, from, to)).collect()
+}
+
+/// Stops in good order, of every eighth seed: drawn apart, so that other seeds are what they were before there were any.
+pub fn draw_stops(seed: u64, from: Micros, to: Micros) -> Vec<Drawn> {
+    if seed % 8 != 5 {
+        return vec![];
+    }
+    let mut dice = Dice::new(!seed);
+    let count = 1 + dice.below(4);
+    let mut stop = || {
+        let begin = dice.between(from, to);
+        Drawn {
+            kind: Kind::Stop,
+            from: begin,
+            to: begin,
+            target: Address::datanode(dice.below(5)),
+            cut: Cut::Holds,
+            number: dice.number(),
+        }
+    };
+    (0..count).map(|_| stop()).collect()
 }
 
 fn draw_one(dice: &mut Dice, from: Micros, to: Micros) -> Drawn {
@@ -207,6 +233,7 @@ impl Drawn {
             (Kind::Crash, _) => world.end(target, true),
             (Kind::PowerLoss, _) => world.end(target, false),
             (Kind::DiskLost, _) => return world.lose_disk(target),
+            (Kind::Stop, _) => return world.stop(target),
             (Kind::Pause | Kind::EtcdAway, _) => world.pause(target),
             (Kind::SlowLink, _) => {
                 let slow = 5 * MS + self.number % (600 * MS);

@@ -126,6 +126,7 @@ impl Frontend {
                     reports: None,
                     unreachable: vec![],
                     renounced: vec![],
+                    stopping: false,
                 };
                 sim.say(connection, me, Said::Tick(tick));
                 sent = now;

@@ -240,6 +240,7 @@ pub struct Tick {
     pub unreachable: Vec<NodeId>,
     /// Of which it has given up every lease.
     pub renounced: Vec<RegionId>,
+    pub stopping: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

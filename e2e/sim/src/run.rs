@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
 use crate::bucket::Trouble;
-use crate::faults::{Kind, draw};
+use crate::faults::{Kind, draw, draw_stops};
 use crate::process::Address;
 use crate::sim::{Micros, SECOND, Sim};
 use crate::trace::{Hits, Violation};
@@ -59,7 +59,9 @@ pub fn run(seed: u64, traced: bool) -> Outcome {
     let (trouble_ends, drawn) = {
         let mut dice = sim.dice.borrow_mut();
         let ends = CALM + dice.between(6 * SECOND, 22 * SECOND);
-        (ends, draw(&mut dice, CALM, ends))
+        let mut drawn = draw(&mut dice, CALM, ends);
+        drawn.extend(draw_stops(seed, CALM, ends));
+        (ends, drawn)
     };
     let faults: Rc<RefCell<BTreeMap<Kind, u64>>> = Rc::default();
     for fault in drawn {

@@ -41,6 +41,10 @@ pub fn regions() -> Vec<RegionId> {
         .collect()
 }
 
+/// How long a datanode that stops waits until others lead what it leads, and between two looks.
+const HAND_OVER: Micros = 5 * SECOND;
+const LOOKS_EVERY: Micros = 10 * MS;
+
 impl World {
     /// A cluster that has just been started.
     pub fn start(sim: Sim) -> Rc<Self> {
@@ -159,6 +163,42 @@ impl World {
                 machine.disk = machine.disk.after_crash(keeps);
             }
         }
+    }
+
+    /// Tells a datanode to end in good order, and starts it again when it has; whether it could be told.
+    pub fn stop(self: &Rc<Self>, at: Address) -> bool {
+        let node = self.datanodes.borrow().get(&at).cloned();
+        if node.is_none_or(|node| node.stopping.replace(true)) {
+            return false;
+        }
+        self.sim.note(|| format!("{at} is told to stop"));
+        let life = self.sim.process(at, |p| p.life);
+        self.end_when_handed_over((at, life), self.sim.now() + HAND_OVER);
+        true
+    }
+
+    /// Looks now and again whether others lead what it led; it does not wait for that for ever.
+    fn end_when_handed_over(self: &Rc<Self>, (at, life): (Address, u64), patience: Micros) {
+        let sim = &self.sim;
+        let (is_it, is_paused) = sim.process(at, |p| (p.is_up && p.life == life, p.is_paused));
+        let node = self.datanodes.borrow().get(&at).cloned();
+        let Some(node) = node.filter(|_| is_it) else {
+            return;
+        };
+        let is_done = node.leads_alone();
+        let world = Rc::clone(self);
+        if is_paused || !(is_done || sim.now() >= patience) {
+            let later = sim.now() + LOOKS_EVERY;
+            sim.act(later, move || world.end_when_handed_over((at, life), patience));
+            return;
+        }
+        if is_done {
+            sim.hit(Branch::HandedOverBeforeAStop);
+        }
+        node.give_up_all_leases();
+        self.end(at, true);
+        let again = sim.now() + sim.dice.borrow_mut().between(200 * MS, 1500 * MS);
+        sim.act(again, move || world.begin(at));
     }
 
     /// Takes the disk of a datanode away, if no region loses a second copy by that; whether it did.

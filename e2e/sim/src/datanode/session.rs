@@ -138,6 +138,7 @@ impl Datanode {
             reports: changed.then_some(reports),
             unreachable,
             renounced,
+            stopping: self.stopping.get(),
         }
     }
 
@@ -176,7 +177,7 @@ impl Datanode {
         *ticks = ticks.split_off(&number);
         self.answered.set(number);
         let (received, length) = (self.sim.clock(self.me), Duration::from_millis(lease_ms));
-        if lease_ms == 0 {
+        if lease_ms == 0 || self.stopping.get() {
             return;
         }
         for (id, term) in led {

@@ -206,7 +206,7 @@ impl Metasrv {
                 oldest_append,
                 unheard,
                 unreachable: tick.unreachable.iter().copied().collect(),
-                is_stopping: false,
+                is_stopping: tick.stopping,
             };
             watch.beat((node, connection), beat, now);
         }

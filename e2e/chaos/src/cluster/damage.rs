@@ -1,0 +1,70 @@
+//! A log on disk that is not what was written.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+
+/// Where the first batch of a file begins, and its length: a file of raft-engine begins with its name, its version and an
+/// alignment, a batch with its length in seven bytes.
+const FIRST: usize = 69;
+const LENGTH: usize = 7;
+/// The last byte of where the end of a batch lies. Without it nothing of the batch can be read.
+const MEANT: usize = FIRST + 15;
+
+/// Flips a bit of the newest file, in its first batch, with others behind it that are whole: rows that were acknowledged
+/// are lost there. The process must not run.
+pub fn flip_a_bit(log: &Path) -> Result<()> {
+    let file = newest(log)?;
+    let mut bytes = std::fs::read(&file)?;
+    let second = second_batch(&bytes).with_context(|| format!("{}: no two batches", file.display()))?;
+    ensure!(
+        bytes[second..].iter().take(LENGTH).any(|b| *b != 0),
+        "{}: nothing follows its first batch",
+        file.display()
+    );
+    bytes[MEANT] ^= 1;
+    Ok(std::fs::write(&file, bytes)?)
+}
+
+fn newest(log: &Path) -> Result<PathBuf> {
+    let files = std::fs::read_dir(log)?.map(|file| Ok(file?.path()));
+    let mut files: Vec<PathBuf> = files.collect::<Result<_>>()?;
+    files.retain(|file| file.extension().is_some_and(|e| e == "raftlog"));
+    files
+        .into_iter()
+        .max()
+        .with_context(|| format!("{} has no log", log.display()))
+}
+
+/// Where the second batch begins, if there is room for one.
+fn second_batch(file: &[u8]) -> Option<usize> {
+    let length = file.get(FIRST..FIRST + LENGTH)?;
+    let length = length
+        .iter()
+        .fold(0, |length, byte| length << 8 | usize::from(*byte));
+    let second = FIRST + length;
+    (length > 0 && file.len() >= second + LENGTH).then_some(second)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bit_of_the_newest_file_is_another_one_if_something_follows() {
+        let dir = tempfile::tempdir().unwrap();
+        // A batch of 40 bytes, and what follows it.
+        let file = |next: u8| [&[1; FIRST][..], &[0, 0, 0, 0, 0, 0, 40], &[7; 33], &[next; 20]].concat();
+        for (name, next) in [("0001.raftlog", 9), ("0002.raftlog", 9), ("0003.rewrite", 9)] {
+            std::fs::write(dir.path().join(name), file(next)).unwrap();
+        }
+        flip_a_bit(dir.path()).unwrap();
+        let read = |name: &str| std::fs::read(dir.path().join(name)).unwrap();
+        assert_eq!(read("0001.raftlog"), file(9));
+        let damaged = read("0002.raftlog");
+        let differ = (0..damaged.len()).filter(|i| damaged[*i] != file(9)[*i]);
+        assert_eq!(differ.collect::<Vec<_>>(), [MEANT]);
+        std::fs::write(dir.path().join("0004.raftlog"), file(0)).unwrap();
+        assert!(flip_a_bit(dir.path()).is_err());
+    }
+}
