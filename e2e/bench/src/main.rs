@@ -7,6 +7,7 @@
 mod answer;
 mod ask;
 mod cold;
+mod cold_reads;
 mod data;
 mod http;
 mod ingest;

@@ -6,17 +6,18 @@ use anyhow::Context;
 
 use crate::ask::{self, Rounds};
 use crate::cold;
+use crate::cold_reads;
 use crate::data::encode::batches;
 use crate::data::{Data, INTERVAL_MS, Shape, plain};
 use crate::ingest;
 use crate::measure;
 use crate::peers::engines::{Embedded, Engine};
 use crate::peers::influxdb::Influx;
-use crate::peers::ours::Ours;
+use crate::peers::ours::{Ours, READS};
 use crate::peers::questdb::QuestDb;
 use crate::peers::victoria::Victoria;
 use crate::peers::{Database, Place};
-use crate::queries::{self, HOUR_MS};
+use crate::queries::{self, HOUR_MS, Kind};
 use crate::report::{Better, OURS, Report, Setup};
 
 /// Rows of a request. The set's own loader takes as many.
@@ -113,6 +114,8 @@ impl Suite {
         self.ask_all(&mut databases, &data);
         self.budgets(&mut databases);
         self.group_by_memory(&mut databases);
+        // Last, since it starts our server anew.
+        self.ask_cold(&mut databases, &data);
         for database in &mut databases {
             database.stop()?;
         }
@@ -285,8 +288,7 @@ impl Suite {
         let (before, mut asked) = (reads(databases), 0);
         for kind in queries::ALL {
             let name = kind.name();
-            let words = &self.plan.queries;
-            if !words.is_empty() && !words.iter().any(|w| name.contains(w.as_str())) {
+            if !self.wants_query(kind) {
                 continue;
             }
             let rounds = Rounds {
@@ -316,9 +318,28 @@ impl Suite {
         }
     }
 
+    fn wants_query(&self, kind: Kind) -> bool {
+        let words = &self.plan.queries;
+        words.is_empty() || words.iter().any(|w| kind.name().contains(w.as_str()))
+    }
+
+    /// What a query reads that finds nothing in a cache.
+    fn ask_cold(&mut self, databases: &mut [Box<dyn Database>], data: &Data) {
+        let Some(ours) = ours(databases) else {
+            return;
+        };
+        let wanted = queries::ALL.into_iter().filter(|kind| self.wants_query(*kind));
+        let kinds: Vec<Kind> = wanted.collect();
+        self.say("queries on empty caches");
+        let (seed, report) = (self.plan.seed, &mut self.report);
+        if let Err(error) = cold_reads::ask(ours.as_mut(), data, &kinds, seed, report) {
+            report.leave_out(OURS, "cold queries", &format!("{error:#}"));
+        }
+    }
+
     /// What our server may take at most by its settings, beside the rows that say what it took.
     fn budgets(&mut self, databases: &mut [Box<dyn Database>]) {
-        let Some(ours) = databases.iter_mut().find(|d| d.name() == OURS) else {
+        let Some(ours) = ours(databases) else {
             return;
         };
         let limits = [
@@ -341,7 +362,7 @@ impl Suite {
 
     /// What a query over every row and column needs.
     fn group_by_memory(&mut self, databases: &mut [Box<dyn Database>]) {
-        let Some(ours) = databases.iter_mut().find(|d| d.name() == OURS) else {
+        let Some(ours) = ours(databases) else {
             return;
         };
         if !measure::reset_peak(ours.pid()) {
@@ -364,10 +385,13 @@ impl Suite {
     }
 }
 
+fn ours(databases: &mut [Box<dyn Database>]) -> Option<&mut Box<dyn Database>> {
+    databases.iter_mut().find(|d| d.name() == OURS)
+}
+
 /// How often our server has read from its object store so far.
 fn reads(databases: &mut [Box<dyn Database>]) -> Option<f64> {
-    let ours = databases.iter_mut().find(|d| d.name() == OURS)?;
-    ours.metric("greptime_object_store_requests_total{operation=\"get\"}")
+    ours(databases)?.metric(READS)
 }
 
 #[cfg(test)]

@@ -113,6 +113,10 @@ pub trait Database {
     fn group_everything(&mut self) -> anyhow::Result<()> {
         anyhow::bail!("not asked")
     }
+    /// Starts anew on the same data, with nothing of its files in a cache.
+    fn restart_cold(&mut self) -> anyhow::Result<()> {
+        anyhow::bail!("not asked")
+    }
     fn stop(&mut self) -> anyhow::Result<()>;
 }
 

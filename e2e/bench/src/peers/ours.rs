@@ -16,15 +16,19 @@ use crate::http::{Http, escape};
 use crate::load::Target;
 use crate::measure;
 use crate::process::{Process, free_port};
-use crate::queries::Query;
 use crate::queries::sql::{Dialect, statement};
+use crate::queries::{Query, TIME as TIME_INDEX};
 
 const PAUSE: Duration = Duration::from_millis(100);
 /// Bytes per sample are of files that do not change any more.
 const QUIET: Duration = Duration::from_secs(2);
+/// What a start reads has been read when nothing more was for so long.
+const READS_QUIET: Duration = Duration::from_millis(300);
 const NS_PER_MS: f64 = 1e6;
 const SQL: &str = "/v1/sql?db=public";
 const FORM: &str = "application/x-www-form-urlencoded";
+/// Requests that read from the object store.
+pub const READS: &str = "greptime_object_store_requests_total{operation=\"get\"}";
 
 pub struct Ours {
     process: Process,
@@ -101,6 +105,10 @@ impl Ours {
     /// Kills the process and starts it on the same data. Returns how long it took to be ready.
     pub fn crash_and_restart(&mut self) -> anyhow::Result<Duration> {
         self.process.kill()?;
+        self.open_again()
+    }
+
+    fn open_again(&mut self) -> anyhow::Result<Duration> {
         let again = Self::open(&self.program, &self.flags, &self.place, self.dir.clone())?;
         *self = again;
         Ok(self.started_in)
@@ -134,6 +142,22 @@ impl Ours {
     /// A series, or, of a name without labels, the sum over its labels.
     fn scrape(&mut self, name: &str) -> Option<f64> {
         sum_of(&self.http.get("/metrics").ok()?.text(), name)
+    }
+
+    /// Waits until it has not read from its object store for a while.
+    fn await_no_reads(&mut self) -> anyhow::Result<()> {
+        let start = self.place.clock.now();
+        loop {
+            let reads = self.scrape(READS);
+            std::thread::sleep(READS_QUIET);
+            if self.scrape(READS) == reads {
+                return Ok(());
+            }
+            anyhow::ensure!(
+                self.place.clock.now() - start < SETTLE_TIMEOUT,
+                "it reads from its object store without end"
+            );
+        }
     }
 
     /// Waits until the files have not changed for a while.
@@ -280,6 +304,20 @@ impl Database for Ours {
             means.join(", ")
         ))?;
         Ok(())
+    }
+
+    /// What a start reads is read then: manifests, and of files nothing, since none has rows of the time asked for.
+    fn restart_cold(&mut self) -> anyhow::Result<()> {
+        self.process.kill()?;
+        let cache = self.dir.join("data/cache");
+        if cache.exists() {
+            std::fs::remove_dir_all(&cache)?;
+        }
+        self.open_again()?;
+        self.sql(&format!(
+            "SELECT count(*) FROM cpu WHERE {TIME_INDEX} < '1970-01-02 00:00:00'"
+        ))?;
+        self.await_no_reads()
     }
 
     fn stop(&mut self) -> anyhow::Result<()> {
