@@ -273,6 +273,14 @@ fn region_json(state: &State, region: RegionId, region_state: RegionState) -> se
     let led = leader_of(state, region);
     let votes = |m: &&Member| led.as_ref().is_none_or(|led| led.voters.contains(&m.raft_id));
     let voters: Vec<NodeId> = members.iter().filter(votes).map(|m| m.node).collect();
+    // Whose replica is there: a datanode may have come back with another disk.
+    let is_live = |m: &&Member| {
+        let session = state.sessions.get(NodeRole::Datanode, m.node);
+        let report = session.and_then(|session| session.reports.get(&region));
+        report.is_some_and(|report| report.raft_id == m.raft_id)
+    };
+    let live = members.iter().filter(votes).filter(is_live).map(|m| m.node);
+    let live: Vec<NodeId> = live.collect();
     let reports = state.sessions.of_role(NodeRole::Datanode);
     let is_hot = |s: &crate::sessions::Session| s.reports.get(&region).is_some_and(|r| r.hot);
     let hot: Vec<NodeId> = reports.filter(|(_, s)| is_hot(s)).map(|(node, _)| node).collect();
@@ -306,6 +314,7 @@ fn region_json(state: &State, region: RegionId, region_state: RegionState) -> se
         "epoch": epoch,
         "leader": leader,
         "voters": voters,
+        "live": live,
         "hot": hot,
         "last_index": report.map(|r| r.last_index),
         "flushed_index": report.map(|r| r.flushed_index),

@@ -3,13 +3,15 @@
 use std::time::Duration;
 
 use greptime_proto::transport::MetaLink;
-use greptime_types::{NodeId, NodeRole, RegionId};
+use greptime_types::{NodeId, RegionId};
 use serde::Deserialize;
 
 /// How long a cluster that is just starting may take until its regions are led. The process ends then, and the next one
 /// asks again.
 const PATIENCE: Duration = Duration::from_secs(20);
 const PAUSE: Duration = Duration::from_millis(500);
+/// So often in a row they must have everything: of who has just gone metasrv does not know it yet.
+const IN_A_ROW: usize = 3;
 
 /// What metasrv says of the cluster (`GET /v1/cluster`), as far as it is read here.
 #[derive(Debug, Deserialize)]
@@ -18,15 +20,7 @@ struct Cluster {
     cluster_id: Option<String>,
     /// Whether this metasrv leads; another one knows nothing of regions.
     leader: bool,
-    nodes: Vec<Node>,
     regions: Vec<Region>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Node {
-    role: NodeRole,
-    id: NodeId,
-    alive: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -34,6 +28,8 @@ struct Region {
     region: RegionId,
     leader: Option<NodeId>,
     voters: Vec<NodeId>,
+    /// Of these, whose replica is there: a node may have come back with another disk.
+    live: Vec<NodeId>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +48,7 @@ pub(super) async fn have_everything(
     cluster_id: &str,
 ) -> Result<(), String> {
     let mut tries = PATIENCE.as_millis() / PAUSE.as_millis();
+    let mut in_a_row = 0;
     loop {
         let answer = match meta.cluster().await {
             Ok(json) => match serde_json::from_str(&json) {
@@ -60,18 +57,20 @@ pub(super) async fn have_everything(
             },
             Err(error) => Answer::NotYet(format!("metasrv does not answer: {error}")),
         };
-        tries -= 1;
+        tries = tries.saturating_sub(1);
         match answer {
-            Answer::TheyHave => return Ok(()),
+            Answer::TheyHave if in_a_row + 1 >= IN_A_ROW => return Ok(()),
+            Answer::TheyHave => in_a_row += 1,
             Answer::NotYet(why) if tries > 0 => {
                 tracing::warn!(
                     why,
                     "the log is damaged, and it is not known whether others have what was in it"
                 );
-                tokio::time::sleep(PAUSE).await;
+                in_a_row = 0;
             }
             Answer::NotYet(why) | Answer::TheyHaveNot(why) => return Err(why),
         }
+        tokio::time::sleep(PAUSE).await;
     }
 }
 
@@ -86,10 +85,6 @@ fn answer(cluster: &Cluster, node: NodeId, cluster_id: &str) -> Answer {
         }
         Some(_) => {}
     }
-    let is_alive = |id: &NodeId| {
-        let mut nodes = cluster.nodes.iter();
-        nodes.any(|n| n.role == NodeRole::Datanode && n.id == *id && n.alive)
-    };
     let mut waits = None;
     for region in cluster.regions.iter().filter(|r| r.voters.contains(&node)) {
         let (id, others) = (
@@ -102,8 +97,8 @@ fn answer(cluster: &Cluster, node: NodeId, cluster_id: &str) -> Answer {
                 "region {id} needs this datanode for a majority of its voters"
             ));
         }
-        if others.filter(|voter| is_alive(voter)).count() < majority {
-            waits = Some(format!("no majority of the other voters of region {id} is alive"));
+        if others.filter(|voter| region.live.contains(voter)).count() < majority {
+            waits = Some(format!("no majority of the other voters of region {id} is there"));
         } else if region.leader.is_none_or(|leader| leader == node) {
             waits = Some(format!("no other datanode leads region {id}"));
         }
@@ -117,14 +112,13 @@ mod tests {
 
     use super::*;
 
-    /// Nodes 0 to 2 of cluster `c`, with a region that node 1 leads.
+    /// A region of cluster `c` that node 1 leads, and node 2 follows.
     fn cluster() -> Value {
-        let node = |id: u64| json!({"role": "datanode", "id": id, "alive": id != 0});
         json!({
             "cluster_id": "c",
             "leader": true,
-            "nodes": [node(0), node(1), node(2), {"role": "frontend", "id": 0, "alive": true}],
-            "regions": [{"region": "1024:0", "leader": 1, "voters": [0, 1, 2], "epoch": 7}],
+            "nodes": [],
+            "regions": [{"region": "1024:0", "leader": 1, "voters": [0, 1, 2], "live": [1, 2], "epoch": 7}],
         })
     }
 
@@ -147,8 +141,8 @@ mod tests {
         for (pointer, value) in [
             ("/leader", json!(false)),
             ("/cluster_id", Value::Null),
-            ("/nodes/2/alive", json!(false)),
-            ("/nodes/2/role", json!("frontend")),
+            ("/regions/0/live", json!([1])),
+            ("/regions/0/live", json!([0, 1])),
             ("/regions/0/leader", Value::Null),
             ("/regions/0/leader", json!(0)),
         ] {
