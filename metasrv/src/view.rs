@@ -9,6 +9,7 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use greptime_metasrv_plan::assignment::Replica;
 use greptime_metasrv_plan::failover::Step;
+use greptime_metasrv_plan::members::Electorate;
 use greptime_metasrv_plan::{RegionState, region_state};
 use greptime_proto::v1;
 use greptime_types::{NodeId, NodeRole, RegionId, TableState};
@@ -16,6 +17,7 @@ use serde_json::json;
 
 use crate::catalog::{Catalog, Member};
 use crate::election::Leadership;
+use crate::failover::electorate;
 use crate::repair::{leader_of, shortage};
 use crate::server::{Metasrv, State};
 
@@ -273,14 +275,6 @@ fn region_json(state: &State, region: RegionId, region_state: RegionState) -> se
     let led = leader_of(state, region);
     let votes = |m: &&Member| led.as_ref().is_none_or(|led| led.voters.contains(&m.raft_id));
     let voters: Vec<NodeId> = members.iter().filter(votes).map(|m| m.node).collect();
-    // Whose replica is there: a datanode may have come back with another disk.
-    let is_live = |m: &&Member| {
-        let session = state.sessions.get(NodeRole::Datanode, m.node);
-        let report = session.and_then(|session| session.reports.get(&region));
-        report.is_some_and(|report| report.raft_id == m.raft_id)
-    };
-    let live = members.iter().filter(votes).filter(is_live).map(|m| m.node);
-    let live: Vec<NodeId> = live.collect();
     let reports = state.sessions.of_role(NodeRole::Datanode);
     let is_hot = |s: &crate::sessions::Session| s.reports.get(&region).is_some_and(|r| r.hot);
     let hot: Vec<NodeId> = reports.filter(|(_, s)| is_hot(s)).map(|(node, _)| node).collect();
@@ -314,12 +308,28 @@ fn region_json(state: &State, region: RegionId, region_state: RegionState) -> se
         "epoch": epoch,
         "leader": leader,
         "voters": voters,
-        "live": live,
+        "electorate": catalog.map(|catalog| electorate_json(state, catalog, region)),
         "hot": hot,
         "last_index": report.map(|r| r.last_index),
         "flushed_index": report.map(|r| r.flushed_index),
         "waiting": state.waiting.get(&region).map(|step| step.told(region)),
         "problem": problems.join("; "),
+    })
+}
+
+/// Who may have a vote, recorded or not, and of whom the replica is there: a datanode may have come back with another disk.
+fn electorate_json(state: &State, catalog: &Catalog, region: RegionId) -> serde_json::Value {
+    let Electorate { voters, strangers } = electorate(&state.sessions, catalog, region);
+    let is_live = |raft_id: u64, node: NodeId| {
+        let session = state.sessions.get(NodeRole::Datanode, node);
+        let report = session.and_then(|session| session.reports.get(&region));
+        report.is_some_and(|report| report.raft_id == raft_id)
+    };
+    let live = voters.iter().filter(|(_, m)| is_live(m.raft_id, m.node));
+    json!({
+        "voters": voters.iter().map(|(_, m)| m.node).collect::<Vec<_>>(),
+        "live": live.map(|(_, m)| m.node).collect::<Vec<_>>(),
+        "strangers": strangers,
     })
 }
 

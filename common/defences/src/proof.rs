@@ -11,7 +11,7 @@ use crate::WITHOUT;
 
 /// A test that waits for what does not come any more has noticed it too, if it is done soon with its defence.
 const PATIENCE: Duration = Duration::from_secs(20);
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(15);
 /// For one that has to end, and may be slow.
 const LONG_PATIENCE: Duration = Duration::from_secs(180);
 const LOOK_EVERY: Duration = Duration::from_millis(20);

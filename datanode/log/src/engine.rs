@@ -199,6 +199,10 @@ impl EngineLog {
                 Err(raft_engine::Error::Other(error)) => {
                     return Err(LogError::Read(format!("{}: {error}", options.dir.display())));
                 }
+                // Nor is a log of which a read fails; the next one may not.
+                Err(raft_engine::Error::Io(error)) if !ends_too_early(&error) => {
+                    return Err(LogError::Read(format!("{}: {error}", options.dir.display())));
+                }
                 Err(error) => return Err(LogError::Corruption(damaged(&options.dir, &error))),
             }
         };
@@ -390,6 +394,12 @@ fn no_room(dir: &Path) -> LogError {
 
 fn is_full(error: &raft_engine::Error) -> bool {
     matches!(error, raft_engine::Error::Io(error) if files::is_full(error.kind()))
+}
+
+/// A file that is shorter than what is said in it, or says what cannot be, is damaged.
+fn ends_too_early(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{InvalidData, InvalidInput, UnexpectedEof};
+    matches!(error.kind(), UnexpectedEof | InvalidData | InvalidInput)
 }
 
 /// Damage that a person has to decide about.

@@ -192,7 +192,6 @@ impl Chunk {
         self.series.len()
     }
 
-    /// The lowest and the highest time; `None` without rows.
     pub fn has_deletes(&self) -> bool {
         let delete = RowOp::Delete.code();
         match &self.ops {
@@ -201,6 +200,7 @@ impl Chunk {
         }
     }
 
+    /// The lowest and the highest time; `None` without rows.
     pub fn times_span(&self) -> Option<(i64, i64)> {
         self.span
     }

@@ -191,14 +191,14 @@ fn memory_runs(snapshot: &Snapshot, wanted: &Wanted) -> OurResult<Vec<(RecordBat
         None => Err(Error::internal("no filter on tags")),
     };
     // The row that a delete hides may be the latest of its series.
-    let has_deletes = snapshot.memory.iter().any(|memory| memory.has_deletes(flushed));
+    let has_deletes = || snapshot.memory.iter().any(|memory| memory.has_deletes(flushed));
     let selection = Selection {
         times: wanted.filters.time.from..=wanted.filters.time.to,
         series: tags.map(|filter| SeriesFilter {
             tags: fields_of(filter, &wanted.merged),
             holds: &holds,
         }),
-        latest: wanted.last_of_series() && !(has_deletes && Defence::DeletesHideTheLatest.holds()),
+        latest: wanted.last_of_series() && !(has_deletes() && Defence::DeletesHideTheLatest.holds()),
     };
     let mut runs = Vec::new();
     for memory in &snapshot.memory {

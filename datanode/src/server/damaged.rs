@@ -12,11 +12,12 @@ use std::sync::Arc;
 
 use greptime_clock::SharedIds;
 use greptime_log::{EngineLog, EngineOptions, LogCore, LogDamage, LogError};
-use greptime_types::{Error, ErrorKind, NodeId, RegionId, Result};
+use greptime_types::{Error, NodeId, RegionId, Result};
 use prometheus_client::metrics::counter::Counter;
 use serde::{Deserialize, Serialize};
 
 use super::identity::{DataDir, remove_durably, write_durably};
+use super::open::log_error;
 use super::{DatanodeParts, others};
 use crate::defences::Defence;
 
@@ -38,9 +39,9 @@ pub(super) async fn open(
         tokio::task::spawn_blocking(move || open_log(&data_dir, &options, node_id, &ids, &fsyncs))
     };
     let failed = |e: tokio::task::JoinError| Error::internal(e.to_string());
-    let damage = match open(options.clone()).await.map_err(failed)? {
-        Err(error) if error.kind == ErrorKind::Corruption && options.damage == LogDamage::Auto => error,
-        opened => return opened,
+    let damage = match open(options.clone()).await.map_err(failed)?? {
+        Err(error @ LogError::Corruption(_)) if options.damage == LogDamage::Auto => log_error(error),
+        opened => return opened.map_err(log_error),
     };
     let Some(meta) = &parts.meta else {
         return Err(damage);
@@ -53,7 +54,10 @@ pub(super) async fn open(
         ))),
         _ => {
             let damage = LogDamage::Discard;
-            open(EngineOptions { damage, ..options }).await.map_err(failed)?
+            let opened = open(EngineOptions { damage, ..options })
+                .await
+                .map_err(failed)??;
+            opened.map_err(log_error)
         }
     }
 }
@@ -64,7 +68,7 @@ fn open_log(
     node_id: NodeId,
     ids: &SharedIds,
     fsyncs: &Counter,
-) -> Result<EngineLog> {
+) -> Result<std::result::Result<EngineLog, LogError>> {
     let marker = Marker::of(data_dir, &options.dir);
     let was_cut = marker.look()?;
     match options.damage {
@@ -86,7 +90,7 @@ fn open_log(
         // What was announced may have happened before it failed.
         Err(_) => drop(marker.look()?),
     }
-    log.map_err(super::open::log_error)
+    Ok(log)
 }
 
 /// Puts the log aside. The disk gets its new name first: an empty log under the old one would forget its votes.

@@ -10,8 +10,8 @@ use serde::Deserialize;
 /// asks again.
 const PATIENCE: Duration = Duration::from_secs(20);
 const PAUSE: Duration = Duration::from_millis(500);
-/// So often in a row they must have everything: of who has just gone metasrv does not know it yet.
-const IN_A_ROW: usize = 3;
+/// So often in a row they must have everything, which takes longer than the session of somebody who has gone lasts.
+const IN_A_ROW: usize = 9;
 
 /// What metasrv says of the cluster (`GET /v1/cluster`), as far as it is read here.
 #[derive(Debug, Deserialize)]
@@ -27,9 +27,17 @@ struct Cluster {
 struct Region {
     region: RegionId,
     leader: Option<NodeId>,
+    electorate: Electorate,
+}
+
+#[derive(Debug, Deserialize)]
+struct Electorate {
+    /// Who may have a vote.
     voters: Vec<NodeId>,
-    /// Of these, whose replica is there: a node may have come back with another disk.
+    /// Of these, whose replica is there.
     live: Vec<NodeId>,
+    /// How many others have one, of whom nothing is known: this datanode may be one of them.
+    strangers: usize,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,21 +94,33 @@ fn answer(cluster: &Cluster, node: NodeId, cluster_id: &str) -> Answer {
         Some(_) => {}
     }
     let mut waits = None;
-    for region in cluster.regions.iter().filter(|r| r.voters.contains(&node)) {
-        let (id, others) = (
-            region.region,
-            region.voters.iter().filter(|voter| **voter != node),
-        );
-        let majority = region.voters.len() / 2 + 1;
-        if others.clone().count() < majority {
+    for Region {
+        region,
+        leader,
+        electorate,
+    } in &cluster.regions
+    {
+        let Electorate {
+            voters,
+            live,
+            strangers,
+        } = electorate;
+        if !voters.contains(&node) && *strangers == 0 {
+            continue;
+        }
+        let others = |nodes: &[NodeId]| nodes.iter().filter(|other| **other != node).count();
+        let majority = (voters.len() + strangers) / 2 + 1;
+        if others(voters) + strangers < majority {
             return Answer::TheyHaveNot(format!(
-                "region {id} needs this datanode for a majority of its voters"
+                "region {region} needs this datanode for a majority of its voters"
             ));
         }
-        if others.filter(|voter| region.live.contains(voter)).count() < majority {
-            waits = Some(format!("no majority of the other voters of region {id} is there"));
-        } else if region.leader.is_none_or(|leader| leader == node) {
-            waits = Some(format!("no other datanode leads region {id}"));
+        if others(live) < majority {
+            waits = Some(format!(
+                "no majority of the other voters of region {region} is there"
+            ));
+        } else if leader.is_none_or(|leader| leader == node) {
+            waits = Some(format!("no other datanode leads region {region}"));
         }
     }
     waits.map_or(Answer::TheyHave, Answer::NotYet)
@@ -114,57 +134,86 @@ mod tests {
 
     /// A region of cluster `c` that node 1 leads, and node 2 follows.
     fn cluster() -> Value {
+        let electorate = json!({"voters": [0, 1, 2], "live": [1, 2], "strangers": 0});
         json!({
             "cluster_id": "c",
             "leader": true,
             "nodes": [],
-            "regions": [{"region": "1024:0", "leader": 1, "voters": [0, 1, 2], "live": [1, 2], "epoch": 7}],
+            "regions": [{"region": "1024:0", "leader": 1, "electorate": electorate, "epoch": 7}],
         })
     }
 
-    /// What is said of node 0 after a change of one place in the answer.
-    fn after(pointer: &str, value: Value) -> Answer {
+    /// What is said of node 0 after changes of places in the answer.
+    fn after(changes: &[(&str, Value)]) -> Answer {
         let mut cluster = cluster();
-        *cluster.pointer_mut(pointer).unwrap() = value;
+        for (pointer, value) in changes {
+            *cluster.pointer_mut(pointer).unwrap() = value.clone();
+        }
         answer(&serde_json::from_value(cluster).unwrap(), 0, "c")
     }
 
+    const LEADER: &str = "/regions/0/leader";
+    const VOTERS: &str = "/regions/0/electorate/voters";
+    const LIVE: &str = "/regions/0/electorate/live";
+    const STRANGERS: &str = "/regions/0/electorate/strangers";
+
     #[test]
     fn others_have_what_they_lead_with_a_majority_that_lives() {
-        assert_eq!(after("/leader", json!(true)), Answer::TheyHave);
-        assert_eq!(after("/regions", json!([])), Answer::TheyHave);
-        assert_eq!(after("/regions/0/voters", json!([1, 2])), Answer::TheyHave);
+        for changes in [
+            vec![],
+            vec![("/regions", json!([]))],
+            // A region of others is nothing to this node.
+            vec![(VOTERS, json!([1, 2, 3])), (LEADER, Value::Null)],
+            // It left, and the leader has not heard of that yet.
+            vec![
+                (VOTERS, json!([1, 2, 3])),
+                (LIVE, json!([1, 2, 3])),
+                (STRANGERS, json!(1)),
+            ],
+        ] {
+            assert_eq!(after(&changes), Answer::TheyHave, "{changes:?}");
+        }
     }
 
     #[test]
     fn what_may_come_is_waited_for() {
-        for (pointer, value) in [
-            ("/leader", json!(false)),
-            ("/cluster_id", Value::Null),
-            ("/regions/0/live", json!([1])),
-            ("/regions/0/live", json!([0, 1])),
-            ("/regions/0/leader", Value::Null),
-            ("/regions/0/leader", json!(0)),
+        for changes in [
+            vec![("/leader", json!(false))],
+            vec![("/cluster_id", Value::Null)],
+            vec![(LIVE, json!([1]))],
+            vec![(LIVE, json!([0, 1]))],
+            vec![(LEADER, Value::Null)],
+            vec![(LEADER, json!(0))],
+            // A move of the only replica, which has taken over: who is recorded no more still votes.
+            vec![(VOTERS, json!([1])), (LIVE, json!([1])), (STRANGERS, json!(1))],
+            // The newcomer is recorded in the place of this node, which votes as a fourth.
+            vec![
+                (VOTERS, json!([3, 1, 2])),
+                (LIVE, json!([3, 1])),
+                (STRANGERS, json!(1)),
+            ],
+            vec![
+                (VOTERS, json!([3, 1, 2])),
+                (LEADER, Value::Null),
+                (STRANGERS, json!(1)),
+            ],
         ] {
-            let answer = after(pointer, value.clone());
-            assert!(
-                matches!(answer, Answer::NotYet(_)),
-                "{pointer} {value}: {answer:?}"
-            );
+            let answer = after(&changes);
+            assert!(matches!(answer, Answer::NotYet(_)), "{changes:?}: {answer:?}");
         }
     }
 
     #[test]
     fn the_only_copy_is_kept() {
-        for (pointer, value) in [
-            ("/cluster_id", json!("another")),
-            ("/regions/0/voters", json!([0])),
-            ("/regions/0/voters", json!([0, 1])),
+        for changes in [
+            vec![("/cluster_id", json!("another"))],
+            vec![(VOTERS, json!([0])), (LIVE, json!([]))],
+            vec![(VOTERS, json!([0, 1])), (LIVE, json!([1]))],
         ] {
-            let answer = after(pointer, value.clone());
+            let answer = after(&changes);
             assert!(
                 matches!(answer, Answer::TheyHaveNot(_)),
-                "{pointer} {value}: {answer:?}"
+                "{changes:?}: {answer:?}"
             );
         }
     }

@@ -2,19 +2,66 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow::datatypes::Fields;
+use bytes::Bytes;
 use datafusion::common::runtime::SpawnedTask;
 use greptime_types::Result;
 
 use super::{Access, ReadMetrics, SstFile};
 
-/// A row group of which more is missing waits for its turn: the memory for it is in no budget.
-const MOST_BYTES: u64 = 4 << 20;
+/// What is fetched ahead by all queries of a node takes so many bytes at most, which are in no other budget. What there is no
+/// room for waits for its turn.
+const ROOM: u64 = 32 << 20;
+
+/// Bytes that are in use of [`ROOM`].
+#[derive(Clone, Debug, Default)]
+pub struct Room(Arc<AtomicU64>);
+
+/// A part of it, until this is dropped.
+#[derive(Debug)]
+struct Taken {
+    of: Room,
+    bytes: u64,
+}
+
+impl Room {
+    fn take(&self, bytes: u64) -> Option<Taken> {
+        let fits = |used: u64| Some(used + bytes).filter(|used| *used <= ROOM);
+        let order = Ordering::Relaxed;
+        self.0.fetch_update(order, order, fits).ok()?;
+        let of = self.clone();
+        Some(Taken { of, bytes })
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.of.0.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// Segments that were fetched before their turn.
+#[derive(Debug)]
+pub(super) struct Ahead {
+    /// With their position in the layout, ascending.
+    segments: Vec<(usize, Bytes)>,
+    _room: Taken,
+}
+
+impl Ahead {
+    pub fn get(&self, position: usize) -> Option<&Bytes> {
+        let at = self
+            .segments
+            .binary_search_by_key(&position, |(position, _)| *position);
+        at.ok().map(|at| &self.segments[at].1)
+    }
+}
 
 impl SstFile {
     /// Begins to fetch what is not near of columns of a row group; the file that comes of it has that at hand. `None` if
-    /// nothing is missing, or too much. Dropping the task ends it.
+    /// nothing is missing, or there is no room. Dropping the task ends it.
     pub fn fetch_ahead(
         &self,
         access: &Access,
@@ -22,15 +69,15 @@ impl SstFile {
         metrics: &Arc<ReadMetrics>,
     ) -> Option<SpawnedTask<Result<Self>>> {
         let missing = self.missing(access, fields);
-        let all = self.footer.layout.segments();
-        let length = |&position: &usize| all[position].range.end - all[position].range.start;
-        let bytes: u64 = missing.iter().map(length).sum();
-        if bytes == 0 || bytes > MOST_BYTES {
-            return None;
-        }
+        let bytes: u64 = self.requests(&missing).iter().map(|r| r.end - r.start).sum();
+        let room = (bytes > 0).then(|| self.room().take(bytes)).flatten()?;
         let (mut file, metrics) = (self.clone(), Arc::clone(metrics));
         Some(SpawnedTask::spawn(async move {
-            file.ahead = file.segments_of(missing, true, &metrics).await?.into();
+            let segments = file.segments_of(missing, true, &metrics).await?;
+            file.ahead = Some(Arc::new(Ahead {
+                segments,
+                _room: room,
+            }));
             Ok(file)
         }))
     }
@@ -64,5 +111,22 @@ impl SstFile {
         // A dictionary lies before the first page.
         pages.extend(all.first().map(|first| start..first.offset as u64));
         pages
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_fetched_ahead_has_its_room_until_it_is_dropped() {
+        let room = Room::default();
+        let (first, second) = (room.take(ROOM - 5).unwrap(), room.take(5).unwrap());
+        assert!(room.take(1).is_none());
+        drop(first);
+        let third = room.take(ROOM - 5).unwrap();
+        assert!(room.take(1).is_none());
+        drop((second, third));
+        assert!(room.take(ROOM).is_some());
     }
 }

@@ -11,6 +11,7 @@ use object_store::ObjectStoreExt;
 use object_store::path::Path;
 use tokio::time::Instant;
 
+use super::ahead::{Ahead, Room};
 use super::footer::{Footer, Tail};
 use super::layout::Segment;
 use super::{ReadMetrics, key_of};
@@ -30,6 +31,7 @@ const LOOKS_AT_ONCE: usize = 16;
 pub struct FileSource {
     bucket: Bucket,
     caches: Caches,
+    room: Room,
 }
 
 /// An open file; cheap to clone.
@@ -39,13 +41,13 @@ pub struct SstFile {
     pub(super) name: Arc<str>,
     key: Path,
     source: FileSource,
-    /// Segments that were fetched before their turn, by position in the layout.
-    pub(super) ahead: Arc<[(usize, Bytes)]>,
+    pub(super) ahead: Option<Arc<Ahead>>,
 }
 
 impl FileSource {
     pub fn new(bucket: Bucket, caches: Caches) -> Self {
-        Self { bucket, caches }
+        let room = Room::default();
+        Self { bucket, caches, room }
     }
 
     pub fn bucket(&self) -> &Bucket {
@@ -77,7 +79,7 @@ impl FileSource {
             name,
             key,
             source,
-            ahead: Arc::default(),
+            ahead: None,
         })
     }
 
@@ -209,8 +211,8 @@ impl SstFile {
 
     /// A segment that was fetched before its turn, or is cached; a damaged copy is dropped.
     async fn cached(&self, position: usize, metrics: &ReadMetrics) -> Option<Bytes> {
-        if let Ok(at) = self.ahead.binary_search_by_key(&position, |(ahead, _)| *ahead) {
-            return Some(self.ahead[at].1.clone());
+        if let Some(bytes) = self.ahead.as_ref().and_then(|ahead| ahead.get(position)) {
+            return Some(bytes.clone());
         }
         let segment = &self.footer.layout.segments()[position];
         let key = RangeKey::new(&self.name, segment.range.start);
@@ -224,6 +226,16 @@ impl SstFile {
         None
     }
 
+    /// The ranges in which segments are fetched.
+    pub(super) fn requests(&self, missing: &[usize]) -> Vec<Range<u64>> {
+        let all = self.footer.layout.segments();
+        coalesce(missing.iter().map(|&position| &all[position].range))
+    }
+
+    pub(super) fn room(&self) -> &Room {
+        &self.source.room
+    }
+
     async fn fetch_segments(
         &self,
         missing: &[usize],
@@ -231,7 +243,7 @@ impl SstFile {
         metrics: &ReadMetrics,
     ) -> Result<Vec<(usize, Bytes)>> {
         let all = self.footer.layout.segments();
-        let runs = coalesce(missing.iter().map(|&position| &all[position].range));
+        let runs = self.requests(missing);
         let fetches = runs
             .iter()
             .map(|run| self.source.fetch(&self.key, run.clone(), metrics));

@@ -26,11 +26,16 @@ async fn with_a_region_away() -> Cluster {
 
 /// All have been sent. Only the first is done, until the region is back.
 async fn wait_for_the_region(cluster: &Cluster) {
+    let first = || cluster.sql("SELECT n FROM cpu WHERE ts = 0 AND host = 'host_0'");
+    while first().await == json!([]) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     tokio::time::sleep(Duration::from_millis(300)).await;
-    let first = cluster
-        .sql("SELECT n FROM cpu WHERE ts = 0 AND host = 'host_0'")
-        .await;
-    assert_eq!(first, json!([[1]]), "the second waits, and with it all others");
+    assert_eq!(
+        first().await,
+        json!([[1]]),
+        "the second waits, and with it all others"
+    );
     cluster.fake.set_down(1, false);
 }
 

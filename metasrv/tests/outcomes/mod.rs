@@ -119,8 +119,11 @@ async fn answered(world: &World, body: ddl_request::Body) -> Result<v1::DdlRespo
 
 /// Nobody has said whether the database was made.
 async fn ask_without_an_answer(world: &World, fate: Fate) {
-    let asked = world.ddl(database("lost"));
-    match tokio::time::timeout(Duration::from_millis(200), asked).await {
+    let patience = match fate {
+        Fate::MadeInSilence => Duration::from_millis(200),
+        Fate::Made | Fate::NotMade | Fate::Late => Duration::from_secs(20),
+    };
+    match tokio::time::timeout(patience, world.ddl(database("lost"))).await {
         Ok(answer) => {
             let error = answer.unwrap_err();
             assert!(

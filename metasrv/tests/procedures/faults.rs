@@ -104,12 +104,13 @@ async fn a_newcomer_that_loses_its_disk_is_replaced() {
     cluster.down(of.to).await;
     cluster.nodes.wipe(of.to);
     cluster.up_with_disk(of.to, "another");
-    let is_live = || crate::cluster::nodes_of(&cluster.region(of.region)["live"]).contains(&of.to);
+    let is_live =
+        || crate::cluster::nodes_of(&cluster.region(of.region)["electorate"]["live"]).contains(&of.to);
     assert!(!is_live(), "its replica was on the other disk");
     cluster.nodes.release(of.region, Act::Vote);
     cluster.until_phase(&id, "done").await;
-    cluster.world.until(is_live).await;
     is_replaced(&cluster, &of, &id);
+    cluster.world.until(is_live).await;
 }
 
 /// The target is a member in the place of the source, and somebody leads.

@@ -116,7 +116,11 @@ fn led_by(leader: Option<u64>, voters: &[u64]) -> Value {
     json!({
         "cluster_id": "",
         "leader": true,
-        "regions": [{"region": "1024:0", "leader": leader, "voters": voters, "live": live}],
+        "regions": [{
+            "region": "1024:0",
+            "leader": leader,
+            "electorate": {"voters": voters, "live": live, "strangers": 0},
+        }],
     })
 }
 
@@ -137,8 +141,9 @@ async fn a_disk_begins_anew_by_itself_once_others_have_all_that_was_in_its_log()
     let (dir, disk_id) = damaged(3).await;
     let (led, not_led) = (led_by(Some(1), &[0, 1, 2]), led_by(None, &[0, 1, 2]));
     // The last comes first. That it is led must be said several times in a row.
-    let said = [&led, &led, &led, &not_led, &led, &led, &not_led].map(Value::clone);
-    let node = start_told(dir.path(), said.to_vec()).await.unwrap();
+    let mut said = vec![led.clone(); 9];
+    said.extend([&not_led, &led, &led, &not_led].map(Value::clone));
+    let node = start_told(dir.path(), said).await.unwrap();
     assert_ne!(node.identity().disk_id, disk_id);
     assert_eq!(node.reports().len(), 0);
     assert!(dir.path().join("log.damaged").is_dir());

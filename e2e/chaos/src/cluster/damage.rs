@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, bail};
 
 /// Where the first batch of a file begins, and its length: a file of raft-engine begins with its name, its version and an
 /// alignment, a batch with its length in seven bytes.
@@ -11,39 +11,38 @@ const LENGTH: usize = 7;
 /// The last byte of where the end of a batch lies. Without it nothing of the batch can be read.
 const MEANT: usize = FIRST + 15;
 
-/// Flips a bit of the newest file, in its first batch, with others behind it that are whole: rows that were acknowledged
+/// Flips a bit in the first batch of the newest file that has others behind it, which are whole: rows that were acknowledged
 /// are lost there. The process must not run.
 pub fn flip_a_bit(log: &Path) -> Result<()> {
-    let file = newest(log)?;
-    let mut bytes = std::fs::read(&file)?;
-    let second = second_batch(&bytes).with_context(|| format!("{}: no two batches", file.display()))?;
-    ensure!(
-        bytes[second..].iter().take(LENGTH).any(|b| *b != 0),
-        "{}: nothing follows its first batch",
-        file.display()
-    );
-    bytes[MEANT] ^= 1;
-    Ok(std::fs::write(&file, bytes)?)
+    for file in newest_first(log)? {
+        let mut bytes = std::fs::read(&file)?;
+        if has_two_batches(&bytes) {
+            bytes[MEANT] ^= 1;
+            return Ok(std::fs::write(&file, bytes)?);
+        }
+    }
+    bail!("{}: no file has two batches", log.display())
 }
 
-fn newest(log: &Path) -> Result<PathBuf> {
+fn newest_first(log: &Path) -> Result<Vec<PathBuf>> {
     let files = std::fs::read_dir(log)?.map(|file| Ok(file?.path()));
     let mut files: Vec<PathBuf> = files.collect::<Result<_>>()?;
     files.retain(|file| file.extension().is_some_and(|e| e == "raftlog"));
-    files
-        .into_iter()
-        .max()
-        .with_context(|| format!("{} has no log", log.display()))
+    files.sort();
+    files.reverse();
+    Ok(files)
 }
 
-/// Where the second batch begins, if there is room for one.
-fn second_batch(file: &[u8]) -> Option<usize> {
-    let length = file.get(FIRST..FIRST + LENGTH)?;
+fn has_two_batches(file: &[u8]) -> bool {
+    let Some(length) = file.get(FIRST..FIRST + LENGTH) else {
+        return false;
+    };
     let length = length
         .iter()
         .fold(0, |length, byte| length << 8 | usize::from(*byte));
     let second = FIRST + length;
-    (length > 0 && file.len() >= second + LENGTH).then_some(second)
+    let follows = file.get(second..second + LENGTH);
+    length > 0 && follows.is_some_and(|length| length.iter().any(|byte| *byte != 0))
 }
 
 #[cfg(test)]
@@ -64,7 +63,12 @@ mod tests {
         let damaged = read("0002.raftlog");
         let differ = (0..damaged.len()).filter(|i| damaged[*i] != file(9)[*i]);
         assert_eq!(differ.collect::<Vec<_>>(), [MEANT]);
+        // Nothing follows the first batch of the next one.
         std::fs::write(dir.path().join("0004.raftlog"), file(0)).unwrap();
+        flip_a_bit(dir.path()).unwrap();
+        assert_eq!(read("0002.raftlog"), file(9), "the bit is flipped back");
+        std::fs::remove_file(dir.path().join("0002.raftlog")).unwrap();
+        std::fs::remove_file(dir.path().join("0001.raftlog")).unwrap();
         assert!(flip_a_bit(dir.path()).is_err());
     }
 }
