@@ -53,9 +53,9 @@ mod tests {
         let begun = RefCell::new(Vec::new());
         let begin = |part: &usize| {
             begun.borrow_mut().push(*part);
-            (part % 2 == 0).then_some(part * 10)
+            part.is_multiple_of(2).then_some(part * 10)
         };
-        let mut queue = Queue::new(0..9);
+        let mut queue = Queue::new(0..9_usize);
         let mut ahead = Vec::new();
         for part in 0..9 {
             assert_eq!(

@@ -104,7 +104,7 @@ impl SstFile {
         let index = metadata.offset_index();
         let index = index.and_then(|index| index.get(access.row_group)?.get(column));
         let (Some(selection), Some(index)) = (&access.selection, index) else {
-            return vec![start..start + length];
+            return std::iter::once(start..start + length).collect();
         };
         let all = &index.page_locations;
         let mut pages = selection.scan_ranges(all);

@@ -199,7 +199,8 @@ async fn a_query_that_ran_out_of_time_is_over() {
 async fn a_query_that_waits_for_the_bucket_asks_it_for_nothing_more() {
     const SLOW: Duration = Duration::from_millis(30);
     let mut node = filled(512 << 20, false).await;
-    let plans: [(&str, fn(&Node) -> Plan); 3] = [
+    type PlanOf = fn(&Node) -> Plan;
+    let plans: [(&str, PlanOf); 3] = [
         ("all rows", all),
         ("sorted", sorted),
         ("by host", |node| grouped(node, "host")),
