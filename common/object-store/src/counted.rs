@@ -259,16 +259,20 @@ mod tests {
     use object_store::{ObjectStoreExt, PutMode};
 
     use super::*;
-    use crate::{ObjectStoreConfig, StoreKind};
+    use crate::{Bucket, ObjectStoreConfig, StoreKind};
 
-    #[tokio::test]
-    async fn requests_bytes_and_errors_are_counted_by_operation() {
+    fn in_memory() -> (Bucket, StoreMetrics) {
         let metrics = StoreMetrics::default();
         let config = ObjectStoreConfig {
             kind: StoreKind::Memory,
             ..Default::default()
         };
-        let bucket = config.open().unwrap().counted(metrics.clone());
+        (config.open().unwrap().counted(metrics.clone()), metrics)
+    }
+
+    #[tokio::test]
+    async fn requests_bytes_and_errors_are_counted_by_operation() {
+        let (bucket, metrics) = in_memory();
         let key = bucket.key("a");
         bucket.store.put(&key, vec![0; 1000].into()).await.unwrap();
         bucket.store.get_range(&key, 0..10).await.unwrap();
@@ -295,12 +299,7 @@ mod tests {
 
     #[tokio::test]
     async fn bytes_of_an_object_that_is_there_already_are_counted_as_refused() {
-        let metrics = StoreMetrics::default();
-        let config = ObjectStoreConfig {
-            kind: StoreKind::Memory,
-            ..Default::default()
-        };
-        let bucket = config.open().unwrap().counted(metrics.clone());
+        let (bucket, metrics) = in_memory();
         let key = bucket.key("a");
         for (mode, is_put, written, refused) in [
             (PutMode::Create, true, 100, 0),

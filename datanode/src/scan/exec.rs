@@ -28,7 +28,8 @@ use super::measure::{measured, metrics_of};
 use super::plan::ScanPlan;
 use super::reader::RegionReader;
 use super::top::ByTime;
-use super::work::{Interest, Selected, Work};
+use super::wanted::Interest;
+use super::work::{Selected, Work};
 
 /// Reads one region, at the moment when it is executed, in several streams.
 pub struct ScanExec {

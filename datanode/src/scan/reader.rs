@@ -17,9 +17,11 @@ use tokio::time::Instant;
 
 use super::block::holds_for;
 use super::filter::{Filters, TimeRange};
+use super::parts::{AT_ONCE, Run};
 use super::plan::read_schema;
 use super::units::Span;
-use super::work::{AT_ONCE, Interest, Run, Wanted, Work};
+use super::wanted::{Interest, Wanted};
+use super::work::Work;
 use crate::defences::Defence;
 use crate::manifest::FileMeta;
 use crate::memtable::{Selection, SeriesFilter};

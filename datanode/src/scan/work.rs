@@ -1,20 +1,15 @@
-//! The work of one scan, which several streams take from: what is open of a region, cut into parts that are read on
-//! their own.
+//! The work of one scan, which several streams take from: parts of what is open of a region, and how each is read.
 
-use std::cmp::Reverse;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::{FieldRef, Fields, Schema, SchemaRef};
-use datafusion::common::runtime::SpawnedTask;
 use datafusion::error::Result;
 use datafusion::execution::memory_pool::MemoryReservation;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::utils::reassign_expr_columns;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use futures::future::try_join_all;
 use futures::stream::{self, BoxStream};
 use futures::{Stream, StreamExt, TryStreamExt};
 use greptime_query::{from_datafusion, into_datafusion};
@@ -22,109 +17,15 @@ use greptime_types::{Error, Result as OurResult};
 use parking_lot::Mutex;
 
 use super::block::{Block, Stretch, holds_for, mask};
-use super::filter::{Filters, TimeRange};
+use super::filter::TimeRange;
+use super::parts::{Ahead, Part, Run, Timed, ends, parts_of};
 use super::queue::Queue;
-use super::top::ByTime;
-use super::units::{Span, Unit, units};
+use super::units::Span;
+use super::wanted::Wanted;
 use super::{Deletes, newest};
 use crate::cache::OneOf;
 use crate::defences::Defence;
-use crate::memtable::KeyColumns;
 use crate::sst::{Access, ReadMetrics, ReadRequest, Series, SstFile};
-
-/// Which of the wanted rows matter.
-#[derive(Clone, Debug)]
-pub enum Interest {
-    All,
-    /// Only the newest row of each series; others may be left out.
-    LastOfSeries,
-    /// The first ones by time, until there are enough of them; then others may be left out.
-    ByTime(Arc<ByTime>),
-}
-
-/// Which rows and columns are wanted.
-#[derive(Clone, Debug)]
-pub struct Wanted {
-    /// Columns of runs that are read as they are.
-    pub plain: SchemaRef,
-    /// Columns of runs that are merged: also all tags, sequence and operation.
-    pub merged: SchemaRef,
-    pub filters: Filters,
-    pub key: KeyColumns,
-    pub interest: Interest,
-}
-
-impl Wanted {
-    /// By what parts of runs that are read as they are may be left out.
-    fn pruning(&self) -> Option<Arc<dyn PhysicalExpr>> {
-        self.filters.pruning(&self.plain)
-    }
-
-    pub fn last_of_series(&self) -> bool {
-        matches!(self.interest, Interest::LastOfSeries)
-    }
-
-    /// Whether rows between these times can still matter, when those were read that come first.
-    fn wants(&self, times: Span) -> bool {
-        match &self.interest {
-            Interest::All | Interest::LastOfSeries => true,
-            Interest::ByTime(by_time) => by_time.wants(times),
-        }
-    }
-
-    /// Puts first what matters most.
-    fn sort(&self, units: &mut [Unit]) {
-        let first = |unit: &Unit| unit.times.first().map(|times| times.from);
-        let last = |unit: &Unit| unit.times.last().map(|times| times.to);
-        match &self.interest {
-            Interest::All => {}
-            Interest::ByTime(by_time) if !by_time.descending => units.sort_by_key(first),
-            // Then little has to be read of what comes after.
-            Interest::LastOfSeries | Interest::ByTime(_) => units.sort_by_key(|unit| Reverse(last(unit))),
-        }
-    }
-}
-
-/// Sorted rows.
-#[derive(Clone)]
-pub enum Run {
-    /// Of a file, which has no identity twice.
-    File {
-        file: Arc<SstFile>,
-        /// Whether some of its rows are deletes.
-        deletes: bool,
-    },
-    /// In memory, in the schema for merging.
-    Memory(RecordBatch),
-}
-
-/// What is read on its own.
-enum Part {
-    RowGroup {
-        file: Arc<SstFile>,
-        access: Access,
-        times: Arc<[TimeRange]>,
-        /// Only the last row of each series.
-        last: bool,
-    },
-    Memory {
-        rows: RecordBatch,
-        times: Arc<[TimeRange]>,
-    },
-    Merge {
-        runs: Vec<Run>,
-        times: Arc<[TimeRange]>,
-    },
-}
-
-/// A part, and times between which all of its rows lie.
-struct Timed {
-    part: Part,
-    times: Span,
-}
-
-/// The file of a part, when what will be read of it first was fetched.
-type Ahead = SpawnedTask<OurResult<SstFile>>;
 
 /// What is left of a scan.
 pub struct Work {
@@ -133,8 +34,6 @@ pub struct Work {
     metrics: Arc<ReadMetrics>,
 }
 
-/// Files that are opened side by side.
-pub const AT_ONCE: usize = 16;
 /// Parts that are fetched before their turn, at most.
 const AHEAD: usize = 4;
 
@@ -160,20 +59,6 @@ const FEW_PAGES: usize = 4;
 
 fn is_in_few_pages(access: &Access) -> bool {
     access.left() * FEW_PAGES <= access.rows
-}
-
-impl Part {
-    /// With what was fetched of its file, when it is there.
-    async fn after(mut self, ahead: Ahead) -> Result<Self> {
-        let fetched = ahead
-            .join_unwind()
-            .await
-            .map_err(|e| into_datafusion(Error::unavailable(format!("reading ahead was cancelled: {e}"))))?;
-        if let Self::RowGroup { file, .. } = &mut self {
-            *file = Arc::new(fetched.map_err(into_datafusion)?);
-        }
-        Ok(self)
-    }
 }
 
 /// Rows that are wanted, each identity once, deletes gone; filters on rows are not applied.
@@ -217,14 +102,7 @@ impl Glance {
 
 impl Work {
     pub async fn open(wanted: Wanted, runs: Vec<(Run, Span)>, metrics: Arc<ReadMetrics>) -> OurResult<Self> {
-        let spans: Vec<Span> = runs.iter().map(|(_, span)| *span).collect();
-        let mut found = units(&spans, wanted.filters.time, wanted.key.append_mode);
-        wanted.sort(&mut found);
-        let mut parts = Vec::new();
-        for some in found.chunks(AT_ONCE) {
-            let cut = some.iter().map(|unit| parts_of(unit, &runs, &wanted, &metrics));
-            parts.extend(try_join_all(cut).await?.into_iter().flatten());
-        }
+        let parts = parts_of(&runs, &wanted, &metrics).await?;
         let parts = Queue::new(parts.into_iter());
         Ok(Self {
             parts: Mutex::new(parts),
@@ -528,84 +406,4 @@ fn batch(fields: Vec<FieldRef>, columns: Vec<ArrayRef>, rows: usize) -> OurResul
     let options = RecordBatchOptions::new().with_row_count(Some(rows));
     RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options)
         .map_err(|e| Error::internal(format!("columns of a row group: {e}")))
-}
-
-async fn parts_of(
-    unit: &Unit,
-    runs: &[(Run, Span)],
-    wanted: &Wanted,
-    metrics: &Arc<ReadMetrics>,
-) -> OurResult<Vec<Timed>> {
-    let (min_time, max_time) = ends(&unit.times).unwrap_or((i64::MIN, i64::MAX));
-    let span = Span { min_time, max_time };
-    let parts = plain_parts(unit, runs, wanted, metrics).await?.into_iter();
-    Ok(parts.map(|part| Timed { part, times: span }).collect())
-}
-
-async fn plain_parts(
-    unit: &Unit,
-    runs: &[(Run, Span)],
-    wanted: &Wanted,
-    metrics: &Arc<ReadMetrics>,
-) -> OurResult<Vec<Part>> {
-    let times: Arc<[TimeRange]> = unit.times.as_slice().into();
-    let [only] = unit.spans.as_slice() else {
-        let runs = unit.spans.iter().map(|i| runs[*i].0.clone()).collect();
-        return Ok(vec![Part::Merge { runs, times }]);
-    };
-    let append = wanted.key.append_mode;
-    Ok(match &runs[*only].0 {
-        Run::Memory(rows) if append => vec![Part::Memory {
-            rows: rows.clone(),
-            times,
-        }],
-        Run::File { file, deletes } if append || !deletes => {
-            let span = runs[*only].1;
-            // Then the last row of a series in the file is also its last wanted one.
-            let whole = matches!(&*times, [all] if all.contains(span.min_time, span.max_time));
-            let last = whole && wanted.last_of_series();
-            let part = |access| Part::RowGroup {
-                file: Arc::clone(file),
-                access,
-                times: Arc::clone(&times),
-                last,
-            };
-            row_groups(file, wanted, &times, metrics)
-                .await?
-                .into_iter()
-                .map(part)
-                .collect()
-        }
-        // It may have identities twice, or deletes.
-        run => vec![Part::Merge {
-            runs: vec![run.clone()],
-            times,
-        }],
-    })
-}
-
-/// The row groups that may have wanted rows, of a file that is read as it is. Only there may filters on fields leave
-/// any out: elsewhere these could have the newer row of one that passes.
-async fn row_groups(
-    file: &SstFile,
-    wanted: &Wanted,
-    times: &[TimeRange],
-    metrics: &Arc<ReadMetrics>,
-) -> OurResult<Vec<Access>> {
-    let tags = wanted.filters.tags.clone();
-    let tags = tags
-        .map(|tags| reassign_expr_columns(tags, &wanted.plain))
-        .transpose();
-    let request = ReadRequest::new(Arc::clone(&wanted.plain))
-        .with_predicate(tags.map_err(|e| from_datafusion(&e))?)
-        .with_pruning(wanted.pruning())
-        .with_time(ends(times))
-        .with_metrics(Arc::clone(metrics));
-    file.row_groups(&request).await
-}
-
-/// The first and the last of times that are ascending.
-fn ends(times: &[TimeRange]) -> Option<(i64, i64)> {
-    let (first, last) = times.first().zip(times.last())?;
-    Some((first.from, last.to))
 }

@@ -22,7 +22,7 @@ pub use footer::Footer;
 pub use footer::Tail;
 pub use metrics::{ReadCounts, ReadMetrics};
 pub use prune::Access;
-pub use read::ReadRequest;
+pub use read::{ReadRequest, read_ahead};
 pub use series::Series;
 pub use source::{FileSource, SstFile};
 pub use write::{FileWriter, key_of, write_file};

@@ -210,9 +210,7 @@ impl Progress {
     async fn advance(&mut self) -> DfResult<bool> {
         let next = match (self.ahead.take(), self.left.pop_front()) {
             (Some(task), following) => {
-                let reader = task.join_unwind().await.map_err(|e| {
-                    into_datafusion(Error::unavailable(format!("reading ahead was cancelled: {e}")))
-                })??;
+                let reader = read_ahead(task).await??;
                 (reader, following)
             }
             (None, Some(first)) => {
@@ -231,6 +229,12 @@ impl Progress {
         }
         Ok(true)
     }
+}
+
+/// What a task has read ahead.
+pub async fn read_ahead<T: Send + 'static>(task: SpawnedTask<T>) -> DfResult<T> {
+    let read = task.join_unwind().await;
+    read.map_err(|e| into_datafusion(Error::unavailable(format!("reading ahead was cancelled: {e}"))))
 }
 
 /// What all row groups of a stream have in common.

@@ -24,7 +24,8 @@ use super::states::{Accumulated, States};
 use super::values::Values;
 use crate::scan::measure::{measured, metrics_of};
 use crate::scan::reader::RegionReader;
-use crate::scan::work::{Glance, Interest, Work};
+use crate::scan::wanted::Interest;
+use crate::scan::work::{Glance, Work};
 
 /// Aggregates over one region.
 ///

@@ -13,7 +13,6 @@ use datafusion::physical_expr::{PhysicalExpr, split_conjunction};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode};
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
-use datafusion::physical_plan::execution_plan::{ChildrenPropertiesMode, ReplaceChildrenOptions};
 use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::sorts::sort::SortExec;
@@ -24,6 +23,7 @@ use super::groups::GroupKey;
 use crate::scan::ScanExec;
 use crate::scan::filter::{Buckets, Filters};
 use crate::scan::plan::filters_of;
+use crate::scan::top::over;
 
 /// One aggregate function.
 #[derive(Clone, Debug)]
@@ -119,15 +119,11 @@ fn newest_buckets(node: &Arc<dyn ExecutionPlan>) -> Option<Result<Arc<dyn Execut
         Ok(replaced) => replaced.filter(|_| column == 0)?,
         Err(error) => return Some(Err(error)),
     };
-    let replace = |node: &Arc<dyn ExecutionPlan>, child| {
-        let recompute = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
-        Arc::clone(node).replace_children(vec![child], recompute)
-    };
     let below = match projections {
-        Some(_) => replace(sort.input(), replaced),
+        Some(_) => over(sort.input(), replaced),
         None => Ok(replaced),
     };
-    Some(below.and_then(|below| replace(node, below)))
+    Some(below.and_then(|below| over(node, below)))
 }
 
 fn replacement(node: &Arc<dyn ExecutionPlan>, scope: Scope) -> Result<Option<Arc<dyn ExecutionPlan>>> {
