@@ -82,6 +82,9 @@ impl Apply for Regions {
         let applied = region.apply(entry, self.clock.now());
         if entry.data.is_empty() {
             // With the first entry of its term a leader begins to serve.
+            if let Ok(term) = region.with_state(|s| s.leading_epoch()) {
+                tracing::debug!(region = %region.id(), term, "a region is served in a new term");
+            }
             self.look_at_manifest(&region);
             self.news.notify_one();
         }

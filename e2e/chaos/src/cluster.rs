@@ -24,6 +24,9 @@ pub use report::RegionReport;
 /// A cluster that takes longer for anything has failed.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// Where a datanode and the frontend know when a step of a handover is done. They say it at the level debug.
+const STEPS_OF_DATANODE: &str = "greptime_datanode::server::regions";
+const STEPS_OF_FRONTEND: &str = "greptime_frontend::route::session";
 
 /// What a cluster is made of.
 #[derive(Clone)]
@@ -40,12 +43,22 @@ pub struct Shape {
     pub voters: usize,
     /// Each datanode has a disk of its own, which can hang.
     pub disks: bool,
+    /// Each step of a handover is logged.
+    pub tells_steps: bool,
 }
 
 impl Shape {
     /// A process of the database.
     fn process(&self, site: Site, log: &str, arguments: &str) -> Process {
         Process::new(&self.node, site, self.dir.join(log), arguments).beginning_with(self.before.clone())
+    }
+
+    /// What is logged, as arguments. `module`: who knows of steps.
+    fn logging(&self, module: &str) -> String {
+        match self.tells_steps {
+            true => format!("--set log.format=json --log-level info,{module}=debug"),
+            false => "--set log.format=json".to_owned(),
+        }
     }
 }
 
@@ -120,11 +133,12 @@ impl Cluster {
         let [http, mysql, postgres] = site.ports()?;
         let frontend_http = format!("http://{}", site.address(http));
         let arguments = format!(
-            "frontend --http-addr {} --mysql-addr {} --postgres-addr {}{} --set log.format=json",
+            "frontend --http-addr {} --mysql-addr {} --postgres-addr {}{} {}",
             site.address(http),
             site.address(mysql),
             site.address(postgres),
-            addresses.metasrvs
+            addresses.metasrvs,
+            shape.logging(STEPS_OF_FRONTEND)
         );
         let frontend = shape.process(site, "frontend.log", &arguments);
         let client = reqwest::Client::builder().timeout(PATIENCE).no_proxy().build()?;
@@ -374,7 +388,13 @@ impl Cluster {
 
     /// What all metasrv log from now on.
     pub fn metasrv_log(&self) -> LogTail {
-        self.metasrvs.log()
+        LogTail::of(self.metasrvs.logs())
+    }
+
+    /// What all processes of the database log from now on.
+    pub fn log(&self) -> LogTail {
+        let others = self.datanodes.iter().chain([&self.frontend]);
+        LogTail::of(self.metasrvs.logs().chain(others.map(Process::log)))
     }
 
     /// Moves a region and waits until that is done.
@@ -425,13 +445,13 @@ fn metasrv(shape: &Shape, site: Site, addresses: &Addresses, number: usize) -> R
 fn datanode(shape: &Shape, site: Site, addresses: &Addresses, id: usize) -> Result<(Process, String)> {
     let [grpc, http] = site.ports()?;
     let arguments = format!(
-        "datanode --node-id {id} --data-dir {} --grpc-addr {} --http-addr {}{} {} --set \
-         datanode.cache_disk=0B --set log.format=json",
+        "datanode --node-id {id} --data-dir {} --grpc-addr {} --http-addr {}{} {} --set datanode.cache_disk=0B {}",
         data_of(&shape.dir, id).display(),
         site.address(grpc),
         site.address(http),
         addresses.metasrvs,
-        addresses.bucket
+        addresses.bucket,
+        shape.logging(STEPS_OF_DATANODE)
     );
     let log = format!("datanode-{id}.log");
     let http = site.address(http);
@@ -499,6 +519,27 @@ fn state_of(answer: &str) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn shape(tells_steps: bool) -> Shape {
+        Shape {
+            node: PathBuf::from("node"),
+            before: None,
+            etcd: PathBuf::from("etcd"),
+            dir: PathBuf::from("dir"),
+            metasrvs: 1,
+            datanodes: 3,
+            voters: 3,
+            disks: false,
+            tells_steps,
+        }
+    }
+
+    #[test]
+    fn steps_are_logged_where_somebody_reads_them() {
+        let logging = |tells_steps| shape(tells_steps).logging("a::b");
+        assert_eq!(logging(false), "--set log.format=json");
+        assert_eq!(logging(true), "--set log.format=json --log-level info,a::b=debug");
+    }
 
     #[test]
     fn the_state_of_a_move_is_found_in_csv() {

@@ -8,13 +8,14 @@
 //! Each cluster is a new one, and alone: nothing but the batches and the processes themselves is at work.
 
 mod batches;
+mod memtables;
 mod replication;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use crate::cluster::{Cluster, Shape};
 use crate::cpu::Ticks;
@@ -24,6 +25,7 @@ use crate::report::{Entry, Report};
 use crate::run::{Course, Ending, Plan};
 use crate::schedule::Share;
 use batches::Writers;
+use memtables::{Memtables, Watch};
 pub use replication::Replication;
 use replication::{Taken, Turn};
 
@@ -110,10 +112,10 @@ impl CostRun {
     async fn measure(&mut self, cluster: &Cluster) -> Result<Taken> {
         batches::create_table(cluster).await?;
         cluster.until_whole().await?;
-        let mut writers = Writers::start(cluster)?;
-        sleep(WARM_UP).await;
+        let (mut writers, mut watch) = (Writers::start(cluster)?, Watch::default());
+        watch.look_for(cluster, WARM_UP).await?;
         let from = Marks::of(cluster, &writers).await?;
-        sleep(MEASURED).await;
+        watch.look_for(cluster, MEASURED).await?;
         let to = Marks::of(cluster, &writers).await?;
         let errors = writers.finish().await?;
         let (acknowledged, found) = (writers.rows(), batches::count(cluster).await?);
@@ -125,23 +127,33 @@ impl CostRun {
         if errors == 0 {
             entry.rows_doubled += found.saturating_sub(acknowledged) as usize;
         }
-        with_peaks(to.since(&from), cluster).await
+        with_peaks(to.since(&from), cluster, &watch).await
     }
 }
 
 /// With the memory of each datanode by what it does for the region.
-async fn with_peaks(mut taken: Taken, cluster: &Cluster) -> Result<Taken> {
+async fn with_peaks(mut taken: Taken, cluster: &Cluster, watch: &Watch) -> Result<Taken> {
     let regions = cluster.regions().await?;
     let region = regions.first().context("the region is not there")?;
+    let mut memtables = Memtables {
+        limit: watch.limit(),
+        ..Memtables::default()
+    };
     for node in &region.voters {
-        let peak = cluster.peak_memory(*node)?;
-        let place = match region.leader == Some(*node) {
-            true => &mut taken.peak_leader,
-            false if region.hot.contains(node) => &mut taken.peak_hot_follower,
-            false => &mut taken.peak_log_only_follower,
+        let (peak, rows) = (cluster.peak_memory(*node)?, watch.most(*node));
+        let (place, place_of_rows) = match region.leader == Some(*node) {
+            true => (&mut taken.peak_leader, &mut memtables.leader),
+            false if region.hot.contains(node) => (&mut taken.peak_hot_follower, &mut memtables.hot_follower),
+            false => (
+                &mut taken.peak_log_only_follower,
+                &mut memtables.log_only_follower,
+            ),
         };
         *place = peak.max(*place);
+        *place_of_rows = rows.max(*place_of_rows);
     }
+    // An older program does not tell what they may take.
+    taken.memtables = (memtables.limit > 0).then_some(memtables);
     Ok(taken)
 }
 

@@ -86,7 +86,7 @@ struct Arguments {
     /// Datanodes [default: 3, and 4 when regions move].
     #[arg(long, value_parser = clap::value_parser!(u8).range(3..=9))]
     datanodes: Option<u8>,
-    /// Bare changes of leaders, for the floor of every gap.
+    /// Bare changes of leaders, for the floor of every gap; and as many handovers while nobody writes, for that of moves.
     #[arg(long, default_value_t = 5)]
     floors: usize,
     /// Data and logs, kept afterwards; a temporary directory that is removed if it is not given.
@@ -136,6 +136,7 @@ fn chaos(arguments: Arguments) -> Result<Ending> {
         voters: 3,
         datanodes: arguments.datanodes.map_or(if moves { 4 } else { 3 }, usize::from),
         disks: faults.iter().any(|fault| fault.needs_disks()),
+        tells_steps: moves,
     };
     let plan = Plan {
         faults,

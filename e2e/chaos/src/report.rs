@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 use crate::copied::Added;
 use crate::cost::Replication;
 use crate::cpu::Ticks;
-use crate::faults::{Aim, Fault};
-use crate::floor::Floor;
+use crate::faults::{Aim, Fault, Kind};
+use crate::floor::{Bare, Floor, HANDOVER};
 use crate::numbers::{Histogram, Percentiles, median, milliseconds, rounded};
 use crate::steps::{NAMES, Steps};
 
@@ -46,8 +46,14 @@ pub struct Entry {
     pub excess_ms: Percentiles,
     /// The median of bare changes of leaders between the same processes, with nothing else running.
     pub floor_ms: Option<f64>,
-    /// `migrate`, or `idle_kill` without its detection.
+    /// `migrate`, or `idle_kill` without its detection; of moves, `handover`: from the order to the commit.
     pub floor_by: String,
+    /// Where `floor_by` is a handover: the gap of a single writer, which is the floor of the others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub floor_gap_ms: Option<f64>,
+    /// Of bare handovers, medians.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub floor_steps_ms: BTreeMap<String, f64>,
     /// The longest time without an acknowledgement of any region while what was hit came back.
     pub return_ms: Percentiles,
     pub client_errors: u64,
@@ -61,6 +67,9 @@ pub struct Entry {
     pub cpu_percent: f64,
     /// Medians, in milliseconds.
     pub steps_ms: BTreeMap<String, f64>,
+    /// The 99th percentile of each by itself.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub steps_p99_ms: BTreeMap<String, f64>,
     /// Regions for which metasrv had to give an order more than once.
     pub ordered_again: usize,
     /// Of faults that must not be felt.
@@ -164,6 +173,10 @@ pub struct Samples {
     pub ordinary: Vec<f64>,
     pub returns: Vec<f64>,
     pub floors: Vec<f64>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub floor_gaps: Vec<f64>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub floor_steps: BTreeMap<String, Vec<f64>>,
     pub steps: BTreeMap<String, Vec<f64>>,
     pub before: Histogram,
     pub after: Histogram,
@@ -216,11 +229,38 @@ impl Entry {
         self.sst_bytes_copied = Some(all.copied);
     }
 
-    pub fn note_floor(&mut self, floor: &Floor) {
-        self.floor_by = floor.way.name().to_owned();
-        self.samples
-            .floors
-            .extend(floor.times.iter().map(|ms| rounded(*ms)));
+    /// The floor of moves is the handover alone, if the datanodes tell when it is committed.
+    pub fn note_floor(&mut self, fault: Fault, floor: &Floor) {
+        let gaps = floor.times.iter().map(|ms| rounded(*ms));
+        if fault.kind() == Kind::Move {
+            self.note_bare(&floor.bare);
+            self.note_handovers(&floor.handovers());
+        }
+        if self.floor_by == HANDOVER {
+            self.samples.floor_gaps.extend(gaps);
+        } else {
+            self.floor_by = floor.way.name().to_owned();
+            self.samples.floors.extend(gaps);
+        }
+    }
+
+    fn note_bare(&mut self, handovers: &[Bare]) {
+        for (name, ms) in handovers.iter().flat_map(|bare| &bare.steps) {
+            let steps = self.samples.floor_steps.entry(name.clone()).or_default();
+            steps.push(rounded(*ms));
+        }
+    }
+
+    fn note_handovers(&mut self, times: &[f64]) {
+        if times.is_empty() {
+            return;
+        }
+        if self.floor_by != HANDOVER {
+            // In a report of before, the floor of moves was that of the others.
+            self.samples.floor_gaps.append(&mut self.samples.floors);
+            self.floor_by = HANDOVER.to_owned();
+        }
+        self.samples.floors.extend(times.iter().map(|ms| rounded(*ms)));
     }
 
     pub fn note_cpu(&mut self, ticks: Ticks) {
@@ -243,8 +283,10 @@ impl Entry {
         self.excess_ms = self.gap_ms.beyond(self.ordinary_ms);
         self.return_ms = Percentiles::of(&samples.returns);
         self.floor_ms = (!samples.floors.is_empty()).then(|| median(&samples.floors));
-        let steps = samples.steps.iter();
-        self.steps_ms = steps.map(|(name, times)| (name.clone(), median(times))).collect();
+        self.floor_gap_ms = (!samples.floor_gaps.is_empty()).then(|| median(&samples.floor_gaps));
+        self.floor_steps_ms = of_each(&samples.floor_steps, |p| p.p50);
+        self.steps_ms = of_each(&samples.steps, |p| p.p50);
+        self.steps_p99_ms = of_each(&samples.steps, |p| p.p99);
         let cpu = Ticks {
             busy: samples.cpu_busy,
             all: samples.cpu_all,
@@ -377,12 +419,14 @@ impl fmt::Display for Entry {
         if !self.samples.returns.is_empty() {
             write!(f, "\n    while it comes back: {} ms", three(self.return_ms))?;
         }
-        let steps = NAMES
-            .iter()
-            .filter_map(|name| Some((name, self.steps_ms.get(*name)?)));
-        let steps: Vec<String> = steps.map(|(name, ms)| format!("{name} {ms}")).collect();
-        if !steps.is_empty() {
-            write!(f, "\n    where the median goes, in ms: {}", steps.join(", "))?;
+        for (what, steps) in [
+            ("where the median goes", &self.steps_ms),
+            ("the 99th percentile of each step", &self.steps_p99_ms),
+            ("medians of a bare handover", &self.floor_steps_ms),
+        ] {
+            if !steps.is_empty() {
+                write!(f, "\n    {what}, in ms: {}", in_words(steps))?;
+            }
         }
         if self.ordered_again > 0 {
             let (again, hit) = (self.ordered_again, self.regions_hit);
@@ -390,6 +434,21 @@ impl fmt::Display for Entry {
         }
         Ok(())
     }
+}
+
+/// One of the percentiles of each step.
+fn of_each(samples: &BTreeMap<String, Vec<f64>>, which: fn(Percentiles) -> f64) -> BTreeMap<String, f64> {
+    let steps = samples.iter();
+    steps
+        .map(|(name, times)| (name.clone(), which(Percentiles::of(times))))
+        .collect()
+}
+
+/// Steps in the order in which they are told.
+fn in_words(steps: &BTreeMap<String, f64>) -> String {
+    let told = NAMES.iter().filter_map(|name| Some((name, steps.get(*name)?)));
+    let told: Vec<String> = told.map(|(name, ms)| format!("{name} {ms}")).collect();
+    told.join(", ")
 }
 
 /// An acknowledgement that came so long after a fault, in the bins around it.
@@ -481,6 +540,7 @@ impl Report {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::floor::Way;
 
     fn some_kills() -> Entry {
         let mut entry = Entry::new("kill");
@@ -506,6 +566,7 @@ mod tests {
         entry.settle(Fault::Kill);
         assert_eq!((entry.gap_ms.p50, entry.excess_ms.p50), (50.0, 40.0));
         assert_eq!((entry.floor_ms, entry.steps_ms["detect"]), (Some(9.0), 25.0));
+        assert_eq!(entry.steps_p99_ms["detect"], 250.0);
         assert_eq!(entry.missed.len(), 2, "{:?}", entry.missed);
         assert!(
             entry.missed[0].starts_with("p99 is 500 ms, aim 150 ms"),
@@ -515,6 +576,52 @@ mod tests {
         assert_eq!(entry.samples.timeline[..3], [3, 6, 0]);
         assert_eq!(entry.sorts_ms["to an outsider"].max, 50.0);
         assert_eq!(entry.ordered_again, 2);
+    }
+
+    fn floor(gap: f64, until_committed: Option<f64>) -> Floor {
+        let steps = Steps::from([("elect".to_owned(), 2.0), ("move".to_owned(), 30.0)]);
+        Floor {
+            way: Way::Migrate,
+            times: vec![gap],
+            bare: vec![Bare {
+                steps,
+                until_committed,
+            }],
+        }
+    }
+
+    #[test]
+    fn the_floor_of_moves_is_a_bare_handover_and_that_of_others_the_gap_of_a_writer() {
+        let settled = |fault: Fault| {
+            let mut entry = Entry::new(&fault.name());
+            entry.note_floor(fault, &floor(8.0, Some(4.5)));
+            entry.settle(fault);
+            entry
+        };
+        let moves = settled(Fault::Migrate);
+        assert_eq!((moves.floor_ms, moves.floor_gap_ms), (Some(4.5), Some(8.0)));
+        assert_eq!(
+            (moves.floor_by.as_str(), moves.floor_steps_ms["elect"]),
+            (HANDOVER, 2.0)
+        );
+        let kills = settled(Fault::Kill);
+        assert_eq!((kills.floor_ms, kills.floor_gap_ms), (Some(8.0), None));
+        assert_eq!(kills.floor_by, "migrate");
+        assert!(kills.floor_steps_ms.is_empty());
+    }
+
+    #[test]
+    fn gaps_and_handovers_are_not_mixed_when_a_report_is_continued() {
+        let mut entry = Entry::new("migrate");
+        // Of a program that does not tell when it has committed.
+        entry.note_floor(Fault::Migrate, &floor(7.0, None));
+        entry.settle(Fault::Migrate);
+        assert_eq!((entry.floor_ms, entry.floor_by.as_str()), (Some(7.0), "migrate"));
+        entry.note_floor(Fault::Migrate, &floor(8.0, Some(4.5)));
+        entry.note_floor(Fault::Migrate, &floor(9.0, None));
+        entry.settle(Fault::Migrate);
+        assert_eq!((entry.floor_ms, entry.floor_gap_ms), (Some(4.5), Some(8.0)));
+        assert_eq!(entry.floor_by, HANDOVER);
     }
 
     #[test]

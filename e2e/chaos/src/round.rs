@@ -12,7 +12,7 @@ use crate::faults::{Fault, Kind, inflict, undo};
 use crate::load::{HOSTS, Load};
 use crate::numbers::milliseconds;
 use crate::report::{BINS_AFTER, BINS_BEFORE, Entry, Seen};
-use crate::steps::{LEAD, Moment, Outage, Steps, phases};
+use crate::steps::{Handover, LEAD, Line, Moment, Outage, Steps, phases};
 
 /// Writes that are not acknowledged for so long have failed.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -242,7 +242,7 @@ impl Round<'_> {
             before.bytes_of_rows() > 0,
             "there are no files that a move could copy"
         );
-        let log = self.cluster.metasrv_log();
+        let log = self.cluster.log();
         let moment = Moment::now();
         let began = moment.at;
         self.cluster.migrate(&region.region, from, to).await?;
@@ -257,15 +257,26 @@ impl Round<'_> {
         };
         let added = self.added_since(&before).await?;
         self.entry.note_move(added);
-        let mut steps = phases(&log.read()?, &region.region, moment);
+        let (mut steps, orders) = self.steps_of_move(&hit, &log.read()?, moment);
         steps.insert("move".to_owned(), took);
         let gap_began = gap.ended - gap.length;
         steps.insert(
             "gap_at".to_owned(),
             milliseconds(gap_began.saturating_duration_since(began)),
         );
-        self.note(&hit, began, gap.length, steps, 0);
+        self.note(&hit, began, gap.length, steps, orders);
         Ok(())
+    }
+
+    /// The phases of a move, and the steps of the handover in it; how often metasrv had to order the latter.
+    fn steps_of_move(&self, hit: &Hit, lines: &[Line], began: Moment) -> (Steps, usize) {
+        let mut steps = phases(lines, &hit.region, began);
+        let Some(handover) = Handover::of(lines, &hit.region, began) else {
+            return (steps, 0);
+        };
+        let first = self.load.first_since(hit.number, handover.taken_since());
+        steps.extend(handover.steps(first));
+        (steps, handover.orders)
     }
 
     /// What a move has added to the object store. A disk that takes its time may have files that are not counted yet: what

@@ -18,12 +18,12 @@ use crate::floor::{self, Floor};
 use crate::load::{self, Damage, Load};
 use crate::mass::MassRun;
 use crate::network::Network;
+use crate::picture;
 use crate::reader::{Counts, Readers};
 use crate::report::{self, Report};
 use crate::round::Round;
 use crate::schedule::{self, Share};
 use crate::written::{Tally, Written};
-use crate::{numbers, picture};
 
 /// Above this share of the machine, times say more of the machine than of the database.
 const BUSY_AT_MOST: f64 = 70.0;
@@ -212,16 +212,12 @@ impl Run {
         let mut cluster = Cluster::start(shape, network).await?;
         load::create_table(&cluster).await?;
         cluster.until_whole().await?;
-        let floor = floor::measure(&mut cluster, plan.floors).await?;
-        println!(
-            "floor, by {}: {:?} ms",
-            floor.way.name(),
-            floor
-                .times
-                .iter()
-                .map(|ms| numbers::rounded(*ms))
-                .collect::<Vec<_>>()
-        );
+        let handovers = match plan.faults.contains(&Fault::Migrate) {
+            true => plan.floors,
+            false => 0,
+        };
+        let floor = floor::measure(&mut cluster, plan.floors, handovers).await?;
+        println!("{floor}");
         let before = prepare(&mut report, &plan, &floor);
         let load = Load::start(&cluster, plan.rate)?;
         let readers = Readers::start(&cluster, &load)?;
@@ -412,7 +408,7 @@ fn prepare(report: &mut Report, plan: &Plan, floor: &Floor) -> BTreeMap<Fault, T
     for share in plan.shares(report) {
         let entry = report.entry(share.fault);
         if share.missing() > 0 && !before.contains_key(&share.fault) {
-            entry.note_floor(floor);
+            entry.note_floor(share.fault, floor);
         }
         let damage = Damage {
             lost: entry.rows_lost,
@@ -466,6 +462,7 @@ mod tests {
         let floor = Floor {
             way: floor::Way::Migrate,
             times: vec![4.0],
+            bare: Vec::new(),
         };
         let mut report = Report::default();
         report.entry(Fault::Kill).client_errors = 7;

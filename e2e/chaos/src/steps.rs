@@ -1,4 +1,4 @@
-//! Where the time of an outage goes, from what metasrv has logged about it.
+//! Where the time of an outage goes, from what metasrv has logged about it. Of a move, it is the [`Handover`].
 //!
 //! ```text
 //! fault ──detect──▶ verdict ──campaign──▶ order ──elect──▶ leader reported ──resend──▶ first acknowledgement
@@ -7,6 +7,8 @@
 //! Verdict and order are lines of metasrv's log, of whichever one leads. That a leader was reported is seen by asking metasrv, so `elect` and
 //! `resend` are as exact as it is asked often. `elect` is the election, the commit of the first entry and the report
 //! to metasrv; `resend` is the route to the frontend and the write that it sends again.
+
+mod handover;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -17,6 +19,8 @@ use anyhow::Result;
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use tokio::time::Instant;
+
+pub use handover::Handover;
 
 /// By both clocks.
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +51,11 @@ pub struct Line {
     node: Option<u64>,
     region: Option<String>,
     phase: Option<String>,
+    /// Whether a datanode leads.
+    leads: Option<bool>,
+    term: Option<u64>,
+    /// The term of a leader, as routes have it.
+    epoch: Option<u64>,
 }
 
 /// What is logged from now on, by some processes.
@@ -86,14 +95,17 @@ pub type Steps = BTreeMap<String, f64>;
 const STEPS: [&str; 4] = ["detect", "campaign", "elect", "resend"];
 /// All that there are, in the order in which they are told. `end` is from SIGTERM to the end of a process, `move` from
 /// the order to move a region until it is done, of which the others are phases; `gap_at` is from that order to the beginning
-/// of the gap. [`LEAD`] is from the death of metasrv or etcd until a metasrv led again. [`TAKE_OVER`] is `elect` and `resend`
-/// together, where nobody asks who leads.
-pub const NAMES: [&str; 13] = [
+/// of the gap. [`LEAD`] is from the death of metasrv or etcd until a metasrv led again. [`TAKE_OVER`] is from metasrv's
+/// order to the acknowledgement; `yield`, `commit` and `route` are parts of it that only a [`Handover`] tells apart.
+pub const NAMES: [&str; 16] = [
     "end",
     LEAD,
     "detect",
     "campaign",
+    "yield",
     "elect",
+    "commit",
+    "route",
     "resend",
     TAKE_OVER,
     "move",
@@ -130,15 +142,7 @@ impl Outage<'_> {
         let order = first(&|line| line.is_order_for(self.region));
         let led = self.led.map(|at| self.began.until(at));
         let acknowledged = self.acknowledged.map(|at| self.began.until(at));
-        let moments = [Some(0.0), verdict, order, led, acknowledged];
-        let mut steps = Steps::new();
-        for (name, pair) in STEPS.into_iter().zip(moments.windows(2)) {
-            if let [Some(from), Some(to)] = pair {
-                // It may have been seen later than what followed from it.
-                steps.insert(name.to_owned(), (to - from).max(0.0));
-            }
-        }
-        steps
+        between(&STEPS, &[Some(0.0), verdict, order, led, acknowledged])
     }
 
     /// How many orders to lead the region, or to hand it over, it took.
@@ -152,6 +156,18 @@ impl Outage<'_> {
     fn since(&self, line: &Line) -> Option<f64> {
         line.since(self.began)
     }
+}
+
+/// From each moment to the next one, where both are known, under the name of what ended then.
+fn between(names: &[&str], moments: &[Option<f64>]) -> Steps {
+    let mut steps = Steps::new();
+    for (name, pair) in names.iter().zip(moments.windows(2)) {
+        if let [Some(from), Some(to)] = pair {
+            // It may have been seen later than what followed from it.
+            steps.insert((*name).to_owned(), (to - from).max(0.0));
+        }
+    }
+    steps
 }
 
 /// How long a region was in each phase of its move, in milliseconds.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use greptime_proto::SessionHandler;
 use greptime_proto::v1::{NodeIdentity, NodeRole, Register, Tick, push::Body};
 use greptime_telemetry::Readiness;
-use greptime_types::{NodeId, format};
+use greptime_types::{NodeId, RegionId, format};
 use parking_lot::Mutex;
 
 use super::view::View;
@@ -94,6 +94,10 @@ impl SessionHandler for FrontendSession {
             },
             Body::Routes(update) => {
                 self.view.update_routes(&update);
+                for route in update.routes.iter().filter(|_| !update.complete) {
+                    let region = RegionId::from_u64(route.region_id);
+                    tracing::debug!(%region, epoch = route.epoch, node = route.leader_node, "a route has changed");
+                }
                 self.note(|told| told.routes |= update.complete);
             }
             Body::AssignmentsComplete(_) => self.note(|told| told.routes = true),

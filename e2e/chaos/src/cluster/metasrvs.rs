@@ -1,5 +1,6 @@
 //! The metasrv: some processes, of which one leads.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -10,7 +11,6 @@ use super::report::ClusterReport;
 use super::{LOOK_EVERY, PATIENCE};
 use crate::network::Site;
 use crate::process::Process;
-use crate::steps::LogTail;
 
 /// One that says nothing for so long is not waited for: its address may be silent.
 const ANSWERS_WITHIN: Duration = Duration::from_millis(500);
@@ -54,9 +54,9 @@ impl Metasrvs {
         self.members[number].process.start()
     }
 
-    /// What all of them log from now on.
-    pub fn log(&self) -> LogTail {
-        LogTail::of(self.members.iter().map(|member| member.process.log()))
+    /// Where they log.
+    pub fn logs(&self) -> impl Iterator<Item = &Path> {
+        self.members.iter().map(|member| member.process.log())
     }
 
     /// Which one leads.
@@ -136,7 +136,7 @@ fn in_turn(first: usize, all: usize) -> impl Iterator<Item = usize> {
 mod tests {
     use std::io::{Read, Write};
     use std::net::TcpListener;
-    use std::path::{Path, PathBuf};
+    use std::path::PathBuf;
 
     use super::*;
     use crate::network::Network;

@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::memtables::Memtables;
 use crate::numbers::median;
 
 /// A quorum takes at least this share of the rows that a local log takes in the same time.
@@ -28,6 +29,12 @@ pub struct Replication {
     pub peak_log_only_follower: u64,
     /// Of the only one that has the region when the log is local.
     pub peak_local: u64,
+    /// Rows in memory, as much as they ever were, with three voters and with one; nothing if the datanodes do not say what
+    /// they may take.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quorum_memtables: Option<Memtables>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub local_memtables: Option<Memtables>,
     pub turns: Vec<Turn>,
 }
 
@@ -49,6 +56,8 @@ pub struct Taken {
     pub peak_leader: u64,
     pub peak_hot_follower: u64,
     pub peak_log_only_follower: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memtables: Option<Memtables>,
 }
 
 impl Taken {
@@ -76,6 +85,10 @@ impl Replication {
         self.peak_hot_follower = most(|turn| turn.quorum.peak_hot_follower);
         self.peak_log_only_follower = most(|turn| turn.quorum.peak_log_only_follower);
         self.peak_local = most(|turn| turn.local.peak_leader);
+        let memtables =
+            |of: fn(&Turn) -> Option<Memtables>| self.turns.iter().filter_map(of).reduce(Memtables::and);
+        self.quorum_memtables = memtables(|turn| turn.quorum.memtables);
+        self.local_memtables = memtables(|turn| turn.local.memtables);
     }
 
     /// Aims that were missed, in words.
@@ -91,6 +104,13 @@ impl Replication {
             missed.push(format!(
                 "datanodes send each other {sent} bytes for each byte that is written, aim {SENT_AT_MOST}"
             ));
+        }
+        for (which, memtables) in [
+            ("three voters", self.quorum_memtables),
+            ("one voter", self.local_memtables),
+        ] {
+            let above = memtables.iter().flat_map(Memtables::missed);
+            missed.extend(above.map(|words| format!("with {which}, {words}")));
         }
         missed
     }
@@ -111,7 +131,11 @@ impl fmt::Display for Replication {
             mib(self.peak_hot_follower),
             mib(self.peak_log_only_follower),
             mib(self.peak_local)
-        )
+        )?;
+        match &self.quorum_memtables {
+            Some(memtables) => write!(f, "; rows in memory at most: {memtables}"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -132,6 +156,7 @@ mod tests {
             peak_leader: 100 << 20,
             peak_hot_follower,
             peak_log_only_follower: 0,
+            memtables: None,
         };
         Turn {
             quorum: taken(quorum, peer_bytes, quorum),
@@ -154,6 +179,40 @@ mod tests {
         assert_eq!(replication.quorum_rows_per_second, 80.0);
         assert_eq!(replication.peak_hot_follower, 6_000);
         assert!(replication.missed().is_empty());
+    }
+
+    #[test]
+    fn a_follower_that_holds_more_rows_than_it_may_misses_its_aim() {
+        let mut replication = Replication::default();
+        let memtables = |hot_follower| Memtables {
+            leader: 200,
+            hot_follower,
+            log_only_follower: 0,
+            limit: 512,
+        };
+        // Of a program that does not tell, and of two that do.
+        replication.add(turn(600, 1_000, 2_000));
+        assert_eq!(replication.quorum_memtables, None);
+        for held in [512, 513] {
+            assert!(replication.missed().is_empty(), "{replication}");
+            let mut turn = turn(600, 1_000, 2_000);
+            turn.quorum.memtables = Some(memtables(held));
+            replication.add(turn);
+        }
+        assert_eq!(
+            replication.missed(),
+            ["with three voters, rows in memory of the hot follower took 513 bytes, aim at most 512"]
+        );
+        assert_eq!(replication.local_memtables, None);
+    }
+
+    #[test]
+    fn turns_of_before_rows_in_memory_were_watched_can_be_continued() {
+        let mut replication = Replication::default();
+        replication.add(turn(600, 1_000, 2_000));
+        let text = serde_json::to_string(&replication).unwrap();
+        assert!(!text.contains("memtables"), "{text}");
+        assert_eq!(serde_json::from_str::<Replication>(&text).unwrap(), replication);
     }
 
     #[test]
