@@ -308,10 +308,11 @@ impl Catalog {
         given_up.is_some_and(|ids| ids.contains(&raft_id))
     }
 
-    /// Records that one member goes on alone, and that the others are given up.
-    pub fn put_survivor(&self, region: RegionId, survivor: &Member) -> Option<Edit> {
+    /// Records that one member goes on alone, and that all others are given up: those that are recorded, and `others`.
+    pub fn put_survivor(&self, region: RegionId, survivor: &Member, others: &BTreeSet<u64>) -> Option<Edit> {
         let mut membership = self.memberships.get(&region.table())?.clone();
-        let others = self.members(region).iter().map(|m| m.raft_id);
+        let recorded = self.members(region).iter().map(|m| m.raft_id);
+        let others = recorded.chain(others.iter().copied());
         let others = others.filter(|raft_id| *raft_id != survivor.raft_id);
         let given_up = membership.given_up.entry(region.number()).or_default();
         given_up.extend(others);
@@ -342,6 +343,11 @@ impl Catalog {
         let rafts = next_raft_id - self.root.next_raft_id;
         let ids = (rafts > 0).then_some(Edit::TakeIds { tables: 0, rafts });
         ids.into_iter().chain(puts).collect()
+    }
+
+    /// Regions of which one replica is to go on alone, and does not yet.
+    pub fn recovering(&self) -> BTreeSet<RegionId> {
+        self.running().filter_map(Procedure::recovers).collect()
     }
 
     /// Procedures that have not ended.

@@ -161,15 +161,8 @@ impl Cluster<'_> {
     fn voter(&self, region: RegionId, member: &Member, role: VoterRole, verdict: Option<Verdict>) -> Voter {
         let report = self.report(region, member.node);
         let at = self.watch.last_beat(member.node).unwrap_or_default();
+        let end = |r: &v1::RegionReport| log_end(r, at);
         // One that has failed cannot be voted for, nor vote.
-        let end = |r: &v1::RegionReport| LogEnd {
-            last_term: r.last_term,
-            last_index: r.last_index,
-            applied_index: r.applied_index,
-            term: r.epoch,
-            flushed_index: r.flushed_index,
-            at,
-        };
         let log = report.filter(|r| r.role() != v1::RegionRole::Failed).map(end);
         let had = self.sessions.last_said(member.node, region);
         let leads = report
@@ -239,6 +232,18 @@ impl Cluster<'_> {
         if let Some(session) = self.sessions.get(NodeRole::Datanode, node) {
             session.say(order);
         }
+    }
+}
+
+/// How far a replica's log reached when the beat came `at`.
+pub(crate) fn log_end(report: &v1::RegionReport, at: Duration) -> LogEnd {
+    LogEnd {
+        last_term: report.last_term,
+        last_index: report.last_index,
+        applied_index: report.applied_index,
+        term: report.epoch,
+        flushed_index: report.flushed_index,
+        at,
     }
 }
 

@@ -107,6 +107,14 @@ impl Procedure {
         running.map(|work| &work.migration)
     }
 
+    /// The region of which one replica is to go on alone.
+    pub fn recovers(&self) -> Option<RegionId> {
+        match &self.work {
+            Work::ForceRecoverRegion(work) => Some(work.region),
+            Work::MigrateRegion(_) | Work::MigrateNode(_) => None,
+        }
+    }
+
     /// `running`, `done` or `aborted`.
     pub fn state(&self) -> &'static str {
         let is_undone = match &self.work {

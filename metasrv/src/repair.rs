@@ -54,7 +54,9 @@ fn move_on(metasrv: &Metasrv) -> bool {
     let mut changing = false;
     orders.retain(|_, (_, at)| now.saturating_sub(*at) < SAY_AGAIN);
     let mut handed_over = Vec::new();
-    for region in replicated(catalog) {
+    // Who is given up agrees to nothing.
+    let recovering = catalog.recovering();
+    for region in replicated(catalog).filter(|region| !recovering.contains(region)) {
         let membership = membership(state, catalog, region);
         let step = members::step(&membership, LAG);
         let rests = matches!(step, MemberStep::Nothing(Waiting::Settled | Waiting::NobodyLeads));

@@ -12,6 +12,7 @@ use raft::eraftpb::{ConfState, HardState};
 use super::members::{Member, Membership};
 use super::snapshot::{members_of, nodes_of};
 use super::{Key, LogError, LogStore};
+use crate::defences::Defence;
 
 /// A place in a log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -90,9 +91,13 @@ impl GroupRecord {
         }
     }
 
-    /// A group of one voter that never had another is written as programs have read it that knew no other.
+    /// A group of one voter that never had another is written as programs have read it that knew no other. One that is left
+    /// alone has to know which changes of members in its log are void.
     fn format(&self) -> u32 {
+        let had_others =
+            self.members_index > FIRST_POSITION.index && Defence::SurvivorKnowsWhatIsVoid.holds();
         let is_simple = self.nodes.is_empty()
+            && !had_others
             && self.members.voters == [self.raft_id]
             && self.members.voters_outgoing.is_empty()
             && self.members.learners.is_empty();

@@ -25,6 +25,7 @@ use crate::region::Region;
 use crate::sim::{Mailbox, Micros, Signal, Sim};
 use crate::trace::Branch;
 use log::Pending;
+use orders::Lane;
 use peers::Peer;
 use session::SessionEvent;
 
@@ -72,6 +73,7 @@ pub struct Datanode {
     ticks: RefCell<BTreeMap<u64, (Duration, Led)>>,
     answered: Cell<u64>,
     orders: Mailbox<Push>,
+    lanes: RefCell<BTreeMap<Lane, VecDeque<Push>>>,
     metasrv_epoch: Cell<u64>,
     heard: Cell<Duration>,
     /// The log has to be told that metasrv is there, or that it is another one.
@@ -117,6 +119,7 @@ impl Datanode {
             ticks: RefCell::default(),
             answered: Cell::new(0),
             orders: Mailbox::default(),
+            lanes: RefCell::default(),
             metasrv_epoch: Cell::new(0),
             heard: Cell::new(sim.clock(me)),
             is_missed: Cell::new(false),
@@ -135,6 +138,7 @@ impl Datanode {
             if let (Some(status), Some(members)) = (core.status(region.id), core.membership(region.id)) {
                 region.set_status(status);
                 region.set_members(members);
+                self.note_alone(region.id);
             }
         }
         let spawn = |future: std::pin::Pin<Box<dyn Future<Output = ()>>>| self.sim.spawn(self.me, future);

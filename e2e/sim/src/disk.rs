@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use greptime_log::{Batch, Entry, Fault, Key, LogError, LogStore, MemoryLog};
+use greptime_log::{Batch, Entry, Fault, Full, Key, LogError, LogStore, MemoryLog};
 use greptime_types::RegionId;
 use parking_lot::Mutex;
 
@@ -92,8 +92,8 @@ impl LogStore for Disk {
         Ok(())
     }
 
-    fn is_full(&self) -> bool {
-        self.state.lock().is_full
+    fn full(&self) -> Option<Full> {
+        self.state.lock().is_full.then_some(Full::Disk)
     }
 
     fn regions(&self) -> Result<Vec<RegionId>, LogError> {

@@ -34,10 +34,12 @@ pub enum Kind {
     ClockJump,
     /// In good order, as when its pod is replaced.
     Stop,
+    /// Two lose their disks at once, and a person gives up what only they had.
+    TwoDisksLost,
 }
 
 impl Kind {
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Crash,
         Self::PowerLoss,
         Self::DiskLost,
@@ -57,6 +59,7 @@ impl Kind {
         Self::EtcdAway,
         Self::ClockJump,
         Self::Stop,
+        Self::TwoDisksLost,
     ];
 
     /// Of a hundred faults, about how many.
@@ -68,7 +71,7 @@ impl Kind {
             Self::DiskLost | Self::FailedSync | Self::MetasrvAway | Self::SlowDisk => 5,
             Self::NodeFromMetasrv | Self::BucketTrouble | Self::MetasrvFromEtcd => 5,
             // They are drawn apart.
-            Self::Stop => 0,
+            Self::Stop | Self::TwoDisksLost => 0,
             _ => 3,
         }
     }
@@ -111,6 +114,23 @@ pub fn draw_stops(seed: u64, from: Micros, to: Micros) -> Vec<Drawn> {
         }
     };
     (0..count).map(|_| stop()).collect()
+}
+
+/// The loss of two disks, of every sixteenth seed, drawn apart as well.
+pub fn draw_loss(seed: u64, from: Micros, to: Micros) -> Option<Drawn> {
+    if seed % 16 != 7 {
+        return None;
+    }
+    let mut dice = Dice::new(!seed);
+    let begin = dice.between(from, to);
+    Some(Drawn {
+        kind: Kind::TwoDisksLost,
+        from: begin,
+        to: (begin + dice.between(200 * MS, 3 * SECOND)).min(to),
+        target: Address::datanode(dice.below(5)),
+        cut: Cut::Holds,
+        number: dice.number(),
+    })
 }
 
 fn draw_one(dice: &mut Dice, from: Micros, to: Micros) -> Drawn {
@@ -196,6 +216,11 @@ impl Drawn {
         }
     }
 
+    /// The second one, if it meets two.
+    fn other(&self) -> Address {
+        Address::datanode((self.target.node() + 1 + self.number % 4) % 5)
+    }
+
     /// Begins, and will end in its time.
     pub fn begin(self, world: &Rc<World>) -> bool {
         let sim = &world.sim;
@@ -233,6 +258,7 @@ impl Drawn {
             (Kind::Crash, _) => world.end(target, true),
             (Kind::PowerLoss, _) => world.end(target, false),
             (Kind::DiskLost, _) => return world.lose_disk(target),
+            (Kind::TwoDisksLost, _) => return world.lose_disks([target, self.other()]),
             (Kind::Stop, _) => return world.stop(target),
             (Kind::Pause | Kind::EtcdAway, _) => world.pause(target),
             (Kind::SlowLink, _) => {
@@ -262,6 +288,7 @@ impl Drawn {
         let machine = world.machine(target);
         match (self.kind, &machine) {
             (Kind::Crash | Kind::PowerLoss | Kind::DiskLost, _) => world.begin(target),
+            (Kind::TwoDisksLost, _) => [target, self.other()].into_iter().for_each(|at| world.begin(at)),
             (Kind::Pause | Kind::EtcdAway, _) => world.resume(target),
             (Kind::SlowLink, _) => everybody().for_each(|a| {
                 sim.slow_down(target, a, 0);

@@ -295,6 +295,12 @@ pub enum Push {
         region: RegionId,
         is_hot: bool,
     },
+    /// The others are lost, and a person agrees to what only they had being lost too.
+    Recover {
+        region: RegionId,
+        raft_id: u64,
+        seen_term: u64,
+    },
     ChangeMembers(ChangeMembers),
     /// To the leader of a region whose table is older.
     Alter(RegionId, Rc<TableInfo>),

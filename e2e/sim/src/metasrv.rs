@@ -7,6 +7,7 @@ mod failover;
 mod lead;
 mod leases;
 mod migrations;
+mod recover;
 mod repair;
 mod sessions;
 
@@ -50,6 +51,7 @@ struct State {
     is_unserved: bool,
     member_orders: BTreeMap<RegionId, (MemberStep, Duration)>,
     told_to_hand_over: BTreeMap<RegionId, Duration>,
+    told_to_recover: BTreeMap<RegionId, Duration>,
 }
 
 pub struct Metasrv {

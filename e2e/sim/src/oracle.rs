@@ -1,5 +1,7 @@
 //! What must hold, looked at whenever something happens that could break it.
 
+mod lost;
+
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
@@ -13,6 +15,7 @@ use crate::process::Address;
 use crate::sim::{Micros, Sim};
 use crate::tables::APPENDED;
 use crate::trace::Branch;
+use lost::GivenUp;
 
 /// What an entry did to a region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +47,8 @@ pub struct Expected {
     floor: BTreeMap<u32, u64>,
     /// Nothing up to it may be shown.
     truncated: u64,
+    /// How often a replica had gone on alone.
+    lineage: u64,
 }
 
 /// One region, as it really is.
@@ -63,7 +68,10 @@ struct Truth {
     view: View,
     /// Rows that every later read must show, in the order in which that came to be.
     required: Vec<u64>,
-    is_required: BTreeMap<u64, ()>,
+    /// Keys of rows by their values, of these and of those that a newer one has replaced.
+    is_required: BTreeMap<u64, u32>,
+    /// The same of those that were acknowledged.
+    acknowledged: BTreeMap<u64, u32>,
     floor: BTreeMap<u32, u64>,
     /// A truncation that was acknowledged, or that a read has shown: every later one shows it.
     truncated: u64,
@@ -74,6 +82,7 @@ struct Truth {
     /// When the newest read began that was answered.
     last_read: Option<Micros>,
     acks: u64,
+    given_up: GivenUp,
 }
 
 #[derive(Default)]
@@ -136,6 +145,10 @@ impl Sim {
     /// A replica has applied an entry: all apply the same, and to the same effect.
     pub fn saw_applied(&self, at: Address, region: RegionId, entry: &CommittedEntry, applied: Applied) {
         let index = entry.index;
+        let is_void = self.truth(region, |truth| truth.given_up.has_entry(index, entry.term));
+        if is_void {
+            return;
+        }
         let broken = self.truth(region, |truth| {
             let known = truth.entries.entry(index);
             let mut is_new = false;
@@ -217,9 +230,14 @@ impl Sim {
     /// A frontend has been told that its row is written.
     pub fn saw_ack(&self, region: RegionId, row: Row, written: Written) {
         let now = self.now();
+        let is_lost = self.is_lost(region, row, written);
         let lost = self.truth(region, |truth| {
             truth.last_ack = Some(now);
             truth.acks += 1;
+            if is_lost {
+                return false;
+            }
+            truth.acknowledged.insert(row.value, row.key);
             truth.require(region, row);
             let entry = truth.entries.get(&written.sequence);
             let is_there = entry
@@ -235,6 +253,12 @@ impl Sim {
 
     /// A frontend has been told that a region is truncated.
     pub fn saw_truncated(&self, region: RegionId, number: u64, written: Written) {
+        if let Some(lost) = self.truth(region, |truth| truth.given_up.truncated(number)) {
+            if let Some(what) = lost {
+                self.violation("what is said to be kept is kept", || format!("{region}: {what}"));
+            }
+            return;
+        }
         let is_there = self.truth(region, |truth| {
             let place = truth.truncations.iter().find(|(_, known)| **known == number);
             let place = place.map(|(place, _)| *place);
@@ -255,6 +279,7 @@ impl Sim {
             count: truth.required.len(),
             floor: truth.floor.clone(),
             truncated: truth.truncated,
+            lineage: truth.given_up.lineage,
         })
     }
 
@@ -263,6 +288,10 @@ impl Sim {
         let mut oracle = self.oracle.borrow_mut();
         oracle.reads += 1;
         let truth = oracle.truth(region);
+        // What began before a replica went on alone may show what is lost, and who began it may expect that.
+        if expected.lineage != truth.given_up.lineage {
+            return;
+        }
         let (broken, truncated) = truth.check_read(region, expected, rows);
         truth.truncated = truth.truncated.max(truncated);
         truth.last_read = truth.last_read.max(Some(expected.at));
@@ -353,8 +382,9 @@ type Broken = Vec<(&'static str, String)>;
 impl Truth {
     /// From now on every read must show it, or something newer in its place.
     fn require(&mut self, region: RegionId, row: Row) {
+        let is_new = self.is_required.insert(row.value, row.key).is_none();
         if is_append(region) {
-            if self.is_required.insert(row.value, ()).is_none() {
+            if is_new {
                 self.required.push(row.value);
             }
         } else {
@@ -443,7 +473,10 @@ impl Truth {
     fn missing(&self, expected: &Expected, shown: &[u64]) -> Vec<u64> {
         let required = self.required[..expected.count].iter();
         let missing = required.filter(|value| shown.binary_search(value).is_err());
-        missing.copied().collect()
+        missing
+            .filter(|value| !self.given_up.has_row(**value))
+            .copied()
+            .collect()
     }
 
     /// The same where the newest value of a key counts.

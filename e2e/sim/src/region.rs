@@ -187,6 +187,11 @@ impl State {
         !self.members.voters.is_empty() && !self.members.is_alone(self.status.raft_id)
     }
 
+    /// Whether it votes, and nobody else does.
+    pub fn is_alone(&self) -> bool {
+        self.members.voters == [self.status.raft_id].into()
+    }
+
     pub fn follows(&self) -> bool {
         self.failed.is_none() && !self.status.leads && self.is_replicated()
     }

@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
 use crate::bucket::Trouble;
-use crate::faults::{Kind, draw, draw_stops};
+use crate::faults::{Kind, draw, draw_loss, draw_stops};
 use crate::process::Address;
 use crate::sim::{Micros, SECOND, Sim};
 use crate::trace::{Hits, Violation};
@@ -61,6 +61,7 @@ pub fn run(seed: u64, traced: bool) -> Outcome {
         let ends = CALM + dice.between(6 * SECOND, 22 * SECOND);
         let mut drawn = draw(&mut dice, CALM, ends);
         drawn.extend(draw_stops(seed, CALM, ends));
+        drawn.extend(draw_loss(seed, CALM, ends));
         (ends, drawn)
     };
     let faults: Rc<RefCell<BTreeMap<Kind, u64>>> = Rc::default();

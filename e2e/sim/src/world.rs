@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
-use greptime_types::RegionId;
+use greptime_types::{NodeId, RegionId};
 
 use crate::bucket::Bucket;
 use crate::datanode::{Datanode, Machine};
@@ -236,6 +236,80 @@ impl World {
             .note(|| format!("{at} has lost its disk, and has {}", machine.disk_id));
         self.machines.borrow_mut().insert(at, machine);
         true
+    }
+
+    /// Takes the disks of two datanodes away at once, if all regions have a replica elsewhere; whether it did. Then somebody
+    /// agrees, region by region, that one replica goes on alone.
+    pub fn lose_disks(self: &Rc<Self>, gone: [Address; 2]) -> bool {
+        if Address::datanodes().any(|at| !self.sim.process(at, |p| p.is_up)) {
+            return false;
+        }
+        let groups: Option<Vec<_>> = self.regions.iter().map(|r| self.settled_group(*r)).collect();
+        let Some(groups) = groups else {
+            return false;
+        };
+        let mut given_up = Vec::new();
+        for (region, group) in self.regions.iter().zip(&groups) {
+            let here = group
+                .iter()
+                .filter(|(_, node)| gone.iter().any(|at| at.node() == **node));
+            let here: Vec<u64> = here.map(|(raft_id, _)| *raft_id).collect();
+            let left = group.iter().find(|(raft_id, _)| !here.contains(raft_id));
+            if let Some((_, node)) = left.filter(|_| here.len() > 1) {
+                given_up.push((*region, *node));
+            }
+            let lost = here.into_iter().map(|raft_id| (*region, raft_id));
+            self.lost.borrow_mut().extend(lost);
+        }
+        for at in gone {
+            self.end(at, false);
+            let machine = self.new_machine();
+            self.sim
+                .note(|| format!("{at} has lost its disk, and has {}", machine.disk_id));
+            self.machines.borrow_mut().insert(at, machine);
+        }
+        self.sim
+            .note(|| format!("{} regions have lost their majority", given_up.len()));
+        given_up.iter().for_each(|(region, _)| self.sim.gives_up(*region));
+        self.give_up_later(given_up);
+        true
+    }
+
+    /// Raft ids and nodes of a group that has three voters, all of which agree on that, and has lost none.
+    fn settled_group(&self, region: RegionId) -> Option<BTreeMap<u64, NodeId>> {
+        let datanodes = self.datanodes.borrow();
+        let known: Vec<_> = datanodes.values().filter_map(|d| d.membership(region)).collect();
+        let voters = &known.first()?.voters;
+        let is_settled = known.iter().all(|m| m.voters == *voters && m.learners.is_empty());
+        let mut has_lost = voters
+            .iter()
+            .filter(|id| self.lost.borrow().contains(&(region, **id)));
+        if voters.len() != 3 || known.len() != 3 || !is_settled || has_lost.next().is_some() {
+            return None;
+        }
+        let nodes = &known.first()?.nodes;
+        voters.iter().map(|id| Some((*id, *nodes.get(id)?))).collect()
+    }
+
+    /// A person looks now and again, and asks the metasrv that leads; who is left of each region is known.
+    fn give_up_later(self: &Rc<Self>, mut left: Vec<(RegionId, NodeId)>) {
+        let world = Rc::clone(self);
+        let pause = self.sim.dice.borrow_mut().between(300 * MS, 1500 * MS);
+        self.sim.act(self.sim.now() + pause, move || {
+            left.retain(|(region, _)| world.sim.is_given_up(*region));
+            let metasrvs = world.metasrvs.borrow();
+            let leads = metasrvs.iter().find(|(_, metasrv)| metasrv.is_leading());
+            for (region, node) in &left {
+                if let Some((at, metasrv)) = leads {
+                    let asked = Rc::clone(metasrv).force_recover(*region, *node);
+                    world.sim.spawn(*at, asked);
+                }
+            }
+            drop(metasrvs);
+            if !left.is_empty() {
+                world.give_up_later(left);
+            }
+        });
     }
 
     pub fn machine(&self, at: Address) -> Option<Machine> {

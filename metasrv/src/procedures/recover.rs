@@ -5,6 +5,9 @@
 //! may have been acknowledged. So metasrv does this for a person who asks for it, and refuses where it need not be, or where
 //! somebody else has more.
 
+use std::collections::BTreeSet;
+use std::time::Duration;
+
 use greptime_metasrv_plan::failover::{Kept, Remains};
 use greptime_metasrv_plan::members::Electorate;
 use greptime_metasrv_plan::{Verdict, majority};
@@ -16,7 +19,7 @@ use tracing::warn;
 use super::start::{begun, member_on, members_of};
 use super::{ForceRecoverRegion, Procedure, Work};
 use crate::catalog::{Catalog, Edit, Member};
-use crate::failover::electorate;
+use crate::failover::{electorate, log_end};
 use crate::repair::leader_of;
 use crate::server::{Metasrv, State};
 
@@ -40,6 +43,9 @@ impl Recover {
         }
     }
 }
+
+/// A replica counts as there if it was heard within this time.
+const HEARD_WITHIN: Duration = Duration::from_millis(250);
 
 /// What the survivor is to be told, unless it leads alone already.
 pub(super) fn order(state: &State, work: &ForceRecoverRegion) -> Option<Recover> {
@@ -78,7 +84,7 @@ impl Metasrv {
                     return Ok(vec![]);
                 }
                 let state = self.state.lock();
-                let survivor = Survivor::choose(&state, catalog, region, request.survivor_node)?;
+                let survivor = Survivor::choose(&state, catalog, (region, request.survivor_node), self.now())?;
                 let work = ForceRecoverRegion {
                     region,
                     node: survivor.member.node,
@@ -91,7 +97,7 @@ impl Metasrv {
                 };
                 warn!(%region, node = request.survivor_node, procedure = %record.id, "a replica goes on alone");
                 procedure = Some((record.id.clone(), true));
-                let members = catalog.put_survivor(region, &survivor.member);
+                let members = catalog.put_survivor(region, &survivor.member, &survivor.others);
                 Ok(members.into_iter().chain([Edit::PutProcedure(record)]).collect())
             })
             .await?;
@@ -135,6 +141,8 @@ fn over<'a>(state: &'a State, catalog: &'a Catalog) -> impl Iterator<Item = &'a 
 /// The replica that goes on.
 struct Survivor {
     member: Member,
+    /// Raft ids of those that voted or learned beside it, recorded or not.
+    others: BTreeSet<u64>,
     seen_term: u64,
     last_index: u64,
     flushed_index: u64,
@@ -142,26 +150,37 @@ struct Survivor {
 }
 
 impl Survivor {
-    fn choose(state: &State, catalog: &Catalog, region: RegionId, node: NodeId) -> Result<Self> {
-        let members = members_of(catalog, region)?;
-        let member = member_on(members, region, node)?;
-        let verdict = |m: &Member| state.watch.as_ref().and_then(|watch| watch.verdict(m.node));
-        let is_dead = |m: &Member| verdict(m).is_some_and(Verdict::is_dead);
+    fn choose(
+        state: &State,
+        catalog: &Catalog,
+        (region, node): (RegionId, NodeId),
+        now: Duration,
+    ) -> Result<Self> {
+        members_of(catalog, region)?;
+        let Electorate { voters, strangers } = electorate(&state.sessions, catalog, region);
+        let count = voters.len() + strangers;
+        let voters: Vec<Member> = voters.into_iter().map(|(_, member)| member.into()).collect();
+        let member = member_on(&voters, region, node)?;
+        let watch = state.watch.as_ref();
+        let verdict = |m: &Member| watch.and_then(|watch| watch.verdict(m.node));
         let report = |member: &Member| {
-            // The session of one that is silent lasts longer than it takes to judge it.
+            // What a silent one said last may not be true any more, however long it takes to judge it.
+            let beat = watch.and_then(|watch| watch.last_beat(member.node));
+            let is_heard = beat.is_some_and(|at| now.saturating_sub(at) <= HEARD_WITHIN)
+                && verdict(member).is_some_and(Verdict::beats);
             let session = state.sessions.get(NodeRole::Datanode, member.node);
-            let session = session.filter(|_| !is_dead(member))?;
-            let report = session.reports.get(&region)?;
+            let report = session.filter(|_| is_heard)?.reports.get(&region)?;
+            let votes = report.voters.is_empty() || report.voters.contains(&member.raft_id);
             let is_whole = report.role() != v1::RegionRole::Failed && report.raft_id == member.raft_id;
-            is_whole.then_some(report)
+            (is_whole && votes).then_some(report)
         };
-        let alive: Vec<&Member> = members.iter().filter(|m| report(m).is_some()).collect();
+        let alive: Vec<&Member> = voters.iter().filter(|m| report(m).is_some()).collect();
         let own = report(member).ok_or_else(|| {
             Error::invalid(format!(
-                "datanode {node} is away, or has no replica of region {region} any more"
+                "datanode {node} is away, has not been heard for a moment, or has no replica of region {region} any more"
             ))
         })?;
-        if alive.len() >= majority(members.len()) {
+        if alive.len() >= majority(count) {
             return Err(Error::invalid(format!(
                 "a majority of region {region} is there ({}); it needs no recovery",
                 names(&alive)
@@ -177,8 +196,8 @@ impl Survivor {
                 better.node
             )));
         }
-        let is_gone = |m: &&Member| is_dead(m) || state.sessions.get(NodeRole::Datanode, m.node).is_some();
-        let lost = members.iter().filter(|m| report(m).is_none());
+        let is_gone = |m: &&Member| verdict(m).is_some_and(|v| v.is_dead() || v.beats());
+        let lost = voters.iter().filter(|m| report(m).is_none());
         if let Some(unsure) = lost.clone().find(|m| !is_gone(m)) {
             let is = verdict(unsure).map_or("not known yet".into(), ToString::to_string);
             return Err(Error::unavailable(format!(
@@ -186,13 +205,14 @@ impl Survivor {
                 unsure.node
             )));
         }
-        let said = members
+        let said = voters
             .iter()
             .filter_map(|m| state.sessions.last_said(m.node, region));
         let said = said.map(|r| r.epoch.max(r.last_term)).max();
         let seen = state.watch.as_ref().map(|watch| watch.highest_led(region));
         Ok(Self {
             member: member.clone(),
+            others: own.voters.iter().chain(&own.learners).copied().collect(),
             seen_term: said.max(seen).unwrap_or(0) + ABOVE_ALL_KNOWN,
             last_index: own.last_index,
             flushed_index: own.flushed_index,
@@ -220,7 +240,7 @@ fn remains(state: &State, catalog: &Catalog, region: RegionId, own: &v1::RegionR
     let led = state.watch.as_ref().map(|watch| watch.highest_led(region));
     Remains {
         leads: (own.role() == v1::RegionRole::Leader).then_some(own.epoch),
-        last_index: own.last_index,
+        log: log_end(own, Duration::ZERO),
         led: led.unwrap_or(0),
         others: others.collect(),
         strangers,

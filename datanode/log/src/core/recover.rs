@@ -5,8 +5,9 @@
 //! the others are gone and do not get their place back.
 //!
 //! Where the log ends before what the lost ones have flushed, the replica begins anew from the files, as one that is sent a
-//! snapshot: entries that it appended below would have sequences that readers take for rows in files. Then the order comes
-//! again.
+//! snapshot: entries that it appended below would have sequences that readers take for rows in files. So it does where the
+//! lost ones may have put others in the place of its last entries: readers would not see these, though their requests count
+//! as applied. Then the order comes again.
 
 use std::collections::BTreeMap;
 
@@ -35,9 +36,15 @@ impl Recover {
     /// lost.
     fn snapshot(&self, group: &Group) -> Option<Message> {
         let store = group.raw.store();
-        let begins_with_them =
-            |files: &&InFiles| files.through > store.last() && Defence::SurvivorBeginsWithTheFiles.holds();
-        let files = self.files.as_ref().filter(begins_with_them)?;
+        let ends_before =
+            |files: &InFiles| files.through > store.last() && Defence::SurvivorBeginsWithTheFiles.holds();
+        let may_differ = |files: &InFiles| {
+            files.through <= store.last()
+                && may_have_others(group, files)
+                && Defence::SurvivorGivesUpItsTail.holds()
+        };
+        let files = self.files.as_ref();
+        let files = files.filter(|files| ends_before(files) || may_differ(files))?;
         let data = SnapshotData {
             checkpoint: files.checkpoint.clone(),
             members_index: store.record.members_index,
@@ -55,6 +62,14 @@ impl Recover {
         metadata.set_conf_state(store.record.members.clone());
         Some(message)
     }
+}
+
+/// Whether files may have others in the place of entries here: they were flushed in a later term than that of the last
+/// entry, and it is not known here that what they have is committed. From the leader of an entry's term on, every leader
+/// has what was committed before.
+fn may_have_others(group: &Group, files: &InFiles) -> bool {
+    let log = &group.raw.raft.raft_log;
+    files.through > log.committed && files.term > log.last_term()
 }
 
 impl LogCore {

@@ -64,10 +64,10 @@ impl Group {
 
     pub(super) fn finish_changes(&mut self) -> Result<(), LogError> {
         for pending in self.changes.drain(..self.changing).collect::<Vec<_>>() {
-            let members = self
-                .raw
-                .apply_conf_change(&pending.change)
-                .map_err(|e| LogError::Corruption(format!("members of region {}: {e}", self.region)))?;
+            let members = self.raw.apply_conf_change(&pending.change).map_err(|e| {
+                let (region, index) = (self.region, pending.index);
+                LogError::Corruption(format!("members of region {region}, entry {index}: {e}"))
+            })?;
             let record = &mut self.raw.mut_store().record;
             record.members = members;
             record.members_index = pending.index;

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use greptime_types::NodeId;
+
 use super::net::{Machine, Net, REGION, members};
 use super::*;
 
@@ -572,6 +574,23 @@ fn chaos(seed: u64) {
     }
 }
 
+fn recovery(raft_id: u64, seen_term: u64, files: Option<InFiles>) -> Input {
+    Input::Recover {
+        region: REGION,
+        raft_id,
+        seen_term,
+        files,
+    }
+}
+
+/// The order comes more than once.
+fn go_on_alone(net: &mut Net, node: NodeId, seen_term: u64, files: Option<InFiles>) {
+    for _ in 0..3 {
+        net.step(node, recovery(node, seen_term, files.clone()));
+        net.settle();
+    }
+}
+
 /// What a person agrees to when two of three disks are gone.
 #[test]
 fn a_survivor_goes_on_alone_with_what_it_has() {
@@ -583,12 +602,7 @@ fn a_survivor_goes_on_alone_with_what_it_has() {
     net.isolate(3);
     net.write(1, 4);
     net.lose(&[1, 2]);
-    let recover = |raft_id| Input::Recover {
-        region: REGION,
-        raft_id,
-        seen_term: 7,
-        files: None,
-    };
+    let recover = |raft_id| recovery(raft_id, 7, None);
     net.step(3, recover(2));
     net.settle();
     assert!(!net.status(3).leads, "another replica was meant");
@@ -637,20 +651,12 @@ fn a_survivor_whose_log_ends_before_the_files_goes_on_from_them() {
         net.lose(&[1, 2]);
         let ends = net.status(3).last_index;
         assert!(ends < through);
-        let recover = || Input::Recover {
-            region: REGION,
-            raft_id: 3,
-            seen_term: term,
-            files: Some(InFiles {
-                through,
-                term,
-                checkpoint: checkpoint.clone(),
-            }),
+        let files = InFiles {
+            through,
+            term,
+            checkpoint,
         };
-        for _ in 0..3 {
-            net.step(3, recover());
-            net.settle();
-        }
+        go_on_alone(&mut net, 3, term, Some(files));
         let status = net.status(3);
         assert!(status.leads && status.term > term, "{status:?}");
         assert_eq!(net.replica(3).members.voters, [3].into());
@@ -666,4 +672,62 @@ fn a_survivor_whose_log_ends_before_the_files_goes_on_from_them() {
         net.write(3, 7);
         assert_eq!(net.replica(3).machine.texts.len(), 7);
     }
+}
+
+/// The survivor has led, and has entries that nobody took; the lost ones have flushed others in their place, in a term that
+/// it never heard of.
+#[test]
+fn a_survivor_whose_last_entries_were_replaced_goes_on_from_the_files() {
+    let mut net = Net::of(3);
+    net.lead(3);
+    net.write(3, 1);
+    net.isolate(3);
+    for token in 2..=5 {
+        net.propose(3, token);
+    }
+    net.settle();
+    net.lead(2);
+    let through = net.write(2, 6);
+    let checkpoint = net.replica(2).history[&through].checkpoint();
+    let term = net.status(2).term;
+    net.lose(&[1, 2]);
+    assert!(net.status(3).last_index > through);
+    let files = InFiles {
+        through,
+        term,
+        checkpoint,
+    };
+    go_on_alone(&mut net, 3, term, Some(files));
+    assert_eq!(net.replica(3).members.voters, [3].into());
+    assert_eq!(texts(&net.replica(3).machine), ["r1", "r6"]);
+    assert!(net.write(3, 7) > through);
+    net.crash(3);
+    net.settle();
+    net.write(3, 8);
+    assert_eq!(texts(&net.replica(3).machine), ["r1", "r6", "r7", "r8"]);
+}
+
+/// Its log has that it learned, that it got its vote, and who left.
+#[test]
+fn a_survivor_that_came_later_goes_on_alone_whatever_its_log_says_of_members() {
+    let mut net = Net::of(3);
+    net.write(1, 1);
+    net.add(4, &[], &[1, 2, 3, 4]);
+    net.change(1, 2, vec![learner(4)], &[1, 2, 3, 4]);
+    net.settle();
+    let change = vec![voter(4), Change::Remove { raft_id: 3 }];
+    net.change(1, 3, change, &[1, 2, 4]);
+    net.settle();
+    net.write(1, 4);
+    net.lose(&[1, 2, 3]);
+    go_on_alone(&mut net, 4, 7, None);
+    for token in 5..8 {
+        assert!(net.status(4).leads);
+        assert_eq!(net.replica(4).members.voters, [4].into());
+        net.write(4, token);
+        net.crash(4);
+        net.settle();
+    }
+    let expected = ["r1", "r4", "r5", "r6", "r7"];
+    assert_eq!(texts(&net.replica(4).machine), expected);
 }

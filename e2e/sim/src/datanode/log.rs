@@ -12,7 +12,7 @@ use greptime_types::{Error, NodeId, RegionId, RequestId, Result};
 use super::Datanode;
 use super::session::SessionEvent;
 use crate::message::Written;
-use crate::region::Region;
+use crate::region::{Region, State};
 use crate::sim::{MS, Micros, SECOND, Signal};
 use crate::trace::Branch;
 
@@ -132,6 +132,7 @@ impl Datanode {
         for restored in output.restored {
             self.restored(restored.region, &restored.checkpoint);
         }
+        let changed: Vec<RegionId> = output.members.iter().map(|(region, _)| *region).collect();
         for (region, members) in output.members {
             if let Some(region) = self.region(region) {
                 region.set_members(members);
@@ -147,6 +148,7 @@ impl Datanode {
                 }
             }
         }
+        changed.into_iter().for_each(|region| self.note_alone(region));
         for committed in output.committed {
             for entry in &committed.entries {
                 self.apply(committed.region, entry);
@@ -166,6 +168,27 @@ impl Datanode {
         for region in output.initialised {
             self.sim.note(|| format!("{} has begun region {region}", self.me));
         }
+    }
+
+    /// What there is of a region whose majority is lost, if its replica here is the only one now.
+    pub(super) fn note_alone(&self, id: RegionId) {
+        let Some(region) = self.region(id).filter(|_| self.sim.is_given_up(id)) else {
+            return;
+        };
+        if !region.read(State::is_alone) {
+            return;
+        }
+        let disk = &self.machine.disk;
+        let entries = disk
+            .bounds(id)
+            .map(|(first, last)| disk.entries(id, first, last + 1, u64::MAX));
+        let entries = entries.and_then(Result::ok).unwrap_or_default();
+        let terms = entries
+            .into_iter()
+            .map(|entry| (entry.index, entry.term))
+            .collect();
+        let last = region.read(|s| s.status().last_index);
+        self.sim.saw_alone(self.me, id, last, &terms);
     }
 
     fn note_status(self: &Rc<Self>, region: &Rc<Region>) {

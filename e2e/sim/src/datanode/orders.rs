@@ -1,8 +1,9 @@
 //! Orders of metasrv that take their time, one after the other.
 
+use std::collections::VecDeque;
 use std::rc::Rc;
 
-use greptime_log::{Change, Input, Member};
+use greptime_log::{Change, InFiles, Input, Member};
 use greptime_metasrv_plan::assignment;
 use greptime_rules::{Checkpoint, View};
 use greptime_types::{Error, RegionId, Result, TableInfo, format};
@@ -10,10 +11,18 @@ use greptime_types::{Error, RegionId, Result, TableInfo, format};
 use super::Datanode;
 use super::log::CHANGE_WITHIN;
 use crate::entry::Entry;
+use crate::manifest::Manifest;
 use crate::message::{ChangeMembers, Initialise, Push};
 use crate::region::{Region, State};
+use crate::rules::holds;
 use crate::sim::Micros;
 use crate::trace::Branch;
+
+/// So many orders of a lane wait.
+const MOST_WAITING: usize = 4;
+
+/// Orders that wait for a group: of which region, and whether it is the one that ends it.
+pub type Lane = (RegionId, bool);
 
 /// Index at which the log of a new region begins.
 const FIRST_INDEX: u64 = 1;
@@ -21,15 +30,55 @@ const FIRST_INDEX: u64 = 1;
 impl Datanode {
     pub(super) async fn obey_orders(self: Rc<Self>) {
         while let Some(order) = self.orders.take(&self.sim, Micros::MAX).await {
-            // What is not carried out is repeated until a report shows that it was.
-            let _ = match order {
-                Push::Initialise(order) => self.initialise(order),
-                Push::ChangeMembers(order) => self.change_members(order).await,
-                Push::Alter(region, table) => self.alter(region, &table).await,
-                Push::DropReplica(region) => self.drop_replica(region),
-                _ => Ok(()),
+            let lane = match &order {
+                Push::ChangeMembers(order) => Some((order.region, false)),
+                Push::Alter(region, _) => Some((*region, false)),
+                Push::Recover { region, .. } => Some((*region, true)),
+                _ => None,
             };
+            match lane.filter(|_| holds("StuckGroupsHoldUpNobody")) {
+                None => self.obey(order).await,
+                Some(lane) if self.lanes.borrow().contains_key(&lane) => {
+                    let mut lanes = self.lanes.borrow_mut();
+                    let waiting = lanes.entry(lane).or_default();
+                    if waiting.len() < MOST_WAITING {
+                        waiting.push_back(order);
+                    }
+                }
+                Some(lane) => {
+                    self.lanes.borrow_mut().insert(lane, VecDeque::new());
+                    self.sim.spawn(self.me, Rc::clone(&self).obey_lane(lane, order));
+                }
+            }
         }
+    }
+
+    async fn obey_lane(self: Rc<Self>, lane: Lane, first: Push) {
+        let mut next = Some(first);
+        while let Some(order) = next {
+            self.obey(order).await;
+            let mut lanes = self.lanes.borrow_mut();
+            next = lanes.get_mut(&lane).and_then(VecDeque::pop_front);
+            if next.is_none() {
+                lanes.remove(&lane);
+            }
+        }
+    }
+
+    /// What is not carried out is repeated until a report shows that it was.
+    async fn obey(&self, order: Push) {
+        let _ = match order {
+            Push::Initialise(order) => self.initialise(order),
+            Push::ChangeMembers(order) => self.change_members(order).await,
+            Push::Alter(region, table) => self.alter(region, &table).await,
+            Push::DropReplica(region) => self.drop_replica(region),
+            Push::Recover {
+                region,
+                raft_id,
+                seen_term,
+            } => self.recover(region, raft_id, seen_term).await,
+            _ => Ok(()),
+        };
     }
 
     fn initialise(&self, order: Initialise) -> Result<()> {
@@ -103,6 +152,28 @@ impl Datanode {
             data,
         });
         altered.await.map(drop)
+    }
+
+    /// Makes a replica the only one of its group, and from the files if these have more.
+    async fn recover(&self, region: RegionId, raft_id: u64, seen_term: u64) -> Result<()> {
+        let manifest = Manifest {
+            bucket: &self.bucket,
+            region,
+        };
+        let view = manifest.load(0).await?;
+        let checkpoint = Checkpoint::of(&view).map(|checkpoint| checkpoint.encode());
+        let files = checkpoint.transpose()?.map(|checkpoint| InFiles {
+            through: view.flushed_seq,
+            term: view.epoch,
+            checkpoint,
+        });
+        self.tell(vec![Input::Recover {
+            region,
+            raft_id,
+            seen_term: seen_term.max(view.epoch),
+            files,
+        }]);
+        Ok(())
     }
 
     /// The region goes on elsewhere.

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use greptime_log::{Input, full_disk};
+use greptime_log::{Full, Input};
 use greptime_rules::Seen;
 use greptime_types::{Error, Result};
 
@@ -22,7 +22,7 @@ impl Datanode {
         let until = self.sim.after(self.me, Duration::from_millis(write.deadline_ms));
         if self.is_full() {
             self.sim.hit(Branch::FullDiskRefuses);
-            return Err(full_disk());
+            return Err(Full::Disk.error());
         }
         let region = self
             .region(write.region)

@@ -212,7 +212,11 @@ impl Datanode {
             } => self.take_leases(number, lease_ms, &without_lease),
             Push::Refused(why) => self.sim.note(|| format!("{} is refused: {why}", self.me)),
             Push::Peers(peers) => self.know_peers(peers),
-            Push::Initialise(_) | Push::ChangeMembers(_) | Push::Alter(..) | Push::DropReplica(_) => {
+            Push::Initialise(_)
+            | Push::ChangeMembers(_)
+            | Push::Alter(..)
+            | Push::Recover { .. }
+            | Push::DropReplica(_) => {
                 self.orders.put(&self.sim, push);
             }
             Push::Campaign { region, seen_term } => {

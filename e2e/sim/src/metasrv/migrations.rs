@@ -13,7 +13,7 @@ use super::repair::{LAG, has_lost_its_disk, leader_of, membership, replicated};
 use super::{Metasrv, State};
 use crate::catalog::{Catalog, Edit};
 use crate::message::Push;
-use crate::procedures::Procedure;
+use crate::procedures::{Procedure, Work};
 use crate::sim::SECOND;
 use crate::trace::Branch;
 
@@ -51,6 +51,7 @@ impl Metasrv {
             let Some(catalog) = self.catalog() else {
                 continue;
             };
+            self.recover_on(&catalog).await;
             let due: Vec<Due> = catalog
                 .running()
                 .filter_map(|p| self.step_of(&catalog, p))
@@ -103,7 +104,7 @@ impl Metasrv {
             format: FORMAT_VERSION,
             id: self.sim.dice.borrow_mut().number().to_string(),
             deadline_ms: self.sim.wall_ms(self.me) + TIMEOUT_MS,
-            migration,
+            work: Work::Move(migration),
         };
         let puts = catalog.put_members([(region, members)]);
         Some(
@@ -162,14 +163,21 @@ impl Metasrv {
     fn enter(&self, catalog: &Catalog, due: &[Due]) -> Vec<Edit> {
         let (mut members, mut records) = (Vec::new(), Vec::new());
         for due in due {
-            let record = catalog.procedures.get(&due.id).cloned();
-            let Some(mut record) = record.filter(|p| p.migration.phase == due.from) else {
+            let record = catalog.procedures.get(&due.id);
+            let migration = record.and_then(Procedure::running_migration);
+            let Some((record, migration)) = record.zip(migration.filter(|m| m.phase == due.from)) else {
                 continue;
             };
-            let region: RegionId = record.migration.region;
+            let region: RegionId = migration.region;
             let recorded = catalog.planned_members(region);
-            members.push((region, record.migration.members_in(due.to, &recorded)));
-            record.migration.phase = due.to;
+            members.push((region, migration.members_in(due.to, &recorded)));
+            let record = Procedure {
+                work: Work::Move(Migration {
+                    phase: due.to,
+                    ..migration.clone()
+                }),
+                ..record.clone()
+            };
             self.sim
                 .note(|| format!("{}: {region} moves on to {:?}", self.me, due.to));
             match due.to {

@@ -55,7 +55,11 @@ impl Metasrv {
         let mut orders = std::mem::take(&mut state.member_orders);
         orders.retain(|_, (_, at)| now.saturating_sub(*at) < SAY_AGAIN);
         let mut handed_over = Vec::new();
+        let recovering = catalog.recovering();
         for region in replicated(catalog) {
+            if recovering.contains(&region) {
+                continue;
+            }
             let membership = membership(&state, catalog, region);
             let step = members::step(&membership, LAG);
             let is_repeated = orders.get(&region).is_some_and(|(told, _)| *told == step);

@@ -67,6 +67,8 @@ pub struct Sessions {
     pub datanodes: BTreeMap<NodeId, Session>,
     /// Connections of frontends, with when they last beat.
     frontends: BTreeMap<Address, (u64, Duration)>,
+    /// What datanodes said before they went away.
+    away: BTreeMap<NodeId, BTreeMap<RegionId, RegionReport>>,
 }
 
 impl Sessions {
@@ -82,6 +84,15 @@ impl Sessions {
             .values()
             .map(|(connection, _)| *connection)
             .collect()
+    }
+
+    /// What a datanode says of a region, or said before it went away.
+    pub fn last_said(&self, node: NodeId, region: RegionId) -> Option<&RegionReport> {
+        let reports = match self.datanodes.get(&node) {
+            Some(session) => &session.reports,
+            None => self.away.get(&node)?,
+        };
+        reports.get(&region)
     }
 
     pub fn occupied(&self, node: NodeId, incarnation: u64, now: Duration) -> bool {
@@ -254,7 +265,9 @@ impl Metasrv {
         let Some(node) = found.map(|(node, _)| *node) else {
             return;
         };
-        state.sessions.datanodes.remove(&node);
+        if let Some(gone) = state.sessions.datanodes.remove(&node) {
+            state.sessions.away.insert(node, gone.reports);
+        }
         if let Some(watch) = state.watch.as_mut() {
             watch.broken(node, connection, now);
         }

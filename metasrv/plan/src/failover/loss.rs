@@ -33,7 +33,9 @@ pub enum Kept {
     /// Everything that was acknowledged in epochs up to that in which it leads. There was a later term, or there may have
     /// been one before this metasrv led.
     Through { epoch: u64 },
-    /// Everything up to the last entry of its log. It does not lead, so the others may have committed more.
+    /// Everything up to this entry. It does not lead, so the others may have committed more; and if there was a later term
+    /// than that of its last entry, or there may have been one, also others in the place of its last entries, of which it
+    /// knows that they are committed up to this one only.
     UpTo { entry: u64 },
 }
 
@@ -42,8 +44,8 @@ pub enum Kept {
 pub struct Remains {
     /// The epoch in which it leads, if it does.
     pub leads: Option<u64>,
-    /// Of its last entry.
-    pub last_index: u64,
+    /// Its own.
+    pub log: LogEnd,
     /// The highest epoch in which anybody was seen to lead.
     pub led: u64,
     /// The terms in which the other voters were when this metasrv heard them last; `None` of those that it has never
@@ -62,7 +64,7 @@ impl Remains {
         let others = region.voters.iter().filter(|v| v.raft_id != survivor.raft_id);
         Self {
             leads: survivor.leads,
-            last_index: log.last_index,
+            log,
             led: region.led,
             others: others.map(term).collect(),
             strangers: region.strangers,
@@ -70,21 +72,27 @@ impl Remains {
     }
 
     pub fn kept(&self) -> Kept {
-        let Some(epoch) = self.leads else {
-            return Kept::UpTo {
-                entry: self.last_index,
-            };
-        };
+        match self.leads {
+            Some(epoch) if self.none_is_later_than(epoch) => Kept::Everything { epoch },
+            Some(epoch) => Kept::Through { epoch },
+            // What the leader of this term has committed, or found committed, is the same in its log as far as that goes.
+            None if self.none_is_later_than(self.log.last_term) => Kept::UpTo {
+                entry: self.log.last_index,
+            },
+            None => Kept::UpTo {
+                entry: self.log.applied_index.max(self.log.flushed_index),
+            },
+        }
+    }
+
+    /// Whether nobody was written to in a later term.
+    fn none_is_later_than(&self, term: u64) -> bool {
         let said = self.others.iter().flatten().copied().max();
-        let is_newest = said.unwrap_or(0).max(self.led) <= epoch;
+        let newest = said.unwrap_or(0).max(self.led).max(self.log.term);
         // A later leader that another metasrv has told of was elected without this one, and before any of its voters was
         // heard here.
         let unheard = self.others.iter().filter(|term| term.is_none()).count();
-        let is_sure = self.strangers == 0 && unheard < majority(self.others.len() + 1);
-        match is_newest && is_sure {
-            true => Kept::Everything { epoch },
-            false => Kept::Through { epoch },
-        }
+        newest <= term && self.strangers == 0 && unheard < majority(self.others.len() + 1)
     }
 }
 

@@ -8,7 +8,7 @@ use super::*;
 fn remains() -> Remains {
     Remains {
         leads: Some(5),
-        last_index: 50,
+        log: log(5, 50).unwrap(),
         led: 5,
         others: vec![Some(5), Some(4)],
         strangers: 0,
@@ -44,12 +44,40 @@ fn what_is_kept_is_said_as_exactly_as_it_is_known() {
         "somebody was elected, or tried"
     );
     assert_eq!(kept(|r| r.strangers = 1), through, "whoever that is may have led");
-    let up_to = Kept::UpTo { entry: 50 };
+}
+
+/// It knows of 45 of its 50 entries that they are committed.
+#[test]
+fn a_replica_that_does_not_lead_keeps_what_nobody_can_have_replaced() {
+    let kept = |change: fn(&mut Remains)| {
+        let mut remains = Remains {
+            leads: None,
+            ..remains()
+        };
+        remains.log.applied_index = 45;
+        change(&mut remains);
+        remains.kept()
+    };
+    let all_of_its_log = Kept::UpTo { entry: 50 };
     assert_eq!(
-        kept(|r| r.leads = None),
-        up_to,
+        kept(|_| {}),
+        all_of_its_log,
         "it may have missed the last entries"
     );
+    let replaced: [fn(&mut Remains); 5] = [
+        |r| r.led = 6,
+        |r| r.others[0] = Some(6),
+        |r| r.log.term = 6,
+        |r| r.others = vec![None, None],
+        |r| r.strangers = 1,
+    ];
+    for change in replaced {
+        assert_eq!(
+            kept(change),
+            Kept::UpTo { entry: 45 },
+            "another leader may have put others in their place"
+        );
+    }
 }
 
 /// Datanode 1 leads in epoch 5. The two others are gone with their connections, and had said so much before.
