@@ -48,6 +48,9 @@ pub struct DatanodeConfig {
     /// Log files are cleaned up once the log is larger.
     #[serde(with = "greptime_settings::size")]
     pub log_purge_threshold: u64,
+    /// No rows are taken while the log is larger; 0: as large as its disk.
+    #[serde(with = "greptime_settings::size")]
+    pub log_limit: u64,
     /// Memory of all queries together; beyond it they spill to the data directory, or fail.
     #[serde(with = "greptime_settings::size")]
     pub query_memory: u64,
@@ -107,6 +110,7 @@ impl Default for DatanodeConfig {
             log_damage: LogDamage::Auto,
             log_file_size: 64 << 20,
             log_purge_threshold: 512 << 20,
+            log_limit: 4 << 30,
             query_memory: 512 << 20,
             cache_memory: 128 << 20,
             cache_disk: 512 << 20,
@@ -149,6 +153,9 @@ impl DatanodeConfig {
         }
         if self.log_purge_threshold < self.log_file_size {
             return wrong("log_purge_threshold must be at least datanode.log_file_size");
+        }
+        if self.log_limit > 0 && self.log_limit / 2 < self.log_purge_threshold {
+            return wrong("log_limit must be at least twice datanode.log_purge_threshold, or 0 for none");
         }
         if self.log_sync_interval < Duration::from_millis(10) {
             return wrong("log_sync_interval must be at least 10ms");

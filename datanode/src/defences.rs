@@ -78,6 +78,9 @@ greptime_defences::defences! {
     /// Rule 7: a copy of a write under way is refused; the entry of the first would get the rows of the
     /// second.
     CopyUnderWayIsRefused => ["server::tests::retries::a_copy_of_what_is_under_way_is_refused"],
+    /// Rule 55: orders that wait for a group hold up no others; one group without a majority would end all of them, and the
+    /// order that lets it go on alone would never come.
+    StuckGroupsHoldUpNobody => ["server::tests::quorum::a_group_that_is_stuck_holds_up_no_orders"],
     /// Rule 10: a request for another node is refused; addresses are used again.
     RequestNamesItsNode => ["server::tests::rows::a_request_for_another_node_or_epoch_is_refused"],
     /// Rule 10: so is one of another cluster.
@@ -135,6 +138,22 @@ greptime_defences::defences! {
     ],
     /// Rule 17h: before that its writes wait.
     SoftRunsSlow => ["server::tests::compaction::writers_wait_and_then_are_refused_while_files_are_too_many"],
+    /// So many merges run at the same time as the setting says; each takes a processor, memory, and bytes on the way to
+    /// the bucket.
+    FewMergesAtOnce => ["server::tests::budgets::so_many_merges_run_at_the_same_time_as_the_setting_says"],
+    /// Merges wait until there is memory for them; the process would be killed.
+    MergesFitTheirMemory => [
+        "server::tests::budgets::merges_run_at_the_same_time_as_far_as_their_memory_is_there",
+    ],
+    /// One merge has no more files than fit into the memory of all merges: each has a reader.
+    MergeHasFewFiles => ["server::tests::budgets::a_merge_has_no_more_files_than_its_memory_takes"],
+    /// What a merge holds of each file is a batch with a bound in bytes, however large rows are.
+    MergedBatchesAreSmall => ["compaction::merge::tests::a_batch_has_fewer_rows_the_larger_they_are"],
+    /// Merges together move no more bytes in a second than the setting says; flushes and queries use the same bucket.
+    MergesKeepTheirRate => [
+        "compaction::lane::tests::bytes_pass_at_the_rate_after_a_burst",
+        "compaction::lane::tests::merges_together_move_no_more_bytes_in_a_second_than_the_rate",
+    ],
     /// Rule 17i: a condition on a field leaves nothing out where rows of another run may be newer; the row that fails it
     /// hides an older one.
     FieldsPruneOnlyWhereNothingIsNewer => [
@@ -149,6 +168,12 @@ greptime_defences::defences! {
     DeletesHideTheLatest => [
         "scan::aggregate::tests::newest::a_deleted_row_in_memory_leaves_the_one_before_it_as_the_latest",
     ],
+    /// Rule 17j: queries spill into half of the room of the disk; the log needs it.
+    SpillLeavesRoomForTheLog => [
+        "server::spill::tests::spilling_leaves_half_of_what_is_free_to_the_log",
+    ],
+    /// Rule 17j: as much as that is now, and not as it was at the start.
+    SpillFollowsTheDisk => ["server::spill::tests::the_limit_follows_what_is_free"],
     /// Rule 21: writes that memory has no room for are refused; the process would be killed.
     HardLimitRefuses => ["budget::tests::a_write_over_the_hard_limit_is_refused_until_there_is_room"],
     /// Rule 21: before that they wait.
@@ -184,7 +209,15 @@ greptime_defences::defences! {
 
 #[cfg(test)]
 mod tests {
+    use greptime_log::Defence as OfLog;
     use greptime_rules::Defence as Rule;
+
+    /// A whole region, over a real log on a disk that forgets and a bucket that fails, and power that goes anywhere.
+    const WHEREVER_THE_POWER_GOES: &str =
+        "server::tests::model::power::a_region_is_as_a_map_wherever_the_power_goes";
+
+    /// Defences of the log that seeds of a whole region miss too.
+    const OF_LOG: &[(OfLog, &[&str])] = &[(OfLog::TornTailIsCut, &[WHEREVER_THE_POWER_GOES])];
 
     /// Tests of the datanode that show defences of [`greptime_rules`]: that it does what they decide.
     const OF_RULES: &[(Rule, &[&str])] = &[
@@ -217,11 +250,17 @@ mod tests {
         ),
         (
             Rule::EditHasTheIds,
-            &["server::tests::retries::a_repeated_write_is_applied_once_before_and_after_flush_and_restart"],
+            &[
+                "server::tests::retries::a_repeated_write_is_applied_once_before_and_after_flush_and_restart",
+                WHEREVER_THE_POWER_GOES,
+            ],
         ),
         (
             Rule::CheckpointHasTheIds,
-            &["server::tests::retries::a_repeated_write_is_applied_once_before_and_after_flush_and_restart"],
+            &[
+                "server::tests::retries::a_repeated_write_is_applied_once_before_and_after_flush_and_restart",
+                WHEREVER_THE_POWER_GOES,
+            ],
         ),
         (
             Rule::EditHasTheIdsOfItsRows,
@@ -240,6 +279,7 @@ mod tests {
             &[
                 "manifest::tests::an_edit_whose_answer_was_lost_is_adopted_and_put_once",
                 "server::tests::bucket::a_put_that_happened_but_answered_an_error_is_found",
+                WHEREVER_THE_POWER_GOES,
             ],
         ),
         (
@@ -266,7 +306,10 @@ mod tests {
         ),
         (
             Rule::FlushedRowsLeaveMemory,
-            &["server::tests::bucket::a_crash_between_edit_and_trim_shows_no_row_twice"],
+            &[
+                "server::tests::bucket::a_crash_between_edit_and_trim_shows_no_row_twice",
+                WHEREVER_THE_POWER_GOES,
+            ],
         ),
         (
             Rule::MergeStillFits,
@@ -325,6 +368,11 @@ mod tests {
     #[test]
     fn each_defence_is_missed_when_it_is_away() {
         greptime_defences::each_is_missed(super::PROOFS);
+    }
+
+    #[test]
+    fn each_defence_of_the_log_is_missed_when_it_is_away() {
+        greptime_defences::each_is_missed(OF_LOG);
     }
 
     #[test]

@@ -19,6 +19,7 @@ pub struct Reason {
 pub struct DatanodeMetrics {
     pub log_append_seconds: Histogram,
     pub log_fsyncs: Counter,
+    pub log_bytes: Gauge<u64, AtomicU64>,
     pub log_tail_truncated_bytes: Counter,
     pub rows_written: Counter,
     pub write_rejected: Family<Reason, Counter>,
@@ -51,6 +52,7 @@ impl DatanodeMetrics {
         let all = Self {
             log_append_seconds: Histogram::new(exponential_buckets(0.000_05, 2.0, 16)),
             log_fsyncs: Counter::default(),
+            log_bytes: Gauge::default(),
             log_tail_truncated_bytes: Counter::default(),
             rows_written: Counter::default(),
             write_rejected: Family::default(),
@@ -87,6 +89,11 @@ impl DatanodeMetrics {
             "greptime_datanode_log_fsyncs",
             "Syncs of log files",
             all.log_fsyncs.clone(),
+        );
+        metrics.register(
+            "greptime_datanode_log_bytes",
+            "Size of the log on disk, in whole files",
+            all.log_bytes.clone(),
         );
         metrics.register(
             "greptime_datanode_log_tail_truncated_bytes",

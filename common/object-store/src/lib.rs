@@ -2,6 +2,7 @@
 
 mod config;
 mod counted;
+mod defences;
 mod marker;
 mod place;
 mod put;

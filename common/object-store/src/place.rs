@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use object_store::PutPayload;
 
+use crate::defences::Defence;
+
 /// What happens to a file that is there already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
@@ -21,16 +23,55 @@ pub(crate) enum Place {
 pub(crate) trait Disk {
     /// A new file, whose bytes need not be on disk.
     fn create(&self, file: &Path, payload: &PutPayload) -> io::Result<()>;
-    fn sync(&self, file: &Path) -> io::Result<()>;
+    /// A file or a directory.
+    fn sync(&self, path: &Path) -> io::Result<()>;
     fn link(&self, from: &Path, to: &Path) -> io::Result<()>;
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     fn remove(&self, file: &Path) -> io::Result<()>;
 }
 
-/// Puts the file in its place. Its directories are to be synced afterwards, before anybody is told.
-pub(crate) fn place(disk: &impl Disk, file: &Path, payload: &PutPayload, how: Place) -> io::Result<()> {
+/// Why a file is not in its place for good.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub error: io::Error,
+    /// It has its name, and nobody knows whether that is on disk, or ever will be.
+    pub is_named: bool,
+}
+
+impl Failure {
+    fn unsynced(error: io::Error) -> Self {
+        Self {
+            error,
+            is_named: true,
+        }
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self {
+            error,
+            is_named: false,
+        }
+    }
+}
+
+/// Puts the file in its place, below `top`; it is there for good then. All in one, so that a caller that waits no longer
+/// leaves no name behind that nobody syncs. One that is there already is there for good, too: whoever has put it may not
+/// have synced it yet, and it may be the same.
+pub(crate) fn place(
+    disk: &impl Disk,
+    file: &Path,
+    top: &Path,
+    payload: &PutPayload,
+    how: Place,
+) -> Result<(), Failure> {
     let staged = stage(disk, file, payload)?;
-    let placed = disk.sync(&staged).and_then(|()| match how {
+    let synced = match Defence::BytesAreSyncedFirst.holds() {
+        true => disk.sync(&staged),
+        false => Ok(()),
+    };
+    let placed = synced.and_then(|()| match how {
         Place::IfAbsent => disk.link(&staged, file),
         Place::Over => disk.rename(&staged, file),
     });
@@ -38,7 +79,22 @@ pub(crate) fn place(disk: &impl Disk, file: &Path, payload: &PutPayload, how: Pl
     if how == Place::IfAbsent || placed.is_err() {
         let _ = disk.remove(&staged);
     }
-    placed
+    let is_named = |e: &io::Error| e.kind() == io::ErrorKind::AlreadyExists;
+    let is_found = placed.as_ref().is_err_and(is_named) && Defence::FoundNamesAreSynced.holds();
+    if placed.is_ok() || is_found {
+        sync_with_dirs(disk, file, top).map_err(Failure::unsynced)?;
+    }
+    Ok(placed?)
+}
+
+/// Syncs a file and every directory from it up to `top`, the store's own, since any of them may be new.
+pub(crate) fn sync_with_dirs(disk: &impl Disk, file: &Path, top: &Path) -> io::Result<()> {
+    disk.sync(file)?;
+    if !Defence::NamesAreSynced.holds() {
+        return Ok(());
+    }
+    let mut dirs = file.ancestors().skip(1).take_while(|dir| dir.starts_with(top));
+    dirs.try_for_each(|dir| disk.sync(dir))
 }
 
 /// A file beside `file`, under a name that listings leave out. One that a power cut left behind may have the name.
@@ -74,8 +130,8 @@ impl Disk for Files {
             .try_for_each(|part| io::Write::write_all(&mut out, part))
     }
 
-    fn sync(&self, file: &Path) -> io::Result<()> {
-        std::fs::File::open(file)?.sync_all()
+    fn sync(&self, path: &Path) -> io::Result<()> {
+        std::fs::File::open(path)?.sync_all()
     }
 
     fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -94,7 +150,7 @@ impl Disk for Files {
 #[cfg(test)]
 mod tests {
     use std::cell::{Cell, RefCell};
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
     use std::rc::Rc;
 
     use super::*;
@@ -106,10 +162,14 @@ mod tests {
         synced: Cell<bool>,
     }
 
-    /// Names survive a power cut at once, bytes only after a sync: the worst that a journal of names does.
+    /// Bytes survive a power cut only after a sync. So do names if `names_wait`, and otherwise at once: the worst that
+    /// a journal of names does.
     #[derive(Default)]
     struct Cutting {
+        names_wait: bool,
         names: RefCell<BTreeMap<PathBuf, Rc<Inode>>>,
+        /// Directories with nothing new since their last sync.
+        synced_dirs: RefCell<BTreeSet<PathBuf>>,
         calls_left: Cell<u32>,
     }
 
@@ -124,9 +184,13 @@ mod tests {
             }
         }
 
-        fn after_the_cut(&self, file: &Path) -> Option<Vec<u8>> {
-            let names = self.names.borrow();
+        fn after_the_cut(&self, file: &Path, top: &Path) -> Option<Vec<u8>> {
+            let (names, synced) = (self.names.borrow(), self.synced_dirs.borrow());
             let inode = names.get(file)?;
+            let mut dirs = file.ancestors().skip(1).take_while(|dir| dir.starts_with(top));
+            if self.names_wait && !dirs.all(|dir| synced.contains(dir)) {
+                return None;
+            }
             Some(if inode.synced.get() {
                 inode.bytes.clone()
             } else {
@@ -141,6 +205,12 @@ mod tests {
                 .cloned()
                 .ok_or_else(|| io::ErrorKind::NotFound.into())
         }
+
+        fn name(&self, file: &Path, inode: Rc<Inode>) {
+            self.names.borrow_mut().insert(file.to_owned(), inode);
+            // Its directories may be new, too.
+            self.synced_dirs.borrow_mut().clear();
+        }
     }
 
     impl Disk for Cutting {
@@ -148,14 +218,16 @@ mod tests {
             self.call()?;
             let bytes = payload.iter().flatten().copied().collect();
             let synced = Cell::new(false);
-            let inode = Rc::new(Inode { bytes, synced });
-            self.names.borrow_mut().insert(file.to_owned(), inode);
+            self.name(file, Rc::new(Inode { bytes, synced }));
             Ok(())
         }
 
-        fn sync(&self, file: &Path) -> io::Result<()> {
+        fn sync(&self, path: &Path) -> io::Result<()> {
             self.call()?;
-            self.inode(file)?.synced.set(true);
+            match self.inode(path) {
+                Ok(inode) => inode.synced.set(true),
+                Err(_) => drop(self.synced_dirs.borrow_mut().insert(path.to_owned())),
+            }
             Ok(())
         }
 
@@ -164,17 +236,15 @@ mod tests {
             if self.names.borrow().contains_key(to) {
                 return Err(io::ErrorKind::AlreadyExists.into());
             }
-            let inode = self.inode(from)?;
-            self.names.borrow_mut().insert(to.to_owned(), inode);
+            self.name(to, self.inode(from)?);
             Ok(())
         }
 
         fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
             self.call()?;
             let inode = self.inode(from)?;
-            let mut names = self.names.borrow_mut();
-            names.remove(from);
-            names.insert(to.to_owned(), inode);
+            self.names.borrow_mut().remove(from);
+            self.name(to, inode);
             Ok(())
         }
 
@@ -187,14 +257,23 @@ mod tests {
 
     #[test]
     fn wherever_the_power_goes_a_file_is_there_as_a_whole_or_not_at_all() {
-        let file = Path::new("manifest/1");
-        let payload = |text: &'static str| PutPayload::from_static(text.as_bytes());
-        for how in [Place::IfAbsent, Place::Over] {
-            for calls in 0..6 {
-                let disk = Cutting::default();
+        let (file, top) = (Path::new("store/manifest/1"), Path::new("store"));
+        let payload = PutPayload::from_static(b"whole");
+        for (how, names_wait) in [
+            (Place::IfAbsent, false),
+            (Place::IfAbsent, true),
+            (Place::Over, false),
+            (Place::Over, true),
+        ] {
+            let mut answers = Vec::new();
+            for calls in 0..9 {
+                let disk = Cutting {
+                    names_wait,
+                    ..Cutting::default()
+                };
                 disk.calls_left.set(calls);
-                let placed = place(&disk, file, &payload("whole"), how);
-                let found = disk.after_the_cut(file);
+                let placed = place(&disk, file, top, &payload, how);
+                let found = disk.after_the_cut(file, top);
                 assert!(
                     found.is_none() || found.as_deref() == Some(b"whole"),
                     "{how:?}, {calls} calls: {found:?}"
@@ -203,8 +282,30 @@ mod tests {
                     placed.is_err() || found.is_some(),
                     "{how:?}, {calls} calls: told too early"
                 );
+                answers.push(placed.is_ok());
             }
+            assert!(!answers[0] && answers[8], "{how:?}: {answers:?}");
         }
+    }
+
+    /// An attempt before may have given it its name, and not have synced it.
+    #[test]
+    fn what_is_there_already_is_there_for_good() {
+        let (file, top) = (Path::new("store/manifest/1"), Path::new("store"));
+        let payload = PutPayload::from_static(b"whole");
+        let disk = Cutting {
+            names_wait: true,
+            ..Cutting::default()
+        };
+        // Up to the link.
+        disk.calls_left.set(3);
+        let failure = place(&disk, file, top, &payload, Place::IfAbsent).unwrap_err();
+        assert!(failure.is_named);
+        assert_eq!(disk.after_the_cut(file, top), None);
+        disk.calls_left.set(100);
+        let failure = place(&disk, file, top, &payload, Place::IfAbsent).unwrap_err();
+        assert_eq!(failure.error.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(disk.after_the_cut(file, top).as_deref(), Some(&b"whole"[..]));
     }
 
     #[test]
@@ -212,7 +313,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("deep/er/1");
         let put = |text: &'static str, how| {
-            place(&Files, &file, &PutPayload::from_static(text.as_bytes()), how).map_err(|e| e.kind())
+            let payload = PutPayload::from_static(text.as_bytes());
+            place(&Files, &file, dir.path(), &payload, how).map_err(|e| e.error.kind())
         };
         assert_eq!(put("one", Place::IfAbsent), Ok(()));
         assert_eq!(put("two", Place::IfAbsent), Err(io::ErrorKind::AlreadyExists));

@@ -6,9 +6,11 @@
 
 use std::fmt;
 use std::path::{Path as FsPath, PathBuf};
+use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
-use futures::stream::BoxStream;
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
 use greptime_types::{Error, Result};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
@@ -17,7 +19,8 @@ use object_store::{
     PutMultipartOptions, PutOptions, PutPayload, PutResult, UploadPart,
 };
 
-use crate::place::{Files, Place, place};
+use crate::defences::Defence;
+use crate::place::{Files, Place, place, sync_with_dirs};
 
 type StoreResult<T> = object_store::Result<T>;
 
@@ -25,6 +28,7 @@ type StoreResult<T> = object_store::Result<T>;
 pub(crate) struct SyncedLocal {
     inner: LocalFileSystem,
     dir: PathBuf,
+    trust: Trust,
 }
 
 impl SyncedLocal {
@@ -33,52 +37,64 @@ impl SyncedLocal {
             |e: &dyn fmt::Display| Error::invalid(format!("object_store.dir {}: {e}", dir.display()));
         let dir = dir.canonicalize().map_err(|e| invalid(&e))?;
         let inner = LocalFileSystem::new_with_prefix(&dir).map_err(|e| invalid(&e))?;
-        Ok(Self { inner, dir })
+        let trust = Trust::default();
+        Ok(Self { inner, dir, trust })
     }
 
-    async fn sync(&self, location: &Path) -> StoreResult<()> {
-        sync_up(self.inner.path_to_filesystem(location)?, self.dir.clone()).await
+    async fn place(&self, file: PathBuf, payload: PutPayload, how: Place) -> StoreResult<()> {
+        let (path, top) = (file.clone(), self.dir.clone());
+        let placed = blocking(move || place(&Files, &path, &top, &payload, how)).await?;
+        placed.map_err(|failure| match failure.error.kind() {
+            _ if failure.is_named => self.trust.lose(&file, failure.error),
+            std::io::ErrorKind::AlreadyExists => object_store::Error::AlreadyExists {
+                path: file.display().to_string(),
+                source: failure.error.into(),
+            },
+            _ => failed(failure.error),
+        })
     }
 }
 
-async fn place_and_sync(file: PathBuf, top: PathBuf, payload: PutPayload, how: Place) -> StoreResult<()> {
-    let name = file.display().to_string();
-    let target = file.clone();
-    let placed = tokio::task::spawn_blocking(move || place(&Files, &target, &payload, how))
-        .await
-        .unwrap_or_else(|e| Err(std::io::Error::other(e)));
-    placed.map_err(|error| match error.kind() {
-        std::io::ErrorKind::AlreadyExists => object_store::Error::AlreadyExists {
-            path: name,
-            source: error.into(),
-        },
-        _ => object_store::Error::Generic {
-            store: "local",
-            source: error.into(),
-        },
-    })?;
-    sync_up(file, top).await
-}
+/// Whether a sync has failed after which nobody knows what is on disk. Trying again does not tell: what could not be
+/// written counts as written then. From that on nothing is answered, so that nobody builds on it; a new process finds
+/// what is really there.
+#[derive(Clone, Debug, Default)]
+struct Trust(Arc<OnceLock<String>>);
 
-/// Syncs a file and every directory from it up to the store's own, since any of them may be new.
-async fn sync_up(file: PathBuf, top: PathBuf) -> StoreResult<()> {
-    let synced = tokio::task::spawn_blocking(move || -> std::io::Result<()> {
-        std::fs::File::open(&file)?.sync_all()?;
-        let mut dir = file.parent();
-        while let Some(path) = dir.filter(|path| path.starts_with(&top)) {
-            std::fs::File::open(path)?.sync_all()?;
-            dir = path.parent();
+impl Trust {
+    fn check(&self) -> StoreResult<()> {
+        match self.0.get() {
+            Some(why) if Defence::FailedSyncEndsTheStore.holds() => Err(failed(why.clone())),
+            _ => Ok(()),
         }
-        Ok(())
-    });
-    let failed = |source: Box<dyn std::error::Error + Send + Sync>| object_store::Error::Generic {
+    }
+
+    fn lose(&self, file: &FsPath, error: std::io::Error) -> object_store::Error {
+        let why = format!(
+            "{} could not be synced ({error}), so nobody knows what is on this disk: look at it, and start the process anew",
+            file.display()
+        );
+        tracing::error!("{why}");
+        failed(self.0.get_or_init(|| why).clone())
+    }
+}
+
+fn failed(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> object_store::Error {
+    object_store::Error::Generic {
         store: "local",
-        source,
-    };
-    synced
-        .await
-        .map_err(|e| failed(e.into()))?
-        .map_err(|e| failed(e.into()))
+        source: source.into(),
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> StoreResult<T> {
+    tokio::task::spawn_blocking(work).await.map_err(failed)
+}
+
+/// For a file that has its name already.
+async fn sync_up(file: PathBuf, top: PathBuf, trust: &Trust) -> StoreResult<()> {
+    let path = file.clone();
+    let synced = blocking(move || sync_with_dirs(&Files, &path, &top)).await?;
+    synced.map_err(|error| trust.lose(&file, error))
 }
 
 impl fmt::Display for SyncedLocal {
@@ -95,14 +111,15 @@ impl ObjectStore for SyncedLocal {
         payload: PutPayload,
         opts: PutOptions,
     ) -> StoreResult<PutResult> {
+        self.trust.check()?;
         let how = match opts.mode {
             PutMode::Create => Place::IfAbsent,
             PutMode::Overwrite => Place::Over,
             // The library says that it does not do this.
             PutMode::Update(_) => return self.inner.put_opts(location, payload, opts).await,
         };
-        let file = self.inner.path_to_filesystem(location)?;
-        place_and_sync(file, self.dir.clone(), payload, how).await?;
+        self.place(self.inner.path_to_filesystem(location)?, payload, how)
+            .await?;
         Ok(PutResult {
             e_tag: None,
             version: None,
@@ -114,16 +131,19 @@ impl ObjectStore for SyncedLocal {
         location: &Path,
         opts: PutMultipartOptions,
     ) -> StoreResult<Box<dyn MultipartUpload>> {
+        self.trust.check()?;
         let inner = self.inner.put_multipart_opts(location, opts).await?;
         let file = self.inner.path_to_filesystem(location)?;
         Ok(Box::new(SyncedUpload {
             inner,
             file,
             top: self.dir.clone(),
+            trust: self.trust.clone(),
         }))
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> StoreResult<GetResult> {
+        self.trust.check()?;
         self.inner.get_opts(location, options).await
     }
 
@@ -131,20 +151,29 @@ impl ObjectStore for SyncedLocal {
         &self,
         locations: BoxStream<'static, StoreResult<Path>>,
     ) -> BoxStream<'static, StoreResult<Path>> {
-        self.inner.delete_stream(locations)
+        match self.trust.check() {
+            Ok(()) => self.inner.delete_stream(locations),
+            Err(error) => stream::iter([Err(error)]).boxed(),
+        }
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, StoreResult<ObjectMeta>> {
-        self.inner.list(prefix)
+        match self.trust.check() {
+            Ok(()) => self.inner.list(prefix),
+            Err(error) => stream::iter([Err(error)]).boxed(),
+        }
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> StoreResult<ListResult> {
+        self.trust.check()?;
         self.inner.list_with_delimiter(prefix).await
     }
 
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> StoreResult<()> {
+        self.trust.check()?;
         self.inner.copy_opts(from, to, options).await?;
-        self.sync(to).await
+        let file = self.inner.path_to_filesystem(to)?;
+        sync_up(file, self.dir.clone(), &self.trust).await
     }
 }
 
@@ -153,6 +182,7 @@ struct SyncedUpload {
     inner: Box<dyn MultipartUpload>,
     file: PathBuf,
     top: PathBuf,
+    trust: Trust,
 }
 
 #[async_trait]
@@ -162,12 +192,55 @@ impl MultipartUpload for SyncedUpload {
     }
 
     async fn complete(&mut self) -> StoreResult<PutResult> {
+        self.trust.check()?;
         let put = self.inner.complete().await?;
-        sync_up(self.file.clone(), self.top.clone()).await?;
+        sync_up(self.file.clone(), self.top.clone(), &self.trust).await?;
         Ok(put)
     }
 
     async fn abort(&mut self) -> StoreResult<()> {
         self.inner.abort().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use object_store::ObjectStoreExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn after_a_failed_sync_nothing_is_answered() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = SyncedLocal::new(dir.path()).unwrap();
+        let (key, other) = (Path::from("a/1"), Path::from("a/2"));
+        store.put(&key, "here".into()).await.unwrap();
+        let lost = store
+            .trust
+            .lose(&dir.path().join("a/2"), std::io::Error::other("no medium"));
+        assert!(
+            lost.to_string().contains("a/2 could not be synced (no medium)"),
+            "{lost}"
+        );
+        let first = |error: Option<StoreResult<()>>| error.unwrap().unwrap_err();
+        let listed = store.list(None).map(|found| found.map(drop)).boxed().next().await;
+        let deleted = store
+            .delete_stream(stream::iter([Ok(key.clone())]).boxed())
+            .map(|gone| gone.map(drop))
+            .boxed()
+            .next()
+            .await;
+        for error in [
+            store.get(&key).await.unwrap_err(),
+            store.put(&other, "there".into()).await.unwrap_err(),
+            store.put_multipart(&other).await.unwrap_err(),
+            store.copy(&key, &other).await.unwrap_err(),
+            store.list_with_delimiter(None).await.unwrap_err(),
+            first(listed),
+            first(deleted),
+        ] {
+            assert!(error.to_string().contains("start the process anew"), "{error}");
+        }
+        assert_eq!(std::fs::read(dir.path().join("a/1")).unwrap(), b"here");
     }
 }

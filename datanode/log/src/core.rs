@@ -14,7 +14,7 @@ use raft::{Config, ProgressState, RawNode, SnapshotStatus, StateRole};
 
 use super::defences::Defence;
 use super::group::{Campaign, Group};
-use super::io::{Authority, GroupStatus, Initialise, Input, LogOptions, Network, Output, full_disk};
+use super::io::{Authority, GroupStatus, Initialise, Input, LogOptions, Network, Output};
 use super::members::{Change, Member, Membership};
 use super::record::{FIRST_POSITION, GroupRecord, encode_raft};
 use super::snapshot::nodes_of;
@@ -212,9 +212,11 @@ impl LogCore {
             self.refused.push((token, does_not_lead(region)));
             return;
         }
-        if self.store.is_full() && Defence::FullLogTakesNoRows.holds() {
+        if let Some(full) = self.store.full()
+            && Defence::FullLogTakesNoRows.holds()
+        {
             // What room there is belongs to what is under way, and to what makes more.
-            self.refused.push((token, full_disk()));
+            self.refused.push((token, full.error()));
             return;
         }
         if let Err(error) = group.raw.propose(Vec::new(), data.into()) {
@@ -410,7 +412,10 @@ impl LogCore {
         }
         network.flush();
         if !batch.is_empty() {
-            self.store.append(batch)?;
+            match self.store.append(batch) {
+                Err(LogError::Write(_)) if !Defence::FailedWriteIsNone.holds() => {}
+                written => written?,
+            }
         }
         for region in &active {
             if let Some(group) = self.groups.get_mut(region) {

@@ -52,8 +52,26 @@ greptime_defences::defences! {
     SurvivorBeginsWithTheFiles => [
         "tests::quorum::a_survivor_whose_log_ends_before_the_files_goes_on_from_them",
     ],
+    /// Changes of members in its log are void, also after a start: one would bring the lost ones back, or take its own vote.
+    SurvivorKnowsWhatIsVoid => [
+        "tests::quorum::a_survivor_that_came_later_goes_on_alone_whatever_its_log_says_of_members",
+    ],
+    /// So it does if they may have put others in the place of its last entries; their requests would count as applied.
+    SurvivorGivesUpItsTail => [
+        "tests::quorum::a_survivor_whose_last_entries_were_replaced_goes_on_from_the_files",
+    ],
     /// Rule 3: what was answered, to a client or to a leader, is on disk; the power would take it.
     WhatIsAnsweredIsOnDisk => ["tests::power::what_was_acknowledged_outlives_the_power"],
+    /// Rule 4: what could not be written is not taken for written; it would be acknowledged, and then be nowhere.
+    FailedWriteIsNone => ["tests::what_was_not_synced_is_not_committed_and_not_there_later"],
+    /// Rule 4: a failed write is the last one; another attempt that works does not tell what is on disk of the first.
+    FailedWriteEndsTheLog => [
+        "tests::turns::after_a_failed_write_nothing_is_acknowledged_though_the_disk_works_again",
+    ],
+    /// Rule 4: so is one in which the engine panics, as it does when a sync fails.
+    PanicEndsTheLog => [
+        "tests::turns::after_a_failed_write_nothing_is_acknowledged_though_the_disk_works_again",
+    ],
     /// Rule 5: an incomplete write at the end is cut; a power cut would turn into an outage.
     TornTailIsCut => ["tests::a_torn_tail_is_cut_and_its_place_is_known"],
     /// Rule 20: files of which everything is trimmed are removed; the disk would be full.
@@ -74,6 +92,8 @@ greptime_defences::defences! {
     FullLogTakesNoRows => ["tests::full::a_full_log_refuses_rows_and_takes_trims"],
     /// Rule 4b: trimmed entries leave a full disk at once, not at the purge threshold.
     FullLogIsCleaned => ["tests::full::what_is_trimmed_makes_room_on_a_full_disk"],
+    /// Rule 4c: a log that nothing is trimmed of takes no rows when it is as large as it may be; it would fill its disk.
+    LogHasALimit => ["tests::full::a_log_at_its_limit_takes_no_rows_until_something_is_trimmed"],
     /// Rule 4b: a stop does not wait for room.
     StopDoesNotWaitForRoom => ["tests::full::a_stop_gives_up_what_waits_for_room_and_says_that_it_was_not_done"],
     /// Rule 4b: no file is begun at each attempt to write on a full disk.

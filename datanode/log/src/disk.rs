@@ -5,7 +5,7 @@ use std::io::Result;
 use std::path::Path;
 
 /// One change of the files of a directory.
-#[cfg(test)]
+#[cfg(debug_assertions)]
 #[derive(Clone, Debug)]
 pub enum Op {
     /// The directory is on disk after it.
@@ -27,14 +27,17 @@ pub enum Op {
 /// Whether there is room is for the file system to say, but for tests.
 #[derive(Default)]
 pub struct Disk {
-    #[cfg(test)]
+    #[cfg(debug_assertions)]
     room: parking_lot::Mutex<Option<u64>>,
     /// Everything that was done, if a test wants to know.
-    #[cfg(test)]
+    #[cfg(debug_assertions)]
     journal: parking_lot::Mutex<Option<Vec<Op>>>,
+    /// Changes are noted as long as it is there.
+    #[cfg(debug_assertions)]
+    power: Option<std::sync::Arc<super::testing::Power>>,
 }
 
-#[cfg(not(test))]
+#[cfg(not(debug_assertions))]
 impl Disk {
     pub fn take(&self, _: u64) -> Result<()> {
         Ok(())
@@ -53,7 +56,7 @@ impl Disk {
     pub fn deleted(&self, _: &Path) {}
 }
 
-#[cfg(test)]
+#[cfg(debug_assertions)]
 impl Disk {
     /// One whose changes are noted.
     pub fn noted() -> Self {
@@ -63,7 +66,16 @@ impl Disk {
         }
     }
 
+    /// The same of a machine that has power for some time.
+    pub fn powered(power: std::sync::Arc<super::testing::Power>) -> Self {
+        Self {
+            power: Some(power),
+            ..Self::noted()
+        }
+    }
+
     /// `None`: as the file system says.
+    #[cfg(test)]
     pub fn set(&self, room: Option<u64>) {
         *self.room.lock() = room;
     }
@@ -127,7 +139,10 @@ impl Disk {
     }
 
     fn note(&self, op: impl FnOnce() -> Op) {
-        if let Some(journal) = self.journal.lock().as_mut() {
+        let mut journal = self.journal.lock();
+        if let Some(journal) = journal.as_mut()
+            && self.power.as_ref().is_none_or(|power| power.takes())
+        {
             journal.push(op());
         }
     }

@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::LogError;
 use super::core::LogCore;
+use super::defences::Defence;
 use super::io::{CommittedEntry, GroupStatus, Initialise, Input, Output};
 use super::mailbox::{Mailbox, Peers};
 use super::members::{Change, Member, Membership};
@@ -252,7 +253,11 @@ pub fn start(
     let run = move || {
         // The log engine panics when an fsync fails, and the Raft library when its storage does: either way
         // this process must never acknowledge anything again.
-        let outcome = catch_unwind(AssertUnwindSafe(|| driver.run(&mut arriving, turn_bytes)));
+        let mut once = || catch_unwind(AssertUnwindSafe(|| driver.run(&mut arriving, turn_bytes)));
+        let mut outcome = once();
+        while outcome.is_err() && !Defence::PanicEndsTheLog.holds() {
+            outcome = once();
+        }
         let reason = match outcome {
             Ok(Ok(())) => None,
             Ok(Err(reason)) => Some(reason),
@@ -316,6 +321,7 @@ impl Driver {
                     self.give_up();
                     return Ok(());
                 }
+                Err(LogError::Write(_)) if !Defence::FailedWriteEndsTheLog.holds() => {}
                 Err(error) => return Err(error.to_string()),
             }
             self.tell_missed();

@@ -17,7 +17,7 @@ use super::damage::{self, Damage};
 use super::disk::Disk;
 use super::files::{self, Cut, LogFiles};
 use super::reserve::Reserve;
-use super::{Batch, Key, LogError, LogStore, RegionBatch};
+use super::{Batch, Full, Key, LogError, LogStore, RegionBatch};
 use crate::defences::Defence;
 
 /// When what was appended is on disk.
@@ -57,6 +57,8 @@ pub struct EngineOptions {
     pub reserve: u64,
     /// Old files are removed once the log is larger; what still lives in them is rewritten.
     pub purge_threshold: u64,
+    /// No rows are taken while it is larger; 0: as large as its disk.
+    pub limit: u64,
 }
 
 /// A group of the engine that is no region; what a sync by interval writes goes there.
@@ -99,6 +101,7 @@ pub struct EngineLog {
     writing: Mutex<()>,
     file_size: u64,
     purge_threshold: u64,
+    limit: u64,
     cuts: Vec<Cut>,
     files: Arc<LogFiles>,
 }
@@ -218,10 +221,11 @@ impl EngineLog {
             writing: Mutex::default(),
             file_size: options.file_size,
             purge_threshold: options.purge_threshold,
+            limit: options.limit,
             cuts: files.recovered(),
             files,
         };
-        if log.is_full() {
+        if log.has_no_room() {
             tracing::error!(dir = %log.dir.display(), "the disk of the log is full; writes are refused until there is space");
         }
         Ok(log)
@@ -284,10 +288,14 @@ impl EngineLog {
                 Err(error) => return Err(failed(error)),
             }
         }
-        if self.is_full() {
+        if self.has_no_room() {
             self.look_for_room();
         }
         Ok(())
+    }
+
+    fn has_no_room(&self) -> bool {
+        self.full.load(Ordering::SeqCst)
     }
 
     fn make_room(&self) -> Result<(), LogError> {
@@ -464,8 +472,16 @@ impl LogStore for EngineLog {
         Ok(())
     }
 
-    fn is_full(&self) -> bool {
-        self.full.load(Ordering::SeqCst)
+    fn full(&self) -> Option<Full> {
+        match self.has_no_room() {
+            true => Some(Full::Disk),
+            false if self.limit == 0 || !Defence::LogHasALimit.holds() => None,
+            false => (self.size() > self.limit).then_some(Full::Limit),
+        }
+    }
+
+    fn size(&self) -> u64 {
+        self.engine.get_used_size() as u64
     }
 
     fn regions(&self) -> Result<Vec<RegionId>, LogError> {
@@ -498,7 +514,7 @@ impl LogStore for EngineLog {
     }
 
     fn reclaim(&self) -> Result<Vec<RegionId>, LogError> {
-        let full = self.is_full();
+        let full = self.has_no_room();
         let trimmed = full && Defence::FullLogIsCleaned.holds() && self.trimmed.swap(false, Ordering::SeqCst);
         if trimmed {
             // The file that is written to cannot be removed, and may be all there is.

@@ -276,7 +276,24 @@ pub trait Network {
     fn flush(&mut self);
 }
 
-/// Nothing of the request was done.
-pub fn full_disk() -> Error {
-    Error::exhausted("the disk of the datanode's log is full; make space on its volume, and retry")
+/// Why a log takes no rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Full {
+    /// Its disk has no space.
+    Disk,
+    /// It is as large as it may be.
+    Limit,
+}
+
+impl Full {
+    /// Nothing of the request was done.
+    pub fn error(self) -> Error {
+        Error::exhausted(match self {
+            Self::Disk => "the disk of the datanode's log is full; make space on its volume, and retry",
+            Self::Limit => {
+                "the datanode's log is full, since nothing was put into files for long: look whether the object store \
+                 can be reached, or raise datanode.log_limit, and retry"
+            }
+        })
+    }
 }

@@ -22,16 +22,19 @@ mod record;
 mod reserve;
 mod snapshot;
 mod storage;
+#[cfg(debug_assertions)]
+pub mod testing;
 mod timed;
 mod trim;
 
 pub use self::core::LogCore;
+pub use defences::Defence;
 pub use driver::{Applied, Apply, LogHandle, Proposal, start};
 pub use engine::{EngineLog, EngineOptions, LogDamage, LogSync, room};
 pub use files::Cut;
 pub use io::{
-    Authority, Checkpointed, Committed, CommittedEntry, GroupStatus, InFiles, Initialise, Input, LogOptions,
-    Network, Outgoing, Output, full_disk,
+    Authority, Checkpointed, Committed, CommittedEntry, Full, GroupStatus, InFiles, Initialise, Input,
+    LogOptions, Network, Outgoing, Output,
 };
 pub use mailbox::{NoPeers, Peers};
 pub use members::{Change, Member, Membership};
@@ -113,9 +116,18 @@ pub trait LogStore: Send + Sync + 'static {
         Ok(())
     }
 
-    /// Whether the disk has no space: what makes room is appended all the same, and rows should not be.
+    /// Why there is no space for rows, if there is none: what makes room is appended all the same.
+    fn full(&self) -> Option<Full> {
+        None
+    }
+
     fn is_full(&self) -> bool {
-        false
+        self.full().is_some()
+    }
+
+    /// Bytes on disk, as they are reserved for files.
+    fn size(&self) -> u64 {
+        0
     }
 
     /// The node stops: an append that waits for space fails with [`LogError::Full`].

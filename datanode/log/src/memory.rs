@@ -9,7 +9,7 @@ use greptime_types::RegionId;
 use parking_lot::Mutex;
 use raft::eraftpb::Entry;
 
-use super::{Batch, Key, LogError, LogStore};
+use super::{Batch, Full, Key, LogError, LogStore};
 
 /// What goes wrong at an append.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,8 +154,8 @@ impl LogStore for MemoryLog {
         Err(LogError::Write("the disk failed to sync".into()))
     }
 
-    fn is_full(&self) -> bool {
-        self.disk.lock().full
+    fn full(&self) -> Option<Full> {
+        self.disk.lock().full.then_some(Full::Disk)
     }
 
     fn stop_waiting(&self) {

@@ -281,6 +281,7 @@ fn engine(dir: &std::path::Path) -> EngineLog {
         file_size: 1 << 20,
         reserve: 0,
         purge_threshold: 2 << 20,
+        limit: 0,
     };
     patiently(|| EngineLog::open(&options, Counter::default())).unwrap()
 }
@@ -378,6 +379,7 @@ fn what_a_killed_process_leaves_is_complete_and_its_allocated_zeros_are_no_cut()
         file_size: 1 << 20,
         reserve: 0,
         purge_threshold: 2 << 20,
+        limit: 0,
     };
     let store: Arc<dyn LogStore> = Arc::new(EngineLog::open(&options, fsyncs.clone()).unwrap());
     let mut core = open(&store, &[]);
@@ -409,6 +411,7 @@ fn syncing_by_interval_covers_entries_only_and_is_done_when_asked() {
         file_size: 1 << 20,
         reserve: 0,
         purge_threshold: 2 << 20,
+        limit: 0,
     };
     let store: Arc<dyn LogStore> = Arc::new(EngineLog::open(&options, fsyncs.clone()).unwrap());
     let mut core = open(&store, &[]);

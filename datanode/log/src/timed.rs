@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use prometheus_client::metrics::histogram::Histogram;
 use raft::eraftpb::Entry;
 
-use super::{Batch, Key, LogError, LogStore};
+use super::{Batch, Full, Key, LogError, LogStore};
 
 pub struct TimedLog {
     inner: Arc<dyn LogStore>,
@@ -91,8 +91,12 @@ impl LogStore for TimedLog {
         self.inner.sync()
     }
 
-    fn is_full(&self) -> bool {
-        self.inner.is_full()
+    fn full(&self) -> Option<Full> {
+        self.inner.full()
+    }
+
+    fn size(&self) -> u64 {
+        self.inner.size()
     }
 
     fn stop_waiting(&self) {

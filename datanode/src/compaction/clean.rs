@@ -50,16 +50,13 @@ impl Compactor {
         if !listed.iter().any(|f| is_foreign(&view, &f.name)) || !self.claim(region, epoch).await? {
             return Ok(0);
         }
-        let found = {
-            // No flush is between its upload and its edit while this is held.
-            let _one_at_a_time = region.files.lock().await;
-            let (current, view) = leading_view(region)?;
-            if current != epoch {
-                return Ok(0);
-            }
-            let grace_ms = i64::try_from(policy.grace.as_millis()).unwrap_or(i64::MAX);
-            orphans(&listed, &view, epoch, self.clock.wall_ms(), grace_ms)
-        };
+        // It has an edit of this epoch, so none of a lower one can follow and name a file that it does not.
+        let (current, view) = leading_view(region)?;
+        if current != epoch {
+            return Ok(0);
+        }
+        let grace_ms = i64::try_from(policy.grace.as_millis()).unwrap_or(i64::MAX);
+        let found = orphans(&listed, &view, epoch, self.clock.wall_ms(), grace_ms);
         if !found.is_empty() {
             tracing::info!(region = %region.id(), files = found.len(), "deleting files that no edit names");
         }

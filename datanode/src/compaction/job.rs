@@ -19,6 +19,7 @@ use super::picker::{Merge, Plan, Policy, Question, Report, pick, still_valid};
 use super::terms;
 use super::window::WindowPolicy;
 use super::workers::Workers;
+use crate::defences::Defence;
 use crate::manifest::{Commit, FileMeta, ManifestStore, View};
 use crate::metrics::DatanodeMetrics;
 use crate::region::{Flusher, Region, leading_view, take_view};
@@ -187,7 +188,8 @@ impl Compactor {
     }
 
     async fn merge(&self, region: &Arc<Region>, decision: &Decision, merge: &Merge) -> Result<Step> {
-        let _permit = self.permits.acquire().await;
+        let permits = u32::from(Defence::FewMergesAtOnce.holds());
+        let _permit = self.permits.acquire_many(permits).await;
         let inputs: Vec<FileMeta> = merge
             .inputs
             .iter()
@@ -304,6 +306,9 @@ impl Compactor {
     }
 
     fn inputs_that_fit(&self, files: &BTreeMap<String, FileMeta>) -> usize {
+        if !Defence::MergeHasFewFiles.holds() {
+            return self.limits.policy.max_inputs;
+        }
         let largest = files.values().map(memory_of_file).max().unwrap_or(LEAST_MEMORY);
         let fit = self.limits.memory / largest.max(1);
         usize::try_from(fit)
@@ -313,6 +318,9 @@ impl Compactor {
 
     /// In KiB, never more than there is: what needs more runs alone.
     fn memory_of(&self, merge: &Merge, inputs: &[FileMeta]) -> u32 {
+        if !Defence::MergesFitTheirMemory.holds() {
+            return 0;
+        }
         let read: u64 = inputs.iter().map(memory_of_file).sum();
         let writer = inputs.iter().map(memory_of_file).max().unwrap_or(0);
         let bytes = read + writer * (merge.cuts.len() as u64 + 1);

@@ -18,6 +18,8 @@ use prometheus_client::metrics::counter::Counter;
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
+use crate::defences::Defence;
+
 /// What may be moved at once before anybody waits.
 const BURST: Duration = Duration::from_millis(250);
 
@@ -40,7 +42,7 @@ impl Throttle {
 
     /// How long to wait, at `now`, before `bytes` are moved.
     pub fn wait(&self, now: Duration, bytes: u64) -> Duration {
-        if self.bytes_per_second == 0 {
+        if self.bytes_per_second == 0 || !Defence::MergesKeepTheirRate.holds() {
             return Duration::ZERO;
         }
         let takes = Duration::from_secs_f64(bytes as f64 / self.bytes_per_second as f64);

@@ -20,6 +20,7 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 use super::picker::Merge;
+use crate::defences::Defence;
 use crate::manifest::FileMeta;
 use crate::memtable::KeyColumns;
 use crate::region::Region;
@@ -102,6 +103,9 @@ async fn merged(work: &Work) -> Result<SendableRecordBatchStream> {
 
 /// Bytes of rows in memory are bounded by the batch, whatever a row is.
 fn batch_rows(plan: &Merge) -> usize {
+    if !Defence::MergedBatchesAreSmall.holds() {
+        return MOST_ROWS as usize;
+    }
     let row = (plan.bytes * UNPACKED / plan.rows.max(1)).max(1);
     (BATCH_BYTES / row).clamp(16, MOST_ROWS) as usize
 }
@@ -310,4 +314,34 @@ fn is_same(last: Option<&[ArrayRef]>, next: &[ArrayRef]) -> Result<bool, DataFus
         }
     }
     Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compaction::Why;
+
+    #[test]
+    fn a_batch_has_fewer_rows_the_larger_they_are() {
+        let batch_of = |row_bytes: u64| {
+            let plan = Merge {
+                inputs: Vec::new(),
+                cuts: Vec::new(),
+                drop_deletes: false,
+                level: 1,
+                min_sequence: 1,
+                max_sequence: 2,
+                rows: 1000,
+                bytes: 1000 * row_bytes,
+                why: Why::Small { window: 0 },
+            };
+            batch_rows(&plan) as u64
+        };
+        assert_eq!(batch_of(10), MOST_ROWS);
+        for row_bytes in [100, 1000, 10_000] {
+            let bytes = batch_of(row_bytes) * row_bytes * UNPACKED;
+            let range = BATCH_BYTES / 2..=BATCH_BYTES;
+            assert!(range.contains(&bytes), "{bytes} of rows of {row_bytes}");
+        }
+    }
 }

@@ -89,6 +89,7 @@ impl Datanode {
             self.compact_what_is_due();
             self.cool_followers();
             self.metrics.memtable_bytes.set(self.budget.used());
+            self.metrics.log_bytes.set(self.store.size());
             self.metrics.region_count.set(self.regions.all().len() as u64);
             let now = self.clock.now();
             let reclaim_every = match self.store.is_full() {

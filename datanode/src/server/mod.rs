@@ -9,6 +9,7 @@ mod identity;
 mod leases;
 mod maintain;
 mod open;
+mod orders;
 mod others;
 mod peers;
 mod prepared;
@@ -51,6 +52,7 @@ use followers::Cooled;
 use identity::DataDir;
 use leases::SentBeats;
 use maintain::FlushBook;
+use orders::Lanes;
 use peers::PeerBook;
 use prepared::PreparedPlans;
 use spill::SpillSpace;
@@ -95,6 +97,7 @@ pub struct Datanode {
     cluster_format: AtomicU32,
     /// Orders of metasrv, carried out one after the other.
     orders: mpsc::Sender<push::Body>,
+    lanes: Lanes,
     /// metasrv has said everything that this node must hold.
     assigned: AtomicBool,
     readiness: Readiness,

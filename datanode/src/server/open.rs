@@ -27,6 +27,7 @@ use super::damaged;
 use super::fallback::Heard;
 use super::identity::DataDir;
 use super::maintain::FlushBook;
+use super::orders::Lanes;
 use super::peers::PeerBook;
 use super::prepared::PreparedPlans;
 use super::spill::SpillSpace;
@@ -77,6 +78,7 @@ impl Datanode {
             file_size: parts.config.log_file_size,
             reserve: parts.config.log_turn_size + parts.config.max_write_size + LOG_ROOM,
             purge_threshold: parts.config.log_purge_threshold,
+            limit: parts.config.log_limit,
         };
         let engine = damaged::open(&parts, &data_dir, options, &metrics.log_fsyncs).await?;
         for cut in engine.cuts() {
@@ -209,6 +211,7 @@ impl Datanode {
             flush_permits: Semaphore::new(config.flush_concurrency),
             load_permits: Semaphore::new(LOADS),
             orders,
+            lanes: Lanes::default(),
             // Everybody can read the oldest. Without metasrv there is nobody else.
             cluster_format: AtomicU32::new(match parts.meta {
                 Some(_) => format::OLDEST_CLUSTER_FORMAT,
@@ -235,7 +238,7 @@ impl Datanode {
 
     async fn start_loops(
         self: &Arc<Self>,
-        mut arriving: mpsc::Receiver<push::Body>,
+        arriving: mpsc::Receiver<push::Body>,
         wanted: mpsc::UnboundedReceiver<Arc<Region>>,
         meta: Option<Arc<dyn MetaLink>>,
         ids: SharedIds,
@@ -249,12 +252,7 @@ impl Datanode {
         if self.config.log_sync == LogSync::Interval {
             self.tasks.spawn(Arc::clone(self).sync_log());
         }
-        let worker = Arc::clone(self);
-        self.tasks.spawn(async move {
-            while let Some(order) = arriving.recv().await {
-                worker.obey(order).await;
-            }
-        });
+        self.tasks.spawn(Arc::clone(self).obey_orders(arriving));
         if let Some(meta) = meta {
             let session = run_session(meta, Arc::clone(self) as _, ids, self.shutdown.clone());
             self.tasks.spawn(session);

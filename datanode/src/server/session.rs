@@ -260,8 +260,8 @@ impl Datanode {
         if table.schema.version <= region.with_state(|s| s.table().schema.version) {
             return Ok(());
         }
-        self.propose(id, RegionEntry::Alter(Box::new(table)).encode()?)
-            .await
+        let altered = self.propose(id, RegionEntry::Alter(Box::new(table)).encode()?);
+        within(Some(CHANGE_WITHIN), altered).await
     }
 }
 

@@ -13,6 +13,7 @@ use greptime_types::{Error, Result};
 use super::Datanode;
 use super::identity::DataDir;
 use crate::config::DatanodeConfig;
+use crate::defences::Defence;
 
 /// A query that was refused for want of space can be tried again after so long.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -55,6 +56,9 @@ impl SpillSpace {
 
     /// Sets the limit to what there is now, and says when it begins or ends to be less than what was wanted.
     pub fn follow(&self, disk: &DiskManager) -> Result<()> {
+        if !Defence::SpillFollowsTheDisk.holds() {
+            return Ok(());
+        }
         let before = disk.max_temp_directory_size();
         let limit = self.limit(disk.used_disk_space())?;
         let set = disk.set_max_temp_directory_size(limit);
@@ -99,7 +103,10 @@ impl Datanode {
 
 /// At most half of those that are free, or were before queries took some.
 fn limit_of(wanted: u64, free: u64) -> u64 {
-    wanted.min(free / 2)
+    match Defence::SpillLeavesRoomForTheLog.holds() {
+        true => wanted.min(free / 2),
+        false => wanted,
+    }
 }
 
 /// Bytes that are free on the disk of `dir`, without those that files in `cache` have not taken yet but will.
@@ -117,6 +124,14 @@ fn free_bytes(dir: &Path, cache: &Path) -> std::io::Result<u64> {
 mod tests {
     use super::*;
 
+    fn boundless(spill: &Path, cache: &Path) -> SpillSpace {
+        SpillSpace {
+            dir: spill.to_owned(),
+            cache: cache.to_owned(),
+            wanted: u64::MAX,
+        }
+    }
+
     #[test]
     fn spilling_leaves_half_of_what_is_free_to_the_log() {
         assert_eq!(limit_of(4 << 30, 10 << 30), 4 << 30);
@@ -127,15 +142,34 @@ mod tests {
     #[test]
     fn what_queries_have_spilled_is_not_taken_from_their_limit() {
         let (spill, cache) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let space = SpillSpace {
-            dir: spill.path().to_owned(),
-            cache: cache.path().to_owned(),
-            wanted: u64::MAX,
-        };
+        let space = boundless(spill.path(), cache.path());
         let much = 1 << 50;
         let (without, with) = (space.limit(0).unwrap(), space.limit(much).unwrap());
         // Others use the disk meanwhile.
         assert!(with > without / 2 + much / 2, "{without} {with}");
+    }
+
+    #[test]
+    fn the_limit_follows_what_is_free() {
+        let (spill, cache) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let space = boundless(spill.path(), cache.path());
+        let disk = DiskManager::builder().with_max_temp_directory_size(u64::MAX);
+        let disk = disk.build().unwrap();
+        let limit = || {
+            space.follow(&disk).unwrap();
+            disk.max_temp_directory_size()
+        };
+        let before = limit();
+        assert!(before < u64::MAX, "as much as was wanted");
+        // All that queries may take now, which is half of what is free.
+        let path = cache.path().join("block");
+        std::fs::File::create(&path).unwrap().set_len(before).unwrap();
+        // Others use the disk meanwhile.
+        let less = limit();
+        assert!(less < before / 4 * 3, "{before} {less}");
+        std::fs::remove_file(&path).unwrap();
+        let again = limit();
+        assert!(again > before / 4 * 3, "{before} {again}");
     }
 
     #[test]

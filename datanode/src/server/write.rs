@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use arrow::array::UInt32Array;
 use bytes::Bytes;
-use greptime_log::{Proposal, full_disk};
+use greptime_log::Proposal;
 use greptime_proto::v1;
 use greptime_rows::{Encoded, SeriesBatch};
 use greptime_types::format::{GIVEN_UP_FORMAT, SERIES_FORMAT};
@@ -142,10 +142,7 @@ impl Datanode {
 
     /// What was taken before waits for space, and nothing more is taken.
     fn check_space(&self) -> Result<()> {
-        match self.store.is_full() {
-            false => Ok(()),
-            true => Err(full_disk()),
-        }
+        self.store.full().map_or(Ok(()), |full| Err(full.error()))
     }
 
     /// Makes an end of everything that was written to a region before.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
+use greptime_log::testing::Power;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
@@ -87,6 +88,8 @@ struct Faults {
     releases: u64,
     /// After so many more changes the bucket is away, in the middle of the last one or before it.
     changes_left: Option<(u64, PutFault)>,
+    /// Of the machine that asks; without it no request is made. Which of the two happens to the change with which it goes.
+    power: Option<(Arc<Power>, PutFault)>,
     /// What listings show since they lag.
     listing: Option<Vec<ObjectMeta>>,
     /// Uploads in parts that were begun and neither completed nor given up.
@@ -209,6 +212,11 @@ impl FaultyStore {
         self.faults.lock().listing = lags.then_some(now);
     }
 
+    /// From now on who asks is a machine with this power.
+    pub fn set_power(&self, power: &Arc<Power>, last: PutFault) {
+        self.faults.lock().power = Some((Arc::clone(power), last));
+    }
+
     async fn wait_while_held(&self, location: &Path) {
         let releases = {
             let mut faults = self.faults.lock();
@@ -228,6 +236,11 @@ impl FaultyStore {
     /// The fault of a change, if this is the one with which the bucket goes away.
     fn last_change(&self) -> Option<PutFault> {
         let mut faults = self.faults.lock();
+        if let Some((power, fault)) = &faults.power
+            && !power.takes()
+        {
+            return Some(*fault);
+        }
         let (left, fault) = faults.changes_left.as_mut()?;
         *left = left.saturating_sub(1);
         let last = (*left == 0).then_some(*fault);
@@ -276,7 +289,12 @@ impl FaultyStore {
     fn check(&self) -> Result<()> {
         let mut faults = self.faults.lock();
         faults.requests += 1;
-        if faults.away { Err(broken()) } else { Ok(()) }
+        let is_off = faults.power.as_ref().is_some_and(|(power, _)| !power.is_on());
+        if faults.away || is_off {
+            Err(broken())
+        } else {
+            Ok(())
+        }
     }
 }
 

@@ -10,7 +10,8 @@ use datafusion::logical_expr::Expr;
 use datafusion::physical_plan::ExecutionPlan;
 use futures::TryStreamExt;
 use greptime_clock::{SharedClock, SystemClock, SystemIds};
-use greptime_log::{LogStore, MemoryLog};
+use greptime_log::testing::{Files, Machine, Power};
+use greptime_log::{EngineLog, EngineOptions, LogDamage, LogStore, LogSync, MemoryLog};
 use greptime_object_store::Bucket;
 use greptime_peers::testing::Network;
 use greptime_proto::v1;
@@ -20,7 +21,7 @@ use greptime_telemetry::Metrics;
 use greptime_types::{Change, ErrorKind, NodeId, RegionId, Result, TableInfo, TableOptions};
 use object_store::path::Path;
 
-use super::{FaultyStore, batch, ipc, table};
+use super::{Dice, FaultyStore, PutFault, batch, ipc, table};
 use crate::config::DatanodeConfig;
 use crate::server::{Datanode, DatanodeParts};
 
@@ -67,7 +68,57 @@ pub struct Node {
     pub dir: tempfile::TempDir,
     pub clock: SharedClock,
     pub datanode: Arc<Datanode>,
+    /// Where its log is, if that is not `log`.
+    pub machine: Option<OnMachine>,
     next: AtomicU64,
+}
+
+/// The machine of a node.
+pub struct OnMachine {
+    pub power: Arc<Power>,
+    pub log: Arc<EngineLog>,
+    machine: Machine,
+    dice: Dice,
+    starts: usize,
+}
+
+impl OnMachine {
+    fn start(
+        dice: Dice,
+        found: Files,
+        starts: usize,
+        dir: &tempfile::TempDir,
+        store: &FaultyStore,
+    ) -> (Self, Arc<dyn LogStore>) {
+        let options = EngineOptions {
+            dir: dir.path().join(format!("log-{starts}")),
+            sync: LogSync::Always,
+            damage: LogDamage::Refuse,
+            file_size: 16 << 10,
+            reserve: 0,
+            purge_threshold: 48 << 10,
+            limit: 0,
+        };
+        let power = Arc::<Power>::default();
+        store.set_power(&power, PutFault::Refused);
+        let (machine, log) = Machine::start(&options, found, &power).unwrap_or_else(|e| panic!("{e}"));
+        assert!(log.cuts().iter().all(|cut| !cut.acknowledged), "{:?}", log.cuts());
+        let log = Arc::new(log);
+        let store = Arc::clone(&log) as _;
+        let machine = Self {
+            power,
+            log,
+            machine,
+            dice,
+            starts,
+        };
+        (machine, store)
+    }
+
+    fn restart(mut self, dir: &tempfile::TempDir, store: &FaultyStore) -> (Self, Arc<dyn LogStore>) {
+        let found = self.machine.found(|sides| self.dice.roll(sides));
+        Self::start(self.dice, found, self.starts + 1, dir, store)
+    }
 }
 
 impl Node {
@@ -107,6 +158,7 @@ impl Node {
             dir,
             clock,
             datanode,
+            machine: None,
             next: AtomicU64::new(1),
         };
         node.initialise().await.unwrap();
@@ -130,6 +182,7 @@ impl Node {
             dir,
             clock,
             datanode,
+            machine: None,
         }
     }
 
@@ -155,6 +208,7 @@ impl Node {
             dir,
             clock: SystemClock::shared(),
             datanode,
+            machine: None,
             next: AtomicU64::new(1 + STARTS.fetch_add(1, Ordering::SeqCst) * 1_000_000),
         }
     }
@@ -198,6 +252,10 @@ impl Node {
 
     /// A clean stop and a start on the same disk. Waits until the region leads.
     pub async fn reopen(self) -> Self {
+        if self.machine.is_some() {
+            self.datanode.shutdown().await;
+            return self.lose_power().await;
+        }
         let log = self.log.clone();
         let node = self.restart_on(log).await;
         node.wait_until_leading().await;
@@ -205,8 +263,19 @@ impl Node {
     }
 
     pub async fn restart_on(self, log: MemoryLog) -> Self {
+        if let Some(network) = &self.place.network {
+            network.stop(&self.place.address());
+        }
+        self.datanode.shutdown().await;
+        let store = Arc::new(log.clone());
+        Self { log, ..self }.start_again(store, None).await
+    }
+
+    /// Another process over the log, after a shutdown.
+    async fn start_again(self, log: Arc<dyn LogStore>, machine: Option<OnMachine>) -> Self {
         let Self {
             place,
+            log: memory,
             store,
             config,
             region,
@@ -217,15 +286,11 @@ impl Node {
             next,
             ..
         } = self;
-        if let Some(network) = &place.network {
-            network.stop(&place.address());
-        }
-        datanode.shutdown().await;
         drop(datanode);
-        let datanode = start_node(&config, Arc::new(log.clone()), &store, &dir, &clock, &place).await;
+        let datanode = start_node(&config, log, &store, &dir, &clock, &place).await;
         Self {
             place,
-            log,
+            log: memory,
             store,
             config,
             region,
@@ -233,8 +298,51 @@ impl Node {
             dir,
             clock,
             datanode,
+            machine,
             next,
         }
+    }
+
+    /// With a real log, on a machine whose disk keeps of what was not synced what it likes.
+    pub async fn on_machine(
+        config: DatanodeConfig,
+        table: TableInfo,
+        clock: SharedClock,
+        dice: Dice,
+    ) -> Self {
+        let (store, dir) = (Arc::new(FaultyStore::default()), tempfile::tempdir().unwrap());
+        let (machine, log) = OnMachine::start(dice, Files::new(), 0, &dir, &store);
+        let place = Place::default();
+        let datanode = start_node(&config, log, &store, &dir, &clock, &place).await;
+        let node = Self {
+            place,
+            log: MemoryLog::default(),
+            store,
+            config,
+            region: RegionId::new(1024, 0),
+            table,
+            dir,
+            clock,
+            datanode,
+            machine: Some(machine),
+            next: AtomicU64::new(1),
+        };
+        node.initialise().await.unwrap();
+        node.wait_until_leading().await;
+        node
+    }
+
+    /// The power of its machine is gone, or goes now, and comes back. Waits until the region leads.
+    pub async fn lose_power(mut self) -> Self {
+        let machine = self.machine.take().expect("a node on a machine");
+        machine.power.goes_after(0);
+        self.datanode.shutdown().await;
+        self.store.set_away(false);
+        self.store.forget_faults();
+        let (machine, log) = machine.restart(&self.dir, &self.store);
+        let node = self.start_again(log, Some(machine)).await;
+        node.wait_until_leading().await;
+        node
     }
 
     pub async fn wait_until_leading(&self) {

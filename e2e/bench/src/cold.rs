@@ -45,7 +45,12 @@ pub fn run(suite: &mut Suite, size: Size) -> anyhow::Result<()> {
         .flags
         .iter()
         .cloned()
-        .chain(["--set".into(), purge])
+        .chain([
+            "--set".into(),
+            purge,
+            "--set".into(),
+            "datanode.log_limit=0".into(),
+        ])
         .collect();
     let place = suite.place.clone();
     let mut ours = Ours::start(&suite.plan.server, &flags, &place)?;

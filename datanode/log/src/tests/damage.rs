@@ -59,6 +59,7 @@ fn options(dir: &Path, sync: LogSync, damage: LogDamage) -> EngineOptions {
         file_size: 1 << 20,
         reserve: 0,
         purge_threshold: 2 << 20,
+        limit: 0,
     }
 }
 

@@ -21,6 +21,7 @@ fn options(dir: &Path, reserve: u64) -> EngineOptions {
         file_size: 64 * MIB,
         reserve,
         purge_threshold: 512 * MIB,
+        limit: 0,
     }
 }
 
@@ -176,6 +177,47 @@ fn what_is_trimmed_makes_room_on_a_full_disk() {
     let store = disk.open();
     let replayed = settle(&mut open(&store, &[(0, last)])).unwrap();
     assert_eq!(texts(&replayed)[0], "one more");
+}
+
+#[test]
+fn a_log_at_its_limit_takes_no_rows_until_something_is_trimmed() {
+    const LIMIT: u64 = 8 * MIB;
+    let dir = tempfile::tempdir().unwrap();
+    let options = EngineOptions {
+        file_size: MIB,
+        purge_threshold: 2 * MIB,
+        limit: LIMIT,
+        ..options(dir.path(), 0)
+    };
+    let store: Arc<dyn LogStore> = Arc::new(EngineLog::open(&options, Counter::default()).unwrap());
+    let mut core = open(&store, &[]);
+    core.step(initialise(0));
+    settle(&mut core).unwrap();
+    let data = |token| Input::Propose {
+        region: region(0),
+        token,
+        data: noise(token, 200_000),
+    };
+    let refused = (0..100).find_map(|token| {
+        core.step(data(token));
+        settle(&mut core).unwrap();
+        store.full()
+    });
+    assert_eq!(refused, Some(Full::Limit));
+    assert!(store.size() <= LIMIT + MIB, "{} bytes", store.size());
+    let last = store.bounds(region(0)).unwrap().1;
+    core.step(data(100));
+    let refused = core.turn(&mut Nobody).unwrap().refused.remove(0).1;
+    assert!(
+        refused.is_retryable() && refused.message.contains("datanode.log_limit"),
+        "{refused}"
+    );
+    assert_eq!(store.bounds(region(0)).unwrap().1, last, "it was not written");
+    assert_eq!(trim(&mut core, last), [region(0)]);
+    store.reclaim().unwrap();
+    assert_eq!(store.full(), None);
+    core.step(propose(0, 101, "goes on"));
+    assert_eq!(texts(&settle(&mut core).unwrap()), ["goes on"]);
 }
 
 #[test]

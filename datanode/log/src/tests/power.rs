@@ -4,12 +4,12 @@
 //! A seeded program writes the log on disk, and everything that it does to its files is noted. Then the disk is made as it
 //! may have been at moments of it; the log is opened on each, and the program goes on from one of them.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::collections::BTreeMap;
 
-use super::super::disk::{Disk, Op};
+use super::super::disk::Disk;
 use super::super::engine::must_sync;
 use super::super::record::FIRST_POSITION;
+use super::super::testing::{Files, files_in, found, write_files};
 use super::*;
 
 const REGIONS: u32 = 4;
@@ -19,8 +19,6 @@ const STEPS: usize = 40;
 const CUTS: usize = 6;
 /// Between the terms of leaders; those of entries that they find may lie between.
 const ERA: u64 = 1 << 20;
-/// What a disk writes all of or nothing.
-const SECTOR: usize = 512;
 
 /// What the log has of a region.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -63,143 +61,12 @@ impl Written {
     }
 }
 
-/// By name.
-type Files = BTreeMap<String, Vec<u8>>;
-
 /// What should be there after a step, and how much was done to files before and after it.
 struct Moment {
     begun: usize,
     done: usize,
     synced: bool,
     written: Written,
-}
-
-/// A file, and what was done to it since it was synced.
-#[derive(Default)]
-struct OnDisk {
-    synced: Vec<u8>,
-    since: Vec<Op>,
-}
-
-fn name(file: &Path) -> String {
-    file.file_name().unwrap().to_string_lossy().into_owned()
-}
-
-fn change(bytes: &mut Vec<u8>, op: &Op) {
-    match op {
-        Op::Write { at, bytes: new, .. } => {
-            let at = *at as usize;
-            let end = at + new.len();
-            if bytes.len() < end {
-                bytes.resize(end, 0);
-            }
-            bytes[at..end].copy_from_slice(new);
-        }
-        Op::Resize { length, .. } => bytes.resize(*length as usize, 0),
-        Op::Create(_) | Op::Sync(_) | Op::Delete(_) => unreachable!("{op:?} changes no bytes"),
-    }
-}
-
-impl OnDisk {
-    /// After the first so many changes.
-    fn after(&self, changes: usize) -> Vec<u8> {
-        let mut bytes = self.synced.clone();
-        self.since[..changes].iter().for_each(|op| change(&mut bytes, op));
-        bytes
-    }
-
-    fn all(&self) -> Vec<u8> {
-        self.after(self.since.len())
-    }
-
-    /// What may be left of it.
-    fn found(&self, dice: &mut impl FnMut(u64) -> u64) -> Vec<u8> {
-        match dice(4) {
-            0 => self.synced.clone(),
-            1 => self.all(),
-            2 => self.beginning(dice),
-            _ => self.sectors(dice),
-        }
-    }
-
-    /// The first changes, and a piece of the next.
-    fn beginning(&self, dice: &mut impl FnMut(u64) -> u64) -> Vec<u8> {
-        let whole = dice(self.since.len() as u64 + 1) as usize;
-        let mut bytes = self.after(whole);
-        if let Some(Op::Write { file, at, bytes: new }) = self.since.get(whole) {
-            let piece = Op::Write {
-                file: file.clone(),
-                at: *at,
-                bytes: new[..dice(new.len() as u64 + 1) as usize].to_vec(),
-            };
-            change(&mut bytes, &piece);
-        }
-        bytes
-    }
-
-    /// Each sector as it was after some of the changes; neighbours mostly after as many.
-    fn sectors(&self, dice: &mut impl FnMut(u64) -> u64) -> Vec<u8> {
-        let moments = self.since.len() as u64 + 1;
-        let mut bytes = self.after(dice(moments) as usize);
-        let length = bytes.len();
-        for _ in 0..dice(4) {
-            let other = self.after(dice(moments) as usize);
-            let sectors = (length / SECTOR + 1) as u64;
-            let (from, to) = (dice(sectors) as usize, dice(sectors) as usize);
-            let all = dice(2) == 0;
-            for sector in from.min(to)..=from.max(to) {
-                let start = (sector * SECTOR).min(length);
-                let end = (start + SECTOR).min(length);
-                if all || dice(2) == 0 {
-                    let there = other.get(start..end.min(other.len())).unwrap_or(&[]);
-                    let (old, beyond) = bytes[start..end].split_at_mut(there.len());
-                    old.copy_from_slice(there);
-                    beyond.fill(0);
-                }
-            }
-        }
-        bytes
-    }
-}
-
-/// The files as they may be found when the power fails after `ops`.
-fn found(before: &Files, ops: &[Op], dice: &mut impl FnMut(u64) -> u64) -> Files {
-    let mut files: BTreeMap<String, OnDisk> = BTreeMap::new();
-    for (name, bytes) in before {
-        files.entry(name.clone()).or_default().synced.clone_from(bytes);
-    }
-    // A directory changes in order, and all of it is on disk when a new file is.
-    let mut deleted: Vec<String> = Vec::new();
-    for op in ops {
-        match op {
-            Op::Create(file) => {
-                for gone in deleted.drain(..) {
-                    files.remove(&gone);
-                }
-                files.insert(name(file), OnDisk::default());
-            }
-            Op::Write { file, .. } | Op::Resize { file, .. } => {
-                files.get_mut(&name(file)).unwrap().since.push(op.clone());
-            }
-            Op::Sync(file) => {
-                let file = files.get_mut(&name(file)).unwrap();
-                file.synced = file.all();
-                file.since.clear();
-            }
-            Op::Delete(file) => deleted.push(name(file)),
-        }
-    }
-    let gone = dice(deleted.len() as u64 + 1) as usize;
-    let gone: BTreeSet<&String> = deleted[..gone].iter().collect();
-    let left = files.iter().filter(|(name, _)| !gone.contains(name));
-    left.map(|(name, file)| (name.clone(), file.found(dice)))
-        .collect()
-}
-
-fn write(dir: &Path, files: &Files) {
-    for (name, bytes) in files {
-        std::fs::write(dir.join(name), bytes).unwrap();
-    }
 }
 
 /// The log of a process, from its start to when the power fails.
@@ -216,7 +83,7 @@ impl Life {
 
     fn with(files: &Files, sync: LogSync, file_size: u64) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        write(dir.path(), files);
+        write_files(dir.path(), files);
         let options = EngineOptions {
             dir: dir.path().to_owned(),
             sync,
@@ -224,6 +91,7 @@ impl Life {
             file_size,
             reserve: 0,
             purge_threshold: 3 * file_size,
+            limit: 0,
         };
         let disk = Arc::new(Disk::noted());
         let log = patiently(|| EngineLog::open_in(&options, Counter::default(), Arc::clone(&disk)));
@@ -440,14 +308,7 @@ fn entries_that_were_trimmed_to_the_last_do_not_come_back() {
         batch.region(region(id)).trim_through = Some(through);
         life.log.append(batch).unwrap();
     };
-    let reopened = |life: Life| {
-        let names = std::fs::read_dir(life.dir.path())
-            .unwrap()
-            .map(|f| f.unwrap().path());
-        let files = names.filter(|path| path.extension().is_some());
-        let files = files.map(|path| (name(&path), std::fs::read(&path).unwrap()));
-        Life::on(&files.collect(), LogSync::Always)
-    };
+    let reopened = |life: Life| Life::on(&files_in(life.dir.path()), LogSync::Always);
     let life = Life::on(&Files::new(), LogSync::Always);
     write(&life, 0, 2..12, 100);
     // The first entries are moved to other files, the next are not.

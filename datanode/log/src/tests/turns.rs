@@ -1,9 +1,9 @@
-//! How much the loop takes into one turn.
+//! How much the loop takes into one turn, and what ends it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use greptime_types::Result;
+use greptime_types::{ErrorKind, Result};
 use parking_lot::Mutex;
 
 use super::full::Ignore;
@@ -13,6 +13,13 @@ const REGIONS: usize = 4;
 const TURN: usize = 4 << 10;
 const FULL_TURNS: usize = 10;
 
+/// How a write fails.
+#[derive(Clone, Copy, Debug)]
+enum Failing {
+    Answers,
+    Panics,
+}
+
 /// Knows the bytes of the entries of each batch that has some.
 #[derive(Default)]
 struct Weighed {
@@ -20,10 +27,18 @@ struct Weighed {
     batches: Mutex<Vec<usize>>,
     /// Appends wait.
     is_held: AtomicBool,
+    /// The next append fails, and those after it work.
+    failing: Mutex<Option<Failing>>,
 }
 
 impl LogStore for Weighed {
     fn append(&self, batch: Batch) -> Result<(), LogError> {
+        let failing = self.failing.lock().take();
+        match failing {
+            Some(Failing::Answers) => return Err(LogError::Write("the disk failed to sync".into())),
+            Some(Failing::Panics) => panic!("the disk failed to sync"),
+            None => {}
+        }
         let entries = batch.regions.values().flat_map(|region| &region.entries);
         let bytes: usize = entries.map(|entry| entry.data.len()).sum();
         if bytes > 0 {
@@ -76,14 +91,22 @@ fn entry(n: usize, bytes: usize) -> Bytes {
     vec![n as u8; bytes].into()
 }
 
-fn proposed(log: &LogHandle, n: usize, bytes: usize) -> impl Future<Output = Result<Applied>> + use<> {
-    let proposal = Proposal {
+fn proposal(n: usize, bytes: usize) -> Proposal {
+    Proposal {
         region: region_of(n),
         data: entry(n, bytes),
         request: None,
         held: None,
-    };
-    log.propose(proposal).unwrap()
+    }
+}
+
+fn proposed(log: &LogHandle, n: usize, bytes: usize) -> impl Future<Output = Result<Applied>> + use<> {
+    log.propose(proposal(n, bytes)).unwrap()
+}
+
+/// Whether it was queued or not.
+async fn answer(log: &LogHandle, n: usize) -> Result<Applied> {
+    log.propose(proposal(n, 1))?.await
 }
 
 #[tokio::test]
@@ -111,5 +134,27 @@ async fn a_turn_ends_with_the_entry_that_reaches_its_bytes_and_the_others_follow
         let mut turns = vec![bytes];
         turns.extend([entries_of_turn * bytes; FULL_TURNS]);
         assert_eq!(*store.batches.lock(), turns, "entries of {bytes} bytes");
+    }
+}
+
+#[tokio::test]
+async fn after_a_failed_write_nothing_is_acknowledged_though_the_disk_works_again() {
+    for failing in [Failing::Answers, Failing::Panics] {
+        let store = Arc::new(Weighed::default());
+        let log = started(&store);
+        answer(&log, 0).await.unwrap();
+        *store.failing.lock() = Some(failing);
+        let lost = proposed(&log, 0, 1);
+        while store.failing.lock().is_some() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        // Of the same region: the group would write both.
+        let (lost, later) = tokio::join!(lost, answer(&log, REGIONS));
+        for answered in [lost, later] {
+            let error = answered.expect_err("a failed log has acknowledged it");
+            assert_eq!(error.kind, ErrorKind::Unavailable, "{failing:?}: {error}");
+        }
+        let reason = log.failed().await;
+        assert!(reason.contains("failed to sync"), "{failing:?}: {reason}");
     }
 }

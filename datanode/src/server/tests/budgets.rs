@@ -8,6 +8,7 @@ use greptime_types::{ErrorKind, RegionId};
 use tokio::time::Instant;
 
 use super::compaction::by_hand;
+use crate::compaction::{Plan, Wanted};
 use crate::config::DatanodeConfig;
 use crate::region::Region;
 use crate::testing::{Dice, Node, Row, row};
@@ -91,6 +92,33 @@ async fn merges_run_at_the_same_time_as_far_as_their_memory_is_there() {
         };
         assert_eq!(at_the_same_time(config, inputs).await, expected, "{inputs}");
     }
+}
+
+#[tokio::test]
+async fn a_merge_has_no_more_files_than_its_memory_takes() {
+    let config = DatanodeConfig {
+        compaction_memory: 16 << 20,
+        ..by_hand()
+    };
+    let node = Node::with(config, false).await;
+    for n in 0..20 {
+        node.write(&[row("a", n, 1.0)]).await.unwrap();
+        node.flush().await.unwrap();
+    }
+    let region = Arc::clone(&node.datanode.regions().all()[0]);
+    let wanted = Wanted {
+        everything: true,
+        quiet: true,
+    };
+    let decision = node.datanode.compactor.decide(&region, wanted).unwrap();
+    let Plan::Merge(merge) = decision.plan else {
+        panic!("there is nothing to merge");
+    };
+    // A reader of a file takes one MiB at least.
+    assert_eq!(merge.inputs.len(), 16);
+    node.datanode.compact_one(&region).await.unwrap();
+    assert_eq!(files(&region), 1, "the others are merged, too");
+    assert_eq!(node.read().await.unwrap().len(), 20);
 }
 
 /// Rows that hardly get smaller.

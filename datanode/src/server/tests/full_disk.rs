@@ -4,6 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use greptime_types::Ttl;
+
 use crate::config::DatanodeConfig;
 use crate::server::Datanode;
 use crate::testing::{FaultyStore, Node, PutFault, Row, SmallDisk, row, start_on_disk};
@@ -38,6 +40,52 @@ async fn rows_are(node: &Node, expected: &[Row]) {
     let found = node.read().await.unwrap();
     assert_eq!(found.len(), expected.len());
     assert!(found == expected);
+}
+
+/// Rows of a table that keeps nothing take no memory, and would go into the log for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_ends_at_its_limit_while_the_bucket_is_away() {
+    let (store, dir) = (Arc::new(FaultyStore::default()), tempfile::tempdir().unwrap());
+    let config = DatanodeConfig {
+        log_file_size: 1 << 20,
+        log_purge_threshold: 2 << 20,
+        log_limit: 8 << 20,
+        ..DatanodeConfig::default()
+    };
+    let datanode = start_on_disk(&config, &store, &dir.path().join("data"))
+        .await
+        .unwrap();
+    let mut node = Node::around(datanode, Arc::clone(&store), dir);
+    node.table.options.ttl = Some(Ttl::Instant);
+    node.initialise().await.unwrap();
+    node.wait_until_leading().await;
+    node.write(&[large(0)]).await.unwrap();
+    store.set_away(true);
+    let mut taken = 0;
+    let refused = loop {
+        match node.write(&[large(taken)]).await {
+            Ok(_) => taken += 1,
+            Err(error) => break error,
+        }
+        assert!(taken < 200, "the log has no limit");
+    };
+    assert!(
+        refused.is_retryable() && refused.message.contains("datanode.log_limit"),
+        "{refused}"
+    );
+    assert!(taken > 40, "{taken} rows of 100 KB were taken");
+    assert_eq!(node.datanode.metrics.memtable_bytes.get(), 0);
+    store.set_away(false);
+    let attempt = async {
+        while let Err(error) = node.write(&[large(1)]).await {
+            assert!(error.is_retryable(), "{error}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, attempt)
+        .await
+        .expect("the log stays full");
+    node.datanode.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

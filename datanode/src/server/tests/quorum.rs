@@ -7,8 +7,8 @@ use greptime_peers::PeerHandler;
 use greptime_peers::testing::{Fault, Network};
 use greptime_proto::SessionHandler;
 use greptime_proto::v1::{self, push};
-use greptime_types::ErrorKind;
 use greptime_types::format::QUORUM_FORMAT;
+use greptime_types::{Change, ErrorKind, RegionId};
 
 use crate::testing::{FaultyStore, Node, Place, WriteOptions, row, table};
 
@@ -711,4 +711,58 @@ async fn a_stream_for_another_node_or_cluster_is_refused() {
     }
     let refused = answer(&other_cluster).unwrap_err();
     assert!(refused.message.contains("of cluster `other`"), "{refused}");
+}
+
+async fn soon(what: &str, condition: &dyn Fn() -> bool) {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(5);
+    while !condition() {
+        assert!(tokio::time::Instant::now() < deadline, "not soon: {what}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// The majority is gone: neither a change of the table nor one of the members comes to an end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_that_is_stuck_holds_up_no_orders() {
+    let cluster = Cluster::new(false).await;
+    let (node, id) = (&cluster.nodes[0], cluster.nodes[0].region);
+    cluster.isolate(0, Fault::Cut);
+    let change = Change::SetTtl {
+        ttl: Some("1d".parse().unwrap()),
+    };
+    let altered = node.table.altered(&[change]).unwrap().unwrap();
+    let epoch = cluster.report(0).epoch;
+    node.datanode.told(push::Body::Alter(v1::AlterRegion {
+        region_id: id.as_u64(),
+        table_json: serde_json::to_string(&altered).unwrap(),
+    }));
+    node.datanode.told(push::Body::ChangeMembers(v1::ChangeMembers {
+        region_id: id.as_u64(),
+        epoch,
+        remove: vec![2, 3],
+        ..Default::default()
+    }));
+    let other = RegionId::new(1024, 1);
+    node.datanode.told(push::Body::Initialise(v1::InitialiseRegion {
+        region_id: other.as_u64(),
+        raft_id: 77,
+        voters: vec![77],
+        members: vec![],
+        table_json: serde_json::to_string(&node.table).unwrap(),
+    }));
+    let leads = |id: RegionId, alone: bool| {
+        let reports = node.datanode.reports();
+        let report = reports.iter().find(|r| r.region_id == id.as_u64());
+        report.is_some_and(|r| r.role() == v1::RegionRole::Leader && (!alone || r.voters.len() <= 1))
+    };
+    soon("another region begins", &|| leads(other, false)).await;
+    node.datanode.told(push::Body::Recover(v1::RecoverRegion {
+        region_id: id.as_u64(),
+        raft_id: 1,
+        seen_term: epoch,
+    }));
+    soon("it goes on alone", &|| {
+        leads(id, true) && cluster.report(0).epoch > epoch
+    })
+    .await;
 }

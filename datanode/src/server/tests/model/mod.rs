@@ -5,13 +5,14 @@
 
 pub(super) mod cells;
 mod map;
+mod power;
 mod program;
 
 use std::time::Duration;
 
 use greptime_query::RegionScanSpec;
 use greptime_rows::SeriesBatch;
-use greptime_types::{Change, Result, Ttl};
+use greptime_types::{Change, Result, TableInfo, Ttl};
 
 use crate::compaction::CleanPolicy;
 use crate::config::DatanodeConfig;
@@ -27,6 +28,15 @@ const STEPS: usize = 60;
 struct Story {
     seed: u64,
     steps: Vec<String>,
+}
+
+impl Story {
+    fn begin(seed: u64, table: &TableInfo) -> Self {
+        Self {
+            seed,
+            steps: vec![format!("{:?} {:?}", table.options, table.schema)],
+        }
+    }
 }
 
 impl Drop for Story {
@@ -48,29 +58,21 @@ struct Pair {
 
 #[tokio::test]
 async fn a_region_is_as_a_map_whatever_is_done_to_it() {
-    let only = std::env::var("GREPTIME_TEST_SEED").map(|n| n.parse().expect("a seed"));
-    match only {
-        Ok(seed) => runs_as_the_map_does(seed).await,
-        Err(_) => {
-            for seed in 0..seeds(60) {
-                runs_as_the_map_does(seed).await;
-            }
-        }
+    for seed in seeds_to_try(60) {
+        runs_as_the_map_does(seed).await;
     }
+}
+
+fn seeds_to_try(usual: u64) -> std::ops::Range<u64> {
+    let only = std::env::var("GREPTIME_TEST_SEED").map(|n| n.parse().expect("a seed"));
+    only.map_or(0..seeds(usual), |seed: u64| seed..seed + 1)
 }
 
 async fn runs_as_the_map_does(seed: u64) {
     let mut dice = Dice::new(seed);
     let table = some_table(&mut dice);
-    let config = DatanodeConfig {
-        compaction_active_runs: 1 + dice.roll(4) as usize,
-        compaction_inactive_runs: 1,
-        ..DatanodeConfig::default()
-    };
-    let mut story = Story {
-        seed,
-        steps: vec![format!("{:?} {:?}", table.options, table.schema)],
-    };
+    let config = some_config(&mut dice);
+    let mut story = Story::begin(seed, &table);
     let mut pair = Pair {
         node: Node::with_clock(config, table.clone(), SkewedClock::at(NOW_MS)).await,
         map: Map::new(table, NOW_MS),
@@ -80,21 +82,34 @@ async fn runs_as_the_map_does(seed: u64) {
         story.steps.push(format!("{step:?}"));
         pair = pair.take(step).await;
     }
-    for last in [
-        Step::Scan,
-        Step::Flush,
-        Step::Scan,
-        Step::Compact,
-        Step::Scan,
-        Step::Reopen,
-        Step::Scan,
-    ] {
-        story.steps.push(format!("{last:?}"));
-        pair = pair.take(last).await;
+    pair.end(&mut story).await;
+}
+
+fn some_config(dice: &mut Dice) -> DatanodeConfig {
+    DatanodeConfig {
+        compaction_active_runs: 1 + dice.roll(4) as usize,
+        compaction_inactive_runs: 1,
+        ..DatanodeConfig::default()
     }
 }
 
 impl Pair {
+    /// All of it is right in memory, in files, in merged files, and after a start.
+    async fn end(mut self, story: &mut Story) {
+        for last in [
+            Step::Scan,
+            Step::Flush,
+            Step::Scan,
+            Step::Compact,
+            Step::Scan,
+            Step::Reopen,
+            Step::Scan,
+        ] {
+            story.steps.push(format!("{last:?}"));
+            self = self.take(last).await;
+        }
+    }
+
     async fn take(mut self, step: Step) -> Self {
         match step {
             Step::Write { rows, by_id, again } => {

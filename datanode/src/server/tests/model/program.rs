@@ -3,14 +3,14 @@
 use datafusion::common::ScalarValue;
 use datafusion::logical_expr::Expr;
 use datafusion::prelude::{col, lit};
-use greptime_log::Fault;
+use greptime_log::Fault as LogFault;
 use greptime_types::{
     Change, ColumnSchema, ColumnType, MergeMode, Semantic, TableInfo, TableSchema, TimeUnit, Ttl,
 };
 
 use super::cells::{Cell, Rows, TYPES, converted, equals, examples};
 use super::map::Map;
-use crate::testing::{Dice, PutFault, table};
+use crate::testing::{Dice, Fault, PutFault, Request, table};
 
 /// What time it is for the table, in milliseconds since 1970.
 pub const NOW_MS: i64 = 1_800_000_000_000;
@@ -44,12 +44,12 @@ pub enum Step {
     Reopen,
     /// The power goes in the middle of a write, which is repeated after the restart.
     KillWriting {
-        fault: Fault,
+        fault: LogFault,
         rows: Rows,
     },
     /// The power goes while a flush trims the log.
     KillFlushing {
-        fault: Fault,
+        fault: LogFault,
     },
     /// The bucket goes away while rows are flushed and files merged, then the power.
     KillBucket {
@@ -61,6 +61,61 @@ pub enum Step {
         conditions: Vec<Condition>,
         names: Vec<String>,
     },
+}
+
+/// The power goes.
+#[derive(Debug)]
+pub struct Cut {
+    /// So many changes of log and bucket happen before, of those of the work.
+    pub after: u64,
+    /// What becomes of the change of the bucket with which it goes, if it is one.
+    pub last: PutFault,
+    /// What a request of the bucket meets before.
+    pub fault: Option<(Request, Fault)>,
+    pub during: Vec<Work>,
+}
+
+#[derive(Debug)]
+pub enum Work {
+    /// At most one of these.
+    Write(Rows),
+    Flush,
+    Merge,
+    /// Old files of the log are removed.
+    Reclaim,
+}
+
+impl Step {
+    pub fn is_kill(&self) -> bool {
+        matches!(
+            self,
+            Self::KillWriting { .. } | Self::KillFlushing { .. } | Self::KillBucket { .. }
+        )
+    }
+}
+
+pub fn some_cut(dice: &mut Dice, map: &Map) -> Cut {
+    let mut during = Vec::new();
+    if dice.once_in(2) {
+        during.push(Work::Write(some_rows(dice, &map.table)));
+    }
+    if during.is_empty() || dice.once_in(2) {
+        during.push(Work::Flush);
+    }
+    if dice.once_in(3) {
+        during.push(Work::Merge);
+    }
+    if dice.once_in(2) {
+        during.push(Work::Reclaim);
+    }
+    let request = [Request::Put, Request::Get, Request::Delete][dice.roll(3) as usize];
+    let fault = [Fault::Unavailable, Fault::TimedOut, Fault::AnswerLost][dice.roll(3) as usize];
+    Cut {
+        after: 1 + dice.roll(3 + 6 * during.len() as u64),
+        last: [PutFault::Refused, PutFault::AnswerLost][dice.roll(2) as usize],
+        fault: dice.once_in(3).then_some((request, fault)),
+        during,
+    }
 }
 
 /// `SET column = value WHERE condition`
@@ -196,7 +251,7 @@ pub fn some_step(dice: &mut Dice, map: &Map) -> Step {
 }
 
 fn some_kill(dice: &mut Dice, map: &Map) -> Step {
-    let fault = [Fault::Lost, Fault::SyncFailedButKept, Fault::Torn][dice.roll(3) as usize];
+    let fault = [LogFault::Lost, LogFault::SyncFailedButKept, LogFault::Torn][dice.roll(3) as usize];
     match dice.roll(5) {
         0..3 => Step::KillWriting {
             fault,
