@@ -116,9 +116,9 @@ pub fn draw_stops(seed: u64, from: Micros, to: Micros) -> Vec<Drawn> {
     (0..count).map(|_| stop()).collect()
 }
 
-/// The loss of two disks, of every sixteenth seed, drawn apart as well.
+/// The loss of two disks, of every eighth seed, drawn apart as well.
 pub fn draw_loss(seed: u64, from: Micros, to: Micros) -> Option<Drawn> {
-    if seed % 16 != 7 {
+    if seed % 8 != 7 {
         return None;
     }
     let mut dice = Dice::new(!seed);
