@@ -142,6 +142,15 @@ impl DatanodeConfig {
         ]
     }
 
+    /// `log_limit`, or as much as the log takes when nothing is wrong; 0: none.
+    pub fn least_log_limit(&self) -> u64 {
+        let usual = self.log_purge_threshold.saturating_add(8 * self.log_file_size);
+        match self.log_limit {
+            0 => 0,
+            limit => limit.max(usual),
+        }
+    }
+
     pub fn validate(&self) -> Result<()> {
         let wrong = |what: &str| Err(Error::invalid(format!("datanode.{what}")));
         if self.memtable_hard_limit <= self.memtable_soft_limit {
@@ -153,9 +162,6 @@ impl DatanodeConfig {
         }
         if self.log_purge_threshold < self.log_file_size {
             return wrong("log_purge_threshold must be at least datanode.log_file_size");
-        }
-        if self.log_limit > 0 && self.log_limit / 2 < self.log_purge_threshold {
-            return wrong("log_limit must be at least twice datanode.log_purge_threshold, or 0 for none");
         }
         if self.log_sync_interval < Duration::from_millis(10) {
             return wrong("log_sync_interval must be at least 10ms");

@@ -81,6 +81,8 @@ greptime_defences::defences! {
     /// Rule 55: orders that wait for a group hold up no others; one group without a majority would end all of them, and the
     /// order that lets it go on alone would never come.
     StuckGroupsHoldUpNobody => ["server::tests::quorum::a_group_that_is_stuck_holds_up_no_orders"],
+    /// Rule 50: an order to go on alone that comes again when that was done changes nothing; others may vote by then.
+    LateRecoveryIsVoid => ["server::tests::quorum::an_order_to_go_on_alone_that_comes_late_changes_nothing"],
     /// Rule 10: a request for another node is refused; addresses are used again.
     RequestNamesItsNode => ["server::tests::rows::a_request_for_another_node_or_epoch_is_refused"],
     /// Rule 10: so is one of another cluster.
@@ -365,6 +367,11 @@ mod tests {
         ),
     ];
 
+    /// It runs many seeds, and says which of them failed.
+    fn which_seed(test: &str) -> Option<&'static str> {
+        (test == WHEREVER_THE_POWER_GOES).then_some("GREPTIME_TEST_SEED=")
+    }
+
     #[test]
     fn each_defence_is_missed_when_it_is_away() {
         greptime_defences::each_is_missed(super::PROOFS);
@@ -372,11 +379,11 @@ mod tests {
 
     #[test]
     fn each_defence_of_the_log_is_missed_when_it_is_away() {
-        greptime_defences::each_is_missed(OF_LOG);
+        greptime_defences::each_is_missed_and_says(OF_LOG, which_seed);
     }
 
     #[test]
     fn each_defence_of_the_rules_is_missed_when_it_is_away() {
-        greptime_defences::each_is_missed(OF_RULES);
+        greptime_defences::each_is_missed_and_says(OF_RULES, which_seed);
     }
 }

@@ -83,6 +83,7 @@ fn run(
         // An empty name is that of none.
         .env(WITHOUT, without.unwrap_or_default())
         // The same cases each time, as many as usual, and none is kept beside the source.
+        .env_remove("GREPTIME_TEST_SEED")
         .env_remove("GREPTIME_TEST_SEEDS")
         .env_remove("GREPTIME_TEST_SERIES")
         .env_remove("PROPTEST_CASES")

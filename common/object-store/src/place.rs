@@ -21,29 +21,31 @@ pub(crate) enum Place {
 
 /// The system calls that matter, so that a test can cut the power between any two.
 pub(crate) trait Disk {
+    /// What was opened, to be synced.
+    type Open;
+
     /// A new file, whose bytes need not be on disk.
     fn create(&self, file: &Path, payload: &PutPayload) -> io::Result<()>;
     /// A file or a directory.
-    fn sync(&self, path: &Path) -> io::Result<()>;
+    fn open(&self, path: &Path) -> io::Result<Self::Open>;
+    fn sync(&self, open: &Self::Open) -> io::Result<()>;
     fn link(&self, from: &Path, to: &Path) -> io::Result<()>;
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     fn remove(&self, file: &Path) -> io::Result<()>;
 }
 
-/// Why a file is not in its place for good.
+/// Why something is not there for good.
 #[derive(Debug)]
 pub(crate) struct Failure {
     pub error: io::Error,
-    /// It has its name, and nobody knows whether that is on disk, or ever will be.
-    pub is_named: bool,
+    /// Names that somebody may find, or that others rely on, were synced in vain: nobody knows what is on disk, and trying
+    /// again does not tell.
+    pub is_lost: bool,
 }
 
 impl Failure {
-    fn unsynced(error: io::Error) -> Self {
-        Self {
-            error,
-            is_named: true,
-        }
+    fn lost(error: io::Error) -> Self {
+        Self { error, is_lost: true }
     }
 }
 
@@ -51,7 +53,7 @@ impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
         Self {
             error,
-            is_named: false,
+            is_lost: false,
         }
     }
 }
@@ -67,34 +69,68 @@ pub(crate) fn place(
     how: Place,
 ) -> Result<(), Failure> {
     let staged = stage(disk, file, payload)?;
-    let synced = match Defence::BytesAreSyncedFirst.holds() {
-        true => disk.sync(&staged),
-        false => Ok(()),
+    let ready = if Defence::BytesAreSyncedFirst.holds() {
+        disk.open(&staged).and_then(|open| disk.sync(&open))
+    } else {
+        Ok(())
     };
-    let placed = synced.and_then(|()| match how {
-        Place::IfAbsent => disk.link(&staged, file),
-        Place::Over => disk.rename(&staged, file),
+    // Opened before there is a name: what cannot be opened cannot be synced.
+    let placed = ready.and_then(|()| dirs(disk, file, top)).and_then(|dirs| {
+        match how {
+            Place::IfAbsent => disk.link(&staged, file)?,
+            Place::Over => disk.rename(&staged, file)?,
+        }
+        Ok(dirs)
     });
     // After a rename there is nothing left to remove.
     if how == Place::IfAbsent || placed.is_err() {
         let _ = disk.remove(&staged);
     }
-    let is_named = |e: &io::Error| e.kind() == io::ErrorKind::AlreadyExists;
-    let is_found = placed.as_ref().is_err_and(is_named) && Defence::FoundNamesAreSynced.holds();
-    if placed.is_ok() || is_found {
-        sync_with_dirs(disk, file, top).map_err(Failure::unsynced)?;
+    match placed {
+        Ok(dirs) => sync_all(disk, &dirs),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            if Defence::FoundNamesAreSynced.holds() {
+                sync_found(disk, file, top)?;
+            }
+            Err(error.into())
+        }
+        Err(error) => Err(error.into()),
     }
-    Ok(placed?)
 }
 
-/// Syncs a file and every directory from it up to `top`, the store's own, since any of them may be new.
-pub(crate) fn sync_with_dirs(disk: &impl Disk, file: &Path, top: &Path) -> io::Result<()> {
-    disk.sync(file)?;
+/// Every directory from that of the file up to `top`, the store's own, since any of them may be new.
+fn dirs<D: Disk>(disk: &D, file: &Path, top: &Path) -> io::Result<Vec<D::Open>> {
+    let dirs = file.ancestors().skip(1).take_while(|dir| dir.starts_with(top));
+    dirs.map(|dir| disk.open(dir)).collect()
+}
+
+fn sync_all<D: Disk>(disk: &D, dirs: &[D::Open]) -> Result<(), Failure> {
     if !Defence::NamesAreSynced.holds() {
         return Ok(());
     }
-    let mut dirs = file.ancestors().skip(1).take_while(|dir| dir.starts_with(top));
-    dirs.try_for_each(|dir| disk.sync(dir))
+    dirs.iter()
+        .try_for_each(|dir| disk.sync(dir))
+        .map_err(Failure::lost)
+}
+
+/// Whoever is told that the file is there takes that for good.
+fn sync_found(disk: &impl Disk, file: &Path, top: &Path) -> Result<(), Failure> {
+    let opened = disk
+        .open(file)
+        .and_then(|open| Ok((open, dirs(disk, file, top)?)));
+    let (file, dirs) = opened.map_err(|error| Failure {
+        is_lost: error.kind() != io::ErrorKind::NotFound,
+        error,
+    })?;
+    disk.sync(&file).map_err(Failure::lost)?;
+    sync_all(disk, &dirs)
+}
+
+/// Syncs a file that has its name already, and its directories. Nobody refers to it before that.
+pub(crate) fn sync_with_dirs(disk: &impl Disk, file: &Path, top: &Path) -> Result<(), Failure> {
+    let (open, dirs) = (disk.open(file)?, dirs(disk, file, top)?);
+    disk.sync(&open)?;
+    sync_all(disk, &dirs)
 }
 
 /// A file beside `file`, under a name that listings leave out. One that a power cut left behind may have the name.
@@ -120,6 +156,8 @@ fn stage(disk: &impl Disk, file: &Path, payload: &PutPayload) -> io::Result<Path
 pub(crate) struct Files;
 
 impl Disk for Files {
+    type Open = std::fs::File;
+
     fn create(&self, file: &Path, payload: &PutPayload) -> io::Result<()> {
         if let Some(dir) = file.parent() {
             std::fs::create_dir_all(dir)?;
@@ -130,8 +168,12 @@ impl Disk for Files {
             .try_for_each(|part| io::Write::write_all(&mut out, part))
     }
 
-    fn sync(&self, path: &Path) -> io::Result<()> {
-        std::fs::File::open(path)?.sync_all()
+    fn open(&self, path: &Path) -> io::Result<Self::Open> {
+        std::fs::File::open(path)
+    }
+
+    fn sync(&self, open: &Self::Open) -> io::Result<()> {
+        open.sync_all()
     }
 
     fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -214,6 +256,8 @@ mod tests {
     }
 
     impl Disk for Cutting {
+        type Open = PathBuf;
+
         fn create(&self, file: &Path, payload: &PutPayload) -> io::Result<()> {
             self.call()?;
             let bytes = payload.iter().flatten().copied().collect();
@@ -222,11 +266,15 @@ mod tests {
             Ok(())
         }
 
-        fn sync(&self, path: &Path) -> io::Result<()> {
+        fn open(&self, path: &Path) -> io::Result<PathBuf> {
+            Ok(path.to_owned())
+        }
+
+        fn sync(&self, open: &PathBuf) -> io::Result<()> {
             self.call()?;
-            match self.inode(path) {
+            match self.inode(open) {
                 Ok(inode) => inode.synced.set(true),
-                Err(_) => drop(self.synced_dirs.borrow_mut().insert(path.to_owned())),
+                Err(_) => drop(self.synced_dirs.borrow_mut().insert(open.clone())),
             }
             Ok(())
         }
@@ -300,12 +348,19 @@ mod tests {
         // Up to the link.
         disk.calls_left.set(3);
         let failure = place(&disk, file, top, &payload, Place::IfAbsent).unwrap_err();
-        assert!(failure.is_named);
+        assert!(failure.is_lost);
         assert_eq!(disk.after_the_cut(file, top), None);
         disk.calls_left.set(100);
         let failure = place(&disk, file, top, &payload, Place::IfAbsent).unwrap_err();
         assert_eq!(failure.error.kind(), io::ErrorKind::AlreadyExists);
         assert_eq!(disk.after_the_cut(file, top).as_deref(), Some(&b"whole"[..]));
+    }
+
+    #[test]
+    fn what_is_gone_is_no_disk_that_failed() {
+        let dir = tempfile::tempdir().unwrap();
+        let failed = sync_with_dirs(&Files, &dir.path().join("gone"), dir.path()).unwrap_err();
+        assert!(!failed.is_lost, "{failed:?}");
     }
 
     #[test]

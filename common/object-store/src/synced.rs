@@ -20,7 +20,7 @@ use object_store::{
 };
 
 use crate::defences::Defence;
-use crate::place::{Files, Place, place, sync_with_dirs};
+use crate::place::{Failure, Files, Place, place, sync_with_dirs};
 
 type StoreResult<T> = object_store::Result<T>;
 
@@ -42,16 +42,20 @@ impl SyncedLocal {
     }
 
     async fn place(&self, file: PathBuf, payload: PutPayload, how: Place) -> StoreResult<()> {
-        let (path, top) = (file.clone(), self.dir.clone());
-        let placed = blocking(move || place(&Files, &path, &top, &payload, how)).await?;
-        placed.map_err(|failure| match failure.error.kind() {
-            _ if failure.is_named => self.trust.lose(&file, failure.error),
+        let (path, top, trust) = (file.clone(), self.dir.clone(), self.trust.clone());
+        let placed = blocking(move || {
+            let placed = place(&Files, &path, &top, &payload, how);
+            placed.map_err(|failure| trust.failed(&path, failure))
+        });
+        placed.await?.map_err(|error| match error.kind() {
             std::io::ErrorKind::AlreadyExists => object_store::Error::AlreadyExists {
                 path: file.display().to_string(),
-                source: failure.error.into(),
+                source: error.into(),
             },
-            _ => failed(failure.error),
-        })
+            _ => failed(error),
+        })?;
+        // Another put may have met a failure in a directory of this one.
+        self.trust.check()
     }
 }
 
@@ -69,13 +73,18 @@ impl Trust {
         }
     }
 
-    fn lose(&self, file: &FsPath, error: std::io::Error) -> object_store::Error {
-        let why = format!(
-            "{} could not be synced ({error}), so nobody knows what is on this disk: look at it, and start the process anew",
-            file.display()
-        );
-        tracing::error!("{why}");
-        failed(self.0.get_or_init(|| why).clone())
+    /// Known before anybody else can ask, though nobody may wait for the answer.
+    fn failed(&self, file: &FsPath, failure: Failure) -> std::io::Error {
+        if failure.is_lost {
+            let (file, error) = (file.display(), &failure.error);
+            let why = format!(
+                "{file} could not be synced ({error}), so nobody knows what is on this disk: look at it, mount it anew, and \
+                 start the process again"
+            );
+            tracing::error!("{why}");
+            self.0.get_or_init(|| why);
+        }
+        failure.error
     }
 }
 
@@ -90,11 +99,15 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
     tokio::task::spawn_blocking(work).await.map_err(failed)
 }
 
-/// For a file that has its name already.
-async fn sync_up(file: PathBuf, top: PathBuf, trust: &Trust) -> StoreResult<()> {
-    let path = file.clone();
-    let synced = blocking(move || sync_with_dirs(&Files, &path, &top)).await?;
-    synced.map_err(|error| trust.lose(&file, error))
+/// For a file that has its name already; nobody refers to it before the answer.
+async fn sync_up(file: PathBuf, top: PathBuf, trust: Trust) -> StoreResult<()> {
+    let lost = trust.clone();
+    let synced = blocking(move || {
+        let synced = sync_with_dirs(&Files, &file, &top);
+        synced.map_err(|failure| lost.failed(&file, failure))
+    });
+    synced.await?.map_err(failed)?;
+    trust.check()
 }
 
 impl fmt::Display for SyncedLocal {
@@ -173,7 +186,7 @@ impl ObjectStore for SyncedLocal {
         self.trust.check()?;
         self.inner.copy_opts(from, to, options).await?;
         let file = self.inner.path_to_filesystem(to)?;
-        sync_up(file, self.dir.clone(), &self.trust).await
+        sync_up(file, self.dir.clone(), self.trust.clone()).await
     }
 }
 
@@ -194,7 +207,7 @@ impl MultipartUpload for SyncedUpload {
     async fn complete(&mut self) -> StoreResult<PutResult> {
         self.trust.check()?;
         let put = self.inner.complete().await?;
-        sync_up(self.file.clone(), self.top.clone(), &self.trust).await?;
+        sync_up(self.file.clone(), self.top.clone(), self.trust.clone()).await?;
         Ok(put)
     }
 
@@ -215,13 +228,11 @@ mod tests {
         let store = SyncedLocal::new(dir.path()).unwrap();
         let (key, other) = (Path::from("a/1"), Path::from("a/2"));
         store.put(&key, "here".into()).await.unwrap();
-        let lost = store
-            .trust
-            .lose(&dir.path().join("a/2"), std::io::Error::other("no medium"));
-        assert!(
-            lost.to_string().contains("a/2 could not be synced (no medium)"),
-            "{lost}"
-        );
+        let failure = Failure {
+            error: std::io::Error::other("no medium"),
+            is_lost: true,
+        };
+        store.trust.failed(&dir.path().join("a/2"), failure);
         let first = |error: Option<StoreResult<()>>| error.unwrap().unwrap_err();
         let listed = store.list(None).map(|found| found.map(drop)).boxed().next().await;
         let deleted = store
@@ -239,7 +250,8 @@ mod tests {
             first(listed),
             first(deleted),
         ] {
-            assert!(error.to_string().contains("start the process anew"), "{error}");
+            let told = error.to_string();
+            assert!(told.contains("a/2 could not be synced (no medium)"), "{told}");
         }
         assert_eq!(std::fs::read(dir.path().join("a/1")).unwrap(), b"here");
     }

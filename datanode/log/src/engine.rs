@@ -514,18 +514,22 @@ impl LogStore for EngineLog {
     }
 
     fn reclaim(&self) -> Result<Vec<RegionId>, LogError> {
-        let full = self.has_no_room();
-        let trimmed = full && Defence::FullLogIsCleaned.holds() && self.trimmed.swap(false, Ordering::SeqCst);
+        let full = self.full();
+        let trimmed =
+            full.is_some() && Defence::FullLogIsCleaned.holds() && self.trimmed.swap(false, Ordering::SeqCst);
         if trimmed {
             // The file that is written to cannot be removed, and may be all there is.
             self.rotate()?;
         }
         let files = damage::appended_files(&self.dir).map_err(|e| LogError::Read(e.to_string()))?;
         let mut behind = Vec::new();
-        if trimmed || files * self.file_size > self.purge_threshold {
+        // At the limit only what is trimmed gives room. The engine would move what is left to other files, all of it in the
+        // end, and have no more room by that.
+        let is_due = files * self.file_size > self.purge_threshold && full != Some(Full::Limit);
+        if trimmed || is_due {
             behind = self.clean()?;
         }
-        if full {
+        if full == Some(Full::Disk) {
             self.look_for_room();
         }
         Ok(behind.into_iter().map(RegionId::from_u64).collect())

@@ -156,6 +156,8 @@ impl Datanode {
     fn flush_what_is_due(self: &Arc<Self>) {
         let now = self.clock.now();
         let mut regions: Vec<(usize, bool, Arc<Region>)> = Vec::new();
+        // What is in files needs no log: of a full one all of it makes room, also what takes no memory.
+        let full = self.store.is_full() && Defence::FullLogIsFlushed.holds();
         // Where files are changing, a flush may be under way; the next look finds what it leaves.
         let is_idle = |region: &Arc<Region>| region.files.try_lock().is_ok();
         for region in self.regions.all().into_iter().filter(is_idle) {
@@ -166,8 +168,12 @@ impl Datanode {
                     return (0, false);
                 }
                 let is_long = s.memory() > 0 && s.unflushed_entries() >= self.config.flush_entries;
-                let due =
-                    is_long || s.is_flushing() || s.has_truncated_files() || s.oldest_row().is_some_and(due);
+                let makes_room = full && s.unflushed_entries() > 0;
+                let due = is_long
+                    || makes_room
+                    || s.is_flushing()
+                    || s.has_truncated_files()
+                    || s.oldest_row().is_some_and(due);
                 (s.memory(), due)
             });
             if bytes > 0 || due {
@@ -176,11 +182,9 @@ impl Datanode {
         }
         regions.sort_by_key(|(bytes, _, region)| (std::cmp::Reverse(*bytes), region.id()));
         let mut excess = self.budget.excess();
-        // What is in files needs no log: on a full disk, all of it makes room.
-        let full = self.store.is_full() && Defence::FullLogIsFlushed.holds();
         for (bytes, due, region) in regions {
             let large = bytes as u64 >= self.config.flush_size;
-            if large || due || full || excess > 0 {
+            if large || due || excess > 0 {
                 excess = excess.saturating_sub(bytes as u64);
                 self.flush_in_background(&region);
             }

@@ -285,6 +285,11 @@ impl Datanode {
         let id = RegionId::from_u64(order.region_id);
         let manifest = ManifestStore::new(self.flusher.bucket.clone(), id);
         let view = manifest.load(0).await?;
+        // A copy that comes late would take the members away that have come since.
+        let is_done = self.regions.get(id)?.with_state(|s| s.report().epoch) > order.seen_term;
+        if is_done && Defence::LateRecoveryIsVoid.holds() {
+            return Ok(());
+        }
         let checkpoint = Checkpoint::of(&view).map(|checkpoint| checkpoint.encode());
         let recover = Input::Recover {
             region: id,

@@ -48,6 +48,7 @@ pub const UNSEEN: &[(&str, &str)] = &[
     ("SurvivorGivesUpItsTail", RARE),
     ("SurvivorKnowsWhatIsVoid", RARE),
     ("StuckGroupsHoldUpNobody", RARE),
+    ("LateRecoveryIsVoid", RARE),
     ("LogHasALimit", "disks have no size"),
     ("FailedWriteIsNone", "FailedWriteEndsTheLog makes good for it"),
     (

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use greptime_metasrv_plan::failover::{Kept, Remains};
 use greptime_metasrv_plan::members::Electorate;
+use greptime_metasrv_plan::migration::Phase;
 use greptime_metasrv_plan::{Verdict, majority};
 use greptime_proto::v1::{self, push};
 use greptime_types::format::FORMAT_VERSION;
@@ -44,8 +45,8 @@ impl Recover {
     }
 }
 
-/// A replica counts as there if it was heard within this time.
-const HEARD_WITHIN: Duration = Duration::from_millis(250);
+/// Whoever has not been heard for so much longer than makes a suspect does not count as there.
+const LATE: Duration = Duration::from_millis(100);
 
 /// What the survivor is to be told, unless it leads alone already.
 pub(super) fn order(state: &State, work: &ForceRecoverRegion) -> Option<Recover> {
@@ -98,10 +99,28 @@ impl Metasrv {
                 warn!(%region, node = request.survivor_node, procedure = %record.id, "a replica goes on alone");
                 procedure = Some((record.id.clone(), true));
                 let members = catalog.put_survivor(region, &survivor.member, &survivor.others);
-                Ok(members.into_iter().chain([Edit::PutProcedure(record)]).collect())
+                let ended = catalog.migration_of(region).and_then(|moving| self.given_up(moving));
+                let records = ended.into_iter().chain([record]).map(Edit::PutProcedure);
+                Ok(members.into_iter().chain(records).collect())
             })
             .await?;
         Ok(begun(&catalog, region.table(), procedure))
+    }
+
+    /// A migration of the region has nothing to move any more, and would change who is recorded.
+    fn given_up(&self, moving: &Procedure) -> Option<Procedure> {
+        let Work::MigrateRegion(work) = &moving.work else {
+            return None;
+        };
+        let mut work = work.clone();
+        work.migration.phase = Phase::Aborted;
+        Some(Procedure {
+            format: FORMAT_VERSION,
+            ended_ms: Some(self.options.clock.wall_ms()),
+            reason: Some("a replica of the region goes on alone".into()),
+            work: Work::MigrateRegion(work),
+            ..moving.clone()
+        })
     }
 
     /// Ends those whose replica leads alone. From then on the group gets its other members anew.
@@ -156,23 +175,27 @@ impl Survivor {
         (region, node): (RegionId, NodeId),
         now: Duration,
     ) -> Result<Self> {
-        members_of(catalog, region)?;
+        let recorded = members_of(catalog, region)?;
         let Electorate { voters, strangers } = electorate(&state.sessions, catalog, region);
         let count = voters.len() + strangers;
         let voters: Vec<Member> = voters.into_iter().map(|(_, member)| member.into()).collect();
-        let member = member_on(&voters, region, node)?;
+        let learners = recorded.iter().filter(|m| !voters.contains(m));
+        let known: Vec<Member> = voters.iter().chain(learners).cloned().collect();
+        let member = member_on(&known, region, node)?;
         let watch = state.watch.as_ref();
         let verdict = |m: &Member| watch.and_then(|watch| watch.verdict(m.node));
+        // What a silent one said last may not be true any more, however long it takes to judge it.
+        let is_heard = |m: &Member| {
+            watch.is_some_and(|watch| {
+                let beat = watch.last_beat(m.node);
+                beat.is_some_and(|at| now.saturating_sub(at) <= watch.policy.suspect_after + LATE)
+            }) && verdict(m).is_some_and(Verdict::beats)
+        };
         let report = |member: &Member| {
-            // What a silent one said last may not be true any more, however long it takes to judge it.
-            let beat = watch.and_then(|watch| watch.last_beat(member.node));
-            let is_heard = beat.is_some_and(|at| now.saturating_sub(at) <= HEARD_WITHIN)
-                && verdict(member).is_some_and(Verdict::beats);
             let session = state.sessions.get(NodeRole::Datanode, member.node);
-            let report = session.filter(|_| is_heard)?.reports.get(&region)?;
-            let votes = report.voters.is_empty() || report.voters.contains(&member.raft_id);
+            let report = session.filter(|_| is_heard(member))?.reports.get(&region)?;
             let is_whole = report.role() != v1::RegionRole::Failed && report.raft_id == member.raft_id;
-            (is_whole && votes).then_some(report)
+            is_whole.then_some(report)
         };
         let alive: Vec<&Member> = voters.iter().filter(|m| report(m).is_some()).collect();
         let own = report(member).ok_or_else(|| {
@@ -186,6 +209,12 @@ impl Survivor {
                 names(&alive)
             )));
         }
+        if let Some(voter) = alive.first().filter(|_| !voters.contains(member)) {
+            return Err(Error::invalid(format!(
+                "the replica on datanode {node} has no vote yet and may lack much; let datanode {} survive",
+                voter.node
+            )));
+        }
         let position = |r: &v1::RegionReport| (r.last_term, r.last_index);
         if let Some(better) = alive
             .iter()
@@ -196,7 +225,7 @@ impl Survivor {
                 better.node
             )));
         }
-        let is_gone = |m: &&Member| verdict(m).is_some_and(|v| v.is_dead() || v.beats());
+        let is_gone = |m: &&Member| is_heard(m) || verdict(m).is_some_and(Verdict::is_dead);
         let lost = voters.iter().filter(|m| report(m).is_none());
         if let Some(unsure) = lost.clone().find(|m| !is_gone(m)) {
             let is = verdict(unsure).map_or("not known yet".into(), ToString::to_string);

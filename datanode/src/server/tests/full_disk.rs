@@ -49,7 +49,7 @@ async fn the_log_ends_at_its_limit_while_the_bucket_is_away() {
     let config = DatanodeConfig {
         log_file_size: 1 << 20,
         log_purge_threshold: 2 << 20,
-        log_limit: 8 << 20,
+        log_limit: 10 << 20,
         ..DatanodeConfig::default()
     };
     let datanode = start_on_disk(&config, &store, &dir.path().join("data"))

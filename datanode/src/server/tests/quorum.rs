@@ -766,3 +766,23 @@ async fn a_group_that_is_stuck_holds_up_no_orders() {
     })
     .await;
 }
+
+/// It was carried out long ago, and two others have got a vote since.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_to_go_on_alone_that_comes_late_changes_nothing() {
+    let cluster = Cluster::new(false).await;
+    let (node, epoch) = (&cluster.nodes[0], cluster.report(0).epoch);
+    for _ in 0..3 {
+        node.datanode.told(push::Body::Recover(v1::RecoverRegion {
+            region_id: node.region.as_u64(),
+            raft_id: 1,
+            seen_term: epoch - 1,
+        }));
+    }
+    for ts in 1..=5 {
+        node.write(&[row("a", ts, 1.0)]).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let report = cluster.report(0);
+    assert_eq!((report.epoch, report.voters.len()), (epoch, 3), "{report:?}");
+}

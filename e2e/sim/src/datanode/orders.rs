@@ -161,6 +161,10 @@ impl Datanode {
             region,
         };
         let view = manifest.load(0).await?;
+        let term = self.region(region).map_or(0, |r| r.read(|s| s.status().term));
+        if term > seen_term && holds("LateRecoveryIsVoid") {
+            return Ok(());
+        }
         let checkpoint = Checkpoint::of(&view).map(|checkpoint| checkpoint.encode());
         let files = checkpoint.transpose()?.map(|checkpoint| InFiles {
             through: view.flushed_seq,

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use greptime_metasrv_plan::failover::{Kept, LogEnd, Remains};
 use greptime_metasrv_plan::members::Electorate;
+use greptime_metasrv_plan::migration::{Migration, Phase};
 use greptime_metasrv_plan::{Verdict, majority};
 use greptime_types::format::FORMAT_VERSION;
 use greptime_types::{NodeId, RegionId};
@@ -20,8 +21,8 @@ use crate::message::{Push, RegionReport, RegionRole};
 use crate::procedures::{Procedure, Recovery, Work};
 use crate::trace::Branch;
 
-const HEARD_WITHIN: Duration = Duration::from_millis(250);
-const SAY_AGAIN: Duration = Duration::from_secs(1);
+const LATE: Duration = Duration::from_millis(100);
+const SAY_AGAIN: Duration = Duration::from_millis(200);
 const ABOVE_ALL_KNOWN: u64 = 1 << 20;
 
 impl Metasrv {
@@ -114,6 +115,18 @@ impl Metasrv {
     }
 }
 
+/// A migration of the region has nothing to move any more.
+fn given_up(moving: &Procedure) -> Option<Procedure> {
+    let migration = moving.running_migration()?.clone();
+    Some(Procedure {
+        work: Work::Move(Migration {
+            phase: Phase::Aborted,
+            ..migration
+        }),
+        ..moving.clone()
+    })
+}
+
 fn is_recovered(state: &State, recovery: &Recovery) -> bool {
     leader_of(state, recovery.region).is_some_and(|led| {
         led.raft_id == recovery.raft_id
@@ -144,13 +157,14 @@ impl Survivor {
         let member = voters.iter().find(|m| m.node == node)?;
         let watch = state.watch.as_ref()?;
         let verdict = |m: &Member| watch.verdict(m.node);
-        let whole = |m: &Member| {
+        let is_heard = |m: &Member| {
             let beat = watch.last_beat(m.node);
-            let is_heard = beat.is_some_and(|at| now.saturating_sub(at) <= HEARD_WITHIN)
-                && verdict(m).is_some_and(Verdict::beats);
-            let report = report(state, region, m.node).filter(|_| is_heard)?;
-            let votes = report.voters.is_empty() || report.voters.contains(&m.raft_id);
-            (report.role != RegionRole::Failed && report.raft_id == m.raft_id && votes).then_some(report)
+            beat.is_some_and(|at| now.saturating_sub(at) <= watch.policy.suspect_after + LATE)
+                && verdict(m).is_some_and(Verdict::beats)
+        };
+        let whole = |m: &Member| {
+            let report = report(state, region, m.node).filter(|_| is_heard(m))?;
+            (report.role != RegionRole::Failed && report.raft_id == m.raft_id).then_some(report)
         };
         let own = whole(member)?;
         let position = |r: &RegionReport| (r.last_term, r.last_index);
@@ -159,7 +173,7 @@ impl Survivor {
         let mut lost = voters.iter().filter(|m| whole(m).is_none());
         let is_refused = alive.len() >= majority(count)
             || alive.iter().any(has_more)
-            || !lost.all(|m| verdict(m).is_some_and(|v| v.is_dead() || v.beats()));
+            || !lost.all(|m| is_heard(m) || verdict(m).is_some_and(Verdict::is_dead));
         if is_refused {
             return None;
         }
