@@ -57,10 +57,9 @@ impl Metasrv {
                 work: Work::Recover(recovery),
             };
             let members = catalog.put_survivor(region, &survivor.member, &survivor.others);
-            Ok(members
-                .into_iter()
-                .chain([Edit::PutProcedure(procedure)])
-                .collect())
+            let ended = catalog.migration_of(region).and_then(given_up);
+            let records = ended.into_iter().chain([procedure]).map(Edit::PutProcedure);
+            Ok(members.into_iter().chain(records).collect())
         });
         if recorded.await.is_ok() && chosen.borrow().is_some() {
             self.sim.hit(Branch::RegionIsGivenToOne);
