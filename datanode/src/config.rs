@@ -143,7 +143,7 @@ impl DatanodeConfig {
     }
 
     /// `log_limit`, or as much as the log takes when nothing is wrong; 0: none.
-    pub fn least_log_limit(&self) -> u64 {
+    pub fn log_limit_in_force(&self) -> u64 {
         let usual = self.log_purge_threshold.saturating_add(8 * self.log_file_size);
         match self.log_limit {
             0 => 0,

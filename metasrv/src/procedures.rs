@@ -107,6 +107,17 @@ impl Procedure {
         running.map(|work| &work.migration)
     }
 
+    /// The migration is in another phase.
+    pub(crate) fn enter(&mut self, phase: Phase, at_ms: i64) {
+        if let Work::MigrateRegion(work) = &mut self.work {
+            work.migration.phase = phase;
+            work.history.push(Entered { phase, at_ms });
+            if phase.has_ended() {
+                self.ended_ms = Some(at_ms);
+            }
+        }
+    }
+
     /// The region of which one replica is to go on alone.
     pub fn recovers(&self) -> Option<RegionId> {
         match &self.work {

@@ -60,8 +60,8 @@ impl SyncedLocal {
 }
 
 /// Whether a sync has failed after which nobody knows what is on disk. Trying again does not tell: what could not be
-/// written counts as written then. From that on nothing is answered, so that nobody builds on it; a new process finds
-/// what is really there.
+/// written counts as written then. From that on nothing is answered, so that nobody builds on it. A new process believes
+/// the kernel again, so the disk should be mounted anew before.
 #[derive(Clone, Debug, Default)]
 struct Trust(Arc<OnceLock<String>>);
 

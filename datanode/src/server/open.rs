@@ -78,7 +78,7 @@ impl Datanode {
             file_size: parts.config.log_file_size,
             reserve: parts.config.log_turn_size + parts.config.max_write_size + LOG_ROOM,
             purge_threshold: parts.config.log_purge_threshold,
-            limit: parts.config.least_log_limit(),
+            limit: parts.config.log_limit_in_force(),
         };
         let engine = damaged::open(&parts, &data_dir, options, &metrics.log_fsyncs).await?;
         for cut in engine.cuts() {

@@ -5,6 +5,7 @@ mod clock;
 mod dice;
 mod disk;
 mod leaf;
+mod machine;
 mod node;
 
 pub use bucket::{Fault, FaultyStore, PutFault, Request};

@@ -10,8 +10,8 @@ use datafusion::logical_expr::Expr;
 use datafusion::physical_plan::ExecutionPlan;
 use futures::TryStreamExt;
 use greptime_clock::{SharedClock, SystemClock, SystemIds};
-use greptime_log::testing::{Files, Machine, Power};
-use greptime_log::{EngineLog, EngineOptions, LogDamage, LogStore, LogSync, MemoryLog};
+use greptime_log::testing::Files;
+use greptime_log::{LogStore, MemoryLog};
 use greptime_object_store::Bucket;
 use greptime_peers::testing::Network;
 use greptime_proto::v1;
@@ -21,7 +21,8 @@ use greptime_telemetry::Metrics;
 use greptime_types::{Change, ErrorKind, NodeId, RegionId, Result, TableInfo, TableOptions};
 use object_store::path::Path;
 
-use super::{Dice, FaultyStore, PutFault, batch, ipc, table};
+use super::machine::OnMachine;
+use super::{Dice, FaultyStore, batch, ipc, table};
 use crate::config::DatanodeConfig;
 use crate::server::{Datanode, DatanodeParts};
 
@@ -73,54 +74,6 @@ pub struct Node {
     next: AtomicU64,
 }
 
-/// The machine of a node.
-pub struct OnMachine {
-    pub power: Arc<Power>,
-    pub log: Arc<EngineLog>,
-    machine: Machine,
-    dice: Dice,
-    starts: usize,
-}
-
-impl OnMachine {
-    fn start(
-        dice: Dice,
-        found: Files,
-        starts: usize,
-        dir: &tempfile::TempDir,
-        store: &FaultyStore,
-    ) -> (Self, Arc<dyn LogStore>) {
-        let options = EngineOptions {
-            dir: dir.path().join(format!("log-{starts}")),
-            sync: LogSync::Always,
-            damage: LogDamage::Refuse,
-            file_size: 16 << 10,
-            reserve: 0,
-            purge_threshold: 48 << 10,
-            limit: 0,
-        };
-        let power = Arc::<Power>::default();
-        store.set_power(&power, PutFault::Refused);
-        let (machine, log) = Machine::start(&options, found, &power).unwrap_or_else(|e| panic!("{e}"));
-        assert!(log.cuts().iter().all(|cut| !cut.acknowledged), "{:?}", log.cuts());
-        let log = Arc::new(log);
-        let store = Arc::clone(&log) as _;
-        let machine = Self {
-            power,
-            log,
-            machine,
-            dice,
-            starts,
-        };
-        (machine, store)
-    }
-
-    fn restart(mut self, dir: &tempfile::TempDir, store: &FaultyStore) -> (Self, Arc<dyn LogStore>) {
-        let found = self.machine.found(|sides| self.dice.roll(sides));
-        Self::start(self.dice, found, self.starts + 1, dir, store)
-    }
-}
-
 impl Node {
     /// With a region of a table whose rows overwrite.
     pub async fn new() -> Self {
@@ -140,25 +93,32 @@ impl Node {
     }
 
     pub async fn with_clock(config: DatanodeConfig, table: TableInfo, clock: SharedClock) -> Self {
-        let (log, store, dir) = (
-            MemoryLog::default(),
-            Arc::new(FaultyStore::default()),
-            tempfile::tempdir().unwrap(),
-        );
+        let (store, dir) = (Arc::new(FaultyStore::default()), tempfile::tempdir().unwrap());
+        let memory = MemoryLog::default();
+        let log = Arc::new(memory.clone());
+        Self::begin((config, table, clock), (store, dir), (memory, log), None).await
+    }
+
+    /// The first process over a log, with its region. `memory`: the log, if it is one.
+    async fn begin(
+        (config, table, clock): (DatanodeConfig, TableInfo, SharedClock),
+        (store, dir): (Arc<FaultyStore>, tempfile::TempDir),
+        (memory, log): (MemoryLog, Arc<dyn LogStore>),
+        machine: Option<OnMachine>,
+    ) -> Self {
         let place = Place::default();
-        let datanode = start_node(&config, Arc::new(log.clone()), &store, &dir, &clock, &place).await;
-        let region = RegionId::new(1024, 0);
+        let datanode = start_node(&config, log, &store, &dir, &clock, &place).await;
         let node = Self {
             place,
-            log,
+            log: memory,
             store,
             config,
-            region,
+            region: RegionId::new(1024, 0),
             table,
             dir,
             clock,
             datanode,
-            machine: None,
+            machine,
             next: AtomicU64::new(1),
         };
         node.initialise().await.unwrap();
@@ -312,24 +272,8 @@ impl Node {
     ) -> Self {
         let (store, dir) = (Arc::new(FaultyStore::default()), tempfile::tempdir().unwrap());
         let (machine, log) = OnMachine::start(dice, Files::new(), 0, &dir, &store);
-        let place = Place::default();
-        let datanode = start_node(&config, log, &store, &dir, &clock, &place).await;
-        let node = Self {
-            place,
-            log: MemoryLog::default(),
-            store,
-            config,
-            region: RegionId::new(1024, 0),
-            table,
-            dir,
-            clock,
-            datanode,
-            machine: Some(machine),
-            next: AtomicU64::new(1),
-        };
-        node.initialise().await.unwrap();
-        node.wait_until_leading().await;
-        node
+        let logs = (MemoryLog::default(), log);
+        Self::begin((config, table, clock), (store, dir), logs, Some(machine)).await
     }
 
     /// The power of its machine is gone, or goes now, and comes back. Waits until the region leads.

@@ -20,6 +20,9 @@ struct Watched {
     seen: Observed,
 }
 
+/// Whoever has not been heard for so much longer than makes a suspect does not count as there.
+const LATE: Duration = Duration::from_millis(100);
+
 #[derive(Debug)]
 pub struct Watch {
     pub policy: Policy,
@@ -227,6 +230,16 @@ impl Watch {
     /// Why most are not judged by silence, if so.
     pub fn brake(&self) -> Option<&Brake> {
         self.brake.as_ref()
+    }
+
+    /// Whether a node beats, and was heard a moment ago: what a silent one said last may not be true any more, however long
+    /// it takes to judge it.
+    pub fn hears(&self, node: NodeId, now: Duration) -> bool {
+        let within = self.policy.suspect_after + LATE;
+        let is_recent = self
+            .last_beat(node)
+            .is_some_and(|at| now.saturating_sub(at) <= within);
+        is_recent && self.verdict(node).is_some_and(Verdict::beats)
     }
 
     /// When a node last said something.

@@ -45,9 +45,6 @@ impl Recover {
     }
 }
 
-/// Whoever has not been heard for so much longer than makes a suspect does not count as there.
-const LATE: Duration = Duration::from_millis(100);
-
 /// What the survivor is to be told, unless it leads alone already.
 pub(super) fn order(state: &State, work: &ForceRecoverRegion) -> Option<Recover> {
     (!is_recovered(state, work)).then_some(Recover {
@@ -99,7 +96,7 @@ impl Metasrv {
                 warn!(%region, node = request.survivor_node, procedure = %record.id, "a replica goes on alone");
                 procedure = Some((record.id.clone(), true));
                 let members = catalog.put_survivor(region, &survivor.member, &survivor.others);
-                let ended = catalog.migration_of(region).and_then(|moving| self.given_up(moving));
+                let ended = catalog.migration_of(region).map(|moving| self.given_up(moving));
                 let records = ended.into_iter().chain([record]).map(Edit::PutProcedure);
                 Ok(members.into_iter().chain(records).collect())
             })
@@ -108,19 +105,14 @@ impl Metasrv {
     }
 
     /// A migration of the region has nothing to move any more, and would change who is recorded.
-    fn given_up(&self, moving: &Procedure) -> Option<Procedure> {
-        let Work::MigrateRegion(work) = &moving.work else {
-            return None;
-        };
-        let mut work = work.clone();
-        work.migration.phase = Phase::Aborted;
-        Some(Procedure {
+    fn given_up(&self, moving: &Procedure) -> Procedure {
+        let mut record = Procedure {
             format: FORMAT_VERSION,
-            ended_ms: Some(self.options.clock.wall_ms()),
             reason: Some("a replica of the region goes on alone".into()),
-            work: Work::MigrateRegion(work),
             ..moving.clone()
-        })
+        };
+        record.enter(Phase::Aborted, self.options.clock.wall_ms());
+        record
     }
 
     /// Ends those whose replica leads alone. From then on the group gets its other members anew.
@@ -184,13 +176,7 @@ impl Survivor {
         let member = member_on(&known, region, node)?;
         let watch = state.watch.as_ref();
         let verdict = |m: &Member| watch.and_then(|watch| watch.verdict(m.node));
-        // What a silent one said last may not be true any more, however long it takes to judge it.
-        let is_heard = |m: &Member| {
-            watch.is_some_and(|watch| {
-                let beat = watch.last_beat(m.node);
-                beat.is_some_and(|at| now.saturating_sub(at) <= watch.policy.suspect_after + LATE)
-            }) && verdict(m).is_some_and(Verdict::beats)
-        };
+        let is_heard = |m: &Member| watch.is_some_and(|watch| watch.hears(m.node, now));
         let report = |member: &Member| {
             let session = state.sessions.get(NodeRole::Datanode, member.node);
             let report = session.filter(|_| is_heard(member))?.reports.get(&region)?;

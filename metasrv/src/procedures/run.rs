@@ -11,7 +11,7 @@ use greptime_types::{NodeId, NodeRole, RegionId, Result, TableState};
 use tracing::{debug, info};
 
 use super::recover::{self, Recover};
-use super::{AT_ONCE, Entered, Procedure, Work};
+use super::{AT_ONCE, Procedure, Work};
 use crate::catalog::{Catalog, Edit};
 use crate::repair::{LAG, has_lost_its_disk, leader_of, membership};
 use crate::server::{Metasrv, State};
@@ -228,13 +228,9 @@ fn enter(metasrv: &Metasrv, catalog: &Catalog, due: &[Due]) -> Vec<Edit> {
         let Some(mut record) = catalog.procedures.get(&due.id).cloned() else {
             continue;
         };
-        let Work::MigrateRegion(work) = &mut record.work else {
+        let Some(migration) = record.running_migration().filter(|m| m.phase == due.from) else {
             continue;
         };
-        let migration = &mut work.migration;
-        if record.ended_ms.is_some() || migration.phase != due.from {
-            continue;
-        }
         let mut to = due.to;
         if !has_table(catalog, migration.region) {
             to = Phase::Aborted;
@@ -248,16 +244,9 @@ fn enter(metasrv: &Metasrv, catalog: &Catalog, due: &[Due]) -> Vec<Edit> {
                 .reason
                 .map(|why| format!("{why}, when it had been handed over"));
         }
-        migration.phase = to;
-        work.history.push(Entered {
-            phase: to,
-            at_ms: now_ms,
-        });
+        record.enter(to, now_ms);
         if due.reason.is_some() {
             record.reason.clone_from(&due.reason);
-        }
-        if to.has_ended() {
-            record.ended_ms = Some(now_ms);
         }
         records.push(record);
     }

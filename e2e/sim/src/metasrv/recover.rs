@@ -21,7 +21,6 @@ use crate::message::{Push, RegionReport, RegionRole};
 use crate::procedures::{Procedure, Recovery, Work};
 use crate::trace::Branch;
 
-const LATE: Duration = Duration::from_millis(100);
 const SAY_AGAIN: Duration = Duration::from_millis(200);
 const ABOVE_ALL_KNOWN: u64 = 1 << 20;
 
@@ -156,11 +155,7 @@ impl Survivor {
         let member = voters.iter().find(|m| m.node == node)?;
         let watch = state.watch.as_ref()?;
         let verdict = |m: &Member| watch.verdict(m.node);
-        let is_heard = |m: &Member| {
-            let beat = watch.last_beat(m.node);
-            beat.is_some_and(|at| now.saturating_sub(at) <= watch.policy.suspect_after + LATE)
-                && verdict(m).is_some_and(Verdict::beats)
-        };
+        let is_heard = |m: &Member| watch.hears(m.node, now);
         let whole = |m: &Member| {
             let report = report(state, region, m.node).filter(|_| is_heard(m))?;
             (report.role != RegionRole::Failed && report.raft_id == m.raft_id).then_some(report)
