@@ -14,7 +14,8 @@
 //! * **Leaving**: the replica on the source is recorded no more, and leaves.
 //!
 //! Where the source does not lead, nothing is warmed or handed over. Where the target has a replica already, nobody
-//! joins or leaves: the two change their places. A source that is gone begins with Leaving: its place is taken.
+//! joins or leaves: the two change their places, unless the target is preferred for leading as it is. A source that is gone
+//! begins with Leaving: its place is taken.
 //!
 //! Every phase is recorded before anything of it is done, and each of its acts can be repeated; so whoever comes to lead
 //! metasrv goes on. Until the source has handed over, a migration can be undone; from then on it can only be finished.
@@ -237,7 +238,7 @@ impl Migration {
     }
 
     /// Who is to be recorded as member from a phase on, in the order of preference for leading; `recorded` are those of
-    /// before.
+    /// before. Whoever was handed over to is preferred to the source: else it would hand back at once.
     pub fn members_in(&self, phase: Phase, recorded: &[Member]) -> Vec<Member> {
         let comes = self.target();
         let place = |members: &[Member], id: u64| members.iter().position(|m| m.raft_id == id);
@@ -248,13 +249,18 @@ impl Migration {
             Phase::Leaving => {
                 members.retain(|m| m.raft_id != self.comes);
                 match place(&members, self.leaves) {
+                    // The source may have led from the last place, because nobody else could.
+                    Some(place) if self.phase == Phase::HandingOver => {
+                        members.remove(place);
+                        members.insert(0, comes);
+                    }
                     Some(place) => members[place] = comes,
                     None => members.push(comes),
                 }
             }
             Phase::Done if !self.is_new => {
                 let places = place(&members, self.leaves).zip(place(&members, self.comes));
-                if let Some((leaves, comes)) = places {
+                if let Some((leaves, comes)) = places.filter(|(leaves, comes)| leaves < comes) {
                     members.swap(leaves, comes);
                 }
             }

@@ -186,6 +186,24 @@ fn leadership_moves_to_another_member_and_their_places_are_changed() {
     assert_eq!((world.leader, nodes(&world.recorded)), (Some(3), vec![3, 2, 1]));
 }
 
+/// The last in the record leads, because the others could not.
+fn led_by_the_last(is_new: bool) -> World {
+    let mut world = World::new(is_new, 1);
+    world.recorded.retain(|m| m.raft_id != 1);
+    let place = world.recorded.iter().position(|m| m.raft_id == 4);
+    let place = place.unwrap_or(world.recorded.len());
+    world.recorded.insert(place, member(1));
+    world
+}
+
+#[test]
+fn whoever_was_handed_over_to_is_not_less_preferred_than_the_source() {
+    let (_, world) = phases(led_by_the_last(false));
+    assert_eq!((world.leader, nodes(&world.recorded)), (Some(3), vec![2, 3, 1]));
+    let (_, world) = phases(led_by_the_last(true));
+    assert_eq!((world.leader, nodes(&world.recorded)), (Some(4), vec![4, 2, 3]));
+}
+
 #[test]
 fn nothing_is_handed_over_to_somebody_who_is_not_ready() {
     let mut world = World::new(true, 1);
