@@ -112,8 +112,8 @@ COUNT ?= 20
 # HOURS=1000000 how many: forty minutes on two cores.
 .PHONY: detector-hours
 detector-hours: ## How often the failure detector takes the living for dead, in simulated hours of beats, losses and pauses
-	cargo build --locked $(CARGO_ALL) --example heartbeat_hours
-	$(BIN)/examples/heartbeat_hours $(HOURS)
+	cargo build --locked --workspace --profile dist --example heartbeat_hours
+	$(DIST)/examples/heartbeat_hours $(HOURS)
 
 HOURS ?= 1000000
 

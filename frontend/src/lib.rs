@@ -2,6 +2,7 @@
 
 mod auth;
 pub mod config;
+mod defences;
 mod frontend;
 pub mod ingest;
 mod metrics;
@@ -12,5 +13,6 @@ pub mod sql;
 pub mod statement;
 
 pub use config::FrontendConfig;
+pub use defences::{Defence, PROOFS_ELSEWHERE};
 pub use frontend::{Frontend, FrontendParts};
 pub use route::{GrpcRegions, Peer, Regions};

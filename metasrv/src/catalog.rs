@@ -16,6 +16,7 @@ use greptime_types::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::defences::Defence;
 use crate::procedures::Procedure;
 use crate::store::{Change, Expect, Store, Versioned};
 
@@ -190,7 +191,11 @@ impl Catalog {
             next.apply(edit, &mut changes)?;
         }
         changes.push(Change::Put(ROOT.into(), encode(&next.root)?));
-        let expect = Expect::Revision(ROOT.into(), self.root_revision);
+        let revision = match Defence::RootIsCompared.holds() {
+            true => self.root_revision,
+            false => read_root(store).await?.map_or(0, |(_, revision)| revision),
+        };
+        let expect = Expect::Revision(ROOT.into(), revision);
         next.root_revision = store
             .commit(expect, changes)
             .await?
@@ -305,7 +310,7 @@ impl Catalog {
     pub fn is_given_up(&self, region: RegionId, raft_id: u64) -> bool {
         let membership = self.memberships.get(&region.table());
         let given_up = membership.and_then(|m| m.given_up.get(&region.number()));
-        given_up.is_some_and(|ids| ids.contains(&raft_id))
+        given_up.is_some_and(|ids| ids.contains(&raft_id)) && Defence::GivenUpCountForNothing.holds()
     }
 
     /// Records that one member goes on alone, and that all others are given up: those that are recorded, and `others`.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use greptime_metasrv_plan::assignment::Member;
 use greptime_metasrv_plan::failover::{
-    Attempt, LogEnd, Plan, RegionSeen, Report, Snapshot, Voter, VoterRole, plan,
+    Attempt, Bereaved, LogEnd, Plan, RegionSeen, Report, Snapshot, Voter, VoterRole, plan,
 };
 use greptime_metasrv_plan::members::{Electorate, Said, who_votes};
 use greptime_metasrv_plan::{Judgement, Verdict};
@@ -122,34 +122,14 @@ impl Cluster<'_> {
         let heirs = self.catalog.heirs();
         for table in tables.filter(|t| t.state != TableState::Dropping) {
             for region in table.regions() {
-                let Electorate { voters, strangers } = electorate(self.sessions, self.catalog, region);
-                if voters.len() + strangers < 2 {
+                let mut seen = self.seen(region, table.state, &heirs);
+                if seen.voters.len() + seen.strangers < 2 {
                     // A single voter elects itself, or nobody does.
                     continue;
                 }
-                let voters = voters.iter().map(|(place, member)| {
-                    let verdict = judgement.verdicts.get(&member.node).cloned();
-                    let role = match heirs.contains(&(region, member.raft_id)) {
-                        true => VoterRole::Hot,
-                        false => role(*place, table.state),
-                    };
-                    Voter {
-                        apart: judgement.apart_from(member.node),
-                        ..self.voter(region, member, role, verdict)
-                    }
-                });
-                let voters: Vec<Voter> = voters.collect();
-                let epoch = voters.iter().filter_map(|v| v.leads).max();
-                let tried = self.watch.tried(region, epoch);
-                let led = self.watch.led(region, epoch);
-                let lease_ends = self.watch.lease_of_another_ends(region, &voters);
-                let seen = RegionSeen {
-                    voters,
-                    led,
-                    lease_ends,
-                    strangers,
-                    tried,
-                };
+                for voter in &mut seen.voters {
+                    voter.apart = judgement.apart_from(voter.node);
+                }
                 snapshot.regions.insert(region, seen);
             }
         }
@@ -158,13 +138,37 @@ impl Cluster<'_> {
         plan(&snapshot, &self.watch.policy, now)
     }
 
-    fn voter(&self, region: RegionId, member: &Member, role: VoterRole, verdict: Option<Verdict>) -> Voter {
-        let report = self.report(region, member.node);
+    /// A region, but for who does not reach whom. `heirs`: replicas that are to lead soon.
+    fn seen(&mut self, region: RegionId, table: TableState, heirs: &BTreeSet<(RegionId, u64)>) -> RegionSeen {
+        let Electorate { voters, strangers } = electorate(self.sessions, self.catalog, region);
+        let voters = voters.iter().map(|(place, member)| {
+            let role = match heirs.contains(&(region, member.raft_id)) {
+                true => VoterRole::Hot,
+                false => role(*place, table),
+            };
+            self.voter(region, member, role)
+        });
+        let voters: Vec<Voter> = voters.collect();
+        let epoch = voters.iter().filter_map(|v| v.leads).max();
+        RegionSeen {
+            tried: self.watch.tried(region, epoch),
+            led: self.watch.led(region, epoch),
+            lease_ends: self.watch.lease_of_another_ends(region, &voters),
+            voters,
+            strangers,
+        }
+    }
+
+    fn voter(&self, region: RegionId, member: &Member, role: VoterRole) -> Voter {
+        // A replica whose log is not open yet has no id.
+        let is_of_it = |r: &&v1::RegionReport| r.raft_id == member.raft_id;
+        let report = self.report(region, member.node).filter(is_of_it);
         let at = self.watch.last_beat(member.node).unwrap_or_default();
         let end = |r: &v1::RegionReport| log_end(r, at);
         // One that has failed cannot be voted for, nor vote.
         let log = report.filter(|r| r.role() != v1::RegionRole::Failed).map(end);
         let had = self.sessions.last_said(member.node, region);
+        let verdict = self.watch.verdict(member.node).cloned();
         let leads = report
             .filter(|r| r.role() == v1::RegionRole::Leader)
             .map(|r| r.epoch);
@@ -177,22 +181,18 @@ impl Cluster<'_> {
             }),
             log,
             apart: BTreeSet::new(),
-            had: had.filter(|r| r.raft_id == member.raft_id).map(end),
+            had: had.filter(is_of_it).map(end),
             leads,
             elected: report
                 .filter(|r| r.role() == v1::RegionRole::Opening && r.leader_raft_id == r.raft_id)
-                .filter(|r| r.raft_id != 0)
                 .map(|r| r.epoch),
             lease_ends: self.watch.lease_ends(region, member.node),
         }
     }
 
     fn report(&self, region: RegionId, node: NodeId) -> Option<&v1::RegionReport> {
-        let report = self
-            .sessions
-            .get(NodeRole::Datanode, node)?
-            .reports
-            .get(&region)?;
+        let session = self.sessions.get(NodeRole::Datanode, node)?;
+        let report = session.reports.get(&region)?;
         (!self.catalog.is_given_up(region, report.raft_id)).then_some(report)
     }
 
@@ -235,8 +235,36 @@ impl Cluster<'_> {
     }
 }
 
+/// What is known of a region, for a person who wants one replica to go on alone.
+pub(crate) fn bereaved(
+    (sessions, watch): (&Sessions, &mut Watch),
+    catalog: &Catalog,
+    region: RegionId,
+    now: Duration,
+) -> Bereaved {
+    let mut cluster = Cluster {
+        catalog,
+        sessions,
+        watch,
+    };
+    let seen = cluster.seen(region, TableState::Ready, &catalog.heirs());
+    let has_vote = |m: &Member| seen.voters.iter().any(|v| v.raft_id == m.raft_id);
+    let recorded = catalog.planned_members(region);
+    let learners = recorded.iter().filter(|m| !has_vote(m));
+    let learners: Vec<Voter> = learners
+        .map(|m| cluster.voter(region, m, VoterRole::LogOnly))
+        .collect();
+    let nodes = seen.voters.iter().chain(&learners).map(|v| v.node);
+    Bereaved {
+        heard: nodes.filter(|node| cluster.watch.hears(*node, now)).collect(),
+        region,
+        learners,
+        seen,
+    }
+}
+
 /// How far a replica's log reached when the beat came `at`.
-pub(crate) fn log_end(report: &v1::RegionReport, at: Duration) -> LogEnd {
+fn log_end(report: &v1::RegionReport, at: Duration) -> LogEnd {
     LogEnd {
         last_term: report.last_term,
         last_index: report.last_index,

@@ -8,6 +8,7 @@ use greptime_types::{Error, NodeRole, Result};
 use tracing::info;
 
 use crate::catalog::Catalog;
+use crate::defences::Defence;
 use crate::server::State;
 use crate::sessions::Sessions;
 
@@ -19,7 +20,7 @@ fn newest_of(register: &v1::Register) -> u32 {
 /// Refuses a node that cannot read what the others write.
 pub(crate) fn admit(register: &v1::Register, cluster: u32) -> Result<()> {
     let (oldest, newest) = (register.min_format, newest_of(register));
-    if (oldest..=newest).contains(&cluster) {
+    if (oldest..=newest).contains(&cluster) || !Defence::OldProgramIsRefused.holds() {
         return Ok(());
     }
     let version = &register.version;
@@ -42,7 +43,8 @@ pub(crate) fn to_raise(state: &mut State, catalog: &Catalog, now: Duration, stea
         return None;
     };
     let since = *state.newer_since.get_or_insert(now);
-    let waited = catalog.tables.is_empty() || now.saturating_sub(since) >= steady;
+    let is_steady = now.saturating_sub(since) >= steady || !Defence::FormatWaitsAWhile.holds();
+    let waited = catalog.tables.is_empty() || is_steady;
     if waited {
         info!(
             format = newer,
@@ -55,7 +57,8 @@ pub(crate) fn to_raise(state: &mut State, catalog: &Catalog, now: Duration, stea
 /// `None` as long as a datanode that should hold regions is not there.
 fn spoken_by_all(sessions: &Sessions, catalog: &Catalog) -> Option<u32> {
     let is_there = |node| sessions.get(NodeRole::Datanode, node).is_some();
-    let complete = catalog.regions_by_node().into_keys().all(is_there);
+    let complete =
+        catalog.regions_by_node().into_keys().all(is_there) || !Defence::FormatWaitsForTheAbsent.holds();
     sessions.of_role(NodeRole::Datanode).next().filter(|_| complete)?;
     let spoken = sessions.iter().map(|(_, session)| newest_of(&session.register));
     // What this metasrv does not know itself it cannot agree to.

@@ -6,6 +6,7 @@
 mod alter;
 pub mod catalog;
 mod ddl;
+mod defences;
 mod driver;
 mod election;
 mod failover;
@@ -24,6 +25,7 @@ pub mod store;
 mod view;
 mod watch;
 
+pub use defences::{Defence, PROOFS_ELSEWHERE};
 pub use election::{Alone, Election, EtcdElection, Leadership};
 pub use greptime_metasrv_plan::Policy;
 pub use grpc::meta_service;

@@ -13,6 +13,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tracing::{info, warn};
 
 use crate::catalog::{Catalog, DatanodeRecord, Edit};
+use crate::defences::Defence;
 use crate::election::Leadership;
 use crate::formats;
 use crate::server::Metasrv;
@@ -31,7 +32,8 @@ impl Metasrv {
         };
         let catalog = self.catalog()?;
         let cluster_id = &catalog.root.cluster_id;
-        if !identity.cluster_id.is_empty() && identity.cluster_id != *cluster_id {
+        let is_foreign = !identity.cluster_id.is_empty() && identity.cluster_id != *cluster_id;
+        if is_foreign && Defence::ForeignDiskIsRefused.holds() {
             return Err(Error::permission_denied(format!(
                 "this is cluster {cluster_id}, the node's data belongs to cluster {}",
                 identity.cluster_id

@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::catalog::{Birth, Catalog, Edit};
+use crate::defences::Defence;
 use crate::driver;
 use crate::election::{Election, Leadership};
 use crate::failover;
@@ -400,7 +401,7 @@ impl Metasrv {
             return Ok(catalog);
         }
         // Also for a caller that gives up in the middle: then nobody knows whether the change was made.
-        let mut unknown = OutcomeUnknown(Some(self));
+        let mut unknown = OutcomeUnknown(Some(self).filter(|_| Defence::UnknownChangeIsLookedFor.holds()));
         match catalog.commit(self.options.store.as_ref(), &edits).await {
             Ok(next) => {
                 unknown.0 = None;

@@ -10,6 +10,8 @@ use greptime_proto::v1::{self, push};
 use greptime_types::{NodeId, NodeRole, RegionId};
 use tokio::sync::mpsc;
 
+use crate::defences::Defence;
+
 /// Pushes that may wait for one node. A node that lets more wait is cut off; it comes back and is told all anew.
 pub(crate) const PUSH_QUEUE: usize = 1024;
 /// A command that had no effect yet is said again after this time.
@@ -57,10 +59,11 @@ impl Session {
 
     /// Whether `command` is news for the node, or old enough to be repeated. Remembers it if so.
     pub(crate) fn should_say(&mut self, region: RegionId, command: &Command, now: Duration) -> bool {
+        let is_late = |at| now.saturating_sub(at) >= SAY_AGAIN && Defence::OrdersAreRepeated.holds();
         let again = self
             .told
             .get(&region)
-            .is_none_or(|(last, at)| last != command || now.saturating_sub(*at) >= SAY_AGAIN);
+            .is_none_or(|(last, at)| last != command || is_late(*at));
         if again {
             self.told.insert(region, (command.clone(), now));
         }
@@ -106,7 +109,8 @@ impl Sessions {
     /// Why a process that registers as `key` must wait, if it must.
     pub(crate) fn occupied(&self, key: NodeKey, incarnation: u64, now: Duration) -> Option<String> {
         let session = self.by_node.get(&key)?;
-        let recently = now.saturating_sub(session.last_beat) < SECOND_PROCESS;
+        let recently =
+            now.saturating_sub(session.last_beat) < SECOND_PROCESS && Defence::SecondProcessIsRefused.holds();
         (session.incarnation() != incarnation && recently && key.role == NodeRole::Datanode).then(|| {
             format!(
                 "{} {} is already running at {}; two processes cannot share a node id",
@@ -167,7 +171,8 @@ impl Sessions {
 
     /// Ends one connection; a later one of the same node stays.
     pub(crate) fn end(&mut self, key: NodeKey, serial: u64) -> bool {
-        let ends = self.by_node.get(&key).is_some_and(|s| s.serial == serial);
+        let is_of_it = |s: &Session| s.serial == serial || !Defence::OldConnectionEndsNothing.holds();
+        let ends = self.by_node.get(&key).is_some_and(is_of_it);
         if ends {
             self.remove(key);
         }
@@ -289,6 +294,22 @@ mod tests {
         );
         assert_eq!(sessions.occupied(KEY, 7, Duration::from_secs(1)), None);
         assert_eq!(sessions.occupied(KEY, 8, Duration::from_secs(3)), None);
+    }
+
+    #[test]
+    fn an_order_without_an_effect_is_given_again() {
+        let mut sessions = Sessions::default();
+        let (push, _pushes) = mpsc::channel(8);
+        sessions.admit(KEY, register(7), push, Duration::ZERO);
+        let session = sessions.datanode_mut(KEY.id).unwrap();
+        let region = RegionId::new(1024, 0);
+        let (first, other) = (Command::Alter(region), Command::Drop(region));
+        let mut says = |order: &Command, ms| session.should_say(region, order, Duration::from_millis(ms));
+        assert!(says(&first, 0));
+        assert!(!says(&first, 1_999), "it may be on its way");
+        assert!(says(&first, 2_000));
+        assert!(!says(&first, 3_999), "it counts from the last time");
+        assert!(says(&other, 3_999), "another one is given at once");
     }
 
     #[test]

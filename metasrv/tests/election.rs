@@ -259,3 +259,8 @@ async fn a_leader_that_cannot_be_reached_goes_on_leading() {
     let _ = tokio::time::timeout(Duration::from_secs(3), breaking).await;
     assert!(first.leads() && !second.leads());
 }
+
+#[test]
+fn each_defence_is_missed_when_it_is_away() {
+    greptime_defences::each_is_missed_in("election", greptime_metasrv::PROOFS_ELSEWHERE);
+}

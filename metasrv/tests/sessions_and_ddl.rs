@@ -760,3 +760,8 @@ async fn a_survivor_leads_above_all_terms_of_those_that_are_lost_and_they_count_
         .until(|| nodes[1].saw(dropped) && nodes[2].saw(dropped))
         .await;
 }
+
+#[test]
+fn each_defence_is_missed_when_it_is_away() {
+    greptime_defences::each_is_missed_in("sessions_and_ddl", greptime_metasrv::PROOFS_ELSEWHERE);
+}

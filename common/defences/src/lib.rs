@@ -6,7 +6,7 @@
 
 mod proof;
 
-pub use proof::{each_is_missed, each_is_missed_and_says};
+pub use proof::{each_is_missed, each_is_missed_and_says, each_is_missed_in};
 
 /// Names the defence that is away.
 pub const WITHOUT: &str = "GREPTIME_TEST_WITHOUT";
@@ -19,10 +19,11 @@ pub fn is_away(name: &str) -> bool {
     AWAY.as_deref() == Some(name)
 }
 
-/// Makes `enum Defence` of a crate, and `PROOFS`: each defence with the tests that show it, by their paths in the crate.
+/// Makes `enum Defence` of a crate, and `PROOFS`: each defence with the tests that show it, by their paths in the crate. Of
+/// those in another test program of the crate (`X => [] in "sessions" ["a_test"]`), `PROOFS_ELSEWHERE` has the names.
 #[macro_export]
 macro_rules! defences {
-    ($($(#[$about:meta])* $name:ident => [$($test:literal),+ $(,)?],)+) => {
+    ($($(#[$about:meta])* $name:ident => [$($test:literal),* $(,)?] $(in $program:literal [$($shown:literal),+ $(,)?])?,)+) => {
         /// One way in which rows would be lost, doubled, invented or hidden, were it not for this.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Defence {
@@ -30,7 +31,12 @@ macro_rules! defences {
         }
 
         #[cfg(test)]
-        const PROOFS: &[(Defence, &[&str])] = &[$((Defence::$name, &[$($test),+]),)+];
+        #[allow(dead_code, reason = "some crates have all their tests outside")]
+        const PROOFS: &[(Defence, &[&str])] = &[$((Defence::$name, &[$($test),*]),)+];
+
+        /// Each defence with the test programs that show it, and the tests.
+        #[allow(dead_code, reason = "some crates have all their tests inside")]
+        pub const PROOFS_ELSEWHERE: &[(Defence, &str, &[&str])] = &[$($((Defence::$name, $program, &[$($shown),+]),)?)+];
 
         impl Defence {
             /// Whether it is there, as it always is but in a test that takes it away.

@@ -23,6 +23,14 @@ pub fn each_is_missed<D: Debug + Copy + Send + Sync>(proofs: &[(D, &[&str])]) {
     each_is_missed_and_says(proofs, |_| None);
 }
 
+/// The same of those tests that are in `program`, the running one.
+pub fn each_is_missed_in<D: Debug + Copy + Send + Sync>(program: &str, proofs: &[(D, &str, &[&str])]) {
+    let here = proofs.iter().filter(|(_, of, _)| *of == program);
+    let here: Vec<(D, &[&str])> = here.map(|(defence, _, tests)| (*defence, *tests)).collect();
+    assert!(!here.is_empty(), "no defence is shown in {program}");
+    each_is_missed(&here);
+}
+
 /// As [`each_is_missed`], and a test for which `says` has a text has to end, and to say it: it fails for the reason that
 /// it is there for.
 pub fn each_is_missed_and_says<D: Debug + Copy + Send + Sync>(

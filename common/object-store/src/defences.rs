@@ -11,6 +11,11 @@ greptime_defences::defences! {
     FoundNamesAreSynced => ["place::tests::what_is_there_already_is_there_for_good"],
     /// Rule 16b: when a sync has failed nothing is answered any more; a put that finds its own bytes would count as done.
     FailedSyncEndsTheStore => ["synced::tests::after_a_failed_sync_nothing_is_answered"],
+    /// Rule 27: a root that carries the mark of another cluster is refused; each would delete what the other has written.
+    OthersBucketIsRefused => ["marker::tests::a_bucket_of_another_cluster_is_refused_by_name"],
+    /// Rule 27: a mark that has gone is not put again; the bucket was emptied or exchanged, and what is missing would be
+    /// taken for what never was.
+    LostMarkIsNotPutAgain => ["marker::tests::a_claimed_bucket_that_lost_its_marker_is_not_claimed_again"],
 }
 
 #[cfg(test)]

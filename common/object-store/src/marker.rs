@@ -5,6 +5,7 @@ use greptime_types::{ClusterId, Error, Result, format};
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, path::Path};
 use serde::{Deserialize, Serialize};
 
+use crate::defences::Defence;
 use crate::{Bucket, PutOutcome, put_if_absent, store_error};
 
 pub const MARKER_KEY: &str = "cluster.json";
@@ -87,6 +88,7 @@ async fn check_put_if_absent(bucket: &Bucket, marker: &ClusterMarker) -> Result<
 pub async fn check_claimed(bucket: &Bucket, mine: &ClusterMarker) -> Result<()> {
     match read_marker(bucket).await? {
         Some(marker) => compare(bucket, &marker, mine),
+        None if !Defence::LostMarkIsNotPutAgain.holds() => claim(bucket, mine).await,
         None => Err(Error::conflict(format!(
             "cluster.json has gone from the bucket's root `{}`, which carried the mark of cluster {} (`{}`): the \
              bucket was emptied or exchanged; give this cluster its bucket back",
@@ -96,7 +98,7 @@ pub async fn check_claimed(bucket: &Bucket, mine: &ClusterMarker) -> Result<()> 
 }
 
 fn compare(bucket: &Bucket, marker: &ClusterMarker, mine: &ClusterMarker) -> Result<()> {
-    if marker.cluster_id == mine.cluster_id {
+    if marker.cluster_id == mine.cluster_id || !Defence::OthersBucketIsRefused.holds() {
         return Ok(());
     }
     Err(Error::conflict(format!(

@@ -13,6 +13,7 @@ mod bucket;
 mod cleaning;
 mod client;
 mod datanode;
+mod defences;
 mod dice;
 mod disk;
 mod entry;

@@ -14,6 +14,8 @@ use std::time::Duration;
 
 use greptime_types::{Error, ErrorKind, RegionId};
 
+use crate::defences::Defence;
+
 #[derive(Clone, Copy, Debug)]
 pub struct HoldPolicy {
     /// The first pause; each next one is twice as long, up to `last_pause`.
@@ -76,14 +78,14 @@ impl Hold {
             return Next::GiveUp(failure.error);
         }
         let left = self.deadline.saturating_sub(now);
-        if left.is_zero() {
+        if left.is_zero() && Defence::HeldTimeIsBounded.holds() {
             let waited = format!(
                 "region {} did not take the request within the deadline",
                 self.region
             );
             return Next::GiveUp(Error::deadline(format!("{waited}: {}", failure.error.message)));
         }
-        if failure.held_bytes > self.policy.max_held_bytes {
+        if failure.held_bytes > self.policy.max_held_bytes && Defence::HeldBytesAreBounded.holds() {
             let budget = self.policy.max_held_bytes;
             return Next::GiveUp(Error::exhausted(format!(
                 "region {} cannot be reached and requests of {budget} bytes are waiting already; \
@@ -111,7 +113,8 @@ impl Hold {
 /// Whether the failure is of the moment and not of the request.
 fn is_passing(failure: &Failure) -> bool {
     match failure.error.kind {
-        ErrorKind::Conflict if failure.stale => false,
+        _ if !Defence::PassingFailureIsHeld.holds() => false,
+        ErrorKind::Conflict if failure.stale && Defence::StaleQueryIsPlannedAnew.holds() => false,
         ErrorKind::Unavailable | ErrorKind::Conflict | ErrorKind::NotFound => failure.table_exists,
         ErrorKind::ResourceExhausted | ErrorKind::DeadlineExceeded => true,
         _ => false,

@@ -22,9 +22,10 @@ use greptime_types::format::SERIES_FORMAT;
 use greptime_types::{Error, RegionId, RequestId, Result, TableInfo, TableSchema};
 
 use super::hold::{Failure, Hold, HoldPolicy, Next};
-use super::ids::RequestIds;
+use super::ids::{RequestIds, Unfinished};
 use super::table::Peer;
 use super::{Regions, View};
+use crate::defences::Defence;
 use crate::ingest::adapt::adapt;
 use crate::metrics::FrontendMetrics;
 
@@ -80,16 +81,17 @@ impl RegionWrite<'_> {
     /// only if their names or types have come to mean something else, or if a node of the cluster does not know series
     /// yet.
     fn under(&self, newest: Option<&TableInfo>, format: u32) -> Result<(u64, Encoded)> {
+        let knows_series = format >= SERIES_FORMAT || !Defence::OldNodesAreUnderstood.holds();
         let adapted;
         let (schema, rows) = match newest.map(|t| &t.schema) {
             Some(newest) if newest.writes_from > self.schema.version => {
                 adapted = adapt(self.rows, self.schema, newest)?;
                 (newest, &adapted)
             }
-            _ if format >= SERIES_FORMAT => return Ok((self.schema.version, self.encoded.clone())),
+            _ if knows_series => return Ok((self.schema.version, self.encoded.clone())),
             _ => (self.schema, self.rows),
         };
-        let encoded = match format >= SERIES_FORMAT {
+        let encoded = match knows_series {
             true => rows.encode()?,
             false => rows.encode_named(schema)?,
         };
@@ -148,12 +150,26 @@ impl Router {
     pub async fn write(&self, write: RegionWrite<'_>, deadline: Deadline) -> Result<WriteResponse> {
         let unfinished = self.ids.begin();
         let bytes = (write.encoded.series.len() + write.encoded.rows.len()) as u64;
-        let attempt = |target: Target| self.write_once(&write, unfinished.id(), target, deadline).boxed();
+        let attempt = |target: Target| {
+            self.write_once(&write, self.id_of(&unfinished), target, deadline)
+                .boxed()
+        };
         let answer = self
             .deliver((write.region, None), bytes, deadline, &attempt)
             .await?;
         unfinished.answered();
         Ok(answer)
+    }
+
+    /// Of one attempt.
+    fn id_of(&self, write: &Unfinished) -> RequestId {
+        if Defence::AttemptsShareTheId.holds() {
+            return write.id();
+        }
+        let another = self.ids.begin();
+        let id = another.id();
+        another.answered();
+        id
     }
 
     async fn write_once(

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use greptime_proto::v1::RouteUpdate;
 use greptime_types::{NodeId, RegionId};
 
+use crate::defences::Defence;
+
 /// A datanode to talk to.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Peer {
@@ -22,6 +24,16 @@ pub struct RegionRoute {
     pub voters: Vec<NodeId>,
     /// Why nobody can write to it until somebody does something; empty if that is not so.
     pub trouble: String,
+}
+
+impl RegionRoute {
+    /// Whether it is right still when metasrv knows this.
+    fn stays(&self, next: &Self) -> bool {
+        match (&self.leader, &next.leader) {
+            (Some(_), None) => Defence::UnknownLeaderReplacesNobody.holds(),
+            _ => self.epoch > next.epoch && Defence::OlderRouteReplacesNobody.holds(),
+        }
+    }
 }
 
 #[derive(Clone, Debug, Default)]
@@ -50,9 +62,7 @@ impl RouteTable {
                 trouble: route.trouble.clone(),
             };
             let known = self.regions.get(&id).or_else(|| old.get(&id));
-            if let Some(known) = known
-                && (known.epoch > next.epoch || (next.leader.is_none() && known.leader.is_some()))
-            {
+            if let Some(known) = known.filter(|known| known.stays(&next)) {
                 next = RegionRoute {
                     voters: next.voters,
                     trouble: next.trouble,

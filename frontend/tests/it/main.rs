@@ -18,3 +18,8 @@ mod pushdown;
 mod region;
 mod sql;
 mod types;
+
+#[test]
+fn each_defence_is_missed_when_it_is_away() {
+    greptime_defences::each_is_missed_in("it", greptime_frontend::PROOFS_ELSEWHERE);
+}

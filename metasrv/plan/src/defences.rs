@@ -66,6 +66,16 @@ greptime_defences::defences! {
     ElectedIsLeftInPeace => ["failover::tests::steps::who_is_elected_is_left_in_peace_or_hands_over_to_a_hot_follower"],
     /// Who has yet to apply its log is handed nothing; writes would wait for it.
     HeirHasApplied => ["failover::tests::steps::nobody_hands_over_to_one_that_has_yet_to_apply_its_log"],
+    /// Rule 50: a group that can go on as it is is not given to one of its replicas; what others have would be lost.
+    MajorityGoesOn => ["failover::tests::survivors::where_it_need_not_be_nobody_goes_on_alone"],
+    /// Rule 50: of those that are left, the one goes on that has most.
+    SurvivorHasMost => ["failover::tests::survivors::who_has_most_goes_on"],
+    /// Rule 50: who is only silent may lead the others, and come back.
+    LateIsNotLost => ["failover::tests::survivors::who_is_only_late_is_not_lost"],
+    /// Rule 50: what a silent one said last may not be true any more; its disk may be another one.
+    OnlyTheHeardSurvive => ["failover::tests::survivors::who_is_not_heard_does_not_go_on"],
+    /// Rule 50: nobody is left to tell of terms that only the lost ones saw.
+    SurvivorIsAboveAllTerms => ["failover::tests::survivors::the_survivor_leads_above_all_terms_that_there_can_have_been"],
     /// The group says who votes; the record may be ahead of it, and a majority of the record be none.
     GroupSaysWhoVotes => ["members::tests::who_votes_is_what_the_longest_log_says"],
     /// Who was a member and has lost its disk does not come in anew: it has forgotten its votes.

@@ -26,6 +26,7 @@
 mod decide;
 mod loss;
 mod plan;
+mod survivor;
 mod target;
 #[cfg(test)]
 mod tests;
@@ -39,8 +40,9 @@ use greptime_types::{NodeId, RegionId};
 use crate::{Defence, Verdict};
 
 pub use decide::decide;
-pub use loss::{Kept, Left, Loss, Remains};
+pub use loss::{Kept, Left, Loss};
 pub use plan::{Campaign, Plan, Report, Snapshot, Transfer, plan};
+pub use survivor::{Bereaved, Refusal, Survivor, Why};
 
 /// A region as metasrv sees it now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,7 +69,8 @@ pub struct Voter {
     pub log: Option<LogEnd>,
     /// Living datanodes with which its own has had no contact for a while.
     pub apart: BTreeSet<NodeId>,
-    /// What it said before it went away; for people only.
+    /// What it said last, or before it went away. Nothing that is done by itself follows from it: only what people are
+    /// told, and what a survivor must be above.
     pub had: Option<LogEnd>,
     /// The epoch in which it leads, as it said last.
     pub leads: Option<u64>,
@@ -132,6 +135,13 @@ impl Voter {
 
     fn is_ready(&self, lag: u64) -> bool {
         self.readiness(lag) == Readiness::Ready
+    }
+
+    /// The newest term that it has told of; `None` if it was never heard.
+    fn newest_term(&self) -> Option<u64> {
+        let logs = [self.log, self.had].into_iter().flatten();
+        let terms = logs.map(|log| log.term.max(log.last_term));
+        terms.max().max(self.leads)
     }
 }
 

@@ -6,6 +6,8 @@ use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
+use crate::defences::Defence;
+
 /// A machine that is gone does not refuse, it is silent.
 const DIAL_WITHIN: Duration = Duration::from_millis(500);
 const DIAL_AGAIN: Duration = Duration::from_millis(100);
@@ -45,6 +47,7 @@ impl Line {
                         self.was_up = true;
                         self.stream = Some(stream);
                     }
+                    _ if self.was_up && !Defence::OnlyTheGoneAreFollowed.holds() => return,
                     Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused && self.was_up => return,
                     _ => tokio::time::sleep(DIAL_AGAIN).await,
                 },

@@ -238,7 +238,7 @@ pub(super) fn members_of(catalog: &Catalog, region: RegionId) -> Result<&[Member
     }
 }
 
-pub(super) fn member_on(members: &[Member], region: RegionId, node: NodeId) -> Result<&Member> {
+fn member_on(members: &[Member], region: RegionId, node: NodeId) -> Result<&Member> {
     members.iter().find(|m| m.node == node).ok_or_else(|| {
         let nodes: Vec<NodeId> = members.iter().map(|m| m.node).collect();
         Error::invalid(format!(

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use greptime_metasrv_plan::assignment::Member;
 use greptime_metasrv_plan::failover::{
-    Attempt, LogEnd, Plan, Reason, RegionSeen, Report, Snapshot, Step, Voter, VoterRole, plan,
+    Attempt, Bereaved, LogEnd, Plan, Reason, RegionSeen, Report, Snapshot, Step, Voter, VoterRole, plan,
 };
 use greptime_metasrv_plan::members::{Electorate, Said, who_votes};
 use greptime_metasrv_plan::watch::{Answer as Redialled, Look, Place};
@@ -193,7 +193,10 @@ fn plan_of(state: &mut State, judgement: &Judgement, now: Duration) -> (Plan, Re
     let (tables, heirs) = (catalog.tables.values(), catalog.heirs());
     for table in tables.filter(|t| t.state != TableState::Dropping) {
         for region in table.regions() {
-            let seen = seen(state, &catalog, &heirs, (region, table.state), judgement);
+            let mut seen = seen(state, &catalog, &heirs, (region, table.state));
+            for voter in &mut seen.voters {
+                voter.apart = judgement.apart_from(voter.node);
+            }
             if seen.voters.len() + seen.strangers > 1 {
                 snapshot.regions.insert(region, seen);
             }
@@ -206,28 +209,22 @@ fn plan_of(state: &mut State, judgement: &Judgement, now: Duration) -> (Plan, Re
     plan(&snapshot, &watch.policy, now)
 }
 
+/// A region, but for who does not reach whom.
 fn seen(
     state: &mut State,
     catalog: &Catalog,
     heirs: &BTreeSet<(RegionId, u64)>,
     (region, table): (RegionId, TableState),
-    judgement: &Judgement,
 ) -> RegionSeen {
     let Electorate { voters, strangers } = electorate(state, catalog, region);
-    let voters: Vec<Voter> = voters
-        .iter()
-        .map(|(place, member)| {
-            let verdict = judgement.verdicts.get(&member.node).cloned();
-            let role = match heirs.contains(&(region, member.raft_id)) {
-                true => VoterRole::Hot,
-                false => role(*place, table),
-            };
-            Voter {
-                apart: judgement.apart_from(member.node),
-                ..voter(state, region, member, role, verdict)
-            }
-        })
-        .collect();
+    let voters = voters.iter().map(|(place, member)| {
+        let role = match heirs.contains(&(region, member.raft_id)) {
+            true => VoterRole::Hot,
+            false => role(*place, table),
+        };
+        voter(state, region, member, role)
+    });
+    let voters: Vec<Voter> = voters.collect();
     let epoch = voters.iter().filter_map(|v| v.leads).max();
     let tried = state
         .watch
@@ -246,6 +243,25 @@ fn seen(
     }
 }
 
+/// What is known of a region, for a person who wants one replica to go on alone.
+pub(super) fn bereaved(state: &mut State, catalog: &Catalog, region: RegionId, now: Duration) -> Bereaved {
+    let seen = seen(state, catalog, &catalog.heirs(), (region, TableState::Ready));
+    let has_vote = |m: &Member| seen.voters.iter().any(|v| v.raft_id == m.raft_id);
+    let recorded = catalog.planned_members(region);
+    let learners = recorded.iter().filter(|m| !has_vote(m));
+    let learners: Vec<Voter> = learners
+        .map(|m| voter(state, region, m, VoterRole::LogOnly))
+        .collect();
+    let is_heard = |node: &NodeId| state.watch.as_ref().is_some_and(|w| w.hears(*node, now));
+    let nodes = seen.voters.iter().chain(&learners).map(|v| v.node);
+    Bereaved {
+        heard: nodes.filter(is_heard).collect(),
+        region,
+        learners,
+        seen,
+    }
+}
+
 pub(super) fn electorate(state: &State, catalog: &Catalog, region: RegionId) -> Electorate {
     let datanodes = state.sessions.datanodes.iter();
     let reports = datanodes.filter_map(|(node, session)| Some((*node, session.reports.get(&region)?)));
@@ -260,24 +276,22 @@ pub(super) fn electorate(state: &State, catalog: &Catalog, region: RegionId) -> 
     who_votes(&catalog.planned_members(region), &said.collect::<Vec<_>>())
 }
 
-fn voter(
-    state: &State,
-    region: RegionId,
-    member: &Member,
-    role: VoterRole,
-    verdict: Option<Verdict>,
-) -> Voter {
-    let report = report(state, region, member.node);
+fn voter(state: &State, region: RegionId, member: &Member, role: VoterRole) -> Voter {
+    let is_of_it = |r: &&RegionReport| r.raft_id == member.raft_id;
+    let report = report(state, region, member.node).filter(is_of_it);
+    let had = state.sessions.last_said(member.node, region).filter(is_of_it);
     let watch = state.watch.as_ref();
+    let verdict = watch.and_then(|w| w.verdict(member.node)).cloned();
     let at = watch.and_then(|w| w.last_beat(member.node)).unwrap_or_default();
-    let log = report.filter(|r| r.role != RegionRole::Failed).map(|r| LogEnd {
+    let end = |r: &RegionReport| LogEnd {
         last_term: r.last_term,
         last_index: r.last_index,
         applied_index: r.applied_index,
         term: r.epoch,
         flushed_index: 0,
         at,
-    });
+    };
+    let log = report.filter(|r| r.role != RegionRole::Failed).map(end);
     let leads = report.filter(|r| r.role == RegionRole::Leader).map(|r| r.epoch);
     Voter {
         node: member.node,
@@ -288,7 +302,7 @@ fn voter(
         }),
         log,
         apart: BTreeSet::new(),
-        had: None,
+        had: had.map(end),
         leads,
         elected: report.filter(|r| r.is_elected).map(|r| r.epoch),
         lease_ends: watch.map_or(Duration::ZERO, |w| w.lease_ends(region, member.node)),

@@ -6,23 +6,19 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
-use greptime_metasrv_plan::failover::{Kept, LogEnd, Remains};
-use greptime_metasrv_plan::members::Electorate;
 use greptime_metasrv_plan::migration::{Migration, Phase};
-use greptime_metasrv_plan::{Verdict, majority};
 use greptime_types::format::FORMAT_VERSION;
 use greptime_types::{NodeId, RegionId};
 
-use super::failover::{electorate, report};
+use super::failover::{bereaved, report};
 use super::repair::leader_of;
 use super::{Metasrv, State};
 use crate::catalog::{Catalog, Edit, Member};
-use crate::message::{Push, RegionReport, RegionRole};
+use crate::message::Push;
 use crate::procedures::{Procedure, Recovery, Work};
 use crate::trace::Branch;
 
 const SAY_AGAIN: Duration = Duration::from_millis(200);
-const ABOVE_ALL_KNOWN: u64 = 1 << 20;
 
 impl Metasrv {
     /// `ADMIN force_recover_region`. What is refused is asked for again.
@@ -30,17 +26,21 @@ impl Metasrv {
         let chosen = RefCell::new(None);
         let recorded = self.change(|catalog| {
             let is_same = |p: &Procedure| p.running_recovery().is_some_and(|r| r.region == region);
-            let survivor = match catalog.running().any(is_same) {
-                true => None,
-                false => Survivor::choose(&self.state.borrow(), catalog, (region, node), self.now()),
-            };
-            let Some(survivor) = survivor else {
+            if catalog.running().any(is_same) {
                 return Ok(vec![]);
+            }
+            let group = bereaved(&mut self.state.borrow_mut(), catalog, region, self.now());
+            let survivor = match group.leave_to(node) {
+                Ok(survivor) => survivor,
+                Err(refusal) => {
+                    self.sim.note(|| format!("{}: {refusal}", self.me));
+                    return Ok(vec![]);
+                }
             };
             let recovery = Recovery {
                 region,
-                node: survivor.member.node,
-                raft_id: survivor.member.raft_id,
+                node,
+                raft_id: survivor.raft_id,
                 seen_term: survivor.seen_term,
                 has_ended: false,
             };
@@ -55,7 +55,11 @@ impl Metasrv {
                 deadline_ms: i64::MAX,
                 work: Work::Recover(recovery),
             };
-            let members = catalog.put_survivor(region, &survivor.member, &survivor.others);
+            let member = Member {
+                node,
+                raft_id: survivor.raft_id,
+            };
+            let members = catalog.put_survivor(region, &member, &self.members_of(region, node));
             let ended = catalog.migration_of(region).and_then(given_up);
             let records = ended.into_iter().chain([procedure]).map(Edit::PutProcedure);
             Ok(members.into_iter().chain(records).collect())
@@ -63,6 +67,15 @@ impl Metasrv {
         if recorded.await.is_ok() && chosen.borrow().is_some() {
             self.sim.hit(Branch::RegionIsGivenToOne);
         }
+    }
+
+    /// Who votes or learns in a group, as the replica on a datanode says.
+    fn members_of(&self, region: RegionId, node: NodeId) -> BTreeSet<u64> {
+        let state = self.state.borrow();
+        let own = report(&state, region, node).into_iter();
+        own.flat_map(|r| r.voters.iter().chain(&r.learners))
+            .copied()
+            .collect()
     }
 
     /// Tells those that are to go on alone, and ends what is done.
@@ -131,82 +144,4 @@ fn is_recovered(state: &State, recovery: &Recovery) -> bool {
             && led.epoch > recovery.seen_term
             && led.voters == [recovery.raft_id].into()
     })
-}
-
-/// The replica that goes on.
-struct Survivor {
-    member: Member,
-    others: BTreeSet<u64>,
-    seen_term: u64,
-    kept: Kept,
-}
-
-impl Survivor {
-    /// `None` if it is refused: a majority lives, the survivor does not, or somebody may only be late.
-    fn choose(
-        state: &State,
-        catalog: &Catalog,
-        (region, node): (RegionId, NodeId),
-        now: Duration,
-    ) -> Option<Self> {
-        let Electorate { voters, strangers } = electorate(state, catalog, region);
-        let count = voters.len() + strangers;
-        let voters: Vec<Member> = voters.into_iter().map(|(_, member)| member.into()).collect();
-        let member = voters.iter().find(|m| m.node == node)?;
-        let watch = state.watch.as_ref()?;
-        let verdict = |m: &Member| watch.verdict(m.node);
-        let is_heard = |m: &Member| watch.hears(m.node, now);
-        let whole = |m: &Member| {
-            let report = report(state, region, m.node).filter(|_| is_heard(m))?;
-            (report.role != RegionRole::Failed && report.raft_id == m.raft_id).then_some(report)
-        };
-        let own = whole(member)?;
-        let position = |r: &RegionReport| (r.last_term, r.last_index);
-        let alive: Vec<&RegionReport> = voters.iter().filter_map(whole).collect();
-        let has_more = |r: &&RegionReport| position(r) > position(own);
-        let mut lost = voters.iter().filter(|m| whole(m).is_none());
-        let is_refused = alive.len() >= majority(count)
-            || alive.iter().any(has_more)
-            || !lost.all(|m| is_heard(m) || verdict(m).is_some_and(Verdict::is_dead));
-        if is_refused {
-            return None;
-        }
-        let said = voters
-            .iter()
-            .filter_map(|m| state.sessions.last_said(m.node, region));
-        let said = said.map(|r| r.epoch.max(r.last_term)).max();
-        let seen = said.max(Some(watch.highest_led(region)));
-        Some(Self {
-            member: member.clone(),
-            others: own.voters.iter().chain(&own.learners).copied().collect(),
-            seen_term: seen.unwrap_or(0) + ABOVE_ALL_KNOWN,
-            kept: remains(state, catalog, region, own).kept(),
-        })
-    }
-}
-
-/// What is known of the group of a replica that goes on alone.
-fn remains(state: &State, catalog: &Catalog, region: RegionId, own: &RegionReport) -> Remains {
-    let Electorate { voters, strangers } = electorate(state, catalog, region);
-    let others = voters.iter().filter(|(_, member)| member.raft_id != own.raft_id);
-    let others = others.map(|(_, member)| {
-        let said = state.sessions.last_said(member.node, region);
-        let said = said.filter(|report| report.raft_id == member.raft_id);
-        said.map(|report| report.epoch.max(report.last_term))
-    });
-    let led = state.watch.as_ref().map(|watch| watch.highest_led(region));
-    Remains {
-        leads: (own.role == RegionRole::Leader).then_some(own.epoch),
-        log: LogEnd {
-            last_term: own.last_term,
-            last_index: own.last_index,
-            applied_index: own.applied_index,
-            term: own.epoch,
-            flushed_index: 0,
-            at: Duration::ZERO,
-        },
-        led: led.unwrap_or(0),
-        others: others.collect(),
-        strangers,
-    }
 }

@@ -11,6 +11,8 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncBufRead, AsyncRead, BufReader, ReadBuf};
 
+use crate::defences::Defence;
+
 /// Length, in three bytes, and a number.
 const HEADER: usize = 4;
 
@@ -35,6 +37,9 @@ impl<R: AsyncRead> OneByOne<R> {
 
 /// How many of these bytes belong to the packet under way, or to the next one if none is.
 fn of_one(bytes: &[u8], header: &mut Vec<u8>, left: &mut usize) -> usize {
+    if !Defence::OnePacketAtATime.holds() {
+        return bytes.len();
+    }
     let mut taken = 0;
     if *left == 0 {
         taken = bytes.len().min(HEADER - header.len());

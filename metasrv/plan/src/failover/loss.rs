@@ -41,7 +41,7 @@ pub enum Kept {
 
 /// A replica that is to go on alone, and what is known of its group.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Remains {
+pub(super) struct Remains {
     /// The epoch in which it leads, if it does.
     pub leads: Option<u64>,
     /// Its own.
@@ -56,22 +56,18 @@ pub struct Remains {
 }
 
 impl Remains {
-    fn of(region: &RegionSeen, survivor: &Voter, log: LogEnd) -> Self {
-        let term = |v: &Voter| {
-            let logs = [v.log, v.had].into_iter().flatten();
-            logs.map(|log| log.term.max(log.last_term)).max().max(v.leads)
-        };
+    pub(super) fn of(region: &RegionSeen, survivor: &Voter, log: LogEnd) -> Self {
         let others = region.voters.iter().filter(|v| v.raft_id != survivor.raft_id);
         Self {
             leads: survivor.leads,
             log,
             led: region.led,
-            others: others.map(term).collect(),
+            others: others.map(Voter::newest_term).collect(),
             strangers: region.strangers,
         }
     }
 
-    pub fn kept(&self) -> Kept {
+    pub(super) fn kept(&self) -> Kept {
         match self.leads {
             Some(epoch) if self.none_is_later_than(epoch) => Kept::Everything { epoch },
             Some(epoch) => Kept::Through { epoch },

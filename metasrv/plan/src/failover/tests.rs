@@ -2,7 +2,9 @@ mod losses;
 mod oracle;
 mod plans;
 mod steps;
+mod survivors;
 
+use super::loss::Remains;
 use super::*;
 use crate::liveness::{Ailment, Death, Sign, Suspicion};
 use crate::{Policy, Verdict};
