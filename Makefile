@@ -109,7 +109,7 @@ chaos-cluster: build tools ## Faults on a real cluster, in a laboratory that com
 
 COUNT ?= 20
 
-# HOURS=1000000 how many: forty minutes on two cores.
+# HOURS=1000000 how many: half an hour of one core, shared by all that there are.
 .PHONY: detector-hours
 detector-hours: ## How often the failure detector takes the living for dead, in simulated hours of beats, losses and pauses
 	cargo build --locked --workspace --profile dist --example heartbeat_hours
