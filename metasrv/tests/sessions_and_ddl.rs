@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use greptime_clock::SystemClock;
+use greptime_metasrv::MetasrvConfig;
 use greptime_metasrv::store::{MemoryStore, Store};
 use greptime_proto::SessionHandler;
 use greptime_proto::v1::{self, ddl_request, push};
@@ -238,11 +240,21 @@ async fn the_format_is_raised_when_all_nodes_speak_it_and_there_is_no_way_back()
     let formats = [&old, &new, &frontend].map(|n| n.format());
     assert_eq!(formats, [Some(1); 3], "one of them speaks no other");
 
+    let steady = MetasrvConfig::default().session_timeout;
     stop.cancel();
+    tokio::time::sleep(steady + Duration::from_millis(500)).await;
+    let formats = [&new, &frontend].map(|n| n.format());
+    assert_eq!(formats, [Some(1); 2], "one of them may come back as it was");
     let rolled = upgraded(&old, 4);
+    let clock = SystemClock::shared();
+    let joined = clock.now();
     world.join(&rolled);
     let all = [&rolled, &new, &frontend];
     world.until(|| all.iter().all(|n| n.format() == Some(2))).await;
+    assert!(
+        clock.now() >= joined + steady,
+        "one of them may go back to the version before"
+    );
     let newcomer = FakeNode::datanode(2, "c", 5);
     world.join(&newcomer);
     world.until(|| newcomer.refused.lock().is_some()).await;

@@ -40,6 +40,9 @@ impl Line {
                     // Whatever it says, it is there.
                     if !matches!(stream.read(&mut said).await, Ok(count) if count > 0) {
                         self.stream = None;
+                        if !Defence::OnlyTheGoneAreFollowed.holds() {
+                            return;
+                        }
                     }
                 }
                 None => match tokio::time::timeout(DIAL_WITHIN, TcpStream::connect(address)).await {
@@ -47,7 +50,6 @@ impl Line {
                         self.was_up = true;
                         self.stream = Some(stream);
                     }
-                    _ if self.was_up && !Defence::OnlyTheGoneAreFollowed.holds() => return,
                     Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused && self.was_up => return,
                     _ => tokio::time::sleep(DIAL_AGAIN).await,
                 },
