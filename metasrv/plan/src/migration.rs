@@ -92,6 +92,8 @@ pub struct Seen {
     /// The replica that comes, if its datanode says something of it.
     pub target: Option<Target>,
     pub is_target_alive: bool,
+    /// Its datanode is none that leadership is moved away from ([`Verdict::could_lead`](crate::Verdict::could_lead)).
+    pub is_target_well: bool,
     /// The group has it, and its datanode came back without it.
     pub is_target_lost: bool,
     /// Nobody may wait any longer, or a person wants it undone; why.
@@ -123,6 +125,8 @@ pub enum WaitingFor {
     Members(Waiting),
     /// The datanode of the target is away.
     Target(NodeId),
+    /// It is there, and would have to hand back at once: it is suspect, or unwell.
+    ToBeWell(NodeId),
     /// It has yet to apply what there is.
     ToApply(NodeId),
     /// It has yet to bring near what queries need.
@@ -140,6 +144,7 @@ impl fmt::Display for WaitingFor {
         match self {
             Self::Members(waiting) => waiting.fmt(f),
             Self::Target(node) => write!(f, "datanode {node} is away"),
+            Self::ToBeWell(node) => write!(f, "datanode {node} is not well, and would hand back at once"),
             Self::ToApply(node) => write!(f, "datanode {node} has yet to apply what there is"),
             Self::ToWarm(node) => write!(f, "datanode {node} has yet to bring near what queries need"),
             Self::NobodyLeads => f.write_str("nobody leads the region"),
@@ -182,6 +187,7 @@ impl Migration {
                 // The leader takes no writes while it hands over: not for somebody who cannot take it.
                 Some(_) => match seen.target.filter(|_| seen.is_target_alive) {
                     None => Next::Wait(WaitingFor::Target(self.to)),
+                    Some(_) if !seen.is_target_well => Next::Wait(WaitingFor::ToBeWell(self.to)),
                     Some(target) if target.is_hot => Next::HandOver,
                     Some(_) => Next::Wait(WaitingFor::ToApply(self.to)),
                 },

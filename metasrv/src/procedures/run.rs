@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use greptime_metasrv_plan::Verdict;
 use greptime_metasrv_plan::members::{self, Membership};
 use greptime_metasrv_plan::migration::{Migration, Next, Phase, Seen, Target, WaitingFor};
 use greptime_proto::v1::{self, push};
@@ -185,6 +186,7 @@ fn next(state: &State, catalog: &Catalog, procedure: &Procedure, migration: &Mig
     let session = state.sessions.get(NodeRole::Datanode, migration.to);
     let report = session.and_then(|s| s.reports.get(&migration.region));
     let report = report.filter(|r| r.raft_id == migration.comes);
+    let verdict = state.watch.as_ref().and_then(|watch| watch.verdict(migration.to));
     let comes = migration.target();
     let is_late = now_ms >= procedure.deadline_ms;
     let too_late = || {
@@ -199,6 +201,7 @@ fn next(state: &State, catalog: &Catalog, procedure: &Procedure, migration: &Mig
             is_warm: r.warm,
         }),
         is_target_alive: session.is_some(),
+        is_target_well: verdict.is_some_and(Verdict::could_lead),
         is_target_lost: has_lost_its_disk(state, migration.region, &comes, membership.led.as_ref()),
         give_up: is_late.then(too_late),
         membership,

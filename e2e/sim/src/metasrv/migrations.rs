@@ -3,6 +3,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use greptime_metasrv_plan::Verdict;
 use greptime_metasrv_plan::failover::Attempt;
 use greptime_metasrv_plan::members;
 use greptime_metasrv_plan::migration::{Migration, Next, Phase, Seen, Target};
@@ -198,6 +199,7 @@ fn next(state: &State, catalog: &Catalog, migration: &Migration, is_late: bool) 
     let session = state.sessions.datanodes.get(&migration.to);
     let report = session.and_then(|s| s.reports.get(&region));
     let report = report.filter(|r| r.raft_id == migration.comes);
+    let verdict = state.watch.as_ref().and_then(|watch| watch.verdict(migration.to));
     let comes = migration.target();
     let seen = Seen {
         // There is nothing to warm.
@@ -206,6 +208,7 @@ fn next(state: &State, catalog: &Catalog, migration: &Migration, is_late: bool) 
             is_warm: r.hot,
         }),
         is_target_alive: session.is_some(),
+        is_target_well: verdict.is_some_and(Verdict::could_lead),
         is_target_lost: has_lost_its_disk(state, region, &comes, membership.led.as_ref()),
         give_up: is_late.then(|| "it took too long".into()),
         membership,

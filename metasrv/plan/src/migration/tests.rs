@@ -41,6 +41,7 @@ struct World {
     is_hot: bool,
     is_warm: bool,
     is_lost: bool,
+    is_unwell: bool,
     give_up: Option<String>,
 }
 
@@ -58,6 +59,7 @@ impl World {
             is_hot: false,
             is_warm: false,
             is_lost: false,
+            is_unwell: false,
             give_up: None,
         }
     }
@@ -95,6 +97,7 @@ impl World {
                 is_warm: self.is_warm,
             }),
             is_target_alive,
+            is_target_well: !self.is_unwell,
             is_target_lost: self.is_lost,
             give_up: self.give_up.clone(),
         };
@@ -222,6 +225,10 @@ fn nothing_is_handed_over_to_somebody_who_is_not_ready() {
     world.dead.insert(4);
     assert_eq!(world.next(), Next::Wait(WaitingFor::Target(104)));
     world.dead.clear();
+    // It would have to hand back at once.
+    world.is_unwell = true;
+    assert_eq!(world.next(), Next::Wait(WaitingFor::ToBeWell(104)));
+    world.is_unwell = false;
     world.is_hot = false;
     assert_eq!(world.next(), Next::Wait(WaitingFor::ToApply(104)));
 }
