@@ -5,6 +5,8 @@ greptime_defences::defences! {
     PeerNamesItsNode => ["server::tests::quorum::a_stream_for_another_node_or_cluster_is_refused"],
     /// So is one of another cluster.
     PeerIsOfTheCluster => ["server::tests::quorum::a_stream_for_another_node_or_cluster_is_refused"],
+    /// Rule 51: a new metasrv that awaits a datanode does not end the streams to it.
+    AwaitedPeersAreKept => ["server::tests::quorum::a_new_metasrv_that_awaits_others_ends_no_stream_to_them"],
     /// A leader asks a majority before it reads; another may have been elected.
     ReadsAreConfirmed => ["server::tests::quorum::a_leader_that_was_cut_off_gives_no_rows"],
     /// Rule 1: a region that is here does not become another replica, with a log that is not that replica's.

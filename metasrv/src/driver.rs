@@ -17,6 +17,7 @@ use crate::formats;
 use crate::repair::{leader_of, spoken};
 use crate::server::{Metasrv, State};
 use crate::view;
+use crate::watch::Watch;
 
 /// Even without news the driver looks this often: for silent nodes and for commands to repeat.
 const LOOK: Duration = Duration::from_millis(250);
@@ -62,7 +63,7 @@ fn step(metasrv: &Metasrv) -> Vec<Edit> {
     let Some(catalog) = state.catalog.clone() else {
         return vec![];
     };
-    tell_peers(state, now);
+    tell_peers(state);
     tell_datanodes(metasrv, state, &catalog, now);
     tell_format(metasrv, state, &catalog);
     let states = view::region_states(state);
@@ -105,9 +106,8 @@ fn step(metasrv: &Metasrv) -> Vec<Edit> {
 }
 
 /// Tells datanodes where the others are, when one has come or has moved.
-fn tell_peers(state: &mut State, now: Duration) {
-    let watch = state.watch.as_ref().filter(|watch| watch.knows_who_is_there(now));
-    let Some(peers) = watch.map(|watch| watch.peers()) else {
+fn tell_peers(state: &mut State) {
+    let Some(peers) = state.watch.as_ref().map(Watch::peers) else {
         return;
     };
     if state.peers_told != peers {

@@ -47,6 +47,7 @@ impl Watch {
         };
         v1::PeerUpdate {
             peers: self.0.peers().into_iter().map(peer).collect(),
+            awaited: self.0.awaited().into_iter().collect(),
         }
     }
 }

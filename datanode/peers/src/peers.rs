@@ -1,6 +1,6 @@
 //! Who is known, and what is said to whom.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -133,14 +133,14 @@ impl Peers {
     }
 
     /// Where all other datanodes are, this one apart. One that moved or was started anew is dialled at once; who is not
-    /// named is gone.
-    pub fn know(&self, all: Vec<PeerAddress>) {
+    /// named is gone, unless it is `awaited`: of those nothing new is known, and streams to them stay.
+    pub fn know(&self, all: Vec<PeerAddress>, awaited: &BTreeSet<NodeId>) {
         let me = self.shared.handler.upgrade().map(|handler| handler.me().node_id);
         let mut all: BTreeMap<NodeId, PeerAddress> = all.into_iter().map(|peer| (peer.node, peer)).collect();
         all.retain(|node, _| Some(*node) != me);
         let _one_at_a_time = self.shared.changing.lock();
         // The handler is told while nothing else is locked, and before streams to the same nodes are opened.
-        for peer in self.shared.forget(&all) {
+        for peer in self.shared.forget(&all, awaited) {
             let why = match all.contains_key(&peer.address.node) {
                 true => "it has moved, or was started anew",
                 false => "it is no longer in the cluster",
@@ -217,10 +217,13 @@ impl Drop for Peers {
 }
 
 impl Shared {
-    /// Takes out those that are not where `all` says.
-    fn forget(&self, all: &BTreeMap<NodeId, PeerAddress>) -> Vec<Arc<Peer>> {
+    /// Takes out those that are not where `all` says, and not awaited.
+    fn forget(&self, all: &BTreeMap<NodeId, PeerAddress>, awaited: &BTreeSet<NodeId>) -> Vec<Arc<Peer>> {
         let mut known = self.known.write();
-        let stays = |peer: &Arc<Peer>| all.get(&peer.address.node) == Some(&peer.address);
+        let stays = |peer: &Arc<Peer>| match all.get(&peer.address.node) {
+            Some(address) => *address == peer.address,
+            None => awaited.contains(&peer.address.node),
+        };
         let gone = known
             .values()
             .filter(|peer| !stays(peer))

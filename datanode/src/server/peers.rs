@@ -1,5 +1,6 @@
 //! The other datanodes, as the log and metasrv speak of them.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -26,15 +27,19 @@ pub struct PeerBook {
 }
 
 impl PeerBook {
-    /// Where all other datanodes are.
-    pub fn know(&self, all: Vec<v1::Peer>) {
+    /// Where all other datanodes are, but for those that metasrv awaits.
+    pub fn know(&self, update: v1::PeerUpdate) {
         if let Some(peers) = self.peers.get() {
             let address = |peer: v1::Peer| PeerAddress {
                 node: peer.node,
                 address: peer.address,
                 incarnation: peer.incarnation,
             };
-            peers.know(all.into_iter().map(address).collect());
+            let awaited = match Defence::AwaitedPeersAreKept.holds() {
+                true => update.awaited.into_iter().collect(),
+                false => BTreeSet::new(),
+            };
+            peers.know(update.peers.into_iter().map(address).collect(), &awaited);
         }
     }
 

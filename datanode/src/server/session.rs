@@ -88,7 +88,7 @@ impl SessionHandler for Datanode {
             _ => self.heard_metasrv(),
         }
         match push {
-            push::Body::Peers(update) => self.peers.know(update.peers),
+            push::Body::Peers(update) => self.peers.know(update),
             push::Body::Initialise(_)
             | push::Body::Alter(_)
             | push::Body::Drop(_)

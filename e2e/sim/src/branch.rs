@@ -21,6 +21,7 @@ macro_rules! branches {
 }
 
 branches! {
+    AwaitedPeersAreKept,
     Brake,
     CampaignOrdered,
     CatalogIsTakenOver,

@@ -281,7 +281,7 @@ pub enum Push {
         lease_ms: u64,
         without_lease: Vec<RegionId>,
     },
-    Peers(Vec<Peer>),
+    Peers(Peers),
     Initialise(Initialise),
     Campaign {
         region: RegionId,
@@ -311,6 +311,14 @@ pub enum Push {
         is_complete: bool,
         routes: Vec<Route>,
     },
+}
+
+/// Where the other datanodes are; whoever is not in it is gone.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Peers {
+    pub here: Vec<Peer>,
+    /// Those that have not come to this metasrv yet.
+    pub awaited: BTreeSet<NodeId>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -23,7 +23,7 @@ use greptime_types::{NodeId, RegionId, TableId};
 
 use crate::catalog::Catalog;
 use crate::etcd::EtcdClient;
-use crate::message::{Peer, Route};
+use crate::message::{Peers, Route};
 use crate::process::Address;
 use crate::sim::{Lock, Signal, Sim};
 use sessions::Sessions;
@@ -44,7 +44,7 @@ struct State {
     sessions: Sessions,
     routes: BTreeMap<RegionId, Route>,
     watch: Option<Watch>,
-    peers_told: Vec<Peer>,
+    peers_told: Peers,
     tables_told: Rc<BTreeMap<TableId, u64>>,
     /// The epoch that everybody was told.
     welcomed_to: u64,

@@ -79,6 +79,10 @@ pub const UNSEEN: &[(&str, &str)] = &[
     ),
     ("VoidUploadsAreDeleted", "nobody pays for space"),
     ("OrphansAreOld", "ClaimBeforeDeleting makes good for it"),
+    (
+        "AwaitedPeersAreKept",
+        "streams are opened again when all have come, and nothing is lost meanwhile",
+    ),
     ("PeerNamesItsNode", "no address is used by another node"),
     ("AppliedIdsAreKnown", "CopyUnderWayIsRefused makes good for it"),
     ("CopyUnderWayIsRefused", "AppliedIdsAreKnown makes good for it"),

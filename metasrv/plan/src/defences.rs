@@ -46,8 +46,8 @@ greptime_defences::defences! {
     OthersConfirmWhoIsAway => ["liveness::tests::rules::whom_most_of_those_that_beat_cannot_reach_either_is_judged_in_spite_of_the_brake"],
     /// What datanodes say of each other counts when a new metasrv has told them where they are.
     PeersFindEachOtherFirst => ["liveness::tests::rules::a_new_leader_waits_until_datanodes_can_know_of_each_other"],
-    /// And they are told when all had the time to come; who is told of fewer breaks with the others.
-    PeersAreToldTogether => ["watch::tests::datanodes_are_told_of_each_other_when_all_had_the_time_to_come"],
+    /// Rule 51: who has not come to a new metasrv yet is named as well; the others would break with it.
+    AwaitedPeersAreNamed => ["watch::tests::who_has_not_come_yet_is_awaited_however_long_and_not_gone"],
     /// Who is only suspect keeps what it leads; every pause would cost an election.
     SuspectLeaderIsLeftAlone => ["failover::tests::steps::the_verdict_on_the_leader_decides"],
     /// Nobody is known to lead, and one that is not heard may.

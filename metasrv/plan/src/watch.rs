@@ -20,6 +20,12 @@ struct Watched {
     seen: Observed,
 }
 
+impl Watched {
+    fn is_awaited(&self) -> bool {
+        self.address.is_empty()
+    }
+}
+
 /// Whoever has not been heard for so much longer than makes a suspect does not count as there.
 const LATE: Duration = Duration::from_millis(100);
 
@@ -206,7 +212,7 @@ impl Watch {
     fn ask_anew(&mut self, nodes: &BTreeSet<NodeId>) -> Vec<Place> {
         let mut asked = Vec::new();
         for node in nodes {
-            let Some(watched) = self.nodes.get_mut(node).filter(|w| !w.address.is_empty()) else {
+            let Some(watched) = self.nodes.get_mut(node).filter(|w| !w.is_awaited()) else {
                 continue;
             };
             watched.seen.redial = Redial::Pending;
@@ -247,19 +253,20 @@ impl Watch {
         self.nodes.get(&node)?.seen.last_beat
     }
 
-    /// Whether those who are there have had the time to come: who is told of fewer peers than there are takes the others
-    /// for gone, and breaks with them.
-    pub fn knows_who_is_there(&self, now: Duration) -> bool {
-        let everybody = self.nodes.values().all(|w| !w.address.is_empty());
-        !Defence::PeersAreToldTogether.holds()
-            || everybody
-            || now >= self.leading_since + self.policy.introduction
-    }
-
     /// Where the datanodes are, as they are told of each other.
     pub fn peers(&self) -> Vec<Place> {
-        let known = self.nodes.iter().filter(|(_, w)| !w.address.is_empty());
+        let known = self.nodes.iter().filter(|(_, w)| !w.is_awaited());
         known.map(|(node, watched)| place(*node, watched)).collect()
+    }
+
+    /// Those that have not come since this metasrv leads. They may be where they were, and the others are not to break with
+    /// them.
+    pub fn awaited(&self) -> BTreeSet<NodeId> {
+        let awaited = self.nodes.iter().filter(|(_, w)| w.is_awaited());
+        match Defence::AwaitedPeersAreNamed.holds() {
+            true => awaited.map(|(node, _)| *node).collect(),
+            false => BTreeSet::new(),
+        }
     }
 
     /// The highest epoch in which somebody was seen to lead a region; `epoch`: the newest that is said now.
@@ -413,13 +420,22 @@ mod tests {
     }
 
     #[test]
-    fn datanodes_are_told_of_each_other_when_all_had_the_time_to_come() {
+    fn who_has_not_come_yet_is_awaited_however_long_and_not_gone() {
         let mut watch = watch(&[1, 2]);
+        assert_eq!(watch.awaited(), BTreeSet::from([1, 2]));
         watch.registered(place_of(1, 5), 50, ms(100));
-        assert!(!watch.knows_who_is_there(ms(1_999)), "2 may be on its way");
-        assert!(watch.knows_who_is_there(ms(2_000)));
-        watch.registered(place_of(2, 6), 51, ms(200));
-        assert!(watch.knows_who_is_there(ms(200)));
-        assert_eq!(watch.peers(), [place_of(1, 5), place_of(2, 6)]);
+        watch.look(ms(60_000));
+        assert_eq!(
+            (watch.peers(), watch.awaited()),
+            (vec![place_of(1, 5)], BTreeSet::from([2]))
+        );
+        watch.registered(place_of(2, 6), 51, ms(60_100));
+        watch.broken(2, 51, ms(60_200));
+        assert_eq!(
+            watch.peers(),
+            [place_of(1, 5), place_of(2, 6)],
+            "it is known where it was"
+        );
+        assert_eq!(watch.awaited(), BTreeSet::new());
     }
 }

@@ -123,13 +123,17 @@ fn owner_reference(cluster: &GreptimeCluster) -> OwnerReference {
     }
 }
 
-/// Where datanodes, frontends and its own peers find metasrv: each pod by its name.
+/// Where datanodes and frontends find metasrv: by its service, whose address stays when a pod comes back under another one,
+/// which DNS caches would hide for half a minute; then each pod by its name, for when the service leads to a node that is gone.
 pub fn metasrv_addresses(cluster: &GreptimeCluster) -> Vec<String> {
-    let pods = Role::Metasrv.child_name(cluster);
+    let service = Role::Metasrv.child_name(cluster);
     let peers = Role::Metasrv.peers_name(cluster);
+    let pods =
+        (0..Role::Metasrv.spec(cluster).replicas).map(|ordinal| format!("{service}-{ordinal}.{peers}"));
+    let hosts = std::iter::once(service.clone()).chain(pods);
     let namespace = namespace(cluster);
-    (0..Role::Metasrv.spec(cluster).replicas)
-        .map(|ordinal| format!("{pods}-{ordinal}.{peers}.{namespace}.svc:{METASRV_GRPC_PORT}"))
+    hosts
+        .map(|host| format!("{host}.{namespace}.svc:{METASRV_GRPC_PORT}"))
         .collect()
 }
 

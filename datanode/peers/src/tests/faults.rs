@@ -1,5 +1,6 @@
 //! What nodes in one process hear of each other, and what they notice when something breaks.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -140,7 +141,7 @@ async fn a_peer_that_never_answered_is_unreachable_after_a_while() {
     let after = config.unreachable_after;
     let one = Speaker::start(&Recorder::new(1, 11), network.link("one"), config);
     let start = Instant::now();
-    one.peers.know(vec![at(2, "two", 22)]);
+    one.peers.know(vec![at(2, "two", 22)], &BTreeSet::new());
     assert_eq!(one.peers.unreachable(), Vec::<u64>::new());
     until("the judgement", || one.peers.unreachable() == [2]).await;
     assert!(start.elapsed() >= after);
@@ -170,7 +171,9 @@ async fn another_start_of_a_peer_is_dialled_at_once() {
 #[tokio::test]
 async fn the_same_peers_said_again_change_nothing() {
     let pair = pair(patient()).await;
-    pair.one.peers.know(vec![at(2, "two", 22), at(1, "one", 11)]);
+    pair.one
+        .peers
+        .know(vec![at(2, "two", 22), at(1, "one", 11)], &BTreeSet::new());
     pair.one.say(2, 0..1, 1).await;
     until("a message", || pair.two.heard() == 1).await;
     assert_eq!(pair.one.handler.connects(), 1);
@@ -181,7 +184,7 @@ async fn the_same_peers_said_again_change_nothing() {
 #[tokio::test]
 async fn a_peer_that_left_is_forgotten_and_may_come_back() {
     let pair = pair(patient()).await;
-    pair.one.peers.know(vec![]);
+    pair.one.peers.know(vec![], &BTreeSet::new());
     assert_eq!(pair.one.handler.losses(), ["it is no longer in the cluster"]);
     assert!(!pair.one.peers.send(2, vec![message(0, 1)]));
     assert_eq!(pair.one.peers.unreachable(), Vec::<u64>::new());
@@ -190,6 +193,18 @@ async fn a_peer_that_left_is_forgotten_and_may_come_back() {
     pair.one.connect(at(2, "two", 22)).await;
     pair.one.say(2, 0..1, 1).await;
     until("a message", || pair.two.heard() == 1).await;
+}
+
+#[tokio::test]
+async fn a_peer_that_metasrv_awaits_stays_as_it_is() {
+    let pair = pair(patient()).await;
+    pair.one
+        .peers
+        .know(vec![at(1, "one", 11)], &BTreeSet::from([2, 3]));
+    pair.one.say(2, 0..1, 1).await;
+    until("a message", || pair.two.heard() == 1).await;
+    assert_eq!(pair.one.handler.losses(), Vec::<String>::new());
+    assert_eq!(pair.one.peers.status().len(), 1, "nobody knows where 3 is");
 }
 
 #[tokio::test]
@@ -204,14 +219,15 @@ async fn a_killed_peer_is_lost_at_once_and_found_when_it_is_back() {
 #[tokio::test]
 async fn shutdown_ends_all_tasks_and_tells_nobody() {
     let Pair { network, one, two } = pair(patient()).await;
-    one.peers.know(vec![at(2, "two", 22), at(3, "three", 33)]);
+    one.peers
+        .know(vec![at(2, "two", 22), at(3, "three", 33)], &BTreeSet::new());
     one.shutdown.cancel();
     one.peers.finished().await;
     assert!(!one.peers.send(2, vec![message(0, 1)]));
     assert_eq!(one.handler.losses(), Vec::<String>::new());
     until("the end of the stream", || network.open_streams("two") == 0).await;
     // What is learnt afterwards starts nothing.
-    one.peers.know(vec![at(4, "two", 22)]);
+    one.peers.know(vec![at(4, "two", 22)], &BTreeSet::new());
     assert!(!one.peers.send(4, vec![message(0, 1)]));
     network.stop("two");
     until("the end of the other node", || Arc::strong_count(&two) == 1).await;

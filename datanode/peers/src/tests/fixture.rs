@@ -1,5 +1,6 @@
 //! A node that writes down what it hears, and ways to run it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -189,7 +190,7 @@ impl Speaker {
     pub async fn connect(&self, to: PeerAddress) {
         let node = to.node;
         let before = self.handler.connects();
-        self.peers.know(vec![to]);
+        self.peers.know(vec![to], &BTreeSet::new());
         until(&format!("a stream to {node}"), || {
             self.handler.connects() > before
         })

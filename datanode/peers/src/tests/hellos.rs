@@ -1,5 +1,6 @@
 //! Who is let in, and who has to wait.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -25,7 +26,7 @@ async fn refusal(two: Arc<Recorder>, to: PeerAddress) -> String {
     let pause = config.last_retry / 2;
     let one = Speaker::start(&Recorder::new(1, 11), network.link("one"), config);
     let start = Instant::now();
-    one.peers.know(vec![to]);
+    one.peers.know(vec![to], &BTreeSet::new());
     until("the refusal", || one.status().problem.contains("refuses")).await;
     let problem = one.status().problem;
     // Long enough for many attempts, if they were not held back.
@@ -67,7 +68,7 @@ async fn a_refused_node_is_dialled_at_once_when_the_right_start_is_known() {
     let mut config = patient();
     config.last_retry = Duration::from_secs(3600);
     let one = Speaker::start(&Recorder::new(1, 11), network.link("one"), config);
-    one.peers.know(vec![at(2, "two", 22)]);
+    one.peers.know(vec![at(2, "two", 22)], &BTreeSet::new());
     until("the refusal", || one.status().problem.contains("refuses")).await;
     one.connect(at(2, "two", 23)).await;
 }
@@ -102,7 +103,7 @@ async fn a_welcome_of_another_start_is_not_taken() {
     let mut config = patient();
     config.last_retry = Duration::from_secs(3600);
     let one = Speaker::start(&Recorder::new(1, 11), Arc::clone(&link) as _, config);
-    one.peers.know(vec![at(2, "two", 22)]);
+    one.peers.know(vec![at(2, "two", 22)], &BTreeSet::new());
     until("the refusal", || one.status().problem.contains("refuses")).await;
     assert!(!one.peers.send(2, vec![message(0, 1)]));
     assert_eq!(one.handler.connects(), 0);

@@ -1,5 +1,6 @@
 //! The same over sockets: what HTTP/2 and the kernel add.
 
+use std::collections::BTreeSet;
 use std::io::Read;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -134,7 +135,7 @@ async fn a_refusal_comes_with_its_reason() {
     let process = Process::start(&two).await;
     let one = Speaker::over_sockets(&Recorder::new(1, 11), patient());
     let address = process.address.to_string();
-    one.peers.know(vec![at(2, &address, 22)]);
+    one.peers.know(vec![at(2, &address, 22)], &BTreeSet::new());
     until("the refusal", || {
         one.status().problem.contains("start 22 was meant, this is 23")
     })
@@ -153,7 +154,7 @@ async fn a_server_without_the_service_refuses() {
         .serve_with_incoming(incoming(listener));
     let serving = tokio::spawn(serving);
     let one = Speaker::over_sockets(&Recorder::new(1, 11), patient());
-    one.peers.know(vec![at(2, &address, 22)]);
+    one.peers.know(vec![at(2, &address, 22)], &BTreeSet::new());
     until("the refusal", || one.status().problem.contains("refuses")).await;
     serving.abort();
 }
@@ -226,7 +227,7 @@ async fn connections_to_a_mute_server_do_not_pile_up() {
         ..watchful()
     };
     let one = Speaker::over_sockets(&Recorder::new(1, 11), config);
-    one.peers.know(vec![at(2, &address, 22)]);
+    one.peers.know(vec![at(2, &address, 22)], &BTreeSet::new());
     let closed = tokio::task::spawn_blocking(move || {
         let (mut connection, _) = listener.accept().unwrap();
         connection

@@ -57,12 +57,6 @@ impl Cluster {
 
     /// Tells everybody where everybody is.
     fn introduce(&self) {
-        let peer = |node: &Node| v1::Peer {
-            node: node.place.id,
-            address: node.place.address(),
-            incarnation: 0,
-        };
-        let peers: Vec<v1::Peer> = self.nodes.iter().map(peer).collect();
         let welcome = v1::Welcome {
             metasrv_epoch: 1,
             heartbeat_interval_ms: 100,
@@ -70,9 +64,26 @@ impl Cluster {
             ..Default::default()
         };
         for node in &self.nodes {
-            let peers = peers.clone();
             node.datanode.told(push::Body::Welcome(welcome.clone()));
-            node.datanode.told(push::Body::Peers(v1::PeerUpdate { peers }));
+        }
+        self.tell_peers(&[0, 1, 2]);
+    }
+
+    /// Tells everybody where those are who have come to metasrv.
+    fn tell_peers(&self, come: &[u64]) {
+        let peer = |node: &Node| v1::Peer {
+            node: node.place.id,
+            address: node.place.address(),
+            incarnation: 0,
+        };
+        let (here, awaited): (Vec<_>, Vec<_>) =
+            self.nodes.iter().partition(|node| come.contains(&node.place.id));
+        let update = v1::PeerUpdate {
+            peers: here.into_iter().map(peer).collect(),
+            awaited: awaited.into_iter().map(|node| node.place.id).collect(),
+        };
+        for node in &self.nodes {
+            node.datanode.told(push::Body::Peers(update.clone()));
         }
     }
 
@@ -280,6 +291,20 @@ async fn a_leader_that_was_cut_off_gives_no_rows() {
     let error = cluster.nodes[0].read().await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::Unavailable, "{error}");
     assert_eq!(cluster.nodes[1].read().await.unwrap(), [row("a", 1, 2.0)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_metasrv_that_awaits_others_ends_no_stream_to_them() {
+    let cluster = Cluster::new(false).await;
+    cluster.nodes[0].write(&[row("a", 1, 1.0)]).await.unwrap();
+    cluster.tell_peers(&[1]);
+    let rows = [row("a", 2, 2.0)];
+    let written = tokio::time::timeout(Duration::from_secs(1), cluster.nodes[0].write(&rows)).await;
+    assert!(
+        written.is_ok_and(|written| written.is_ok()),
+        "the followers are where they were"
+    );
+    assert_eq!(cluster.nodes[0].read().await.unwrap().len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -19,6 +19,10 @@ const BACK: Duration = Duration::from_secs(90);
 const WITHIN: Duration = Duration::from_secs(30);
 /// Other replicas take over what a datanode led; in a fraction of a second, on a busy machine in more.
 const FAILOVER: Duration = Duration::from_secs(3);
+/// How long a write may take on a machine that starts a pod meanwhile; somebody who waits for metasrv waits for longer.
+const UNNOTICED: Duration = Duration::from_secs(2);
+/// Nodes find a metasrv that has another address within this time.
+const FOUND: Duration = Duration::from_secs(5);
 const ROLES: [&str; 3] = ["datanode", "frontend", "metasrv"];
 
 /// Runs `disturb` while a writer writes into `table`, then reads everything back.
@@ -100,6 +104,24 @@ pub fn pods_deleted_in_turn(suite: &Suite) -> Result<()> {
     under_load(suite, "pods_deleted", |_| {
         each_pod(database, |pod| database.replace_pod(pod, BACK).map(drop))
     })?;
+    Ok(())
+}
+
+/// The only metasrv goes and comes back under another address: nobody who writes notices.
+pub fn metasrv_replaced(suite: &Suite) -> Result<()> {
+    let database = suite.main()?;
+    let (tally, _) = under_load(suite, "metasrv_replaced", |_| {
+        for pod in database.pods("metasrv")? {
+            database.replace_pod(&pod, BACK)?;
+        }
+        // All nodes have found it by then.
+        std::thread::sleep(FOUND);
+        Ok(())
+    })?;
+    ensure!(
+        tally.errors == 0 && tally.longest_gap < UNNOTICED,
+        "writes waited for metasrv, or failed without it: {tally:?}"
+    );
     Ok(())
 }
 

@@ -99,6 +99,7 @@ pub fn all(can_break: bool) -> Vec<Scenario> {
         ("clients_psql_mysql_http", clients::psql_mysql_http),
         ("prometheus_remote_write", clients::prometheus_remote_write),
         ("pods_deleted_in_turn_under_load", faults::pods_deleted_in_turn),
+        ("metasrv_replaced_under_load", faults::metasrv_replaced),
         ("scale_in_is_refused", operations::scale_in_is_refused),
         ("drift_is_repaired", operations::drift_is_repaired),
         ("operator_restart_restarts_no_pod", operations::operator_restart),

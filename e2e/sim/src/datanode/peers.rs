@@ -8,7 +8,7 @@ use greptime_log::{Input, Outgoing};
 use greptime_types::NodeId;
 
 use super::Datanode;
-use crate::message::{Peer as Place, Said};
+use crate::message::{Peers, Said};
 use crate::process::Address;
 use crate::rules::holds;
 use crate::trace::Branch;
@@ -46,15 +46,20 @@ enum Stream {
 }
 
 impl Datanode {
-    pub(super) fn know_peers(&self, all: Vec<Place>) {
-        let all: BTreeMap<NodeId, u64> = all.into_iter().map(|p| (p.node, p.incarnation)).collect();
-        let gone: Vec<NodeId> = {
-            let peers = self.peers.borrow();
-            let moved = peers
-                .iter()
-                .filter(|(node, peer)| all.get(node) != Some(&peer.incarnation));
-            moved.map(|(node, _)| *node).collect()
+    pub(super) fn know_peers(&self, Peers { here, awaited }: Peers) {
+        let all: BTreeMap<NodeId, u64> = here.into_iter().map(|p| (p.node, p.incarnation)).collect();
+        let is_awaited = |node: &NodeId| awaited.contains(node) && holds("AwaitedPeersAreKept");
+        let stays = |node: &NodeId, peer: &Peer| match all.get(node) {
+            Some(incarnation) => *incarnation == peer.incarnation,
+            None => is_awaited(node),
         };
+        let known = self.peers.borrow();
+        if known.keys().any(is_awaited) {
+            self.sim.hit(Branch::AwaitedPeersAreKept);
+        }
+        let gone = known.iter().filter(|(node, peer)| !stays(node, peer));
+        let gone: Vec<NodeId> = gone.map(|(node, _)| *node).collect();
+        drop(known);
         for node in gone {
             self.peer_down(node, Duration::ZERO);
             self.peers.borrow_mut().remove(&node);

@@ -15,7 +15,7 @@ use super::failover::HOT;
 use super::repair::leader_of;
 use super::{Metasrv, State};
 use crate::catalog::{Catalog, Edit, Member, Membership};
-use crate::message::{Initialise, Peer, Push, Route};
+use crate::message::{Initialise, Peer, Peers, Push, Route};
 use crate::process::DATANODES;
 use crate::tables::{APPENDED, OVERWRITTEN, table_of};
 
@@ -129,16 +129,18 @@ impl Metasrv {
     }
 
     fn tell_peers(&self) {
-        let now = self.now();
         let mut state = self.state.borrow_mut();
-        let Some(watch) = state.watch.as_ref().filter(|w| w.knows_who_is_there(now)) else {
+        let Some(watch) = &state.watch else {
             return;
         };
         let peer = |place: greptime_metasrv_plan::watch::Place| Peer {
             node: place.node,
             incarnation: place.incarnation,
         };
-        let peers: Vec<Peer> = watch.peers().into_iter().map(peer).collect();
+        let peers = Peers {
+            here: watch.peers().into_iter().map(peer).collect(),
+            awaited: watch.awaited(),
+        };
         if state.peers_told == peers {
             return;
         }

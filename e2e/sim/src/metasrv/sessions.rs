@@ -12,7 +12,7 @@ use greptime_types::{NodeId, RegionId};
 
 use super::driver::versions;
 use super::{Metasrv, SESSION_TIMEOUT};
-use crate::message::{Push, RegionReport, RegionRole, Register, Said, Tick};
+use crate::message::{Peers, Push, RegionReport, RegionRole, Register, Said, Tick};
 use crate::process::Address;
 use crate::trace::Branch;
 
@@ -191,7 +191,7 @@ impl Metasrv {
             incarnation: register.incarnation,
         };
         watch.registered(place, connection, now);
-        state.peers_told.clear();
+        state.peers_told = Peers::default();
         drop(guard);
         older
             .into_iter()
