@@ -85,15 +85,16 @@ bench: ## This database beside its peers, as whole processes, in release builds;
 BENCH       := $(CARGO_TARGET_DIR)/dist/greptime-bench
 SCRAPES     := $(CACHE)/bench/node-exporter.txt
 HOSTS       ?= $(if $(QUICK),100,400)
-BENCH_QUICK := --runs 5
+BENCH_QUICK := --runs 5 --warm 0
 BENCH_FULL  := --more-hosts 4000,10000 --memory --cold-files 10000
 
 # KILLS=1000 how often kills and migrations happen, and by that the others, FAULTS=kill,stop some kinds only,
 # LEADERS=1000 how many regions the victim of mass-kill leads, RESUME=1 goes on with the report that is there,
 # CHAOS_ARGS="…" any other argument.
 .PHONY: chaos
-chaos: tools ## Faults on a cluster of plain processes, many times, in release builds: how long writes wait for each
-	cargo build --locked --workspace --profile dist --bin greptime-node --bin greptime-chaos
+chaos: ## Faults on a cluster of plain processes, many times, in release builds: how long writes wait for each
+	cargo build --locked --workspace --profile dist --bin greptime-node --bin greptime-chaos --bin greptime-lab
+	$(DIST)/greptime-lab tools etcd
 	$(DIST)/greptime-chaos --node $(DIST)/greptime-node --etcd $(ETCD) --count $(KILLS) --fault $(FAULTS) $(if $(LEADERS),--leaders $(LEADERS)) $(if $(RESUME),--resume) $(CHAOS_ARGS)
 
 SHORT_FAULTS := kill,damaged-log,stop,metasrv-kill,partition,migrate
@@ -142,6 +143,10 @@ generate: build ## Writes the generated files: CRD and manifests
 build: ## Builds the programs and the tests
 	cargo build --locked $(CARGO_ALL) --bins --tests
 
+.PHONY: programs
+programs: ## Builds the operator, the database and the laboratory
+	cargo build --locked $(CARGO_ALL) --bin greptime-operator --bin greptime-node --bin greptime-lab
+
 .PHONY: machine
 machine: ## Says what this machine lacks for the laboratory
 	@e2e/kubernetes/check-machine.sh
@@ -157,5 +162,6 @@ tools: build
 	$(LAB) tools
 
 .PHONY: image
-image: build tools ## The images of operator and database, as OCI layouts in reports/images
+image: programs ## The images of operator and database, as OCI layouts in reports/images
+	$(LAB) tools crane
 	scripts/images $(BIN) reports/images

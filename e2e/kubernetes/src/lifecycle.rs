@@ -44,7 +44,7 @@ pub fn up(lab: &Lab) -> Result<()> {
     let watch = Stopwatch::start();
     check_machine()?;
     let tools = Toolbox::from_env()?;
-    tools.build_missing(watch)?;
+    tools.build_missing(&[], watch)?;
     if lives(lab) {
         watch.say("a laboratory is up already; mending what is broken");
         match install_program(lab).and_then(|()| mend(lab, watch)) {

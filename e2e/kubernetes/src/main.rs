@@ -30,7 +30,10 @@ struct Cli {
 #[derive(Subcommand)]
 enum Action {
     /// Build the tools that are missing
-    Tools,
+    Tools {
+        /// Only these
+        names: Vec<String>,
+    },
     /// Bring it up, or mend it
     Up,
     /// Take it down and remove every trace
@@ -184,9 +187,9 @@ fn main() -> ExitCode {
 fn run() -> Result<()> {
     let lab = Lab::from_env();
     match Cli::parse().command {
-        Action::Tools => {
+        Action::Tools { names } => {
             let (watch, tools) = (Stopwatch::start(), Toolbox::from_env()?);
-            tools.build_missing(watch)?;
+            tools.build_missing(&names, watch)?;
             watch.say(&format!("the tools are in {}", tools.bin().display()));
         }
         Action::Up => {

@@ -128,22 +128,24 @@ impl Toolbox {
         self.dir.join(format!("{name}-{digest}"))
     }
 
-    pub fn missing(&self) -> Vec<&'static Tool> {
-        TOOLS.iter().filter(|t| !self.program(t.name).exists()).collect()
+    fn missing(&self, wanted: &[&'static Tool]) -> Vec<&'static Tool> {
+        let missing = wanted.iter().filter(|tool| !self.program(tool.name).exists());
+        missing.copied().collect()
     }
 
-    /// Builds what is missing and says how far it is.
-    pub fn build_missing(&self, watch: Stopwatch) -> Result<()> {
+    /// Builds those of the named tools that are missing, of all if none is named, and says how far it is.
+    pub fn build_missing(&self, names: &[String], watch: Stopwatch) -> Result<()> {
+        let wanted = choose(names)?;
         fs::create_dir_all(self.bin())?;
-        if !self.missing().is_empty() {
+        if !self.missing(&wanted).is_empty() {
             let lock = File::create(self.dir.join("lock"))?;
             lock.lock()?;
-            let missing = self.missing();
+            let missing = self.missing(&wanted);
             for (i, tool) in missing.iter().enumerate() {
                 self.build(tool, &format!("{} of {}", i + 1, missing.len()), watch)?;
             }
         }
-        TOOLS.iter().try_for_each(|tool| self.link(tool))
+        wanted.into_iter().try_for_each(|tool| self.link(tool))
     }
 
     fn build(&self, tool: &Tool, position: &str, watch: Stopwatch) -> Result<()> {
@@ -207,6 +209,19 @@ impl Toolbox {
         }
         Ok(())
     }
+}
+
+/// The tools of these names, all if there are none.
+fn choose(names: &[String]) -> Result<Vec<&'static Tool>> {
+    if names.is_empty() {
+        return Ok(TOOLS.iter().collect());
+    }
+    let find = |name: &String| {
+        let known = || TOOLS.iter().map(|tool| tool.name).collect::<Vec<_>>().join(", ");
+        let tool = TOOLS.iter().find(|tool| tool.name == name);
+        tool.with_context(|| format!("there is no tool `{name}`; there are {}", known()))
+    };
+    names.iter().map(find).collect()
 }
 
 impl Tool {
@@ -282,6 +297,18 @@ mod tests {
                 tool.name
             );
         }
+    }
+
+    #[test]
+    fn tools_are_chosen_by_name_and_an_unknown_one_is_told_with_those_there_are() {
+        let names = |wanted: &[&str]| {
+            let wanted: Vec<String> = wanted.iter().map(|name| (*name).to_owned()).collect();
+            choose(&wanted).map(|tools| tools.iter().map(|tool| tool.name).collect::<Vec<_>>())
+        };
+        assert_eq!(names(&["crane", "etcd"]).unwrap(), ["crane", "etcd"]);
+        assert_eq!(names(&[]).unwrap().len(), TOOLS.len());
+        let error = names(&["crain"]).unwrap_err().to_string();
+        assert!(error.contains("`crain`") && error.contains("crane"), "{error}");
     }
 
     #[test]
