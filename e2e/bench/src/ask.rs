@@ -17,6 +17,8 @@ const COMPARED_LARGE: usize = WARM_UP + 1;
 /// How often, and with which parameters.
 #[derive(Clone, Copy, Debug)]
 pub struct Rounds {
+    /// Runs before those that count.
+    pub before: usize,
     pub runs: usize,
     pub seed: u64,
 }
@@ -29,17 +31,17 @@ struct Outcome {
     ours_wrong: bool,
 }
 
-/// Asks `kind` and adds its row to the report.
+/// Asks `kind` and adds its row to the report, under the name.
 pub fn ask(
     databases: &mut [Box<dyn Database>],
     data: &Data,
-    kind: Kind,
+    (kind, name_of_row): (Kind, &str),
     rounds: Rounds,
     report: &mut Report,
 ) {
     let mut rng = Rng::new(rounds.seed);
     let mut outcome = Outcome::default();
-    for run in 0..WARM_UP + rounds.runs {
+    for run in 0..rounds.before + rounds.runs {
         let query = Query::draw(kind, &data.shape, &mut rng);
         let expected = oracle::answer(data, &query);
         let compare = kind != Kind::HighCpu { one_host: false } || run < COMPARED_LARGE;
@@ -56,7 +58,7 @@ pub fn ask(
                 Ok(None) => Some("its language cannot say it".to_string()),
                 Err(error) => Some(format!("{error:#}")),
                 Ok(Some(timed)) => {
-                    if run >= WARM_UP {
+                    if run >= rounds.before {
                         outcome
                             .times
                             .entry(name)
@@ -69,17 +71,17 @@ pub fn ask(
                 }
             };
             if let Some(problem) = problem {
-                report.leave_out(name, &kind.name(), &problem);
+                report.leave_out(name, name_of_row, &problem);
                 outcome.out.insert(name);
                 outcome.ours_wrong |= name == OURS;
             }
         }
     }
-    tell(report, kind, &outcome);
+    tell(report, name_of_row, &outcome);
 }
 
-fn tell(report: &mut Report, kind: Kind, outcome: &Outcome) {
-    let row = report.row(&kind.name(), "ms", Better::Lower);
+fn tell(report: &mut Report, name_of_row: &str, outcome: &Outcome) {
+    let row = report.row(name_of_row, "ms", Better::Lower);
     for (name, times) in &outcome.times {
         // Our own time is shown beside the word WRONG; a peer's would be no mark.
         let counts = !outcome.out.contains(name) || *name == OURS;
@@ -164,8 +166,12 @@ mod tests {
         ask(
             &mut databases,
             &Data::generate(shape),
-            kind,
-            Rounds { runs: 3, seed: 1 },
+            (kind, &kind.name()),
+            Rounds {
+                before: WARM_UP,
+                runs: 3,
+                seed: 1,
+            },
             &mut report,
         );
         report

@@ -31,6 +31,7 @@ use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use greptime_clock::SystemClock;
 
+use ask::Rounds;
 use peers::Place;
 use suite::{Parquet, Plan, Suite};
 
@@ -69,6 +70,9 @@ struct Run {
     /// Runs of each query, whose median counts.
     #[arg(long, default_value_t = 11)]
     runs: usize,
+    /// How often each point query is asked again, for the row `…, warm`: the median of the last quarter counts.
+    #[arg(long, default_value_t = 200, value_name = "RUNS")]
+    warm: usize,
     /// Connections that write.
     #[arg(long, default_value_t = 4)]
     connections: usize,
@@ -155,6 +159,11 @@ fn measure_all(run: Run) -> anyhow::Result<()> {
         hours: run.hours as usize,
         more_hosts: run.more_hosts,
         runs: run.runs.max(1),
+        warm: (run.warm > 0).then(|| Rounds {
+            before: run.warm - run.warm.div_ceil(4),
+            runs: run.warm.div_ceil(4),
+            seed: run.seed.wrapping_add(1),
+        }),
         connections: run.connections.max(1),
         seed: run.seed,
         peers: run.peers,

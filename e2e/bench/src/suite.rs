@@ -37,6 +37,8 @@ pub struct Plan {
     /// Further numbers of hosts, for ingest only.
     pub more_hosts: Vec<usize>,
     pub runs: usize,
+    /// How often point queries are asked once more.
+    pub warm: Option<Rounds>,
     pub connections: usize,
     pub seed: u64,
     /// Words; empty for all. Ours is always there.
@@ -112,6 +114,7 @@ impl Suite {
         let mut databases = self.fill_all(&data)?;
         self.start_engines(&mut databases, &data);
         self.ask_all(&mut databases, &data);
+        self.ask_warm(&mut databases, &data);
         self.budgets(&mut databases);
         self.group_by_memory(&mut databases);
         // Last, since it starts our server anew.
@@ -286,27 +289,18 @@ impl Suite {
 
     fn ask_all(&mut self, databases: &mut [Box<dyn Database>], data: &Data) {
         let (before, mut asked) = (reads(databases), 0);
-        for kind in queries::ALL {
-            let name = kind.name();
-            if !self.wants_query(kind) {
-                continue;
-            }
+        let kinds: Vec<Kind> = queries::ALL
+            .into_iter()
+            .filter(|kind| self.wants_query(*kind))
+            .collect();
+        for kind in &kinds {
             let rounds = Rounds {
+                before: ask::WARM_UP,
                 runs: self.plan.runs,
                 seed: self.plan.seed,
             };
-            ask::ask(databases, data, kind, rounds, &mut self.report);
-            asked += rounds.runs + ask::WARM_UP;
-            let row = self.report.results.last().expect("asking makes a row");
-            let best = row
-                .best_peer()
-                .map(|(n, v)| format!("{n} {v:.2} ms"))
-                .unwrap_or_default();
-            let mark = if row.correct { "" } else { ", WRONG" };
-            self.say(&format!(
-                "{name}: ours {:.2} ms{mark}; best peer {best}",
-                row.ours.unwrap_or(f64::NAN)
-            ));
+            self.ask_one(databases, data, (*kind, &kind.name()), rounds);
+            asked += rounds.before + rounds.runs;
         }
         if let (Some(before), Some(after)) = (before, reads(databases)) {
             let row = self.report.row(
@@ -316,6 +310,40 @@ impl Suite {
             );
             row.set(OURS, (after - before) / asked as f64);
         }
+    }
+
+    /// Point queries, when most of what they read was read before.
+    fn ask_warm(&mut self, databases: &mut [Box<dyn Database>], data: &Data) {
+        let Some(warm) = self.plan.warm else {
+            return;
+        };
+        for kind in queries::ALL.into_iter().filter(|kind| kind.is_of_few_hosts()) {
+            if self.wants_query(kind) {
+                let name = format!("{}, warm", kind.name());
+                self.ask_one(databases, data, (kind, &name), warm);
+            }
+        }
+    }
+
+    fn ask_one(
+        &mut self,
+        databases: &mut [Box<dyn Database>],
+        data: &Data,
+        query: (Kind, &str),
+        rounds: Rounds,
+    ) {
+        ask::ask(databases, data, query, rounds, &mut self.report);
+        let row = self.report.results.last().expect("asking makes a row");
+        let best = row
+            .best_peer()
+            .map(|(n, v)| format!("{n} {v:.2} ms"))
+            .unwrap_or_default();
+        let mark = if row.correct { "" } else { ", WRONG" };
+        self.say(&format!(
+            "{}: ours {:.2} ms{mark}; best peer {best}",
+            query.1,
+            row.ours.unwrap_or(f64::NAN)
+        ));
     }
 
     fn wants_query(&self, kind: Kind) -> bool {

@@ -84,6 +84,16 @@ pub const ALL: [Kind; 15] = [
 ];
 
 impl Kind {
+    /// Whether a query touches the data of few hosts and of a part of the day: a point query.
+    pub fn is_of_few_hosts(self) -> bool {
+        match self {
+            Self::SingleGroupBy { .. } => true,
+            Self::CpuMaxAll { hosts } => hosts == 1,
+            Self::HighCpu { one_host } => one_host,
+            Self::DoubleGroupBy { .. } | Self::LastPoint | Self::GroupByOrderByLimit => false,
+        }
+    }
+
     pub fn name(self) -> String {
         match self {
             Self::SingleGroupBy {
