@@ -92,7 +92,7 @@ pub struct Seen {
     /// The replica that comes, if its datanode says something of it.
     pub target: Option<Target>,
     pub is_target_alive: bool,
-    /// Its datanode is none that leadership is moved away from ([`Verdict::could_lead`](crate::Verdict::could_lead)).
+    /// Its datanode is none that leadership is moved away from: it is alive, and was not unwell a moment ago either.
     pub is_target_well: bool,
     /// The group has it, and its datanode came back without it.
     pub is_target_lost: bool,

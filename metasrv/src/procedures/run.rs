@@ -201,7 +201,7 @@ fn next(state: &State, catalog: &Catalog, procedure: &Procedure, migration: &Mig
             is_warm: r.warm,
         }),
         is_target_alive: session.is_some(),
-        is_target_well: verdict.is_some_and(Verdict::could_lead),
+        is_target_well: verdict.is_some_and(Verdict::is_alive),
         is_target_lost: has_lost_its_disk(state, migration.region, &comes, membership.led.as_ref()),
         give_up: is_late.then(too_late),
         membership,

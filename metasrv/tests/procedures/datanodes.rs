@@ -61,6 +61,8 @@ struct State {
     groups: BTreeMap<u64, Group>,
     disks: BTreeMap<NodeId, BTreeMap<u64, Replica>>,
     up: BTreeSet<NodeId>,
+    /// Their appends wait for their disks.
+    slow: BTreeSet<NodeId>,
     held: BTreeSet<(u64, Act)>,
     /// Orders that are held back.
     postponed: Vec<(NodeId, push::Body)>,
@@ -110,6 +112,15 @@ impl Datanodes {
 
     pub fn start(&self, node: NodeId) {
         self.state.lock().up.insert(node);
+    }
+
+    /// Lets appends of a datanode wait for its disk, or go on.
+    pub fn slow_down(&self, node: NodeId, is_slow: bool) {
+        let slow = &mut self.state.lock().slow;
+        match is_slow {
+            true => slow.insert(node),
+            false => slow.remove(&node),
+        };
     }
 
     pub fn stop(&self, node: NodeId) {
@@ -393,11 +404,13 @@ impl SessionHandler for Datanode {
     }
 
     fn tick(&self, number: u64, answered: u64) -> v1::Tick {
+        let state = self.all.state.lock();
         v1::Tick {
             number,
             answered,
-            regions: self.all.state.lock().reports(self.id),
+            regions: state.reports(self.id),
             regions_complete: true,
+            oldest_append_ms: if state.slow.contains(&self.id) { 1_000 } else { 0 },
             ..Default::default()
         }
     }

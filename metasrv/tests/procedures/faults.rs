@@ -42,6 +42,20 @@ async fn nobody_is_told_to_hand_over_to_a_datanode_that_is_away() {
     assert_eq!(cluster.journal().lines(of.region), [""; 0]);
 }
 
+/// Leadership is moved away from it for some seconds, though it could lead again.
+#[tokio::test]
+async fn a_target_that_was_unwell_a_moment_ago_is_waited_for() {
+    let (cluster, of) = Cluster::with_region().await;
+    cluster.nodes.slow_down(of.to, true);
+    let is_unwell = || cluster.verdict(of.to).starts_with("unwell");
+    cluster.world.until(is_unwell).await;
+    cluster.nodes.slow_down(of.to, false);
+    let id = cluster.migrate(of.request()).await.unwrap();
+    let waits = "datanode 3 is not well, and would hand back at once";
+    cluster.until_shown(&id, "waiting", waits).await;
+    has_moved(&cluster, &of, &id).await;
+}
+
 #[tokio::test]
 async fn a_target_that_comes_back_without_its_replica_is_given_up() {
     let (mut cluster, moves) = Cluster::with_regions(8).await;

@@ -208,7 +208,7 @@ fn next(state: &State, catalog: &Catalog, migration: &Migration, is_late: bool) 
             is_warm: r.hot,
         }),
         is_target_alive: session.is_some(),
-        is_target_well: verdict.is_some_and(Verdict::could_lead),
+        is_target_well: verdict.is_some_and(Verdict::is_alive),
         is_target_lost: has_lost_its_disk(state, region, &comes, membership.led.as_ref()),
         give_up: is_late.then(|| "it took too long".into()),
         membership,
