@@ -143,10 +143,6 @@ generate: build ## Writes the generated files: CRD and manifests
 build: ## Builds the programs and the tests
 	cargo build --locked $(CARGO_ALL) --bins --tests
 
-.PHONY: programs
-programs: ## Builds the operator, the database and the laboratory
-	cargo build --locked $(CARGO_ALL) --bin greptime-operator --bin greptime-node --bin greptime-lab
-
 .PHONY: machine
 machine: ## Says what this machine lacks for the laboratory
 	@e2e/kubernetes/check-machine.sh
@@ -162,6 +158,7 @@ tools: build
 	$(LAB) tools
 
 .PHONY: image
-image: programs ## The images of operator and database, as OCI layouts in reports/images
+image: ## The images of operator and database, as OCI layouts in reports/images
+	cargo build --locked $(CARGO_ALL) --bin greptime-operator --bin greptime-node --bin greptime-lab
 	$(LAB) tools crane
 	scripts/images $(BIN) reports/images
