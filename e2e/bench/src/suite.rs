@@ -289,17 +289,13 @@ impl Suite {
 
     fn ask_all(&mut self, databases: &mut [Box<dyn Database>], data: &Data) {
         let (before, mut asked) = (reads(databases), 0);
-        let kinds: Vec<Kind> = queries::ALL
-            .into_iter()
-            .filter(|kind| self.wants_query(*kind))
-            .collect();
-        for kind in &kinds {
+        for kind in self.kinds() {
             let rounds = Rounds {
                 before: ask::WARM_UP,
                 runs: self.plan.runs,
                 seed: self.plan.seed,
             };
-            self.ask_one(databases, data, (*kind, &kind.name()), rounds);
+            self.ask_one(databases, data, (kind, &kind.name()), rounds);
             asked += rounds.before + rounds.runs;
         }
         if let (Some(before), Some(after)) = (before, reads(databases)) {
@@ -317,11 +313,9 @@ impl Suite {
         let Some(warm) = self.plan.warm else {
             return;
         };
-        for kind in queries::ALL.into_iter().filter(|kind| kind.is_of_few_hosts()) {
-            if self.wants_query(kind) {
-                let name = format!("{}, warm", kind.name());
-                self.ask_one(databases, data, (kind, &name), warm);
-            }
+        for kind in self.kinds().into_iter().filter(|kind| kind.is_of_few_hosts()) {
+            let name = format!("{}, warm", kind.name());
+            self.ask_one(databases, data, (kind, &name), warm);
         }
     }
 
@@ -346,9 +340,12 @@ impl Suite {
         ));
     }
 
-    fn wants_query(&self, kind: Kind) -> bool {
+    /// The kinds of queries that are wanted, in the order of the report.
+    fn kinds(&self) -> Vec<Kind> {
         let words = &self.plan.queries;
-        words.is_empty() || words.iter().any(|w| kind.name().contains(w.as_str()))
+        let is_wanted =
+            |kind: &Kind| words.is_empty() || words.iter().any(|w| kind.name().contains(w.as_str()));
+        queries::ALL.into_iter().filter(is_wanted).collect()
     }
 
     /// What a query reads that finds nothing in a cache.
@@ -356,8 +353,7 @@ impl Suite {
         let Some(ours) = ours(databases) else {
             return;
         };
-        let wanted = queries::ALL.into_iter().filter(|kind| self.wants_query(*kind));
-        let kinds: Vec<Kind> = wanted.collect();
+        let kinds = self.kinds();
         self.say("queries on empty caches");
         let (seed, report) = (self.plan.seed, &mut self.report);
         if let Err(error) = cold_reads::ask(ours.as_mut(), data, &kinds, seed, report) {
