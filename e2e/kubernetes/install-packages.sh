@@ -7,7 +7,7 @@ set -eu
 # what the build of the Rust crates calls.
 packages="
 containerd runc containernetworking-plugins iptables conntrack iproute2 util-linux procps
-busybox-static openssl socat jq curl ca-certificates tzdata
+e2fsprogs busybox-static openssl socat jq curl ca-certificates tzdata
 postgresql-client default-mysql-client prometheus prometheus-node-exporter strace
 mold clang cmake binutils protobuf-compiler libprotobuf-dev
 "

@@ -35,6 +35,8 @@ use ask::Rounds;
 use peers::Place;
 use suite::{Parquet, Plan, Suite};
 
+/// Compares this database with its peers, as whole processes on one machine: the same rows, the same queries, every
+/// answer checked.
 #[derive(Debug, Parser)]
 #[command(name = "greptime-bench", version, max_term_width = 100)]
 struct Cli {

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::process::Signal;
 use tokio::time::Instant;
 
-use crate::disk::Disk;
+use crate::disk::OwnDisk;
 use crate::metrics::Metrics;
 use crate::network::{Cut, Network, Site};
 use crate::process::Process;
@@ -73,7 +73,7 @@ pub struct Cluster {
     frontend: Process,
     metasrvs: Metasrvs,
     etcd: Process,
-    disks: Vec<Disk>,
+    disks: Vec<OwnDisk>,
     network: Arc<Network>,
     client: reqwest::Client,
     voters: usize,
@@ -122,7 +122,7 @@ impl Cluster {
         let (mut datanodes, mut datanodes_http, mut disks) = (Vec::new(), Vec::new(), Vec::new());
         for id in 0..shape.datanodes {
             if shape.disks {
-                disks.push(Disk::make(id, dir, &data_dir(dir, id))?);
+                disks.push(OwnDisk::make(id, dir, &data_dir(dir, id))?);
             }
             let site = network.site(&format!("dn{id}"))?;
             let (process, http) = datanode(shape, site, &addresses, id)?;
@@ -174,7 +174,7 @@ impl Cluster {
 
     /// Undoes everything that a fault may have left undone.
     pub fn mend(&mut self) -> Result<()> {
-        self.disks.iter().for_each(Disk::thaw);
+        self.disks.iter().for_each(|disk| disk.thaw());
         self.network.heal()?;
         for process in self.processes() {
             // One that is not running is started.
@@ -345,10 +345,10 @@ impl Cluster {
 
     /// Lets writes of a datanode's disk go on.
     pub fn thaw_disk(&self, node: usize) -> Result<()> {
-        self.disk(node).map(Disk::thaw)
+        self.disk(node).map(|disk| disk.thaw())
     }
 
-    fn disk(&self, node: usize) -> Result<&Disk> {
+    fn disk(&self, node: usize) -> Result<&OwnDisk> {
         self.disks
             .get(node)
             .context("the datanode has no disk of its own")
@@ -406,7 +406,7 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         // A process that waits for a frozen disk cannot be killed.
-        self.disks.iter().for_each(Disk::thaw);
+        self.disks.iter().for_each(|disk| disk.thaw());
     }
 }
 

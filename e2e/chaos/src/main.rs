@@ -19,7 +19,6 @@ mod report;
 mod round;
 mod run;
 mod schedule;
-mod shell;
 mod steps;
 mod written;
 
@@ -33,6 +32,7 @@ use clap::{Parser, ValueEnum};
 use cluster::Shape;
 use faults::Fault;
 use greptime_e2e_chaos::numbers;
+use greptime_lab::disk::Disk;
 use network::Network;
 use run::{Ending, Plan};
 
@@ -201,9 +201,12 @@ fn choose_faults(wanted: &[Fault], no_network: Option<&anyhow::Error>, is_root: 
 fn sweep() {
     let disks = disk::left_behind();
     // Whoever waits for a frozen disk cannot be killed.
-    disks.iter().for_each(disk::Leftover::thaw);
+    disks.iter().for_each(Disk::thaw);
     network::sweep();
-    disks.iter().for_each(disk::Leftover::remove);
+    for disk in disks {
+        println!("removing {disk}, which a killed run has left behind");
+        let _ = disk.remove();
+    }
     let entries = std::fs::read_dir(std::env::temp_dir()).into_iter().flatten();
     let is_left_behind = |dir: &Path| {
         let name = dir.file_name().and_then(|name| name.to_str());

@@ -18,10 +18,11 @@ use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result};
+use greptime_lab::shell;
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use crate::{owner, shell};
+use crate::owner;
 
 const HUB_IP: &str = "10.215.0.1";
 const FIRST_SITE: usize = 10;
@@ -241,7 +242,8 @@ fn rules(site: &Site, cut: Cut<'_>) -> Option<Vec<String>> {
 /// In the place of all rules of the hub, at once.
 fn set_rules(rules: &[String]) -> Result<()> {
     let lines: String = rules.iter().map(|rule| format!("-A {rule} -j DROP\n")).collect();
-    shell::run(&["iptables-restore", "-w"], &format!("*filter\n{lines}COMMIT\n")).map(drop)
+    let mut restore = Command::new("iptables-restore");
+    shell::feed(restore.arg("-w"), &format!("*filter\n{lines}COMMIT\n")).map(drop)
 }
 
 /// Removes the namespaces of runs that were killed, with the processes in them.

@@ -1,6 +1,7 @@
 //! What can go wrong, on purpose. Crashes and starts of whole nodes are in
 //! [`crate::node`], those of etcd and S3 in [`crate::services`].
 
+use std::path::Path;
 use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
@@ -8,6 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::addresses::{API_PORT, HOST_IP, Node};
+use crate::disk::Disk;
 use crate::layout::Lab;
 use crate::{cgroup, network, node};
 
@@ -72,8 +74,54 @@ pub fn partition(node: Node, cut: Cut) -> Result<()> {
     }
 }
 
-/// Undoes every partition of the node and of its pods.
-pub fn heal(node: Node) -> Result<()> {
+/// Makes everything hang that writes to the volumes on the node's disk, until it is healed. What was written before is
+/// put down first.
+pub fn freeze_disk(lab: &Lab, node: Node) -> Result<()> {
+    let disk = Disk::of(lab, node);
+    disk.sync()?;
+    disk.freeze()
+}
+
+/// On which node's disk a pod's only claimed volume lies: that of the node where it was first used, wherever the pod is
+/// now.
+pub fn disk_of_pod(lab: &Lab, namespace: &str, pod: &str) -> Result<Node> {
+    let get = |what: &[&str]| -> Result<Value> {
+        let text = lab.kubectl(&[&["-n", namespace, "get", "-o", "json"], what].concat())?;
+        Ok(serde_json::from_str(&text)?)
+    };
+    let claim = claim_of(&get(&["pod", pod])?)?;
+    let claim = get(&["persistentvolumeclaim", &claim])?;
+    let name = claim["spec"]["volumeName"]
+        .as_str()
+        .context("the claim has no volume")?;
+    place_of(&get(&["persistentvolume", name])?)
+        .with_context(|| format!("volume {name} of {namespace}/{pod}"))
+}
+
+fn claim_of(pod: &Value) -> Result<String> {
+    let volumes = pod["spec"]["volumes"].as_array().into_iter().flatten();
+    let mut claims = volumes.filter_map(|volume| volume["persistentVolumeClaim"]["claimName"].as_str());
+    match (claims.next(), claims.next()) {
+        (Some(claim), None) => Ok(claim.to_owned()),
+        _ => bail!("the pod has no claim, or several"),
+    }
+}
+
+/// Volumes lie in `volumes/NODE`.
+fn place_of(volume: &Value) -> Result<Node> {
+    let path = volume["spec"]["local"]["path"]
+        .as_str()
+        .context("it is no directory")?;
+    let dir = Path::new(path)
+        .parent()
+        .and_then(Path::file_name)
+        .and_then(|name| name.to_str());
+    dir.with_context(|| format!("{path} is in no directory"))?.parse()
+}
+
+/// Undoes every partition of the node and of its pods, and lets its disk go on.
+pub fn heal(lab: &Lab, node: Node) -> Result<()> {
+    Disk::of(lab, node).thaw();
     if node::run_in_network(node, &["true"]).is_err() {
         return Ok(());
     }
@@ -247,6 +295,19 @@ mod tests {
             rules(Cut::ApiServer)[0].join(" "),
             "OUTPUT -d 10.200.0.1 -p tcp --dport 6443"
         );
+    }
+
+    #[test]
+    fn a_pods_disk_is_that_of_the_node_where_its_volume_was_made() {
+        let pod = json!({ "spec": { "volumes": [
+            { "name": "settings", "configMap": {} },
+            { "name": "data", "persistentVolumeClaim": { "claimName": "data-db-0" } },
+        ] } });
+        assert_eq!(claim_of(&pod).unwrap(), "data-db-0");
+        assert!(claim_of(&json!({ "spec": {} })).is_err());
+        let volume = |path: &str| json!({ "spec": { "local": { "path": path } } });
+        assert_eq!(place_of(&volume("/lab/volumes/node3/pvc-1")).unwrap().index(), 3);
+        assert!(place_of(&volume("/lab/volumes/pvc-1")).is_err());
     }
 
     #[test]

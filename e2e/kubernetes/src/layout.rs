@@ -17,7 +17,8 @@ use crate::process::Processes;
 /// run/          one record for each process
 /// log/          one log for each process
 /// node1/ ...    what survives a crash of the node: images, kubelet's state
-/// volumes/      persistent volumes
+/// disks/        a file system for each node, in a file
+/// volumes/      where they are mounted: the persistent volumes, by node
 /// etcd-api/  etcd/  s3/  registry/   data of the services
 /// kubeconfig    for users, with the certificates inside
 /// ```

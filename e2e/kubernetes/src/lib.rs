@@ -9,6 +9,7 @@ pub mod certificates;
 pub mod cgroup;
 pub mod cluster;
 pub mod controlplane;
+pub mod disk;
 pub mod dns;
 pub mod faults;
 pub mod forward;

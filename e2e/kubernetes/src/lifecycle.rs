@@ -4,7 +4,7 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::process::{remove_if_there, write_atomically};
 use crate::progress::{Stopwatch, wait_until};
 use crate::services::{self, Service};
 use crate::tools::{TOOLS, Toolbox};
-use crate::{certificates, cgroup, controlplane, faults, forward, kubeconfig, network, node, shell};
+use crate::{certificates, cgroup, controlplane, disk, faults, forward, kubeconfig, network, node, shell};
 
 const MANIFESTS: [&str; 2] = [
     include_str!("../manifests/coredns.yaml"),
@@ -25,7 +25,7 @@ const MANIFESTS: [&str; 2] = [
 ];
 
 /// Programs that Debian packages provide, for a message that says so.
-const SYSTEM_PROGRAMS: [&str; 10] = [
+const SYSTEM_PROGRAMS: [&str; 13] = [
     "containerd",
     "runc",
     "ip",
@@ -36,6 +36,9 @@ const SYSTEM_PROGRAMS: [&str; 10] = [
     "nsenter",
     "unshare",
     "setsid",
+    "losetup",
+    "mkfs.ext4",
+    "fsfreeze",
 ];
 
 /// Brings the laboratory up from any state. One that works is kept, and what is
@@ -98,7 +101,7 @@ fn is_installed(program: &str) -> bool {
 }
 
 fn make(lab: &Lab, tools: &Toolbox, watch: Stopwatch) -> Result<()> {
-    fs::create_dir_all(lab.path("volumes"))?;
+    make_disks(lab, watch)?;
     make_mount_points(lab)?;
     install_program(lab)?;
     for tool in TOOLS {
@@ -147,7 +150,7 @@ fn mend(lab: &Lab, watch: Stopwatch) -> Result<()> {
     wait_for_services(lab)?;
     for node in Node::all() {
         node::start(lab, node)?;
-        faults::heal(node)?;
+        faults::heal(lab, node)?;
     }
     wait_for_nodes(lab, watch)?;
     finish(lab, watch)
@@ -178,6 +181,18 @@ fn join(thread: thread::ScopedJoinHandle<'_, Result<()>>) -> Result<()> {
     thread
         .join()
         .unwrap_or_else(|_| Err(anyhow!("a thread panicked")))
+}
+
+/// Nodes find them mounted, so they have to be there before. Where the machine has no devices for them, volumes are
+/// directories of its own disk: that does for everything but a disk that hangs.
+fn make_disks(lab: &Lab, watch: Stopwatch) -> Result<()> {
+    fs::create_dir_all(lab.path("volumes"))?;
+    disk::make_all(lab).or_else(|e| {
+        watch.say(&format!(
+            "the nodes get no disks of their own, so none can hang: {e:#}"
+        ));
+        disk::remove_all(lab)
+    })
 }
 
 /// The nodes' own directories are mounted over these, so they have to exist.
@@ -252,21 +267,7 @@ fn apply(lab: &Lab, yaml: &str) -> Result<()> {
     let mut command = Command::new(lab.tool("kubectl"));
     command.args(["apply", "--server-side", "--force-conflicts", "-f", "-"]);
     command.env("KUBECONFIG", lab.kubeconfig());
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()?;
-    child
-        .stdin
-        .take()
-        .context("no pipe")?
-        .write_all(yaml.as_bytes())?;
-    let out = child.wait_with_output()?;
-    if !out.status.success() {
-        bail!("kubectl apply: {}", String::from_utf8_lossy(&out.stderr).trim());
-    }
-    Ok(())
+    shell::feed(&mut command, yaml).map(drop)
 }
 
 fn wait_for_nodes(lab: &Lab, watch: Stopwatch) -> Result<()> {
@@ -310,6 +311,7 @@ fn remove(lab: &Lab, watch: Stopwatch) -> Result<()> {
         .iter()
         .try_for_each(|name| processes.stop(name, Duration::ZERO))?;
     end_strays(lab)?;
+    disk::remove_all(lab)?;
     network::remove_netns(HOST_NETNS)?;
     network::remove_netns_directory_if_empty();
     if lab.dir().exists() {

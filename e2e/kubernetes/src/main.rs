@@ -52,7 +52,7 @@ enum Action {
     },
     /// Build an image from a program and push it to the laboratory's registry
     Image(ImageArgs),
-    /// Crash, start, partition or heal a node
+    /// Crash, start, partition or heal a node, or make its disk hang
     #[command(subcommand)]
     Node(NodeAction),
     /// Crash or freeze a pod's process, or cut the pod off
@@ -124,7 +124,9 @@ enum NodeAction {
         #[arg(long, conflicts_with = "one_way")]
         cut: Option<Cut>,
     },
-    /// Undo every partition of the node and its pods
+    /// Make everything hang that writes to the volumes on its disk
+    FreezeDisk { node: Node },
+    /// Undo every partition of the node and its pods, and let its disk go on
     Heal { node: Node },
     /// Run a command inside it
     Exec {
@@ -271,7 +273,8 @@ fn act_on_node(lab: &Lab, action: NodeAction) -> Result<()> {
             node, one_way: true, ..
         } => faults::partition(node, Cut::Outgoing),
         NodeAction::Partition { node, cut, .. } => faults::partition(node, cut.unwrap_or(Cut::Everything)),
-        NodeAction::Heal { node } => faults::heal(node),
+        NodeAction::FreezeDisk { node } => faults::freeze_disk(lab, node),
+        NodeAction::Heal { node } => faults::heal(lab, node),
         NodeAction::Exec { node, command } => {
             exec(node::command_in(lab, node, &command[0])?.args(&command[1..]))
         }

@@ -10,6 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::addresses::{CLUSTER_DOMAIN, DNS_IP, Node, REGISTRY_NAME, registry_address};
+use crate::disk::Disk;
 use crate::layout::Lab;
 use crate::process::{Daemon, write_atomically};
 use crate::progress::wait_until;
@@ -195,6 +196,8 @@ pub fn clear(lab: &Lab, node: Node) -> Result<()> {
 
 /// With the init dies everything in the node: the kernel sees to that.
 fn kill_init(lab: &Lab, node: Node) -> Result<()> {
+    // A process that waits for a frozen disk cannot be killed.
+    Disk::of(lab, node).thaw();
     lab.processes().stop(&node.name(), Duration::ZERO)?;
     crate::process::remove_if_there(&init_pid_file(lab, node))?;
     // A process that was being started when its parent died, if any.

@@ -1,8 +1,9 @@
 //! Running other programs to their end.
 
 use std::ffi::OsStr;
+use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, Result, bail};
 
@@ -24,9 +25,29 @@ pub fn line(command: &str) -> Result<String> {
 }
 
 pub fn finish(command: &mut Command) -> Result<String> {
-    let out = command
-        .output()
-        .with_context(|| format!("{} does not start", describe(command)))?;
+    let out = command.output();
+    printed(command, out)
+}
+
+/// As `finish`, with a text that the program reads.
+pub fn feed(command: &mut Command, input: &str) -> Result<String> {
+    let piped = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let out = piped.spawn().and_then(|mut child| {
+        if let Some(mut stdin) = child.stdin.take() {
+            // A program that does not want to read all of it says why.
+            let _ = stdin.write_all(input.as_bytes());
+        }
+        child.wait_with_output()
+    });
+    printed(command, out)
+}
+
+/// What a program has printed; an error if it failed.
+fn printed(command: &Command, out: std::io::Result<Output>) -> Result<String> {
+    let out = out.with_context(|| format!("{} does not start", describe(command)))?;
     if !out.status.success() {
         let mut said = String::from_utf8_lossy(&out.stderr).trim().to_owned();
         if said.is_empty() {
@@ -70,6 +91,16 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(e.contains("no such thing") && e.contains('3'), "{e}");
+    }
+
+    #[test]
+    fn a_program_reads_what_it_is_given() {
+        assert_eq!(
+            feed(&mut Command::new("cat"), "one\ntwo\n").unwrap(),
+            "one\ntwo\n"
+        );
+        let e = feed(Command::new("sh").args(["-c", "echo no >&2; exit 3"]), "unread").unwrap_err();
+        assert!(e.to_string().contains("no"), "{e}");
     }
 
     #[test]

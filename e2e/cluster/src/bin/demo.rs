@@ -7,6 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use clap::Parser;
 use greptime_e2e_cluster::database::Database;
 use greptime_e2e_cluster::install::{self, Images};
 use greptime_e2e_cluster::scenarios::READY;
@@ -24,7 +25,14 @@ const MYSQL: u16 = 4002;
 const POSTGRES: u16 = 4003;
 const BACK: Duration = Duration::from_secs(90);
 
+/// Shows all of it on this machine: a three-node Kubernetes, the operator, a GreptimeCluster, Prometheus, and pods that
+/// die while somebody writes. Prints a report and leaves everything running; `make clean` removes it. Needs root.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {}
+
 fn main() -> Result<()> {
+    Arguments::parse();
     let watch = Stopwatch::start();
     let lab = Lab::from_env();
     // The laboratory's own program, since its nodes run that program too.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::ValueEnum;
-use greptime_lab::faults::{Cut, heal, partition, signal_container};
+use greptime_lab::faults::{Cut, disk_of_pod, freeze_disk, heal, partition, signal_container};
 use greptime_lab::{Lab, Node, Service, Stop, node};
 use rustix::process::Signal;
 
@@ -26,6 +26,8 @@ pub enum Fault {
     Partition,
     /// The same in one direction, by turns.
     PartitionOneWay,
+    /// The disk that a datanode's volume lies on hangs, for three seconds.
+    SlowDisk,
     /// SIGKILL of the metasrv that leads.
     MetasrvKill,
     /// etcd dies, and is back after two seconds.
@@ -49,6 +51,7 @@ impl Fault {
             Self::Migrate | Self::RollingRestart => 0,
             // Another one leads when the session of the one before has ended.
             Self::MetasrvKill => 8_000,
+            Self::SlowDisk => 3_000,
             _ => 2_000,
         })
     }
@@ -89,7 +92,8 @@ pub enum Done {
         pod: String,
     },
     Crashed(Node),
-    Cut(Node),
+    /// Its network, or its disk.
+    Hurt(Node),
     EtcdIsAway,
 }
 
@@ -117,7 +121,7 @@ pub fn inflict(fault: Fault, lab: &Lab, database: &Database, target: &Target) ->
         }
         Fault::Partition => {
             partition(node, Cut::Everything)?;
-            Done::Cut(node)
+            Done::Hurt(node)
         }
         Fault::PartitionOneWay => {
             partition(
@@ -128,7 +132,12 @@ pub fn inflict(fault: Fault, lab: &Lab, database: &Database, target: &Target) ->
                     Cut::Outgoing
                 },
             )?;
-            Done::Cut(node)
+            Done::Hurt(node)
+        }
+        Fault::SlowDisk => {
+            let disk = disk_of_pod(lab, &database.namespace, &pod)?;
+            freeze_disk(lab, disk)?;
+            Done::Hurt(disk)
         }
         Fault::EtcdKill => {
             Service::Etcd.stop(lab, Stop::Abruptly)?;
@@ -165,7 +174,7 @@ pub fn undo(fault: Fault, lab: &Lab, database: &Database, done: &Done) -> Result
             // Kubernetes takes it for ready until it has missed it for a while; its pods say when they run again.
             lab.wait_for_node(*node, true, BACK)
         }
-        Done::Cut(node) => heal(*node),
+        Done::Hurt(node) => heal(lab, *node),
         Done::EtcdIsAway => Service::Etcd.start(lab),
     }?;
     if fault == Fault::NodeCrash {

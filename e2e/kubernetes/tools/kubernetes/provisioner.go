@@ -36,9 +36,9 @@ const claimedBy = "volume.kubernetes.io/storage-provisioner"
 // that uses the claim.
 const selectedNode = "volume.kubernetes.io/selected-node"
 
-// provisioner makes a directory for each claim. The nodes share one root file
-// system, so by default a volume follows its pod to any node, like network
-// storage. A class with the parameter `placement: node` ties each volume to the
+// provisioner makes a directory for each claim, on the disk of the node on which
+// it is first used. The nodes see each other's disks, so by default a volume
+// follows its pod to any node, like network storage. A class with the parameter `placement: node` ties each volume to the
 // node on which it was first used, like a local disk.
 //
 // Its volumes are of the kind `local`, not `hostPath`: of the two only `local`
@@ -147,7 +147,7 @@ func (p *provisioner) provision(ctx context.Context, claim *corev1.PersistentVol
 	if err != nil {
 		return err
 	}
-	path := filepath.Join(p.dir, name)
+	path := filepath.Join(p.dir, claim.Annotations[selectedNode], name)
 	if err := os.MkdirAll(path, 0o755); err != nil {
 		return err
 	}
@@ -206,8 +206,8 @@ func (p *provisioner) reclaim(ctx context.Context, volume *corev1.PersistentVolu
 		return nil
 	}
 	path := volume.Spec.Local.Path
-	if filepath.Dir(path) != filepath.Clean(p.dir) {
-		return fmt.Errorf("path %s is not in %s", path, p.dir)
+	if inside, err := filepath.Rel(p.dir, path); err != nil || !filepath.IsLocal(inside) || filepath.Base(path) != volume.Name {
+		return fmt.Errorf("path %s is no volume's in %s", path, p.dir)
 	}
 	if err := os.RemoveAll(path); err != nil {
 		return err
