@@ -224,6 +224,13 @@ pub struct GroupStatus {
     pub is_hot: bool,
 }
 
+impl GroupStatus {
+    /// As far as it is known. While one is elected, nobody is.
+    pub fn is_led_by_another(&self) -> bool {
+        self.leader != 0 && self.leader != self.raft_id
+    }
+}
+
 /// A message for a replica on another node.
 #[derive(Debug)]
 pub struct Outgoing {

@@ -26,6 +26,7 @@ pub use identity::Identity;
 pub use open::DatanodeParts;
 pub use regions::Regions;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
@@ -174,21 +175,30 @@ impl Datanode {
     }
 
     /// Before [`Self::shutdown`], while everything is still served: asks metasrv for others to lead what this node leads,
-    /// and waits for that, but not for longer than `patience`. What has nobody else is led to the end.
+    /// and waits until they do, but not for longer than `patience`. Until then its vote may be what they need. What has
+    /// nobody else is led to the end.
     pub async fn hand_over(&self, patience: Duration) {
         self.is_stopping.store(true, Ordering::SeqCst);
         let started = self.clock.now();
         let leads = |region: &Arc<Region>| region.with_state(|s| s.is_replicated() && s.status().leads);
-        let count = || self.regions.all().iter().filter(|r| leads(r)).count();
-        let led = count();
+        let has_leader = |region: &Arc<Region>| region.with_state(|s| s.status().is_led_by_another());
+        let mut led = BTreeSet::new();
         loop {
-            let left = count();
+            let regions = self.regions.all();
+            led.extend(
+                regions
+                    .iter()
+                    .filter(|region| leads(region))
+                    .map(|region| region.id()),
+            );
+            let waits = |region: &&Arc<Region>| led.contains(&region.id()) && !has_leader(region);
+            let left = regions.iter().filter(waits).count();
             let took = self.clock.now().saturating_sub(started);
             if left == 0 || took >= patience {
                 // Connections may outlive the listener.
                 self.give_up_all_leases();
                 tracing::info!(
-                    led,
+                    led = led.len(),
                     left,
                     took_ms = took.as_millis() as u64,
                     "handed over before the stop"

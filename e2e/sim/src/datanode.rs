@@ -170,17 +170,24 @@ impl Datanode {
             .collect()
     }
 
-    /// Whether nobody else could lead what it leads, if it leads anything.
-    pub fn leads_alone(&self) -> bool {
+    /// Whether others lead what it has led since `led` was empty, if they could.
+    pub fn has_handed_over(&self, led: &mut BTreeSet<RegionId>) -> bool {
         let has_others = |region: &Rc<Region>| {
             let members = self.membership(region.id);
             members.is_some_and(|m| m.voters.len() + m.learners.len() > 1)
         };
-        let mut led = self
-            .regions()
-            .into_iter()
-            .filter(|r| r.read(|s| s.status().leads));
-        led.all(|region| !has_others(&region))
+        let leads = |region: &Rc<Region>| region.read(|s| s.status().leads) && has_others(region);
+        let has_leader = |region: &Rc<Region>| region.read(|s| s.status().is_led_by_another());
+        let regions = self.regions();
+        led.extend(
+            regions
+                .iter()
+                .filter(|region| leads(region))
+                .map(|region| region.id),
+        );
+        regions
+            .iter()
+            .all(|region| !led.contains(&region.id) || has_leader(region))
     }
 
     pub fn give_up_all_leases(&self) {

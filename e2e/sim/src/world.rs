@@ -173,23 +173,30 @@ impl World {
         }
         self.sim.note(|| format!("{at} is told to stop"));
         let life = self.sim.process(at, |p| p.life);
-        self.end_when_handed_over((at, life), self.sim.now() + HAND_OVER);
+        self.end_when_handed_over((at, life), self.sim.now() + HAND_OVER, BTreeSet::new());
         true
     }
 
-    /// Looks now and again whether others lead what it led; it does not wait for that for ever.
-    fn end_when_handed_over(self: &Rc<Self>, (at, life): (Address, u64), patience: Micros) {
+    /// Looks now and again whether others lead what it `led`; it does not wait for that for ever.
+    fn end_when_handed_over(
+        self: &Rc<Self>,
+        (at, life): (Address, u64),
+        patience: Micros,
+        mut led: BTreeSet<RegionId>,
+    ) {
         let sim = &self.sim;
         let (is_it, is_paused) = sim.process(at, |p| (p.is_up && p.life == life, p.is_paused));
         let node = self.datanodes.borrow().get(&at).cloned();
         let Some(node) = node.filter(|_| is_it) else {
             return;
         };
-        let is_done = node.leads_alone();
+        let is_done = node.has_handed_over(&mut led);
         let world = Rc::clone(self);
         if is_paused || !(is_done || sim.now() >= patience) {
             let later = sim.now() + LOOKS_EVERY;
-            sim.act(later, move || world.end_when_handed_over((at, life), patience));
+            sim.act(later, move || {
+                world.end_when_handed_over((at, life), patience, led)
+            });
             return;
         }
         if is_done {

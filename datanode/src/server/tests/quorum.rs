@@ -1,5 +1,6 @@
 //! A region with replicas on three datanodes, over one bucket and a network that can be cut.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -503,6 +504,39 @@ async fn a_datanode_that_is_about_to_stop_takes_no_leases() {
     assert!(!is_leased(leader));
     let error = leader.read().await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::Unavailable, "{error}");
+}
+
+/// It leads no more when another one asks for its vote. Without the vote nobody leads.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_datanode_stops_when_another_one_leads_and_not_when_it_leads_no_more() {
+    let cluster = Cluster::new(false).await;
+    cluster.until_caught_up(1).await;
+    let addresses = cluster.nodes.iter().map(|node| node.place.address());
+    let addresses: Vec<_> = addresses.collect();
+    let has_stopped = Cell::new(false);
+    let stop = async {
+        cluster.nodes[0].datanode.hand_over(PATIENCE).await;
+        has_stopped.set(true);
+    };
+    let campaign = async {
+        // Its vote does not arrive, and the third one is not asked.
+        cluster.network.set_both(&addresses[1], &addresses[2], Fault::Cut);
+        cluster.network.set(&addresses[0], &addresses[1], Fault::Cut);
+        let campaign = v1::CampaignRegion {
+            region_id: cluster.nodes[1].region.as_u64(),
+            raft_id: 2,
+            seen_term: cluster.report(1).epoch,
+        };
+        cluster.nodes[1].datanode.told(push::Body::Campaign(campaign));
+        cluster.until("it votes", || !cluster.leads(0)).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert!(!has_stopped.get(), "nobody leads");
+        cluster.network.set(&addresses[0], &addresses[1], Fault::None);
+        cluster.lead(1).await;
+    };
+    let asked = tokio::time::Instant::now();
+    tokio::join!(stop, campaign);
+    assert!(asked.elapsed() < PATIENCE, "it learns who leads");
 }
 
 #[tokio::test(flavor = "multi_thread")]
