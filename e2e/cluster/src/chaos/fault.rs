@@ -8,6 +8,7 @@ use clap::ValueEnum;
 use greptime_lab::faults::{Cut, disk_of_pod, freeze_disk, heal, partition, signal_container};
 use greptime_lab::{Lab, Node, Service, Stop, node};
 use rustix::process::Signal;
+use serde_json::json;
 
 use super::BACK;
 use crate::database::Database;
@@ -36,6 +37,9 @@ pub enum Fault {
     Migrate,
     /// Every datanode's pod is deleted, one after the other.
     RollingRestart,
+    /// No fault: on each node a pod comes and goes that has nothing to do with the database. What that costs is in every
+    /// restart, too.
+    Bystanders,
 }
 
 impl Fault {
@@ -48,7 +52,7 @@ impl Fault {
     /// For how long it lasts at the least.
     pub fn lasts(self) -> Duration {
         Duration::from_millis(match self {
-            Self::Migrate | Self::RollingRestart => 0,
+            Self::Migrate | Self::RollingRestart | Self::Bystanders => 0,
             // Another one leads when the session of the one before has ended.
             Self::MetasrvKill => 8_000,
             Self::SlowDisk => 3_000,
@@ -151,7 +155,28 @@ pub fn inflict(fault: Fault, lab: &Lab, database: &Database, target: &Target) ->
             }
             Done::Nothing
         }
+        Fault::Bystanders => {
+            Node::all().try_for_each(|node| come_and_go(database, node))?;
+            Done::Nothing
+        }
     })
+}
+
+/// A pod that does nothing is started and deleted.
+fn come_and_go(database: &Database, node: Node) -> Result<()> {
+    database.apply(&json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": "bystander", "namespace": database.namespace},
+        "spec": {
+            "nodeName": node.name(), "terminationGracePeriodSeconds": 1,
+            "containers": [{"name": "pause", "image": node::pause_image()}],
+        },
+    }))?;
+    let timeout = format!("--timeout={}s", BACK.as_secs());
+    database.kubectl(&["wait", "--for=condition=Ready", "pod/bystander", &timeout])?;
+    database
+        .kubectl(&["delete", "pod", "bystander", &timeout])
+        .map(drop)
 }
 
 pub fn undo(fault: Fault, lab: &Lab, database: &Database, done: &Done) -> Result<()> {
