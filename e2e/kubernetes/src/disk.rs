@@ -77,12 +77,15 @@ impl Disk {
         shell::line(&format!("fsfreeze --freeze {}", self.at.display())).map(drop)
     }
 
-    /// Also one that is not frozen.
+    /// Also one that is not frozen. One that is not mounted is left alone: its directory is another file system's.
     pub fn thaw(&self) {
+        if !self.is_mounted() {
+            return;
+        }
         let _ = shell::line(&format!("fsfreeze --unfreeze {}", self.at.display()));
     }
 
-    /// Thaws and removes it with what is in it, wherever it still is mounted.
+    /// Thaws and removes it with what is in it, mounted or not.
     pub fn remove(&self) -> Result<()> {
         if self.is_mounted() {
             self.thaw();

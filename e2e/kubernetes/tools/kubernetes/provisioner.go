@@ -38,8 +38,9 @@ const selectedNode = "volume.kubernetes.io/selected-node"
 
 // provisioner makes a directory for each claim, on the disk of the node on which
 // it is first used. The nodes see each other's disks, so by default a volume
-// follows its pod to any node, like network storage. A class with the parameter `placement: node` ties each volume to the
-// node on which it was first used, like a local disk.
+// follows its pod to any node, like network storage. A class with the parameter
+// `placement: node` ties each volume to the node on which it was first used, like a
+// local disk.
 //
 // Its volumes are of the kind `local`, not `hostPath`: of the two only `local`
 // honours a pod's fsGroup, as the block storage of a real cluster does. A pod
